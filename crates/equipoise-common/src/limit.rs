@@ -1,0 +1,26 @@
+//! The size of every map, with its reason.
+
+/// Keys of services, one family: 1000 services with ten addresses or interfaces each, with room.
+pub const SERVICE_KEYS: u32 = 16_384;
+/// Services; each has one set of counters per CPU.
+pub const SERVICES: u32 = 4_096;
+/// Pools: two (IPv4 and IPv6) for each service and route.
+pub const POOLS: u32 = 16_384;
+/// Backends over all pools: 1000 services with ten each, or eight pools of 4096, and as much
+/// again for ids that rest while a flow may still name them.
+pub const BACKENDS: u32 = 65_536;
+/// Slots over all pools. 8 bytes each in the kernel: 32 MiB, allocated at once. Room for two full
+/// sets of runs, since a new run is written before the old one is given up.
+pub const SLOTS: u32 = 4_194_304;
+/// Flows when the configuration does not say.
+pub const FLOWS: u32 = 1_000_000;
+/// Devices that the packet programs redirect to.
+pub const INTERFACES: u32 = 1_024;
+/// Steps that a dry run can tell.
+pub const STEPS: u32 = 64;
+/// Source ports tried for a flow whose own is taken at its backend.
+pub const PORT_TRIES: u32 = 16;
+/// Backends of one pool at most.
+pub const POOL_BACKENDS: u32 = 16_384;
+/// IPv6 extension headers walked before a packet is passed as it is.
+pub const EXTENSION_HEADERS: u32 = 8;

@@ -1,0 +1,50 @@
+//! The tree to a checked configuration, or to all that is wrong with it.
+//!
+//! Each key is checked where it stands (`settings`, `service`), and what is right is gathered into
+//! drafts even where a neighbour is wrong, so that the checks across services ([`across`]) see as
+//! much as there is. A configuration is made only when nothing at all was found.
+
+mod across;
+mod address;
+mod nearest;
+mod report;
+mod service;
+mod settings;
+
+use super::file::Node;
+use super::problem::{Problem, arrange};
+use super::{Config, Settings};
+use report::{At, Keys, Report};
+
+/// What a check says.
+pub(super) struct Verdict {
+    /// The configuration, when there is no problem.
+    pub(super) config: Option<Config>,
+    pub(super) problems: Vec<Problem>,
+    pub(super) notes: Vec<Problem>,
+}
+
+/// Checks the tree that was read from `text`.
+pub(super) fn check(text: &str, root: &Node) -> Verdict {
+    let mut report = Report::new(text);
+    let root = At::root(root);
+    let (mut services, mut settings) = (Vec::new(), Settings::default());
+    if let Some(fields) = report.fields(&root, &Keys::FILE) {
+        if let Some(at) = report.need(&fields, "service", "at least one service") {
+            services = service::all(&mut report, &at);
+        }
+        if let Some(at) = fields.get("settings") {
+            settings = settings::settings(&mut report, &at);
+        }
+    }
+    across::check(&mut report, &services);
+
+    let Report { mut problems, mut notes, .. } = report;
+    let services = services.into_iter().map(service::Draft::finish).collect::<Option<Vec<_>>>();
+    let config = services
+        .filter(|_| problems.is_empty())
+        .map(|services| Config { services, settings, places: root.places() });
+    arrange(text, &mut problems);
+    arrange(text, &mut notes);
+    Verdict { config, problems, notes }
+}

@@ -1,0 +1,324 @@
+//! Walking the tree, and gathering what is wrong on the way.
+//!
+//! An [`At`] is a value with its path and the place to point at; [`Report`] takes values out of it
+//! as what they should be, and notes those that are not. Knows the names of the keys of each table
+//! ([`Keys`]), not what they mean.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::ops::{Range, RangeInclusive};
+
+use super::nearest::nearest;
+use crate::config::file::{Entry, Node, Value};
+use crate::config::path;
+use crate::config::problem::Problem;
+
+/// A key path and the part of the text to point at when it is spoken of.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) key: String,
+    pub(super) span: Range<usize>,
+}
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub(super) struct At<'a> {
+    pub(super) place: Place,
+    node: &'a Node,
+}
+
+impl<'a> At<'a> {
+    pub(super) fn root(node: &'a Node) -> Self {
+        Self { place: Place { key: String::new(), span: node.span.start..node.span.start }, node }
+    }
+
+    pub(super) fn is_table(&self) -> bool {
+        matches!(self.node.value, Value::Table(_))
+    }
+
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.node.value, Value::List(_))
+    }
+
+    pub(super) fn is_text(&self) -> bool {
+        matches!(self.node.value, Value::Text(_))
+    }
+
+    /// A scalar is pointed at itself; a list or table, which may be long, by its name.
+    fn entry(&self, entry: &'a Entry) -> Self {
+        let span = match entry.node.value {
+            Value::List(_) | Value::Table(_) => &entry.name_span,
+            Value::Null
+            | Value::Bool(_)
+            | Value::Int(_)
+            | Value::Float
+            | Value::Date
+            | Value::Text(_) => &entry.node.span,
+        };
+        let key = path::field(&self.place.key, &entry.name);
+        Self { place: Place { key, span: span.clone() }, node: &entry.node }
+    }
+
+    fn item(&self, index: usize, node: &'a Node) -> Self {
+        let key = path::item(&self.place.key, index);
+        Self { place: Place { key, span: node.span.clone() }, node }
+    }
+
+    /// The places of this value and of all within it.
+    pub(super) fn places(&self) -> BTreeMap<String, Range<usize>> {
+        let mut places = BTreeMap::new();
+        self.add_places(&mut places);
+        places
+    }
+
+    fn add_places(&self, places: &mut BTreeMap<String, Range<usize>>) {
+        places.insert(self.place.key.clone(), self.place.span.clone());
+        match &self.node.value {
+            Value::List(items) => {
+                for (index, node) in items.iter().enumerate() {
+                    self.item(index, node).add_places(places);
+                }
+            }
+            Value::Table(entries) => {
+                entries.iter().for_each(|entry| self.entry(entry).add_places(places));
+            }
+            Value::Null
+            | Value::Bool(_)
+            | Value::Int(_)
+            | Value::Float
+            | Value::Date
+            | Value::Text(_) => {}
+        }
+    }
+}
+
+/// The keys of a table.
+pub(super) struct Keys {
+    /// Where the table stands, in words for those who look for it.
+    home: &'static str,
+    names: &'static [&'static str],
+}
+
+impl Keys {
+    pub(super) const FILE: Self = Self { home: "the file itself", names: &["service", "settings"] };
+    pub(super) const SERVICE: Self = Self {
+        home: "`service`",
+        names: &["algorithm", "backends", "listen", "manage-address", "name"],
+    };
+    pub(super) const LISTEN: Self =
+        Self { home: "`listen`", names: &["address", "interfaces", "port", "protocol"] };
+    pub(super) const BACKEND: Self =
+        Self { home: "an entry of `backends`", names: &["address", "weight"] };
+    pub(super) const SETTINGS: Self = Self {
+        home: "`settings`",
+        names: &["attach", "backend-interfaces", "max-flows", "on-exit"],
+    };
+    const ALL: [Self; 5] =
+        [Self::FILE, Self::SERVICE, Self::LISTEN, Self::BACKEND, Self::SETTINGS];
+
+    /// What to say about a name that is not one of these.
+    fn instead_of(&self, name: &str) -> String {
+        let known = quoted(self.names.iter().copied());
+        if let Some(nearest) = nearest(name, self.names) {
+            return format!("`{nearest}` is the nearest; the keys here are {known}");
+        }
+        let homes: Vec<_> =
+            Self::ALL.iter().filter(|keys| keys.names.contains(&name)).map(|keys| keys.home).collect();
+        if !homes.is_empty() {
+            return format!("`{name}` in {}; the keys here are {known}", homes.join(" and in "));
+        }
+        format!("the keys here are {known}")
+    }
+}
+
+/// The entries of a table whose names are known.
+pub(super) struct Fields<'a> {
+    table: At<'a>,
+    entries: &'a [Entry],
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn get(&self, name: &str) -> Option<At<'a>> {
+        let entry = self.entries.iter().find(|entry| entry.name == name)?;
+        Some(self.table.entry(entry))
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = (&'a str, At<'a>)> {
+        self.entries.iter().map(|entry| (entry.name.as_str(), self.table.entry(entry)))
+    }
+}
+
+/// What was found so far.
+pub(super) struct Report<'t> {
+    pub(super) problems: Vec<Problem>,
+    pub(super) notes: Vec<Problem>,
+    text: &'t str,
+    line_starts: Vec<usize>,
+}
+
+impl<'t> Report<'t> {
+    pub(super) fn new(text: &'t str) -> Self {
+        let breaks = text.match_indices('\n').map(|(at, _)| at + 1);
+        let line_starts = std::iter::once(0).chain(breaks).collect();
+        Self { problems: Vec::new(), notes: Vec::new(), text, line_starts }
+    }
+
+    pub(super) fn problem(&mut self, place: &Place, message: String, allowed: impl Into<String>) {
+        self.problems.push(found(place, message, allowed));
+    }
+
+    pub(super) fn note(&mut self, place: &Place, message: String, allowed: impl Into<String>) {
+        self.notes.push(found(place, message, allowed));
+    }
+
+    /// The line of a place, to speak of it in a message about another.
+    pub(super) fn line(&self, place: &Place) -> usize {
+        self.line_starts.partition_point(|start| *start <= place.span.start)
+    }
+
+    /// The fields of a table; names that are not known are reported.
+    pub(super) fn fields<'a>(&mut self, at: &At<'a>, keys: &Keys) -> Option<Fields<'a>> {
+        let known = || format!("the keys here are {}", quoted(keys.names.iter().copied()));
+        let fields = self.table(at, known)?;
+        for entry in fields.entries {
+            if keys.names.contains(&entry.name.as_str()) {
+                continue;
+            }
+            let key = path::field(&at.place.key, &entry.name);
+            let place = Place { key, span: entry.name_span.clone() };
+            let message = format!("unknown key {}", shown(&entry.name));
+            self.problem(&place, message, keys.instead_of(&entry.name));
+        }
+        Some(fields)
+    }
+
+    /// The fields of a table whose names are the user's.
+    pub(super) fn table<'a>(
+        &mut self,
+        at: &At<'a>,
+        allowed: impl FnOnce() -> String,
+    ) -> Option<Fields<'a>> {
+        let Value::Table(entries) = &at.node.value else {
+            self.wrong_kind(at, "a table", allowed());
+            return None;
+        };
+        Some(Fields { table: at.clone(), entries })
+    }
+
+    /// A field that has to be there.
+    pub(super) fn need<'a>(&mut self, of: &Fields<'a>, name: &str, what: &str) -> Option<At<'a>> {
+        if let Some(at) = of.get(name) {
+            return Some(at);
+        }
+        let Place { key, span } = &of.table.place;
+        let place = Place { key: path::field(key, name), span: span.clone() };
+        self.problem(&place, format!("`{name}` is missing"), what);
+        None
+    }
+
+    pub(super) fn list<'a>(&mut self, at: &At<'a>, allowed: &str) -> Option<Vec<At<'a>>> {
+        let Value::List(items) = &at.node.value else {
+            self.wrong_kind(at, "a list", allowed);
+            return None;
+        };
+        Some(items.iter().enumerate().map(|(index, node)| at.item(index, node)).collect())
+    }
+
+    pub(super) fn text<'a>(&mut self, at: &At<'a>, allowed: &str) -> Option<&'a str> {
+        let Value::Text(text) = &at.node.value else {
+            self.wrong_kind(at, "text", allowed);
+            return None;
+        };
+        Some(text)
+    }
+
+    pub(super) fn boolean(&mut self, at: &At<'_>) -> Option<bool> {
+        let Value::Bool(value) = at.node.value else {
+            self.wrong_kind(at, "a boolean", "`true` or `false`");
+            return None;
+        };
+        Some(value)
+    }
+
+    /// A whole number within a range.
+    pub(super) fn number<T>(&mut self, at: &At<'_>, range: &RangeInclusive<T>) -> Option<T>
+    where
+        T: TryFrom<i128> + PartialOrd + Display,
+    {
+        let allowed = || format!("{} to {}", range.start(), range.end());
+        let Value::Int(value) = at.node.value else {
+            self.wrong_kind(at, "a whole number", allowed());
+            return None;
+        };
+        let within = T::try_from(value).ok().filter(|value| range.contains(value));
+        if within.is_none() {
+            let message = format!("{} is out of range", shown(self.raw(at)));
+            self.problem(&at.place, message, allowed());
+        }
+        within
+    }
+
+    /// One of a few words.
+    pub(super) fn choice<T: Copy>(&mut self, at: &At<'_>, choices: &[(&str, T)]) -> Option<T> {
+        let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+        let text = self.text(at, &either(&words))?;
+        let choice = choices.iter().find(|(word, _)| *word == text).map(|(_, choice)| *choice);
+        if choice.is_none() {
+            let nearest = nearest(text, &words).map(|word| format!("; `{word}` is the nearest"));
+            let allowed = either(&words) + &nearest.unwrap_or_default();
+            self.problem(&at.place, format!("{} is not known", shown(text)), allowed);
+        }
+        choice
+    }
+
+    /// The text of a value, as it stands in the file.
+    fn raw(&self, at: &At<'_>) -> &'t str {
+        self.text.get(at.node.span.clone()).unwrap_or_default()
+    }
+
+    fn wrong_kind(&mut self, at: &At<'_>, wanted: &str, allowed: impl Into<String>) {
+        let message = match &at.node.value {
+            // Under a TOML header, or at the top of the file, the text of a table says little.
+            Value::Table(_) => format!("a table where {wanted} belongs"),
+            Value::Null => format!("null where {wanted} belongs"),
+            value => {
+                format!("{} is {} where {wanted} belongs", shown(self.raw(at)), value.kind())
+            }
+        };
+        self.problem(&at.place, message, allowed);
+    }
+}
+
+/// Words of a message in quotes: `` `a`, `b` ``.
+fn quoted<'s>(words: impl Iterator<Item = &'s str>) -> String {
+    words.map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn either(words: &[&str]) -> String {
+    match words {
+        [most @ .., last] if !most.is_empty() => {
+            format!("{} or `{last}`", quoted(most.iter().copied()))
+        }
+        few => quoted(few.iter().copied()),
+    }
+}
+
+/// A text of the user's in a message.
+pub(super) fn shown(text: &str) -> String {
+    if text.is_empty() { "an empty text".to_owned() } else { format!("`{}`", clipped(text)) }
+}
+
+/// The start of a text that may be long or of several lines.
+pub(super) fn clipped(text: &str) -> String {
+    const MOST: usize = 60;
+    let line = text.lines().next().unwrap_or_default();
+    let mut short: String = line.chars().take(MOST).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+fn found(place: &Place, message: String, allowed: impl Into<String>) -> Problem {
+    Problem::new(&place.key, Some(place.span.clone()), message).allowing(allowed)
+}

@@ -1,0 +1,249 @@
+//! The keys of one service, each right in itself.
+//!
+//! What is right goes into a [`Draft`], whatever else is wrong with the service, so that it can be
+//! compared with the others. Knows one service at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use equipoise_common::limit;
+
+use super::address;
+use super::report::{At, Keys, Place, Report, clipped};
+use crate::config::{Algorithm, Backend, Listen, Protocol, Service};
+
+/// A service as far as it is right.
+pub(super) struct Draft {
+    pub(super) place: Place,
+    pub(super) name: Option<(String, Place)>,
+    pub(super) listen: Option<ListenDraft>,
+    pub(super) algorithm: Algorithm,
+    pub(super) backends: Vec<BackendDraft>,
+    pub(super) manage_address: bool,
+}
+
+/// A listen as far as it is right.
+pub(super) struct ListenDraft {
+    pub(super) place: Place,
+    pub(super) interfaces: Vec<String>,
+    pub(super) address: Reach,
+    pub(super) port: Option<u16>,
+    pub(super) protocol: Option<Protocol>,
+}
+
+/// The addresses that a service is reached by.
+pub(super) enum Reach {
+    /// The interfaces' own.
+    Own,
+    /// One.
+    Exact(IpAddr, Place),
+    /// What is given is none.
+    Wrong,
+}
+
+/// A backend whose address is right.
+pub(super) struct BackendDraft {
+    pub(super) place: Place,
+    pub(super) backend: Backend,
+}
+
+impl Draft {
+    /// The service, when nothing is missing.
+    pub(super) fn finish(self) -> Option<Service> {
+        let listen = self.listen?;
+        Some(Service {
+            name: self.name?.0,
+            listen: Listen {
+                interfaces: listen.interfaces,
+                address: match listen.address {
+                    Reach::Own => None,
+                    Reach::Exact(address, _) => Some(address),
+                    Reach::Wrong => return None,
+                },
+                port: listen.port?,
+                protocol: listen.protocol?,
+            },
+            algorithm: self.algorithm,
+            backends: self.backends.into_iter().map(|draft| draft.backend).collect(),
+            manage_address: self.manage_address,
+        })
+    }
+}
+
+const ALGORITHMS: [(&str, Algorithm); 2] =
+    [("maglev", Algorithm::Maglev), ("random", Algorithm::Random)];
+
+const PROTOCOLS: [(&str, Protocol); 3] =
+    [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("both", Protocol::Both)];
+
+/// Checks all services, each by itself.
+pub(super) fn all(report: &mut Report<'_>, at: &At<'_>) -> Vec<Draft> {
+    let Some(items) = report.list(at, "a list of tables: in TOML, `[[service]]` above each") else {
+        return Vec::new();
+    };
+    if items.is_empty() {
+        report.problem(&at.place, "there is no service".to_owned(), "at least one service");
+    }
+    if items.len() > limit::SERVICES as usize {
+        let message = format!("{} services are too many", items.len());
+        report.problem(&at.place, message, format!("at most {}", limit::SERVICES));
+    }
+    items.iter().filter_map(|item| service(report, item)).collect()
+}
+
+fn service(report: &mut Report<'_>, at: &At<'_>) -> Option<Draft> {
+    let fields = report.fields(at, &Keys::SERVICE)?;
+    let name = report.need(&fields, "name", "a name of its own, such as \"web\"");
+    let name = name.and_then(|at| Some((service_name(report, &at)?, at.place)));
+    let listen = report.need(
+        &fields,
+        "listen",
+        "where clients connect to, such as { interfaces = [\"eth0\"], port = 80 }",
+    );
+    let listen = listen.and_then(|at| listen_draft(report, &at));
+    let algorithm = fields.get("algorithm").and_then(|at| report.choice(&at, &ALGORITHMS));
+    let list = report.need(&fields, "backends", "at least one backend");
+    let backends = list.map(|at| backend_drafts(report, &at)).unwrap_or_default();
+    let mut manage_address = false;
+    if let Some(at) = fields.get("manage-address") {
+        manage_address = report.boolean(&at).unwrap_or_default();
+        let own = listen.as_ref().is_some_and(|listen| matches!(listen.address, Reach::Own));
+        if manage_address && own {
+            let message = "there is no `address` in `listen` to manage".to_owned();
+            report.problem(&at.place, message, "`address` in `listen`, or `false`");
+        }
+    }
+    Some(Draft {
+        place: at.place.clone(),
+        name,
+        listen,
+        algorithm: algorithm.unwrap_or(Algorithm::Maglev),
+        backends,
+        manage_address,
+    })
+}
+
+fn service_name(report: &mut Report<'_>, at: &At<'_>) -> Option<String> {
+    const ALLOWED: &str = "at least one character, and no control characters";
+    let name = report.text(at, ALLOWED)?;
+    if name.is_empty() {
+        report.problem(&at.place, "the name is empty".to_owned(), ALLOWED);
+        return None;
+    }
+    if name.chars().any(char::is_control) {
+        let message = format!("{:?} has a control character", clipped(name));
+        report.problem(&at.place, message, ALLOWED);
+        return None;
+    }
+    Some(name.to_owned())
+}
+
+fn listen_draft(report: &mut Report<'_>, at: &At<'_>) -> Option<ListenDraft> {
+    const INTERFACES: &str = "a list of interfaces, such as [\"eth0\"]";
+    let fields = report.fields(at, &Keys::LISTEN)?;
+    let names = report.need(&fields, "interfaces", INTERFACES);
+    let interfaces = names.map(|at| interfaces(report, &at, INTERFACES)).unwrap_or_default();
+    let address = match fields.get("address") {
+        Some(at) => reach(report, &at, &interfaces),
+        None => Reach::Own,
+    };
+    let port = report.need(&fields, "port", "1 to 65535");
+    let port = port.and_then(|at| report.number(&at, &(1..=u16::MAX)));
+    let protocol = match fields.get("protocol") {
+        Some(at) => report.choice(&at, &PROTOCOLS),
+        None => Some(Protocol::Tcp),
+    };
+    Some(ListenDraft { place: at.place.clone(), interfaces, address, port, protocol })
+}
+
+fn reach(report: &mut Report<'_>, at: &At<'_>, interfaces: &[String]) -> Reach {
+    let Some(text) = report.text(at, "an address, such as 203.0.113.10") else {
+        return Reach::Wrong;
+    };
+    let address = match address::vip(text) {
+        Ok(address) => address,
+        Err((message, allowed)) => {
+            report.problem(&at.place, message, allowed);
+            return Reach::Wrong;
+        }
+    };
+    // No sender puts a loopback address on a wire, and every receiver drops it as a martian.
+    if address.is_loopback() && !interfaces.is_empty() && !interfaces.iter().any(|i| i == "lo") {
+        let message = format!("`{address}` is reached by interface `lo` alone");
+        report.problem(&at.place, message, "`lo` in `interfaces`, or another address");
+    }
+    Reach::Exact(address, at.place.clone())
+}
+
+/// Names of interfaces, each once; those that are wrong are left out.
+pub(super) fn interfaces(report: &mut Report<'_>, at: &At<'_>, allowed: &str) -> Vec<String> {
+    let items = report.list(at, allowed).unwrap_or_default();
+    if at.is_list() && items.is_empty() {
+        report.problem(&at.place, "there is no interface".to_owned(), "at least one interface");
+    }
+    let mut names = Vec::new();
+    let mut seen = BTreeSet::new();
+    for at in &items {
+        let Some(name) = report.text(at, "the name of an interface") else { continue };
+        if let Err((message, allowed)) = address::interface(name) {
+            report.problem(&at.place, message, allowed);
+        } else if seen.insert(name) {
+            names.push(name.to_owned());
+        } else {
+            let message = format!("interface `{name}` is here a second time");
+            report.problem(&at.place, message, "each interface once");
+        }
+    }
+    names
+}
+
+fn backend_drafts(report: &mut Report<'_>, at: &At<'_>) -> Vec<BackendDraft> {
+    let items = report.list(at, "a list such as [{ address = \"10.0.0.1:8080\" }]");
+    let Some(items) = items else { return Vec::new() };
+    if items.is_empty() {
+        report.problem(&at.place, "there is no backend".to_owned(), "at least one backend");
+    }
+    if items.len() > limit::POOL_BACKENDS as usize {
+        let message = format!("{} backends are too many", items.len());
+        report.problem(&at.place, message, format!("at most {}", limit::POOL_BACKENDS));
+    }
+    let mut idle = 0;
+    let mut drafts: Vec<BackendDraft> = Vec::with_capacity(items.len());
+    let mut seen: BTreeMap<SocketAddr, usize> = BTreeMap::new();
+    for at in &items {
+        let Some(fields) = report.fields(at, &Keys::BACKEND) else { continue };
+        let address = report.need(&fields, "address", "an address and a port");
+        let address = address.and_then(|at| Some((backend_address(report, &at)?, at.place)));
+        let weight = match fields.get("weight") {
+            Some(at) => report.number(&at, &(0..=u16::MAX)),
+            None => Some(1),
+        };
+        idle += usize::from(weight == Some(0));
+        let Some((address, place)) = address else { continue };
+        if let Some(first) = seen.get(&address).and_then(|first| drafts.get(*first)) {
+            let line = report.line(&first.place);
+            let message = format!("backend `{address}` is in this pool already, on line {line}");
+            report.problem(&place, message, "each backend once in a pool");
+            continue;
+        }
+        seen.insert(address, drafts.len());
+        let backend = Backend { address, weight: weight.unwrap_or(1) };
+        drafts.push(BackendDraft { place, backend });
+    }
+    if !items.is_empty() && idle == items.len() {
+        let message = "all weights are 0, so that no new flow finds a backend".to_owned();
+        report.problem(&at.place, message, "at least one weight above 0");
+    }
+    drafts
+}
+
+fn backend_address(report: &mut Report<'_>, at: &At<'_>) -> Option<SocketAddr> {
+    let text = report.text(at, "an address and a port, such as \"10.0.0.1:8080\"")?;
+    match address::backend(text) {
+        Ok(address) => Some(address),
+        Err((message, allowed)) => {
+            report.problem(&at.place, message, allowed);
+            None
+        }
+    }
+}

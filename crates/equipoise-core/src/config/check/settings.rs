@@ -1,0 +1,75 @@
+//! The keys of `[settings]`.
+
+use std::ops::RangeInclusive;
+
+use super::address;
+use super::report::{At, Keys, Report, shown};
+use super::service::interfaces;
+use crate::config::{Attach, AttachMode, BackendInterfaces, OnExit, Settings};
+
+/// Each flow takes two entries of 100 to 150 bytes: what the most takes, few machines have.
+const MAX_FLOWS: RangeInclusive<u32> = 1..=64_000_000;
+
+const ATTACH: [(&str, AttachMode); 4] = [
+    ("auto", AttachMode::Auto),
+    ("xdp", AttachMode::Xdp),
+    ("xdp-generic", AttachMode::XdpGeneric),
+    ("tc", AttachMode::Tc),
+];
+
+const ON_EXIT: [(&str, OnExit); 2] = [("detach", OnExit::Detach), ("keep", OnExit::Keep)];
+
+/// Checks the settings; what is not given, or wrong and reported, has its default.
+pub(super) fn settings(report: &mut Report<'_>, at: &At<'_>) -> Settings {
+    let mut settings = Settings::default();
+    let Some(fields) = report.fields(at, &Keys::SETTINGS) else { return settings };
+    if let Some(at) = fields.get("attach") {
+        attach(report, &at, &mut settings.attach);
+    }
+    if let Some(found) = fields.get("backend-interfaces").and_then(|at| leads(report, &at)) {
+        settings.backend_interfaces = found;
+    }
+    if let Some(found) = fields.get("max-flows").and_then(|at| report.number(&at, &MAX_FLOWS)) {
+        settings.max_flows = found;
+    }
+    if let Some(found) = fields.get("on-exit").and_then(|at| report.choice(&at, &ON_EXIT)) {
+        settings.on_exit = found;
+    }
+    settings
+}
+
+/// One mode for all interfaces, or a table of modes by interface.
+fn attach(report: &mut Report<'_>, at: &At<'_>, attach: &mut Attach) {
+    if !at.is_table() {
+        if let Some(mode) = report.choice(at, &ATTACH) {
+            attach.default = mode;
+        }
+        return;
+    }
+    let Some(modes) = report.table(at, String::new) else { return };
+    for (name, at) in modes.all() {
+        if let Err((message, allowed)) = address::interface(name) {
+            report.problem(&at.place, message, allowed);
+        }
+        let Some(mode) = report.choice(&at, &ATTACH) else { continue };
+        if name == "default" {
+            attach.default = mode;
+        } else {
+            attach.interfaces.insert(name.to_owned(), mode);
+        }
+    }
+}
+
+/// Where replies are awaited.
+fn leads(report: &mut Report<'_>, at: &At<'_>) -> Option<BackendInterfaces> {
+    const ALLOWED: &str = "`auto` or a list of interfaces, such as [\"eth1\"]";
+    if !at.is_text() {
+        return Some(BackendInterfaces::Named(interfaces(report, at, ALLOWED)));
+    }
+    let text = report.text(at, ALLOWED)?;
+    if text != "auto" {
+        report.problem(&at.place, format!("{} is not a list", shown(text)), ALLOWED);
+        return None;
+    }
+    Some(BackendInterfaces::Auto)
+}

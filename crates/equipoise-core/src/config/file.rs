@@ -1,0 +1,91 @@
+//! Text to a tree of values, each with its place: the raw configuration.
+//!
+//! One tree for all kinds of file; the extension of the name picks the reader. A reader gives the
+//! tree, and the faults of the text as a text of its kind. It gives no tree where a fault leaves the
+//! shape in doubt, so that what is said about the rest is always true. Knows no key.
+
+mod json;
+mod toml;
+
+use std::ops::Range;
+
+use super::problem::Problem;
+
+/// What a reader makes of a text.
+pub(super) struct Reading {
+    /// The tree, unless a fault leaves its shape in doubt.
+    pub(super) root: Option<Node>,
+    /// What is wrong with the text as a text of its kind.
+    pub(super) faults: Vec<Problem>,
+}
+
+impl Reading {
+    fn fault(problem: Problem) -> Self {
+        Self { root: None, faults: vec![problem] }
+    }
+}
+
+/// A value and its place.
+#[derive(Debug)]
+pub(super) struct Node {
+    /// All of it in the text; for a TOML table under a header, the header.
+    pub(super) span: Range<usize>,
+    pub(super) value: Value,
+}
+
+/// A value of any kind of file.
+#[derive(Debug)]
+pub(super) enum Value {
+    Null,
+    Bool(bool),
+    /// A whole number; one that is too large for this is the largest, which is out of any range.
+    Int(i128),
+    /// A number with a point or an exponent; no key takes one.
+    Float,
+    Date,
+    Text(String),
+    List(Vec<Node>),
+    /// Entries in the order of the text, each name once.
+    Table(Vec<Entry>),
+}
+
+impl Value {
+    fn int(digits: &str, radix: u32) -> Self {
+        let most = if digits.starts_with('-') { i128::MIN } else { i128::MAX };
+        Self::Int(i128::from_str_radix(digits, radix).unwrap_or(most))
+    }
+
+    /// The kind of value, in words.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "a boolean",
+            Self::Int(_) => "a whole number",
+            Self::Float => "a decimal number",
+            Self::Date => "a date or time",
+            Self::Text(_) => "text",
+            Self::List(_) => "a list",
+            Self::Table(_) => "a table",
+        }
+    }
+}
+
+/// A name in a table, and its value.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) name: String,
+    pub(super) name_span: Range<usize>,
+    pub(super) node: Node,
+}
+
+/// Reads a text as the kind of file that its name says it is.
+pub(super) fn read(name: &str, text: &str) -> Reading {
+    match name.rsplit_once('.') {
+        Some((_, kind)) if kind.eq_ignore_ascii_case("toml") => toml::read(text),
+        Some((_, kind)) if kind.eq_ignore_ascii_case("json") => json::read(text),
+        _ => Reading::fault(
+            Problem::new("", None, format!("`{name}` is not of a kind of file that can be read"))
+                .allowing("a name that ends in `.toml` or `.json`"),
+        ),
+    }
+}

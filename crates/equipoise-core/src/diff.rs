@@ -1,0 +1,412 @@
+//! The difference between what is in the maps and what should be, as ordered steps.
+//!
+//! *Every prefix* of the steps is a state that packets may see: what is referred to is put before
+//! what refers to it and removed after it; the slots of a pool are replaced whole, in a run that
+//! no packet reads, and the old run is written again only after a grace period. So a failure
+//! leaves working maps, and start, reload, retry and rollback are one path: [`diff`] again.
+//! Does not know how steps are taken.
+
+mod applied;
+mod run;
+mod step;
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use equipoise_common::value;
+
+pub use self::applied::Applied;
+pub use self::run::Run;
+pub use self::step::Step;
+use self::applied::AppliedPool;
+use self::run::Room;
+use crate::plan::{Desired, PoolPlan, ServiceKey};
+
+/// What is left to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// In the order in which they are to be taken.
+    pub steps: Vec<Step>,
+    /// What the steps do not reach.
+    pub unplaced: Vec<Unplaced>,
+}
+
+/// A pool for whose new slots there is no room, even after a grace period.
+///
+/// It keeps the slots that it has; a pool that has none yet stays out, with its services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unplaced {
+    /// The pool.
+    pub pool: u32,
+    /// How many slots it needs.
+    pub slots: u32,
+}
+
+impl fmt::Display for Unplaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pool, slots } = self;
+        write!(f, "no room for {slots} slots of pool {pool}: it stays as it is")
+    }
+}
+
+/// The steps from `applied` to `desired`; none when they agree.
+pub fn diff(applied: &Applied, desired: &Desired) -> Difference {
+    let mut work = Work::new(applied, desired);
+    work.put_backends();
+    work.put_pools();
+    work.put_services();
+    work.remove_services();
+    work.remove_pools();
+    // What has been given up by now may be the room that a pool was missing. Each round gives up
+    // something more, or it is the last.
+    while work.settle() && !work.pools.is_empty() {
+        work.put_pools();
+        work.put_services();
+        work.remove_pools();
+    }
+    work.remove_backends();
+    let unplaced = work
+        .pools
+        .iter()
+        .map(|&pool| Unplaced { pool, slots: desired.pools[&pool].slots.len() as u32 })
+        .collect();
+    Difference { steps: work.steps, unplaced }
+}
+
+/// A difference in the making: what the maps will be like after `steps`.
+struct Work<'a> {
+    applied: &'a Applied,
+    desired: &'a Desired,
+    steps: Vec<Step>,
+    room: Room,
+    unsettled: bool,
+    /// Pools that the steps put.
+    placed: BTreeSet<u32>,
+    /// Pools that are still to be put.
+    pools: Vec<u32>,
+    /// Services that are still to be put.
+    services: Vec<ServiceKey>,
+    /// Pools that are still to be removed.
+    gone: Vec<u32>,
+}
+
+impl<'a> Work<'a> {
+    fn new(applied: &'a Applied, desired: &'a Desired) -> Self {
+        let mut work = Self {
+            applied,
+            desired,
+            steps: Vec::new(),
+            room: applied.room.clone(),
+            unsettled: applied.unsettled,
+            placed: BTreeSet::new(),
+            pools: Vec::new(),
+            services: Vec::new(),
+            gone: Vec::new(),
+        };
+        for (&id, wanted, there) in sides(&desired.pools, &applied.pools) {
+            match (wanted, there) {
+                (Some(wanted), Some(there)) if !is_same_pool(wanted, there) => work.pools.push(id),
+                (Some(_), None) => work.pools.push(id),
+                (None, Some(_)) => work.gone.push(id),
+                (Some(_), Some(_)) | (None, None) => {}
+            }
+        }
+        for (&key, wanted, there) in sides(&desired.services, &applied.services) {
+            if wanted.is_some() && wanted != there {
+                work.services.push(key);
+            }
+        }
+        work
+    }
+
+    fn put_backends(&mut self) {
+        let (applied, desired) = (self.applied, self.desired);
+        for (&id, wanted, there) in sides(&desired.service_terms, &applied.service_terms) {
+            if let Some(&term) = wanted.filter(|_| wanted != there) {
+                self.steps.push(Step::ResetServiceCounters { id, term });
+            }
+        }
+        for (&id, wanted, there) in sides(&desired.backends, &applied.backend_terms) {
+            if let Some(backend) = wanted.filter(|backend| there != Some(&backend.term)) {
+                self.steps.push(Step::ResetBackendCounters { id, term: backend.term });
+            }
+        }
+        for (&id, wanted, there) in sides(&desired.backends, &applied.backends) {
+            if let Some(backend) = wanted.filter(|backend| there != Some(&backend.value)) {
+                self.steps.push(Step::PutBackend { id, value: backend.value });
+            }
+        }
+    }
+
+    fn put_pools(&mut self) {
+        let waiting = std::mem::take(&mut self.pools);
+        self.pools = waiting.into_iter().filter(|&id| !self.put_pool(id)).collect();
+    }
+
+    /// False when there is no room.
+    fn put_pool(&mut self, id: u32) -> bool {
+        let wanted = &self.desired.pools[&id];
+        let there = self.applied.pools.get(&id);
+        if let Some(there) = there.filter(|there| is_same_slots(&wanted.slots, &there.slots)) {
+            let value = value::Pool { pick: wanted.pick as u32, ..there.value };
+            self.steps.push(Step::PutPool { id, value });
+            return true;
+        }
+        let Some(run) = self.find_room(wanted.slots.len() as u32) else { return false };
+        if run.length > 0 {
+            self.steps.push(Step::WriteSlots { run, slots: Arc::clone(&wanted.slots) });
+            self.room.take(run);
+        }
+        let epoch = there.map_or(0, |there| there.value.epoch).wrapping_add(1);
+        let Run { offset, length } = run;
+        let value = value::Pool { offset, length, epoch, pick: wanted.pick as u32 };
+        self.steps.push(Step::PutPool { id, value });
+        self.placed.insert(id);
+        if let Some(there) = there {
+            self.room.rest(Run::of(&there.value));
+            self.unsettled = true;
+        }
+        true
+    }
+
+    fn find_room(&mut self, length: u32) -> Option<Run> {
+        if length == 0 {
+            return Some(Run::default());
+        }
+        if let Some(run) = self.room.find(length) {
+            return Some(run);
+        }
+        if !self.room.is_anything_resting() {
+            return None;
+        }
+        self.settle();
+        self.room.find(length)
+    }
+
+    fn put_services(&mut self) {
+        let waiting = std::mem::take(&mut self.services);
+        self.services = waiting.into_iter().filter(|&key| !self.put_service(key)).collect();
+    }
+
+    /// False while its pool is not there.
+    fn put_service(&mut self, key: ServiceKey) -> bool {
+        let value = self.desired.services[&key];
+        if !self.placed.contains(&value.pool) && !self.applied.pools.contains_key(&value.pool) {
+            return false;
+        }
+        self.steps.push(Step::PutService { key, value });
+        self.unsettled |= self.applied.services.contains_key(&key);
+        true
+    }
+
+    fn remove_services(&mut self) {
+        for (&key, wanted, there) in sides(&self.desired.services, &self.applied.services) {
+            if wanted.is_none() && there.is_some() {
+                self.steps.push(Step::RemoveService { key });
+                self.unsettled = true;
+            }
+        }
+    }
+
+    /// Removes what no service leads to any more.
+    fn remove_pools(&mut self) {
+        // A service that could not be put yet is still led by what it was.
+        let there = self.services.iter().filter_map(|key| self.applied.services.get(key));
+        let needed: BTreeSet<u32> = there.map(|service| service.pool).collect();
+        let gone = std::mem::take(&mut self.gone);
+        let (kept, gone): (Vec<u32>, Vec<u32>) = gone.into_iter().partition(|id| needed.contains(id));
+        self.gone = kept;
+        for id in gone {
+            self.steps.push(Step::RemovePool { id });
+            self.room.rest(Run::of(&self.applied.pools[&id].value));
+            self.unsettled = true;
+        }
+    }
+
+    /// Waits until no packet in flight holds anything that has gone; false when there is nothing.
+    fn settle(&mut self) -> bool {
+        if !self.unsettled && !self.room.is_anything_resting() {
+            return false;
+        }
+        self.steps.push(Step::Grace);
+        self.room.rested();
+        self.unsettled = false;
+        true
+    }
+
+    /// Removes what no slot names any more.
+    fn remove_backends(&mut self) {
+        let needed: BTreeSet<u32> = self
+            .pools
+            .iter()
+            .chain(&self.gone)
+            .filter_map(|id| self.applied.pools.get(id))
+            .flat_map(|pool| pool.slots.iter().copied())
+            .collect();
+        for (&id, wanted, there) in sides(&self.desired.backends, &self.applied.backends) {
+            if wanted.is_none() && there.is_some() && !needed.contains(&id) {
+                self.steps.push(Step::RemoveBackend { id });
+            }
+        }
+    }
+}
+
+fn is_same_pool(wanted: &PoolPlan, there: &AppliedPool) -> bool {
+    wanted.pick as u32 == there.value.pick && is_same_slots(&wanted.slots, &there.slots)
+}
+
+/// Slots that have not been filled anew are the same allocation.
+fn is_same_slots(wanted: &Arc<[u32]>, there: &Arc<[u32]>) -> bool {
+    Arc::ptr_eq(wanted, there) || wanted == there
+}
+
+/// Both maps side by side, in the order of their keys.
+fn sides<'a, K: Ord, A, B>(
+    left: &'a BTreeMap<K, A>,
+    right: &'a BTreeMap<K, B>,
+) -> impl Iterator<Item = (&'a K, Option<&'a A>, Option<&'a B>)> {
+    let (mut left, mut right) = (left.iter().peekable(), right.iter().peekable());
+    std::iter::from_fn(move || {
+        let order = match (left.peek(), right.peek()) {
+            (None, None) => return None,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((l, _)), Some((r, _))) => l.cmp(r),
+        };
+        let from_left = if order.is_le() { left.next() } else { None };
+        let from_right = if order.is_ge() { right.next() } else { None };
+        let key = from_left.map(|(key, _)| key).or(from_right.map(|(key, _)| key))?;
+        Some((key, from_left.map(|(_, value)| value), from_right.map(|(_, value)| value)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use equipoise_common::key::TCP;
+    use equipoise_common::value::Pick;
+
+    use super::*;
+    use crate::id::Family;
+    use crate::plan::BackendPlan;
+
+    /// Services of one key, one pool and one backend each, with so many slots; all have the id.
+    fn desired(services: &[(u32, usize)]) -> Desired {
+        let mut desired = Desired::default();
+        for &(id, slots) in services {
+            let slots = vec![id; slots].into();
+            let (service, family, pick) = ("web".into(), Family::V4, Pick::Hash);
+            desired.pools.insert(id, PoolPlan { service, family, pick, members: Vec::new(), slots });
+            desired.services.insert(key(id), value::Service { id, pool: id });
+            desired.service_terms.insert(id, 0);
+            desired.backends.insert(id, BackendPlan { value: value::Backend::default(), term: 0 });
+        }
+        desired
+    }
+
+    fn key(id: u32) -> ServiceKey {
+        ServiceKey::new(SocketAddr::from(([192, 0, 2, 1], id as u16)), 1, TCP)
+    }
+
+    /// Applies all steps and tells those that are of pools and services, and what is unplaced.
+    fn apply(applied: &mut Applied, desired: &Desired) -> (Vec<String>, Vec<Unplaced>) {
+        let Difference { steps, unplaced } = diff(applied, desired);
+        steps.iter().for_each(|step| applied.record(step));
+        let is_told = |step: &&Step| match step {
+            Step::ResetServiceCounters { .. }
+            | Step::ResetBackendCounters { .. }
+            | Step::PutBackend { .. } => false,
+            Step::WriteSlots { .. }
+            | Step::PutPool { .. }
+            | Step::PutService { .. }
+            | Step::RemoveService { .. }
+            | Step::RemovePool { .. }
+            | Step::RemoveBackend { .. }
+            | Step::Grace => true,
+        };
+        (steps.iter().filter(is_told).map(Step::to_string).collect(), unplaced)
+    }
+
+    #[test]
+    fn short_of_room_runs_that_rest_are_waited_for_and_used() {
+        let mut applied = Applied::new(12);
+        apply(&mut applied, &desired(&[(1, 4), (2, 4)]));
+        let (steps, unplaced) = apply(&mut applied, &desired(&[(1, 3), (2, 3)]));
+        assert_eq!(unplaced, []);
+        let expected = [
+            "write slots 8..11",
+            "put pool 1: slots 8..11, hash, epoch 2",
+            "wait for packets in flight",
+            "write slots 0..3",
+            "put pool 2: slots 0..3, hash, epoch 2",
+            "wait for packets in flight",
+        ];
+        assert_eq!(steps, expected);
+    }
+
+    #[test]
+    fn room_of_what_is_removed_is_used_for_what_waits_for_it() {
+        let mut applied = Applied::new(4);
+        apply(&mut applied, &desired(&[(1, 3)]));
+        let (steps, unplaced) = apply(&mut applied, &desired(&[(2, 4)]));
+        assert_eq!(unplaced, []);
+        let expected = [
+            "remove service 192.0.2.1:1/tcp on interface 1",
+            "remove pool 1",
+            "wait for packets in flight",
+            "write slots 0..4",
+            "put pool 2: slots 0..4, hash, epoch 1",
+            "put service 192.0.2.1:2/tcp on interface 1: service 2, pool 2",
+            "remove backend 1",
+        ];
+        assert_eq!(steps, expected);
+    }
+
+    #[test]
+    fn pool_without_room_keeps_its_slots_and_their_backends() {
+        let mut applied = Applied::new(4);
+        apply(&mut applied, &desired(&[(1, 3)]));
+        let mut other = desired(&[(1, 2)]);
+        other.backends.insert(7, other.backends[&1]);
+        other.backends.remove(&1);
+        other.pools.get_mut(&1).unwrap().slots = vec![7, 7].into();
+        let (steps, unplaced) = apply(&mut applied, &other);
+        assert_eq!(unplaced, [Unplaced { pool: 1, slots: 2 }]);
+        assert_eq!(steps, [] as [&str; 0]);
+        assert_eq!(applied.pools().next().unwrap().2, [1, 1, 1]);
+        assert!(applied.backends().contains_key(&1));
+    }
+
+    #[test]
+    fn service_whose_pool_has_no_room_keeps_leading_where_it_led() {
+        let mut applied = Applied::new(4);
+        apply(&mut applied, &desired(&[(1, 3)]));
+        let mut other = desired(&[(2, 4)]);
+        let service = other.services.remove(&key(2)).unwrap();
+        other.services.insert(key(1), service);
+        let (steps, unplaced) = apply(&mut applied, &other);
+        assert_eq!(unplaced, [Unplaced { pool: 2, slots: 4 }]);
+        assert_eq!(steps, [] as [&str; 0]);
+        assert_eq!(applied.services()[&key(1)].pool, 1);
+    }
+
+    #[test]
+    fn new_holder_of_an_id_counts_from_zero_and_an_old_one_goes_on() {
+        let mut applied = Applied::new(4);
+        let old = desired(&[(1, 1)]);
+        apply(&mut applied, &old);
+        apply(&mut applied, &Desired::default());
+        let resets = |desired: &Desired| {
+            let reset = |step: &&Step| step.to_string().starts_with("reset");
+            diff(&applied, desired).steps.iter().filter(reset).count()
+        };
+        assert_eq!(resets(&old), 0);
+        let mut new = old.clone();
+        new.service_terms.insert(1, 1);
+        new.backends.get_mut(&1).unwrap().term = 1;
+        assert_eq!(resets(&new), 2);
+    }
+}

@@ -1,0 +1,129 @@
+//! What is in the maps, as far as the control plane has been told.
+//!
+//! Every step that succeeded is recorded here and nothing else is, so that after a failure the
+//! next difference starts from the truth. Does not know how steps are taken.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use equipoise_common::limit;
+use equipoise_common::value;
+
+use super::run::Room;
+use super::{Run, Step};
+use crate::plan::ServiceKey;
+
+/// What is in the maps.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    pub(super) services: BTreeMap<ServiceKey, value::Service>,
+    pub(super) pools: BTreeMap<u32, AppliedPool>,
+    pub(super) backends: BTreeMap<u32, value::Backend>,
+    /// Whose traffic the counters of each service count.
+    pub(super) service_terms: BTreeMap<u32, u32>,
+    /// Whose traffic the counters of each backend count. Stays when the backend goes, so that a
+    /// backend that comes back goes on counting.
+    pub(super) backend_terms: BTreeMap<u32, u32>,
+    pub(super) room: Room,
+    /// Whether something that a packet in flight may hold has gone since the last grace period.
+    pub(super) unsettled: bool,
+    /// What was written last; no pool leads to it until its entry says so.
+    written: Option<(Run, Arc<[u32]>)>,
+}
+
+/// A pool in the maps.
+#[derive(Clone, Debug)]
+pub(super) struct AppliedPool {
+    pub(super) value: value::Pool,
+    pub(super) slots: Arc<[u32]>,
+}
+
+impl Default for Applied {
+    fn default() -> Self {
+        Self::new(limit::SLOTS)
+    }
+}
+
+impl Applied {
+    /// Empty maps with a slot array of this length.
+    pub fn new(slots: u32) -> Self {
+        Self {
+            services: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            service_terms: BTreeMap::new(),
+            backend_terms: BTreeMap::new(),
+            room: Room::new(slots),
+            unsettled: false,
+            written: None,
+        }
+    }
+
+    /// The service keys and their values.
+    pub fn services(&self) -> &BTreeMap<ServiceKey, value::Service> {
+        &self.services
+    }
+
+    /// The pools: id, entry, and the slots of its run.
+    pub fn pools(&self) -> impl Iterator<Item = (u32, &value::Pool, &[u32])> {
+        self.pools.iter().map(|(&id, pool)| (id, &pool.value, &*pool.slots))
+    }
+
+    /// The backends by id.
+    pub fn backends(&self) -> &BTreeMap<u32, value::Backend> {
+        &self.backends
+    }
+
+    /// Takes note that a step has been taken.
+    pub fn record(&mut self, step: &Step) {
+        match step {
+            Step::ResetServiceCounters { id, term } => {
+                self.service_terms.insert(*id, *term);
+            }
+            Step::ResetBackendCounters { id, term } => {
+                self.backend_terms.insert(*id, *term);
+            }
+            Step::PutBackend { id, value } => {
+                self.backends.insert(*id, *value);
+            }
+            // The run stays free until a pool leads to it: if that is never recorded, nobody reads it.
+            Step::WriteSlots { run, slots } => self.written = Some((*run, Arc::clone(slots))),
+            Step::PutPool { id, value } => self.record_pool(*id, *value),
+            Step::PutService { key, value } => {
+                self.unsettled |= self.services.insert(*key, *value).is_some();
+            }
+            Step::RemoveService { key } => {
+                self.unsettled |= self.services.remove(key).is_some();
+            }
+            Step::RemovePool { id } => {
+                if let Some(pool) = self.pools.remove(id) {
+                    self.room.rest(Run::of(&pool.value));
+                    self.unsettled = true;
+                }
+            }
+            Step::RemoveBackend { id } => {
+                self.backends.remove(id);
+            }
+            Step::Grace => {
+                self.room.rested();
+                self.unsettled = false;
+            }
+        }
+    }
+
+    fn record_pool(&mut self, id: u32, value: value::Pool) {
+        let run = Run::of(&value);
+        let old = self.pools.remove(&id);
+        let slots = match (&old, self.written.take()) {
+            (Some(old), _) if Run::of(&old.value) == run => Arc::clone(&old.slots),
+            (_, Some((written, slots))) if written == run => slots,
+            _ => Arc::default(),
+        };
+        if let Some(old) = old.filter(|old| Run::of(&old.value) != run) {
+            self.room.rest(Run::of(&old.value));
+            self.unsettled = true;
+        }
+        self.room.take(run);
+        self.pools.insert(id, AppliedPool { value, slots });
+    }
+}

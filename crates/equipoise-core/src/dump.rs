@@ -1,0 +1,76 @@
+//! The desired state as stable text: for `plan --dump`, and for tests to compare.
+//!
+//! One line for each entry of a map, in an order that people expect; pools are followed by the
+//! share of each backend. Two equal states have equal texts.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+
+use equipoise_common::value::Pick;
+
+use crate::facts::Facts;
+use crate::plan::{Desired, PoolPlan, ServiceKey};
+
+/// The text of a desired state; facts give the interfaces their names.
+pub fn dump(desired: &Desired, facts: &Facts) -> String {
+    let mut text = String::new();
+    write(&mut text, desired, facts).expect("a string takes everything");
+    text
+}
+
+fn write(text: &mut String, desired: &Desired, facts: &Facts) -> fmt::Result {
+    write_services(text, desired, facts)?;
+    for (id, pool) in &desired.pools {
+        write_pool(text, *id, pool)?;
+    }
+    for (id, pool_name, address) in backends(desired) {
+        writeln!(text, "backend {id}: {address} of {pool_name}")?;
+    }
+    for note in &desired.notes {
+        writeln!(text, "note: {note}")?;
+    }
+    Ok(())
+}
+
+fn write_services(text: &mut String, desired: &Desired, facts: &Facts) -> fmt::Result {
+    let names: BTreeMap<u32, &str> =
+        facts.interfaces.iter().map(|(name, fact)| (fact.index, name.as_str())).collect();
+    let mut services: Vec<_> = desired.services.iter().collect();
+    let order = |key: &ServiceKey| (key.interface(), key.vip(), key.protocol());
+    services.sort_by_key(|&(key, service)| (service.id, order(key)));
+    for (key, service) in services {
+        let name = desired.pools.get(&service.pool).map_or("", |pool| &pool.service);
+        let interface = names.get(&key.interface()).copied().unwrap_or("an unknown interface");
+        let (vip, protocol) = (key.vip(), key.protocol_name());
+        writeln!(
+            text,
+            "service {} {name}: {vip}/{protocol} on {interface} -> pool {}",
+            service.id, service.pool
+        )?;
+    }
+    Ok(())
+}
+
+fn write_pool(text: &mut String, id: u32, pool: &PoolPlan) -> fmt::Result {
+    let pick = match pool.pick {
+        Pick::Hash => "by hash",
+        Pick::Random => "at random",
+    };
+    let PoolPlan { service, family, slots, .. } = pool;
+    writeln!(text, "pool {id} {service} {family}: {pick}, slots {}", slots.len())?;
+    for member in &pool.members {
+        let share = 100.0 * pool.share(member);
+        writeln!(text, "  {share:6.2} % {} (backend {})", member.address, member.id)?;
+    }
+    Ok(())
+}
+
+fn backends(desired: &Desired) -> Vec<(u32, &str, std::net::SocketAddr)> {
+    let mut backends: Vec<_> = desired
+        .pools
+        .values()
+        .flat_map(|pool| pool.members.iter().map(|member| (member.id, &*pool.service, member.address)))
+        .collect();
+    backends.sort_unstable();
+    backends
+}

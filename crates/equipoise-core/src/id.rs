@@ -1,0 +1,368 @@
+//! Which number stands for which service, pool and backend in the kernel's arrays.
+//!
+//! An id follows the identity of its holder (names and addresses), not its place in the file or
+//! its weight. An id whose holder has left rests: the holder gets it back with its counters and
+//! flows if it returns, and nobody else gets it while a flow may name it. Knows nothing of the
+//! flow table; the shell says what flows name.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use equipoise_common::limit;
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both, in order.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// A number, and which of its holders this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id {
+    /// Index into the kernel's arrays.
+    pub number: u32,
+    /// 0 for the first holder of the number, 1 for the second.
+    pub term: u32,
+}
+
+/// What the configuration wants ids for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Name of a service.
+    pub service: Arc<str>,
+    /// Its backends.
+    pub backends: Vec<SocketAddr>,
+}
+
+/// How many ids there are.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Of services.
+    pub services: u32,
+    /// Of pools.
+    pub pools: u32,
+    /// Of backends.
+    pub backends: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { services: limit::SERVICES, pools: limit::POOLS, backends: limit::BACKENDS }
+    }
+}
+
+/// What flows still name.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    /// Service ids.
+    pub services: BTreeSet<u32>,
+    /// Backend ids.
+    pub backends: BTreeSet<u32>,
+}
+
+/// A moment in the life of the ids: what rested then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark(u64);
+
+/// All ids.
+#[derive(Clone, Debug)]
+pub struct Ids {
+    held: BTreeMap<Arc<str>, Held>,
+    services: Numbers<Arc<str>>,
+    pools: Numbers<(Arc<str>, Family)>,
+    backends: Numbers<(Arc<str>, SocketAddr)>,
+    /// Raised at each [`Ids::hold`].
+    now: u64,
+}
+
+/// The ids that a service holds; what has none found none.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    /// Of the service.
+    pub service: Option<Id>,
+    /// Of its pools, in the order of [`Family::ALL`].
+    pub pools: [Option<Id>; 2],
+    /// Of its backends.
+    pub backends: BTreeMap<SocketAddr, Id>,
+}
+
+impl Ids {
+    /// With nothing held.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            held: BTreeMap::new(),
+            services: Numbers::new(limits.services),
+            pools: Numbers::new(limits.pools),
+            backends: Numbers::new(limits.backends),
+            now: 0,
+        }
+    }
+
+    /// Gives an id to everything wanted, as far as there are any, and lets all others rest.
+    pub fn hold(&mut self, wanted: &[Wanted]) {
+        self.now += 1;
+        let mut before = std::mem::take(&mut self.held);
+        for Wanted { service, backends } in wanted {
+            let mut old = before.remove(service).unwrap_or_default();
+            let mut held = Held {
+                service: old.service.or_else(|| self.services.give(service)),
+                pools: old.pools,
+                backends: BTreeMap::new(),
+            };
+            for (family, pool) in Family::ALL.into_iter().zip(&mut held.pools) {
+                *pool = pool.or_else(|| self.pools.give(&(Arc::clone(service), family)));
+            }
+            for &address in backends {
+                let give = || self.backends.give(&(Arc::clone(service), address));
+                if let Some(id) = old.backends.remove(&address).or_else(give) {
+                    held.backends.insert(address, id);
+                }
+            }
+            self.release_backends(service, old.backends);
+            self.held.insert(Arc::clone(service), held);
+        }
+        for (service, old) in before {
+            self.release(service, old);
+        }
+    }
+
+    /// The ids that a service holds.
+    pub fn held(&self, service: &str) -> Option<&Held> {
+        self.held.get(service)
+    }
+
+    /// What rests by now; none when nothing does.
+    pub fn resting(&self) -> Option<Mark> {
+        let is_any = self.services.is_any_resting()
+            || self.pools.is_any_resting()
+            || self.backends.is_any_resting();
+        is_any.then_some(Mark(self.now))
+    }
+
+    /// Of what rested at `mark`, everything but what is still named may be given out again.
+    ///
+    /// The mark must have been taken when the maps agreed with the plan, a grace period included,
+    /// and the flow table read after that: otherwise a packet in flight could open a flow that
+    /// names an id which this calls unnamed.
+    pub fn rested(&mut self, mark: Mark, still_named: &Named) {
+        self.services.rested(mark, &still_named.services);
+        self.pools.rested(mark, &BTreeSet::new());
+        self.backends.rested(mark, &still_named.backends);
+    }
+
+    fn release(&mut self, service: Arc<str>, held: Held) {
+        for (family, pool) in Family::ALL.into_iter().zip(held.pools) {
+            if let Some(id) = pool {
+                self.pools.release((Arc::clone(&service), family), id, self.now);
+            }
+        }
+        self.release_backends(&service, held.backends);
+        if let Some(id) = held.service {
+            self.services.release(service, id, self.now);
+        }
+    }
+
+    fn release_backends(&mut self, service: &Arc<str>, backends: BTreeMap<SocketAddr, Id>) {
+        for (address, id) in backends {
+            self.backends.release((Arc::clone(service), address), id, self.now);
+        }
+    }
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        Self::new(Limits::default())
+    }
+}
+
+/// The numbers of one kind that nobody holds.
+#[derive(Clone, Debug)]
+struct Numbers<K> {
+    limit: u32,
+    /// The lowest number that nobody has held.
+    unused: u32,
+    /// By who held them last.
+    resting: BTreeMap<K, Resting>,
+    /// Rested, the oldest first.
+    free: VecDeque<Id>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Resting {
+    id: Id,
+    since: u64,
+}
+
+impl<K: Ord> Numbers<K> {
+    fn new(limit: u32) -> Self {
+        Self { limit, unused: 0, resting: BTreeMap::new(), free: VecDeque::new() }
+    }
+
+    /// The id that `holder` has held before, or else another.
+    fn give(&mut self, holder: &K) -> Option<Id> {
+        if let Some(resting) = self.resting.remove(holder) {
+            return Some(resting.id);
+        }
+        if self.unused < self.limit {
+            self.unused += 1;
+            return Some(Id { number: self.unused - 1, term: 0 });
+        }
+        let Id { number, term } = self.free.pop_front()?;
+        Some(Id { number, term: term.wrapping_add(1) })
+    }
+
+    fn release(&mut self, holder: K, id: Id, now: u64) {
+        self.resting.insert(holder, Resting { id, since: now });
+    }
+
+    fn is_any_resting(&self) -> bool {
+        !self.resting.is_empty()
+    }
+
+    fn rested(&mut self, mark: Mark, still_named: &BTreeSet<u32>) {
+        let is_rested = |resting: &Resting| {
+            resting.since <= mark.0 && !still_named.contains(&resting.id.number)
+        };
+        let mut rested: Vec<Resting> =
+            self.resting.extract_if(.., |_, resting| is_rested(resting)).map(|(_, r)| r).collect();
+        rested.sort_by_key(|resting| resting.since);
+        self.free.extend(rested.into_iter().map(|resting| resting.id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(service: &str, backends: &[u16]) -> Wanted {
+        let backends = backends.iter().map(|&port| address(port)).collect();
+        Wanted { service: service.into(), backends }
+    }
+
+    fn address(port: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], port))
+    }
+
+    fn backend(ids: &Ids, port: u16) -> Option<(u32, u32)> {
+        ids.held("web")?.backends.get(&address(port)).map(|id| (id.number, id.term))
+    }
+
+    /// Room for three backends.
+    fn small() -> Ids {
+        Ids::new(Limits { services: 2, pools: 4, backends: 3 })
+    }
+
+    fn named(backends: &[u32]) -> Named {
+        Named { services: BTreeSet::new(), backends: backends.iter().copied().collect() }
+    }
+
+    #[test]
+    fn ids_follow_the_identity_when_the_file_is_reordered() {
+        let mut ids = Ids::default();
+        ids.hold(&[wanted("web", &[1, 2, 3]), wanted("dns", &[1])]);
+        let all = |ids: &Ids| {
+            let of = |held: &Held| (held.service, held.pools, held.backends.clone());
+            ["web", "dns"].map(|service| of(ids.held(service).unwrap()))
+        };
+        let before = all(&ids);
+        ids.hold(&[wanted("dns", &[1]), wanted("web", &[3, 2, 1])]);
+        assert_eq!(all(&ids), before);
+        assert_eq!(ids.resting(), None);
+    }
+
+    #[test]
+    fn the_same_address_in_two_services_is_two_backends() {
+        let mut ids = Ids::default();
+        ids.hold(&[wanted("web", &[1]), wanted("dns", &[1])]);
+        let [web, dns] = ["web", "dns"].map(|service| ids.held(service).unwrap());
+        assert_ne!(web.backends[&address(1)].number, dns.backends[&address(1)].number);
+    }
+
+    #[test]
+    fn what_comes_back_before_its_id_has_rested_gets_its_old_id() {
+        let mut ids = Ids::default();
+        ids.hold(&[wanted("web", &[1, 2])]);
+        ids.hold(&[wanted("web", &[2])]);
+        ids.hold(&[wanted("web", &[3, 2, 1])]);
+        assert_eq!(backend(&ids, 1), Some((0, 0)));
+        assert_eq!(backend(&ids, 3), Some((2, 0)));
+    }
+
+    #[test]
+    fn an_id_that_a_flow_names_is_not_given_out_again() {
+        let mut ids = small();
+        ids.hold(&[wanted("web", &[1, 2, 3])]);
+        ids.hold(&[wanted("web", &[3])]);
+        let mark = ids.resting().unwrap();
+        ids.rested(mark, &named(&[0]));
+        ids.hold(&[wanted("web", &[3, 4, 5])]);
+        assert_eq!(backend(&ids, 4), Some((1, 1)));
+        assert_eq!(backend(&ids, 5), None);
+        ids.hold(&[wanted("web", &[3, 4, 1])]);
+        assert_eq!(backend(&ids, 1), Some((0, 0)));
+    }
+
+    #[test]
+    fn never_used_ids_are_given_before_rested_ones_and_those_oldest_first() {
+        let mut ids = small();
+        ids.hold(&[wanted("web", &[1, 2])]);
+        ids.hold(&[wanted("web", &[1])]);
+        ids.hold(&[wanted("web", &[])]);
+        ids.rested(ids.resting().unwrap(), &named(&[]));
+        ids.hold(&[wanted("web", &[4, 5, 6])]);
+        assert_eq!([4, 5, 6].map(|port| backend(&ids, port).unwrap()), [(2, 0), (1, 1), (0, 1)]);
+    }
+
+    #[test]
+    fn what_began_to_rest_after_the_mark_goes_on_resting() {
+        let mut ids = small();
+        ids.hold(&[wanted("web", &[1, 2, 3])]);
+        ids.hold(&[wanted("web", &[2, 3])]);
+        let mark = ids.resting().unwrap();
+        ids.hold(&[wanted("web", &[1, 3])]);
+        ids.hold(&[wanted("web", &[3])]);
+        ids.rested(mark, &named(&[]));
+        ids.hold(&[wanted("web", &[3, 4])]);
+        assert_eq!(backend(&ids, 4), None);
+    }
+
+    #[test]
+    fn leavers_do_not_cost_newcomers_their_place_and_exhaustion_is_an_answer() {
+        let mut ids = small();
+        ids.hold(&[wanted("web", &[1, 2, 3, 4])]);
+        assert_eq!([1, 2, 3].map(|port| backend(&ids, port)), [0, 1, 2].map(|id| Some((id, 0))));
+        assert_eq!(backend(&ids, 4), None);
+        ids.hold(&[wanted("web", &[4])]);
+        assert_eq!(backend(&ids, 4), None);
+        ids.rested(ids.resting().unwrap(), &named(&[]));
+        ids.hold(&[wanted("web", &[4])]);
+        assert_eq!(backend(&ids, 4), Some((0, 1)));
+    }
+}

@@ -1,0 +1,16 @@
+//! What Equipoise decides, without doing anything: sans-IO.
+//!
+//! Text becomes a checked [`config::Config`]; configuration and facts become a whole desired
+//! data-plane state ([`plan`]); the difference to what is applied becomes ordered steps
+//! ([`diff`]). No sockets, files, clock, randomness, `tokio` or `aya` of its own: time and facts
+//! are arguments, steps are answers.
+
+pub mod config;
+pub mod diff;
+pub mod dump;
+pub mod facts;
+pub mod id;
+pub mod maglev;
+pub mod plan;
+pub mod state;
+pub mod weight;

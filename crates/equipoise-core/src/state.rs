@@ -1,0 +1,230 @@
+//! All that the control plane knows, and the plan that follows from it.
+//!
+//! Configuration and facts come in through `handle_` calls as they are learnt; [`State::plan`]
+//! answers with what the data plane should be. Sans-IO: no clock, no sockets, no maps. What has
+//! been applied is not kept here.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use crate::config::{self, Config};
+use crate::facts::Facts;
+use crate::id::{Ids, Mark, Named, Wanted};
+use crate::plan::{Desired, Note, PoolPlan, ServiceKey, plan};
+use crate::weight::{self, Weight};
+
+/// Configuration, facts, ids, and the latest plan.
+#[derive(Clone, Debug)]
+pub struct State {
+    config: Config,
+    facts: Facts,
+    ids: Ids,
+    desired: Desired,
+    stale: bool,
+}
+
+/// A service as it is planned.
+#[derive(Clone, Debug)]
+pub struct ServiceView<'a> {
+    /// As configured.
+    pub service: &'a config::Service,
+    /// Its id; none when all are taken.
+    pub id: Option<u32>,
+    /// What it is reached by.
+    pub keys: Vec<ServiceKey>,
+    /// Its pools, one for each family.
+    pub pools: Vec<u32>,
+    /// Its backends, both families in one list, in the order of the file.
+    pub backends: Vec<BackendView>,
+}
+
+/// A backend as it is planned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BackendView {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Its id; none when all are taken.
+    pub id: Option<u32>,
+    /// As configured.
+    pub configured_weight: u16,
+    /// What follows from everything known about it.
+    pub effective_weight: Weight,
+    /// The part of the new flows of its family that it gets, 0 to 1.
+    pub share: f64,
+}
+
+impl State {
+    /// Knows this much and nothing else.
+    pub fn new(config: Config, facts: Facts) -> Self {
+        let mut ids = Ids::default();
+        ids.hold(&wanted(&config));
+        Self { config, facts, ids, desired: Desired::default(), stale: true }
+    }
+
+    /// Another configuration is in force.
+    pub fn handle_config(&mut self, config: Config) {
+        self.ids.hold(&wanted(&config));
+        self.config = config;
+        self.stale = true;
+    }
+
+    /// The machine has changed.
+    pub fn handle_facts(&mut self, facts: Facts) {
+        self.stale |= self.facts != facts;
+        self.facts = facts;
+    }
+
+    /// The flow table has been read: of the ids that rested at `mark`, it still names these.
+    ///
+    /// As [`Ids::rested`] says, the mark must have been taken with the plan wholly applied, and
+    /// the table read after that.
+    pub fn handle_named(&mut self, mark: Mark, still_named: &Named) {
+        self.ids.rested(mark, still_named);
+        if self.desired.notes.iter().any(Note::is_about_ids) {
+            self.ids.hold(&wanted(&self.config));
+            self.stale = true;
+        }
+    }
+
+    /// What should be in the maps. Computed anew only when something has changed, and then only
+    /// those slot tables whose backends have.
+    pub fn plan(&mut self) -> &Desired {
+        if self.stale {
+            self.desired = plan(&self.config, &self.facts, &self.ids, Some(&self.desired));
+            self.stale = false;
+        }
+        &self.desired
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The facts in force.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The latest answer of [`State::plan`].
+    pub fn planned(&self) -> &Desired {
+        &self.desired
+    }
+
+    /// Whether ids rest, to be asked for in the flow table.
+    pub fn resting(&self) -> Option<Mark> {
+        self.ids.resting()
+    }
+
+    /// The services of the latest plan, in the order of the file.
+    pub fn services(&self) -> Vec<ServiceView<'_>> {
+        let mut keys: BTreeMap<u32, Vec<ServiceKey>> = BTreeMap::new();
+        for (&key, service) in &self.desired.services {
+            keys.entry(service.id).or_default().push(key);
+        }
+        let view = |service| self.view(service, &mut keys);
+        self.config.services.iter().map(view).collect()
+    }
+
+    fn view<'a>(
+        &'a self,
+        service: &'a config::Service,
+        keys: &mut BTreeMap<u32, Vec<ServiceKey>>,
+    ) -> ServiceView<'a> {
+        let held = self.ids.held(&service.name);
+        let id = held.and_then(|held| held.service).map(|id| id.number);
+        let pools = held.into_iter().flat_map(|held| held.pools.into_iter().flatten());
+        let pools: Vec<u32> = pools.map(|id| id.number).collect();
+        let planned: Vec<&PoolPlan> =
+            pools.iter().filter_map(|id| self.desired.pools.get(id)).collect();
+        let backends = service.backends.iter().map(|backend| view_backend(backend, &planned));
+        ServiceView {
+            service,
+            id,
+            keys: id.and_then(|id| keys.remove(&id)).unwrap_or_default(),
+            pools,
+            backends: backends.collect(),
+        }
+    }
+}
+
+fn view_backend(backend: &config::Backend, pools: &[&PoolPlan]) -> BackendView {
+    let member = pools.iter().find_map(|pool| {
+        let at = pool.members.binary_search_by_key(&backend.address, |member| member.address);
+        Some((*pool, pool.members[at.ok()?]))
+    });
+    BackendView {
+        address: backend.address,
+        id: member.map(|(_, member)| member.id),
+        configured_weight: backend.weight,
+        effective_weight: member.map_or(weight::effective(backend), |(_, member)| member.weight),
+        share: member.map_or(0.0, |(pool, member)| pool.share(&member)),
+    }
+}
+
+fn wanted(config: &Config) -> Vec<Wanted> {
+    let wanted = |service: &config::Service| Wanted {
+        service: service.name.as_str().into(),
+        backends: service.backends.iter().map(|backend| backend.address).collect(),
+    };
+    config.services.iter().map(wanted).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+    use crate::facts::Interface;
+
+    fn config(backends: &str) -> Config {
+        let text = format!(
+            "[[service]]\nname = 'web'\nlisten = {{ interfaces = ['eth0'], port = 80 }}\nbackends = [{backends}]"
+        );
+        parse("test.toml", &text).unwrap().config
+    }
+
+    fn facts() -> Facts {
+        let addresses = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        let eth0 = Interface { index: 2, addresses };
+        Facts { interfaces: BTreeMap::from([("eth0".to_owned(), eth0)]) }
+    }
+
+    #[test]
+    fn view_tells_both_families_in_the_order_of_the_file_with_their_shares() {
+        let backends = "{ address = '10.0.0.2:80', weight = 3 }, { address = '[fd00::1]:80' },
+            { address = '10.0.0.1:80' }";
+        let mut state = State::new(config(backends), facts());
+        state.plan();
+        let [web] = &state.services()[..] else { panic!("one service") };
+        assert_eq!((web.id, &*web.pools, web.keys.len()), (Some(0), &[0, 1][..], 2));
+        let told = web.backends.iter().map(|backend| {
+            (backend.id, backend.configured_weight, backend.effective_weight.value(), backend.share)
+        });
+        let expected =
+            [(Some(0), 3, 3.0, 0.75), (Some(1), 1, 1.0, 1.0), (Some(2), 1, 1.0, 0.25)];
+        assert_eq!(told.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn same_facts_again_leave_the_plan_alone() {
+        let mut state = State::new(config("{ address = '10.0.0.2:80' }"), facts());
+        let before = state.plan().clone();
+        state.handle_facts(facts());
+        assert_eq!(*state.plan(), before);
+        state.handle_facts(Facts::default());
+        assert!(state.plan().services.is_empty());
+    }
+
+    #[test]
+    fn backend_that_was_left_out_is_placed_when_ids_have_rested() {
+        let mut state = State::new(config("{ address = '10.0.0.1:80' }"), facts());
+        state.ids = Ids::new(crate::id::Limits { backends: 1, ..Default::default() });
+        state.handle_config(config("{ address = '10.0.0.1:80' }"));
+        state.handle_config(config("{ address = '10.0.0.2:80' }"));
+        assert!(state.plan().backends.is_empty());
+        let mark = state.resting().unwrap();
+        state.handle_named(mark, &Named::default());
+        assert_eq!(state.plan().backends.len(), 1);
+        assert_eq!(state.resting(), None);
+    }
+}

@@ -1,0 +1,343 @@
+//! Configuration files, good and bad, with the reports that bad ones give.
+//!
+//! Each file of `config/bad` has its report beside it; `UPDATE_EXPECT=1` writes them anew.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use equipoise_common::limit;
+use equipoise_core::config::{
+    Attach, AttachMode, BackendInterfaces, Checked, Config, OnExit, Problem, Protocol, Settings,
+    flags_text, from_flags, parse, problem_at,
+};
+use expect_test::expect_file;
+use proptest::prelude::*;
+
+/// The files of a directory of the corpus, but for reports: name and text.
+fn corpus(directory: &str) -> Vec<(String, PathBuf, String)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config").join(directory);
+    let mut paths: Vec<_> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_none_or(|extension| extension != "report"));
+    paths.sort();
+    let file = |path: PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        (name, path, text)
+    };
+    paths.into_iter().map(file).collect()
+}
+
+fn report(name: &str, problems: &[Problem]) -> String {
+    problems.iter().fold(String::new(), |mut report, problem| {
+        writeln!(report, "{name}:{problem}").unwrap();
+        report
+    })
+}
+
+fn good(name: &str, text: &str) -> Checked {
+    parse(name, text).unwrap_or_else(|problems| panic!("{}", report(name, &problems)))
+}
+
+fn bad(name: &str, text: &str) -> String {
+    report(name, &parse(name, text).unwrap_err())
+}
+
+#[test]
+fn bad_files_give_exactly_the_recorded_reports() {
+    let files = corpus("bad");
+    assert!(files.len() >= 30);
+    for (name, path, text) in files {
+        let Err(problems) = parse(&name, &text) else { panic!("{name} passes") };
+        let path = path.with_file_name(format!("{name}.report"));
+        expect_file![path].assert_eq(&report(&name, &problems));
+    }
+}
+
+#[test]
+fn reports_without_a_file_do_not_linger() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config/bad");
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "report") {
+            assert!(path.with_extension("").exists(), "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn good_files_pass_and_toml_and_json_of_one_name_mean_the_same() {
+    let mut by_stem: BTreeMap<String, Vec<Config>> = BTreeMap::new();
+    for (name, path, text) in corpus("good") {
+        let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        by_stem.entry(stem).or_default().push(good(&name, &text).config);
+    }
+    let mut pairs = 0;
+    for (stem, configs) in by_stem {
+        let [one, other] = configs.as_slice() else { continue };
+        assert_eq!((&one.services, &one.settings), (&other.services, &other.settings), "{stem}");
+        pairs += 1;
+    }
+    assert!(pairs >= 4);
+}
+
+#[test]
+fn every_key_arrives() {
+    let text = include_str!("config/good/every-key.toml");
+    let config = good("every-key.toml", text).config;
+    let [service] = config.services.as_slice() else { panic!("one service") };
+    assert_eq!(service.name, "dns");
+    assert_eq!(service.listen.interfaces, ["eth0", "eth0.100", "br0"]);
+    assert_eq!(service.listen.address, Some("2001:db8::53".parse().unwrap()));
+    assert_eq!((service.listen.port, service.listen.protocol), (53, Protocol::Both));
+    let backends: Vec<_> =
+        service.backends.iter().map(|b| (b.address.to_string(), b.weight)).collect();
+    assert_eq!(
+        backends,
+        [
+            ("[2001:db8:1::1]:5353".to_owned(), 65535),
+            ("[2001:db8:1::2]:5353".to_owned(), 0),
+            ("10.0.0.1:5353".to_owned(), 1),
+        ]
+    );
+    assert!(service.manage_address);
+    let attach = Attach {
+        default: AttachMode::Xdp,
+        interfaces: BTreeMap::from([
+            ("eth0.100".to_owned(), AttachMode::XdpGeneric),
+            ("eth1".to_owned(), AttachMode::Tc),
+            ("wlan0".to_owned(), AttachMode::Auto),
+        ]),
+    };
+    let backend_interfaces = BackendInterfaces::Named(vec!["eth1".to_owned(), "br0".to_owned()]);
+    let settings =
+        Settings { attach, backend_interfaces, max_flows: 64_000_000, on_exit: OnExit::Keep };
+    assert_eq!(config.settings, settings);
+}
+
+#[test]
+fn what_is_not_said_has_its_default() {
+    let config = good("web.toml", include_str!("config/good/web.toml")).config;
+    assert_eq!(config.settings, Settings::default());
+    assert_eq!(config.settings.max_flows, 1_000_000);
+    assert_eq!(config.settings.attach.mode("eth0"), AttachMode::Auto);
+    assert!(!config.services[0].manage_address);
+}
+
+#[test]
+fn places_of_keys_are_where_they_stand() {
+    let text = include_str!("config/good/subtables.toml");
+    let config = good("subtables.toml", text).config;
+    for (key, at) in [
+        ("service[0]", "[[service]]"),
+        ("service[0].name", "\"web\""),
+        ("service[0].listen", "listen"),
+        ("service[0].listen.interfaces", "interfaces"),
+        ("service[0].listen.interfaces[0]", "\"eth0\""),
+        ("service[0].backends[1].address", "\"[2001:db8::1]:8080\""),
+        ("settings.attach.eth0", "\"xdp\""),
+    ] {
+        assert_eq!(&text[config.places[key].clone()], at, "{key}");
+    }
+    let text = include_str!("config/good/every-key.toml");
+    let config = good("every-key.toml", text).config;
+    let key = "settings.attach.\"eth0.100\"";
+    let problem = problem_at(&config.places, text, key, "there is no `eth0.100`", None);
+    assert_eq!((problem.line, problem.column), (14, 55));
+}
+
+#[test]
+fn a_family_without_a_backend_gets_a_note_with_its_place() {
+    let notes = |listen: &str, backends: &str| {
+        let text = format!(
+            "[[service]]\nname = \"web\"\nlisten = {{ {listen}, interfaces = [\"eth0\"], port = 80 }}\n\
+             backends = [{backends}]\n"
+        );
+        report("f.toml", &good("f.toml", &text).notes)
+    };
+    let v4 = "{ address = \"10.0.0.1:80\", weight = 0 }";
+    let v6 = "{ address = \"[2001:db8::1]:80\" }";
+    let exact = "address = \"2001:db8::10\"";
+    let own = "protocol = \"tcp\"";
+    assert_eq!(notes(exact, v6), "");
+    assert_eq!(notes(own, &format!("{v4}, {v6}")), "");
+    assert_eq!(
+        notes(exact, &v4.replace('0', "1")),
+        "f.toml:3:22: service[0].listen.address: service `web` is reachable by IPv6 alone, and has \
+         no IPv6 backend (allowed: a backend with an IPv6 address)\n"
+    );
+    assert_eq!(
+        notes(own, v6),
+        "f.toml:3:1: service[0].listen: service `web` is reachable by IPv4 where its interfaces \
+         have such addresses, and has no IPv4 backend (allowed: a backend with an IPv4 address, or \
+         `address` to listen on one alone)\n"
+    );
+}
+
+#[test]
+fn a_backend_of_weight_zero_counts_as_one_of_its_family() {
+    let text = "[[service]]\nname = \"web\"\nlisten = { interfaces = [\"eth0\"], port = 80 }\n\
+                backends = [{ address = \"10.0.0.1:80\", weight = 0 }, { address = \"[::2]:80\" }]\n";
+    assert_eq!(report("f.toml", &good("f.toml", text).notes), "");
+}
+
+#[test]
+fn flags_make_one_service_named_default() {
+    let interfaces = ["eth0".to_owned(), "eth1".to_owned()];
+    let targets = ["10.0.0.1:8080".to_owned(), "[2001:db8::1]:8080".to_owned()];
+    let config = from_flags(&interfaces, 80, &targets).unwrap();
+    let text = "[[service]]\nname = \"default\"\n\
+                listen = { interfaces = [\"eth0\", \"eth1\"], port = 80 }\n\
+                backends = [{ address = \"10.0.0.1:8080\" }, { address = \"[2001:db8::1]:8080\" }]\n";
+    assert_eq!(config.services, good("f.toml", text).config.services);
+    assert_eq!(config.settings, Settings::default());
+}
+
+#[test]
+fn flags_are_checked_as_a_file_is_and_the_flag_that_is_wrong_is_pointed_at() {
+    let interfaces = ["eth0".to_owned(), "eth0".to_owned(), "a/b".to_owned()];
+    let targets = ["10.0.0.1".to_owned(), "10.0.0.1:1".to_owned(), "10.0.0.1:1".to_owned()];
+    let problems = from_flags(&interfaces, 0, &targets).unwrap_err();
+    let text = flags_text(&interfaces, 0, &targets);
+    assert_eq!(text, "-i eth0 -i eth0 -i a/b -p 0 -t 10.0.0.1 -t 10.0.0.1:1 -t 10.0.0.1:1");
+    let found: Vec<_> = problems
+        .iter()
+        .map(|problem| (problem.key.as_str(), problem.column, &text[problem.span.clone().unwrap()]))
+        .collect();
+    let expected =
+        [("-i", 12, "eth0"), ("-i", 20, "a/b"), ("-p", 27, "0"), ("-t", 32, "10.0.0.1"), ("-t", 58, "10.0.0.1:1")];
+    assert_eq!(found, expected);
+    assert_eq!(from_flags(&[], 80, &[]).unwrap_err().len(), 2);
+}
+
+#[test]
+fn too_many_services_and_backends_are_refused() {
+    let backends = limit::POOL_BACKENDS as usize + 1;
+    let text = large(1, backends);
+    let problems = bad("f.toml", &text);
+    assert_eq!(
+        problems,
+        "f.toml:4:1: service[0].backends: 16385 backends are too many (allowed: at most 16384)\n"
+    );
+    let text = large(limit::SERVICES as usize + 1, 1);
+    let problems = bad("f.toml", &text);
+    assert_eq!(
+        problems,
+        "f.toml:1:3: service: 4097 services are too many (allowed: at most 4096)\n"
+    );
+}
+
+/// A good file of some services with some backends each.
+fn large(services: usize, backends: usize) -> String {
+    let mut text = String::new();
+    for service in 0..services {
+        let (a, b) = (service / 256, service % 256);
+        writeln!(
+            text,
+            "[[service]]\nname = \"s{service}\"\n\
+             listen = {{ interfaces = [\"eth0\"], address = \"10.99.{a}.{b}\", port = 80 }}\nbackends = ["
+        )
+        .unwrap();
+        for backend in 0..backends {
+            let (a, b) = (backend / 256, backend % 256);
+            writeln!(text, "  {{ address = \"10.1.{a}.{b}:8080\", weight = 3 }},").unwrap();
+        }
+        text.push_str("]\n");
+    }
+    text
+}
+
+/// The shortest of some runs: what the work takes when nothing else is in the way.
+fn quickest(text: &str) -> Duration {
+    let run = || {
+        let start = Instant::now();
+        drop(parse("f.toml", text));
+        start.elapsed()
+    };
+    (0..3).map(|_| run()).min().unwrap_or_default()
+}
+
+#[test]
+fn time_grows_with_the_text_and_not_with_its_square() {
+    for (small, big) in [
+        (large(1, 1024), large(1, 8192)),
+        (large(100, 10), large(800, 10)),
+        // All of it wrong: every backend and every service is there a second time.
+        (large(100, 10).repeat(2), large(800, 10).repeat(2)),
+        (large(1, 512).repeat(2), large(1, 4096).repeat(2)),
+        (large(1, 512).replace("10.1.", "x"), large(1, 4096).replace("10.1.", "x")),
+    ] {
+        let (small, big) = (quickest(&small), quickest(&big));
+        // Eight times the text; sixty-four times were its square.
+        assert!(big < small * 32 + Duration::from_millis(20), "{small:?}, then {big:?}");
+    }
+}
+
+fn problems_are_sound(name: &str, text: &str) {
+    let problems = match parse(name, text) {
+        Ok(checked) => checked.notes,
+        Err(problems) => {
+            assert!(!problems.is_empty());
+            problems
+        }
+    };
+    let mut last = 0;
+    for problem in &problems {
+        let Some(span) = &problem.span else { continue };
+        assert!(text.get(span.clone()).is_some(), "{problem:?}");
+        assert!(last <= span.start, "{problem:?}");
+        last = span.start;
+        let before = &text[..span.start];
+        assert_eq!(problem.line, before.matches('\n').count() + 1);
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        assert_eq!(problem.column, line.chars().count() + 1);
+        assert!(!problem.message.is_empty());
+    }
+}
+
+/// A good file with some of its text cut out, doubled or replaced.
+fn mutated() -> impl Strategy<Value = (String, String)> {
+    let files = corpus("good");
+    let pieces = prop_oneof![
+        Just(String::new()),
+        "[\\[\\]{}=\",.:\n 0-9a-z-]{1,4}",
+        Just("\"\"\"".to_owned()),
+        Just("é→".to_owned()),
+        Just("[[service]]\n".to_owned()),
+        Just("null".to_owned()),
+        Just("99999999999999999999999".to_owned()),
+    ];
+    let edits = prop::collection::vec((any::<prop::sample::Index>(), 0..12usize, pieces), 1..4);
+    (prop::sample::select(files), edits).prop_map(|((name, _, mut text), edits)| {
+        for (at, length, piece) in edits {
+            let start = text.floor_char_boundary(at.index(text.len() + 1));
+            let end = text.floor_char_boundary((start + length).min(text.len())).max(start);
+            text.replace_range(start..end, &piece);
+        }
+        (name, text)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn no_text_panics_and_every_place_is_in_it(text in "\\PC*", json in any::<bool>()) {
+        problems_are_sound(if json { "f.json" } else { "f.toml" }, &text);
+    }
+
+    #[test]
+    fn no_mix_of_the_signs_of_a_grammar_panics(
+        text in "([\\[\\]{}=\",.:\n #'\\\\0-9]|service|listen|name|true|null|é){0,60}",
+        json in any::<bool>(),
+    ) {
+        problems_are_sound(if json { "f.json" } else { "f.toml" }, &text);
+    }
+
+    #[test]
+    fn no_damage_to_a_good_file_panics_and_every_place_is_in_it((name, text) in mutated()) {
+        problems_are_sound(&name, &text);
+    }
+}

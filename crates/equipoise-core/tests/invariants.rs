@@ -1,0 +1,274 @@
+//! What holds for every plan and every difference, whatever the configurations and their order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use equipoise_common::value::{Backend, Pool, Service};
+use equipoise_core::config::{
+    self, Algorithm, Attach, AttachMode, BackendInterfaces, Config, Listen, OnExit, Protocol, Settings,
+};
+use equipoise_core::diff::{Applied, Difference, Run, Step, diff};
+use equipoise_core::facts::{Facts, Interface};
+use equipoise_core::id::{Ids, Named, Wanted};
+use equipoise_core::plan::{Desired, ServiceKey, plan};
+use equipoise_core::state::State;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+/// Enough for some of the plans made here, too little for others.
+const FEW_SLOTS: u32 = 20_000;
+
+/// The maps, and what packets in flight may still be reading.
+struct Maps {
+    services: BTreeMap<ServiceKey, Service>,
+    pools: BTreeMap<u32, Pool>,
+    backends: BTreeMap<u32, Backend>,
+    slots: Vec<u32>,
+    given_up: Vec<Run>,
+}
+
+impl Maps {
+    fn new(slots: u32) -> Self {
+        Self {
+            services: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            slots: vec![u32::MAX; slots as usize],
+            given_up: Vec::new(),
+        }
+    }
+
+    /// Takes a step; panics if a packet could see it happen.
+    fn take(&mut self, step: &Step) {
+        match step {
+            Step::ResetServiceCounters { id, .. } => {
+                assert!(self.services.values().all(|service| service.id != *id), "{step}");
+            }
+            Step::ResetBackendCounters { id, .. } => {
+                assert!(self.read_runs().all(|run| !self.run(run).contains(id)), "{step}");
+            }
+            Step::PutBackend { id, value } => {
+                self.backends.insert(*id, *value);
+            }
+            Step::WriteSlots { run, slots } => {
+                let apart = |other: Run| other.end() <= run.offset || run.end() <= other.offset;
+                assert!(self.read_runs().all(apart), "{step}");
+                self.slots[run.offset as usize..run.end() as usize].copy_from_slice(slots);
+            }
+            Step::PutPool { id, value } => {
+                let old = self.pools.insert(*id, *value).map(|old| Run::of(&old));
+                self.given_up.extend(old.filter(|&old| old != Run::of(value)));
+            }
+            Step::PutService { key, value } => {
+                self.services.insert(*key, *value);
+            }
+            Step::RemoveService { key } => assert!(self.services.remove(key).is_some(), "{step}"),
+            Step::RemovePool { id } => {
+                let old = self.pools.remove(id).expect("only what is there is removed");
+                self.given_up.push(Run::of(&old));
+            }
+            Step::RemoveBackend { id } => assert!(self.backends.remove(id).is_some(), "{step}"),
+            Step::Grace => self.given_up.clear(),
+        }
+        self.check(step);
+    }
+
+    /// Each reference leads to something, in packets of now and in those in flight.
+    fn check(&self, step: &Step) {
+        for service in self.services.values() {
+            assert!(self.pools.contains_key(&service.pool), "after {step}: {service:?}");
+        }
+        for run in self.read_runs() {
+            let named: BTreeSet<u32> = self.run(run).iter().copied().collect();
+            assert!(named.iter().all(|id| self.backends.contains_key(id)), "after {step}: {run}");
+        }
+    }
+
+    fn read_runs(&self) -> impl Iterator<Item = Run> {
+        self.pools.values().map(Run::of).chain(self.given_up.iter().copied())
+    }
+
+    fn run(&self, run: Run) -> &[u32] {
+        &self.slots[run.offset as usize..run.end() as usize]
+    }
+
+    fn assert_is(&self, desired: &Desired) {
+        assert_eq!(self.services, desired.services);
+        let backends: BTreeMap<u32, Backend> =
+            desired.backends.iter().map(|(&id, backend)| (id, backend.value)).collect();
+        assert_eq!(self.backends, backends);
+        let pools = self.pools.iter().map(|(&id, pool)| (id, (pool.pick, self.run(Run::of(pool)))));
+        let wanted = desired.pools.iter().map(|(&id, pool)| (id, (pool.pick as u32, &*pool.slots)));
+        assert!(pools.eq(wanted));
+    }
+}
+
+fn take(steps: &[Step], maps: &mut Maps, applied: &mut Applied) {
+    for step in steps {
+        maps.take(step);
+        applied.record(step);
+    }
+}
+
+/// Something that happens to a running instance.
+#[derive(Clone, Debug)]
+struct Turn {
+    config: Config,
+    facts: Facts,
+    /// At which of the steps the apply fails, if it does.
+    fails: Option<Index>,
+    /// Whether the flow table is read afterwards, and which backend id it still names.
+    flows: Option<u32>,
+}
+
+fn turns() -> impl Strategy<Value = Vec<Turn>> {
+    let turn = (configs(), facts(), any::<Option<Index>>(), prop::option::of(0_u32..8));
+    let turn = turn.prop_map(|(config, facts, fails, flows)| Turn { config, facts, fails, flows });
+    prop::collection::vec(turn, 1..8)
+}
+
+fn configs() -> impl Strategy<Value = Config> {
+    let services = ["web", "dns", "mail"].map(|name| prop::option::weighted(0.8, service(name)));
+    services.prop_map(|services| config(services.into_iter().flatten().collect()))
+}
+
+fn service(name: &'static str) -> impl Strategy<Value = config::Service> {
+    let address = prop::option::of(prop::sample::select(vec!["192.0.2.1", "192.0.2.2", "2001:db8::1"]));
+    let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Both]);
+    let algorithm = prop::sample::select(vec![Algorithm::Maglev, Algorithm::Random]);
+    (address, protocol, algorithm, backends()).prop_map(move |(address, protocol, algorithm, backends)| {
+        let address = address.map(|address| address.parse().unwrap());
+        let interfaces = vec!["eth0".to_owned(), "eth1".to_owned()];
+        let listen = Listen { interfaces, address, port: 80, protocol };
+        config::Service { name: name.to_owned(), listen, algorithm, backends, manage_address: false }
+    })
+}
+
+/// Some of a few backends, in any order, so that they go and come back.
+fn backends() -> impl Strategy<Value = Vec<config::Backend>> {
+    let all: Vec<SocketAddr> =
+        ["10.0.0.1:80", "10.0.0.1:81", "10.0.0.2:80", "10.0.0.3:80", "[fd00::1]:80", "[fd00::2]:80"]
+            .map(|address| address.parse().unwrap())
+            .to_vec();
+    let some = prop::sample::subsequence(all, 0..=6).prop_shuffle();
+    (some, prop::array::uniform6(0_u16..4)).prop_map(|(addresses, weights)| {
+        let backend = |(address, weight)| config::Backend { address, weight };
+        addresses.into_iter().zip(weights).map(backend).collect()
+    })
+}
+
+fn facts() -> impl Strategy<Value = Facts> {
+    let all: Vec<IpAddr> =
+        ["192.0.2.1", "192.0.2.9", "2001:db8::1"].map(|address| address.parse().unwrap()).to_vec();
+    let interface = |index| {
+        let addresses = prop::sample::subsequence(all.clone(), 0..=3);
+        prop::option::weighted(0.9, addresses.prop_map(move |addresses| Interface { index, addresses }))
+    };
+    (interface(2), interface(3)).prop_map(|(eth0, eth1)| {
+        let named = [("eth0", eth0), ("eth1", eth1)];
+        let there = named.into_iter().filter_map(|(name, there)| Some((name.to_owned(), there?)));
+        Facts { interfaces: there.collect() }
+    })
+}
+
+fn config(services: Vec<config::Service>) -> Config {
+    let attach = Attach { default: AttachMode::Auto, interfaces: BTreeMap::new() };
+    let backend_interfaces = BackendInterfaces::Auto;
+    let settings = Settings { attach, backend_interfaces, max_flows: 1, on_exit: OnExit::Detach };
+    Config { services, settings, places: BTreeMap::new() }
+}
+
+/// Lives through the turns as the shell does, and says after each what is planned and in the maps.
+fn live(turns: Vec<Turn>, slots: u32, mut after: impl FnMut(&Desired, &Applied, &Maps)) {
+    let mut state = State::new(config(Vec::new()), Facts::default());
+    let (mut maps, mut applied) = (Maps::new(slots), Applied::new(slots));
+    for turn in turns {
+        state.handle_config(turn.config);
+        state.handle_facts(turn.facts);
+        if let Some(fails) = turn.fails {
+            let steps = diff(&applied, state.plan()).steps;
+            let until = fails.index(steps.len() + 1);
+            take(&steps[..until], &mut maps, &mut applied);
+            // No retry before the next turn.
+            continue;
+        }
+        let Difference { steps, unplaced } = diff(&applied, state.plan());
+        take(&steps, &mut maps, &mut applied);
+        if !unplaced.is_empty() {
+            continue;
+        }
+        after(state.planned(), &applied, &maps);
+        if let (Some(named), Some(mark)) = (turn.flows, state.resting()) {
+            let backends = BTreeSet::from([named]);
+            state.handle_named(mark, &Named { services: BTreeSet::new(), backends });
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn every_prefix_of_the_steps_is_a_state_that_packets_may_see(turns in turns()) {
+        // `Maps` checks after each step.
+        live(turns, FEW_SLOTS, |_, _, _| ());
+    }
+
+    #[test]
+    fn steps_lead_to_what_is_desired_and_then_there_are_none(turns in turns()) {
+        live(turns, 1 << 17, |desired, applied, maps| {
+            maps.assert_is(desired);
+            assert_eq!(diff(applied, desired), Difference::default());
+        });
+    }
+
+    #[test]
+    fn plan_does_not_depend_on_what_was_planned_before(turns in turns()) {
+        let mut ids = Ids::default();
+        let mut previous = Desired::default();
+        for Turn { config, facts, .. } in turns {
+            let wanted = config.services.iter().map(|service| Wanted {
+                service: service.name.as_str().into(),
+                backends: service.backends.iter().map(|backend| backend.address).collect(),
+            });
+            ids.hold(&wanted.collect::<Vec<_>>());
+            let desired = plan(&config, &facts, &ids, Some(&previous));
+            prop_assert_eq!(&desired, &plan(&config, &facts, &ids, None));
+            previous = desired;
+        }
+    }
+
+    #[test]
+    fn ids_survive_new_weights_and_another_order(
+        config in configs(),
+        weights in prop::collection::vec(0_u16..9, 18),
+        turn in any::<Index>(),
+    ) {
+        let mut state = State::new(config.clone(), Facts::default());
+        state.plan();
+        let before = ids(&state);
+        let mut other = config;
+        let backends = other.services.iter_mut().flat_map(|service| &mut service.backends);
+        backends.zip(weights).for_each(|(backend, weight)| backend.weight = weight);
+        for service in &mut other.services {
+            let middle = turn.index(service.backends.len() + 1);
+            service.backends.rotate_left(middle);
+        }
+        other.services.reverse();
+        state.handle_config(other);
+        state.plan();
+        prop_assert_eq!(ids(&state), before);
+        prop_assert_eq!(state.resting(), None);
+    }
+}
+
+/// The ids of all backends, by service and address.
+fn ids(state: &State) -> BTreeMap<(String, SocketAddr), Option<u32>> {
+    let mut ids = BTreeMap::new();
+    for view in state.services() {
+        for backend in view.backends {
+            ids.insert((view.service.name.clone(), backend.address), backend.id);
+        }
+    }
+    ids
+}

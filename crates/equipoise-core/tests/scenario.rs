@@ -1,0 +1,166 @@
+//! Scenarios: what happens to an instance, told as text, and what is planned and done about it.
+//!
+//! A file in `scenario/` is a title and sections, taken in order. Events: `facts` (an interface a
+//! line: name, index, addresses), `config` (a configuration in TOML), `flows` (the flow table has
+//! been read; a line for each backend id that it names), `fails at N` (the N-th step of the next
+//! `steps` is refused). Answers: `dump` (the desired state) and `steps` (what leads there from
+//! what has been done so far). `UPDATE_EXPECT=1 cargo test` writes the answers anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use equipoise_core::config::{self, Config};
+use equipoise_core::diff::{Applied, Difference, diff};
+use equipoise_core::dump::dump;
+use equipoise_core::facts::{Facts, Interface};
+use equipoise_core::id::Named;
+use equipoise_core::state::State;
+use expect_test::expect_file;
+
+macro_rules! scenarios {
+    ($($name:ident)+) => {
+        $(#[test] fn $name() { check(stringify!($name)); })+
+
+        #[test]
+        fn every_file_is_a_scenario() {
+            let names: BTreeSet<String> = [$(stringify!($name)),+].map(String::from).into();
+            let files = std::fs::read_dir(folder()).expect("the folder of scenarios");
+            let stem = |path: PathBuf| Some(path.file_stem()?.to_str()?.to_owned());
+            let files = files.filter_map(|file| stem(file.expect("its entries").path()));
+            assert_eq!(files.collect::<BTreeSet<_>>(), names);
+        }
+    };
+}
+
+scenarios! {
+    address_that_appears_adds_keys_and_nothing_else
+    algorithm_change_keeps_the_slots
+    backend_that_comes_back_after_its_id_has_rested_is_a_new_one
+    backend_that_comes_back_has_its_old_id
+    backend_that_comes_back_while_a_flow_names_it_has_its_old_id
+    backend_that_leaves_goes_after_packets_in_flight
+    exact_address_wins_over_own_addresses
+    interface_that_does_not_exist_is_a_note_until_it_appears
+    new_weight_touches_its_pool_alone
+    refused_step_is_taken_by_the_next_try
+    second_service_leaves_the_first_untouched
+    service_of_both_families_has_a_pool_for_each
+    service_that_leaves_goes_before_what_it_led_to
+    service_without_a_backend_of_a_family_is_a_note
+    weight_of_zero_keeps_the_backend_and_takes_its_slots
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenario")
+}
+
+fn check(name: &str) {
+    let path = folder().join(name).with_extension("txt");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    expect_file![&path].assert_eq(&play(&text));
+}
+
+/// The text with the answers that are right.
+fn play(text: &str) -> String {
+    let mut sections = text.split("\n== ");
+    let mut played = sections.next().unwrap_or_default().to_owned();
+    let mut story = Story::default();
+    for section in sections {
+        let (head, body) = section.split_once('\n').unwrap_or((section, ""));
+        let body = story.turn(head, body);
+        let _ = write!(played, "\n== {head}\n{body}");
+    }
+    played
+}
+
+#[derive(Default)]
+struct Story {
+    facts: Facts,
+    config: Option<Config>,
+    state: Option<State>,
+    applied: Applied,
+    fails: Option<usize>,
+}
+
+impl Story {
+    fn turn(&mut self, head: &str, body: &str) -> String {
+        match head.split_whitespace().collect::<Vec<_>>()[..] {
+            ["facts"] => self.facts = facts(body),
+            ["config"] => self.config = Some(parse(body)),
+            ["flows"] => self.flows(body),
+            ["fails", "at", step] => self.fails = Some(step.parse().expect("the number of a step")),
+            ["dump"] => return self.dump(),
+            ["steps"] => return self.steps(),
+            _ => panic!("no such section: {head}"),
+        }
+        body.to_owned()
+    }
+
+    /// What has been learnt goes to the state when it is asked.
+    fn state(&mut self) -> &mut State {
+        let facts = self.facts.clone();
+        if let Some(state) = &mut self.state {
+            self.config.take().into_iter().for_each(|config| state.handle_config(config));
+            state.handle_facts(facts);
+        } else {
+            let config = self.config.take().expect("a configuration before an answer");
+            self.state = Some(State::new(config, facts));
+        }
+        self.state.as_mut().expect("it is there by now")
+    }
+
+    fn flows(&mut self, body: &str) {
+        let backends = body.lines().filter(|line| !line.is_empty());
+        let backends = backends.map(|id| id.parse().expect("a backend id")).collect();
+        let state = self.state();
+        if let Some(mark) = state.resting() {
+            state.handle_named(mark, &Named { services: BTreeSet::new(), backends });
+        }
+    }
+
+    fn dump(&mut self) -> String {
+        let facts = self.facts.clone();
+        dump(self.state().plan(), &facts)
+    }
+
+    fn steps(&mut self) -> String {
+        let desired = self.state().plan().clone();
+        let Difference { steps, unplaced } = diff(&self.applied, &desired);
+        let mut text = String::new();
+        let fails = self.fails.take();
+        for (number, step) in (1..).zip(&steps) {
+            if fails == Some(number) {
+                let _ = writeln!(text, "{step}: refused");
+                return text;
+            }
+            let _ = writeln!(text, "{step}");
+            self.applied.record(step);
+        }
+        for unplaced in unplaced {
+            let _ = writeln!(text, "{unplaced}");
+        }
+        if steps.is_empty() { "none\n".to_owned() } else { text }
+    }
+}
+
+fn facts(body: &str) -> Facts {
+    let mut interfaces = BTreeMap::new();
+    for line in body.lines().filter(|line| !line.is_empty()) {
+        let mut words = line.split_whitespace();
+        let (Some(name), Some(index)) = (words.next(), words.next()) else {
+            panic!("an interface has a name and an index: {line}");
+        };
+        let addresses = words.map(|word| word.parse().expect("an address")).collect();
+        let index = index.parse().expect("an index");
+        interfaces.insert(name.to_owned(), Interface { index, addresses });
+    }
+    Facts { interfaces }
+}
+
+fn parse(body: &str) -> Config {
+    match config::parse("scenario.toml", body) {
+        Ok(checked) => checked.config,
+        Err(problems) => panic!("{problems:?}\nin\n{body}"),
+    }
+}

@@ -1,0 +1,328 @@
+//! The two kinds of hook that the one packet text runs at, and what differs between them.
+//!
+//! XDP owns the frame: it changes bytes and checksums itself and sends by redirect. TC works on
+//! the stack's packet buffers: checksums may be left to hardware and one buffer may stand for
+//! many packets, so the kernel's helpers change them, and `redirect_neigh` sends.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{
+    BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh,
+    xdp_action,
+};
+use aya_ebpf::cty::c_void;
+use aya_ebpf::helpers::generated::{
+    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_xdp_get_buff_len,
+};
+use aya_ebpf::programs::{TcContext, XdpContext};
+use equipoise_common::checksum;
+use equipoise_common::key::{Be16, UDP};
+use equipoise_common::verdict;
+
+use crate::flow::Noted;
+use crate::forward::{Hop, Link};
+use crate::map::REDIRECTS;
+use crate::packet::Window;
+
+/// A packet at a hook.
+pub struct Packet {
+    /// Its bytes that can be touched.
+    pub window: Window,
+    /// Bytes of the whole frame.
+    pub length: usize,
+    /// 1, or the segments of a GSO packet.
+    pub segments: u64,
+}
+
+/// How a transport checksum changes.
+pub struct Change {
+    /// TCP or UDP.
+    pub protocol: u32,
+    /// True for IPv6.
+    pub is_v6: bool,
+    /// Offset of the transport header, bytes.
+    pub transport: usize,
+    /// Differences of the addresses, which are in the pseudo-header.
+    pub addresses: u64,
+    /// Differences of the ports.
+    pub ports: u64,
+}
+
+impl Change {
+    #[inline(always)]
+    fn field(&self) -> usize {
+        const IN_TCP: usize = 16;
+        const IN_UDP: usize = 6;
+        self.transport + if self.protocol == UDP { IN_UDP } else { IN_TCP }
+    }
+}
+
+/// What the packet text asks of the place that it runs at.
+pub trait Hook {
+    /// Which counters.
+    const HOOK: verdict::Hook;
+
+    /// The packet as it is now. Earlier windows are void after anything that changes it.
+    fn packet(&self) -> Packet;
+    /// Its bytes that can be touched, once [`Hook::packet`] has seen to the headers.
+    fn window(&self) -> Window;
+    /// The kernel's context.
+    fn context(&self) -> *mut c_void;
+    /// Index of the interface that the packet came by (egress: leaves by).
+    fn interface(&self) -> u32;
+    /// False for a frame that the link delivered for another machine.
+    fn is_for_this_host(&self) -> bool;
+    /// At egress: whether the packet came in by an interface, and so has been noted there.
+    fn noted(&self) -> Noted;
+    /// Whether frames can be sent through a route with this link.
+    fn takes(&self, link: Link, hop: &Hop) -> Result<(), Refusal>;
+    /// Adjusts the TCP or UDP checksum. False if the kernel refuses. The window is void after it.
+    fn adjust_checksum(&self, change: &Change) -> bool;
+    /// Sends the rewritten packet; the answer is the program's.
+    fn send(&self, hop: &Hop) -> i32;
+    /// Whether [`Hook::deliver`] works here.
+    const DELIVERS: bool;
+    /// Hands the rewritten packet to this host as if it came by the loopback device.
+    fn deliver(&self) -> i32;
+    /// Lets the packet go on as it is.
+    fn pass() -> i32;
+    /// Ends the packet.
+    fn drop() -> i32;
+}
+
+/// Why a route cannot be taken from here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The link address of the next hop is not known.
+    NoNeighbour,
+    /// The device takes no redirected frames.
+    NoRedirect,
+}
+
+/// XDP, in the driver or generic.
+pub struct Xdp(pub XdpContext);
+
+impl Hook for Xdp {
+    const HOOK: verdict::Hook = verdict::Hook::Xdp;
+    const DELIVERS: bool = false;
+
+    #[inline(always)]
+    fn packet(&self) -> Packet {
+        // SAFETY: the context is the one that the kernel gave us.
+        let length = unsafe { bpf_xdp_get_buff_len(self.0.ctx) } as usize;
+        Packet { window: self.window(), length, segments: 1 }
+    }
+
+    #[inline(always)]
+    fn window(&self) -> Window {
+        Window::new(self.0.data(), self.0.data_end())
+    }
+
+    #[inline(always)]
+    fn context(&self) -> *mut c_void {
+        self.0.as_ptr()
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        self.0.ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    fn is_for_this_host(&self) -> bool {
+        // Drivers of NICs filter by address; where frames for others do arrive, on software
+        // devices, TC is the hook.
+        true
+    }
+
+    #[inline(always)]
+    fn noted(&self) -> Noted {
+        Noted::NotYet
+    }
+
+    #[inline(always)]
+    fn takes(&self, link: Link, hop: &Hop) -> Result<(), Refusal> {
+        if link == Link::Unknown {
+            return Err(Refusal::NoNeighbour);
+        }
+        match REDIRECTS.get_ifindex(hop.interface()) {
+            Some(_) => Ok(()),
+            None => Err(Refusal::NoRedirect),
+        }
+    }
+
+    #[inline(always)]
+    fn adjust_checksum(&self, change: &Change) -> bool {
+        let Some(header) = self.window().header::<2>(change.field()) else {
+            return false;
+        };
+        let field = header.load::<u16, 0>();
+        let sum = change.addresses + change.ports;
+        if change.protocol == UDP {
+            // 0 is "no checksum" (RFC 768) and stays so.
+            if field != 0 {
+                header.store::<u16, 0>(checksum::update_udp(field, sum));
+            }
+        } else {
+            header.store::<u16, 0>(checksum::update(field, sum));
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn send(&self, hop: &Hop) -> i32 {
+        let Some(ethernet) = self.window().header::<12>(0) else {
+            return xdp_action::XDP_DROP as i32;
+        };
+        hop.write_link_addresses(ethernet);
+        if hop.interface() == self.interface() {
+            return xdp_action::XDP_TX as i32;
+        }
+        match REDIRECTS.redirect(hop.interface(), 0) {
+            Ok(action) | Err(action) => action as i32,
+        }
+    }
+
+    #[inline(always)]
+    fn deliver(&self) -> i32 {
+        Self::pass()
+    }
+
+    #[inline(always)]
+    fn pass() -> i32 {
+        xdp_action::XDP_PASS as i32
+    }
+
+    #[inline(always)]
+    fn drop() -> i32 {
+        xdp_action::XDP_DROP as i32
+    }
+}
+
+/// TC, where packets come in or, for `EGRESS`, go out.
+pub struct Tc<const EGRESS: bool>(pub TcContext);
+
+impl<const EGRESS: bool> Tc<EGRESS> {
+    #[inline(always)]
+    fn field<T: Copy>(&self, pick: impl FnOnce(&aya_ebpf::bindings::__sk_buff) -> T) -> T {
+        // SAFETY: the context is the one that the kernel gave us and lives as long as the program.
+        pick(unsafe { &*self.0.skb.skb })
+    }
+}
+
+impl<const EGRESS: bool> Hook for Tc<EGRESS> {
+    const HOOK: verdict::Hook = if EGRESS { verdict::Hook::Egress } else { verdict::Hook::Ingress };
+    const DELIVERS: bool = true;
+
+    #[inline(always)]
+    fn packet(&self) -> Packet {
+        /// Enough for Ethernet, two VLAN tags, any IPv4 header and the start of TCP.
+        const HEADERS: u32 = 14 + 8 + 60 + 20;
+        let length = self.0.len();
+        let wanted = if length < HEADERS { length } else { HEADERS };
+        if self.0.data() + wanted as usize > self.0.data_end() {
+            // What cannot be pulled is found short by the parser.
+            let _ = self.0.pull_data(wanted);
+        }
+        let segments = self.field(|skb| skb.gso_segs);
+        Packet {
+            window: self.window(),
+            length: length as usize,
+            segments: if segments > 1 { u64::from(segments) } else { 1 },
+        }
+    }
+
+    #[inline(always)]
+    fn window(&self) -> Window {
+        Window::new(self.0.data(), self.0.data_end())
+    }
+
+    #[inline(always)]
+    fn context(&self) -> *mut c_void {
+        self.0.as_ptr()
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        self.field(|skb| skb.ifindex)
+    }
+
+    #[inline(always)]
+    fn is_for_this_host(&self) -> bool {
+        /// `PACKET_OTHERHOST` of linux/if_packet.h.
+        const OTHER_HOST: u32 = 3;
+        EGRESS || self.field(|skb| skb.pkt_type) != OTHER_HOST
+    }
+
+    #[inline(always)]
+    fn noted(&self) -> Noted {
+        if self.field(|skb| skb.ingress_ifindex) == 0 { Noted::NotYet } else { Noted::Already }
+    }
+
+    #[inline(always)]
+    fn takes(&self, _link: Link, _hop: &Hop) -> Result<(), Refusal> {
+        // redirect_neigh resolves the neighbour itself, and any device can transmit.
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn adjust_checksum(&self, change: &Change) -> bool {
+        /// `BPF_F_IPV6` (kernel 6.16): the pseudo-header is IPv6's, which matters to checksums
+        /// that the device has computed. Older kernels know no such flag and refuse it.
+        const BPF_F_IPV6: u64 = 1 << 7;
+        let skb = self.0.skb.skb;
+        let field = change.field() as u32;
+        // A checksum of 0 stays 0, a computed 0 becomes 0xffff.
+        let zero = if change.protocol == UDP { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        let addresses = u64::from(checksum::fold_wide(change.addresses));
+        let ports = u64::from(checksum::fold_wide(change.ports));
+        let pseudo = zero | u64::from(BPF_F_PSEUDO_HDR);
+        let family = if change.is_v6 { BPF_F_IPV6 } else { 0 };
+        // SAFETY: the context is the kernel's; the helper checks the offset itself.
+        let mut refused = unsafe { bpf_l4_csum_replace(skb, field, 0, addresses, pseudo | family) } != 0;
+        if refused && change.is_v6 {
+            // SAFETY: as above.
+            refused = unsafe { bpf_l4_csum_replace(skb, field, 0, addresses, pseudo) } != 0;
+        }
+        // SAFETY: as above.
+        !refused && unsafe { bpf_l4_csum_replace(skb, field, 0, ports, zero) } == 0
+    }
+
+    #[inline(always)]
+    fn send(&self, hop: &Hop) -> i32 {
+        let mut neighbour = hop.neighbour();
+        let size = size_of::<bpf_redir_neigh>() as i32;
+        // SAFETY: `neighbour` is a whole `bpf_redir_neigh` on our stack.
+        unsafe { bpf_redirect_neigh(hop.interface(), (&raw mut neighbour).cast(), size, 0) as i32 }
+    }
+
+    #[inline(always)]
+    fn deliver(&self) -> i32 {
+        /// The loopback device is the first of every network namespace.
+        const LOOPBACK: u32 = 1;
+        let Some(ethernet) = self.window().header::<6>(0) else {
+            return Self::drop();
+        };
+        // Its own link address; anything else would be taken for another machine's frame.
+        ethernet.store::<u32, 0>(0);
+        ethernet.store::<u16, 4>(0);
+        // SAFETY: takes plain numbers.
+        unsafe { bpf_redirect(LOOPBACK, u64::from(BPF_F_INGRESS)) as i32 }
+    }
+
+    #[inline(always)]
+    fn pass() -> i32 {
+        // Not TC_ACT_OK: that would end the walk through other software's programs and filters.
+        TC_ACT_UNSPEC
+    }
+
+    #[inline(always)]
+    fn drop() -> i32 {
+        TC_ACT_SHOT as i32
+    }
+}
+
+/// A port as a word of a checksum.
+#[inline(always)]
+pub fn port_word(port: Be16) -> u32 {
+    u32::from(port.0)
+}

@@ -1,0 +1,258 @@
+//! From bytes to a five-tuple: Ethernet, VLAN tags, IPv4 and IPv6, TCP and UDP.
+//!
+//! Gives the offsets and values that the rest needs, or the verdict for a packet that is not
+//! ours to touch. Looks at nothing but the packet.
+
+use equipoise_common::key::{Address, Be16, FiveTuple, TCP, UDP, V4, V6};
+use equipoise_common::limit::EXTENSION_HEADERS;
+use equipoise_common::verdict::Verdict;
+
+use crate::hook::Packet;
+use crate::packet::Window;
+
+const ETHERNET: usize = 14;
+const VLAN: usize = 4;
+const ETHERTYPE_IPV4: Be16 = Be16::new(0x0800);
+const ETHERTYPE_IPV6: Be16 = Be16::new(0x86dd);
+/// 802.1Q.
+const ETHERTYPE_VLAN: Be16 = Be16::new(0x8100);
+/// 802.1ad.
+const ETHERTYPE_SERVICE_VLAN: Be16 = Be16::new(0x88a8);
+const IPV6: usize = 40;
+const TCP_MIN: usize = 20;
+const UDP_HEADER: usize = 8;
+
+/// An IP packet inside its frame, at this offset.
+pub enum Network {
+    /// IPv4.
+    V4(usize),
+    /// IPv6.
+    V6(usize),
+}
+
+/// What a packet counts for.
+#[derive(Clone, Copy)]
+pub struct Size {
+    /// 1, or the segments of a GSO packet.
+    pub packets: u64,
+    /// IP bytes on the wire.
+    pub bytes: u64,
+}
+
+/// What the rest of the program needs of a packet.
+#[derive(Clone, Copy)]
+pub struct Headers<A> {
+    /// Addresses, ports and protocol as they came.
+    pub tuple: FiveTuple<A>,
+    /// What it counts for.
+    pub size: Size,
+    /// IPv4 TOS, or the first 32 bits of an IPv6 header.
+    pub class: u32,
+    /// IP bytes of this packet as it stands (a GSO packet: all of it).
+    pub length: u32,
+    /// Offset of the IP header, bytes.
+    pub network: u16,
+    /// Offset of the TCP or UDP header, bytes.
+    pub transport: u16,
+    /// TCP flags, or 0 for UDP.
+    pub tcp_flags: u8,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+}
+
+/// TCP flags.
+pub mod tcp {
+    /// No more data from the sender.
+    pub const FIN: u8 = 1;
+    /// Opens a connection.
+    pub const SYN: u8 = 2;
+    /// Ends it at once.
+    pub const RST: u8 = 4;
+    /// Carries an acknowledgement.
+    pub const ACK: u8 = 16;
+}
+
+impl<A> Headers<A> {
+    /// True for the first packet of a TCP connection.
+    #[inline(always)]
+    pub fn is_syn(&self) -> bool {
+        self.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN
+    }
+
+    /// True for a TCP packet that can only be of a connection that is there already.
+    #[inline(always)]
+    pub fn is_mid_stream(&self) -> bool {
+        self.tuple.protocol == TCP && !self.is_syn()
+    }
+}
+
+/// Finds the IP header behind up to two VLAN tags.
+#[inline(always)]
+pub fn network(window: &Window) -> Result<Network, Verdict> {
+    let ethernet = window.header::<ETHERNET>(0).ok_or(Verdict::Malformed)?;
+    let mut ethertype: Be16 = ethernet.load::<Be16, 12>();
+    let mut offset = ETHERNET;
+    for _ in 0..2 {
+        if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_SERVICE_VLAN {
+            break;
+        }
+        let tag = window.header::<VLAN>(offset).ok_or(Verdict::Malformed)?;
+        ethertype = tag.load::<Be16, 2>();
+        offset += VLAN;
+    }
+    match ethertype {
+        ETHERTYPE_IPV4 => Ok(Network::V4(offset)),
+        ETHERTYPE_IPV6 => Ok(Network::V6(offset)),
+        _ => Err(Verdict::NotIp),
+    }
+}
+
+/// Headers of an IPv4 packet. Any header length (RFC 791).
+#[inline(always)]
+pub fn ipv4(packet: &Packet, network: usize) -> Result<Headers<V4>, Verdict> {
+    const MIN: usize = 20;
+    /// More fragments, and the fragment offset.
+    const FRAGMENTED: u16 = 0x3fff;
+    let header = packet.window.header::<MIN>(network).ok_or(Verdict::Malformed)?;
+    let first: u8 = header.load::<u8, 0>();
+    let header_length = (first & 0xf) as usize * 4;
+    if first >> 4 != 4 || header_length < MIN {
+        return Err(Verdict::Malformed);
+    }
+    let mut length = header.load::<Be16, 2>().get() as usize;
+    if length == 0 && packet.segments > 1 {
+        // A GSO packet over 64 kB does not fit the field (BIG TCP, kernel 6.3).
+        length = packet.length - network;
+    }
+    if length < header_length || network + length > packet.length {
+        return Err(Verdict::Malformed);
+    }
+    if header.load::<Be16, 6>().get() & FRAGMENTED != 0 {
+        return Err(Verdict::Fragment);
+    }
+    let tuple = FiveTuple {
+        source: header.load::<V4, 12>(),
+        destination: header.load::<V4, 16>(),
+        source_port: Be16(0),
+        destination_port: Be16(0),
+        protocol: header.load::<u8, 9>() as u32,
+    };
+    let found = Found {
+        network,
+        transport: network + header_length,
+        end: network + length,
+        hop_limit: header.load::<u8, 8>(),
+        class: header.load::<u8, 1>() as u32,
+    };
+    transport(packet, tuple, found)
+}
+
+/// Headers of an IPv6 packet, behind its extension headers (RFC 8200).
+#[inline(always)]
+pub fn ipv6(packet: &Packet, network: usize) -> Result<Headers<V6>, Verdict> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const DESTINATION: u8 = 60;
+    let header = packet.window.header::<IPV6>(network).ok_or(Verdict::Malformed)?;
+    if header.load::<u8, 0>() >> 4 != 6 {
+        return Err(Verdict::Malformed);
+    }
+    let mut length = IPV6 + header.load::<Be16, 4>().get() as usize;
+    if length == IPV6 && packet.segments > 1 {
+        length = packet.length - network;
+    }
+    if network + length > packet.length {
+        return Err(Verdict::Malformed);
+    }
+    let mut next: u8 = header.load::<u8, 6>();
+    let mut offset = network + IPV6;
+    let mut walked = 0;
+    while matches!(next, HOP_BY_HOP | ROUTING | DESTINATION) {
+        if walked == EXTENSION_HEADERS {
+            return Err(Verdict::ExtensionHeaders);
+        }
+        walked += 1;
+        let extension = packet.window.header::<8>(offset).ok_or(Verdict::Malformed)?;
+        next = extension.load::<u8, 0>();
+        offset += (extension.load::<u8, 1>() as usize + 1) * 8;
+    }
+    if next == FRAGMENT {
+        return Err(Verdict::Fragment);
+    }
+    let tuple = FiveTuple {
+        source: header.load::<V6, 8>(),
+        destination: header.load::<V6, 24>(),
+        source_port: Be16(0),
+        destination_port: Be16(0),
+        protocol: next as u32,
+    };
+    let found = Found {
+        network,
+        transport: offset,
+        end: network + length,
+        hop_limit: header.load::<u8, 7>(),
+        class: header.load::<u32, 0>(),
+    };
+    transport(packet, tuple, found)
+}
+
+/// What the IP header says.
+struct Found {
+    network: usize,
+    transport: usize,
+    end: usize,
+    hop_limit: u8,
+    class: u32,
+}
+
+#[inline(always)]
+fn transport<A: Address>(
+    packet: &Packet,
+    mut tuple: FiveTuple<A>,
+    found: Found,
+) -> Result<Headers<A>, Verdict> {
+    let (header_length, tcp_flags) = match tuple.protocol {
+        TCP => {
+            let header = packet.window.header::<TCP_MIN>(found.transport).ok_or(Verdict::Malformed)?;
+            tuple.source_port = header.load::<Be16, 0>();
+            tuple.destination_port = header.load::<Be16, 2>();
+            let header_length = (header.load::<u8, 12>() >> 4) as usize * 4;
+            if header_length < TCP_MIN {
+                return Err(Verdict::Malformed);
+            }
+            (header_length, header.load::<u8, 13>())
+        }
+        UDP => {
+            let header = packet.window.header::<UDP_HEADER>(found.transport).ok_or(Verdict::Malformed)?;
+            tuple.source_port = header.load::<Be16, 0>();
+            tuple.destination_port = header.load::<Be16, 2>();
+            let length = header.load::<Be16, 4>().get() as usize;
+            if length < UDP_HEADER || found.transport + length > found.end {
+                return Err(Verdict::Malformed);
+            }
+            (UDP_HEADER, 0)
+        }
+        _ => return Err(Verdict::NotTcpUdp),
+    };
+    let data = found.transport + header_length;
+    if data > found.end {
+        return Err(Verdict::Malformed);
+    }
+    let length = found.end - found.network;
+    let repeated = (data - found.network) as u64;
+    let size = Size {
+        packets: packet.segments,
+        bytes: length as u64 + (packet.segments - 1) * repeated,
+    };
+    Ok(Headers {
+        tuple,
+        network: found.network as u16,
+        transport: found.transport as u16,
+        tcp_flags,
+        hop_limit: found.hop_limit,
+        class: found.class,
+        length: length as u32,
+        size,
+    })
+}

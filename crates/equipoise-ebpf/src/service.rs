@@ -1,0 +1,83 @@
+//! Whether a packet of no flow is for a service.
+
+use aya_ebpf::bindings::{bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as TupleV4};
+use aya_ebpf::helpers::generated::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp};
+use equipoise_common::key::{FiveTuple, ServiceKey, UDP};
+use equipoise_common::step::What;
+use equipoise_common::value::Service;
+use equipoise_common::verdict::Verdict;
+
+use crate::family::Family;
+use crate::hook::Hook;
+use crate::parse::Headers;
+use crate::report;
+
+/// The service that a packet of no flow is for.
+///
+/// The host's own connections may use a service's port as their local port: their packets look
+/// the same and are told apart by the socket that waits for them.
+#[inline(always)]
+pub fn find<H: Hook, F: Family>(hook: &H, headers: &Headers<F>) -> Result<Service, Verdict> {
+    let tuple = &headers.tuple;
+    let key = ServiceKey {
+        address: tuple.destination,
+        interface: hook.interface(),
+        port: tuple.destination_port,
+        protocol: tuple.protocol as u16,
+    };
+    let Some(service) = F::service(&key) else {
+        report::step(What::NoService, key.interface, u64::from(key.port.get()));
+        return Err(Verdict::NoService);
+    };
+    report::step(What::Service, service.id, u64::from(service.pool));
+    let may_be_own = headers.is_mid_stream() || tuple.protocol == UDP;
+    if may_be_own && has_connected_socket(hook, tuple) {
+        return Err(Verdict::LocalSocket);
+    }
+    Ok(service)
+}
+
+/// True if a socket of this host is connected to the packet's source.
+#[inline(always)]
+fn has_connected_socket<H: Hook, F: Family>(hook: &H, tuple: &FiveTuple<F>) -> bool {
+    /// `TCP_LISTEN` of the kernel's `net/tcp_states.h`.
+    const LISTEN: u32 = 10;
+    /// `BPF_F_CURRENT_NETNS`.
+    const THIS_NETWORK: u64 = -1_i32 as u32 as u64;
+    // Addresses, then ports: the layout of both families in `struct bpf_sock_tuple`.
+    #[repr(C)]
+    struct Tuple<F> {
+        source: F,
+        destination: F,
+        ports: u32,
+    }
+    let wanted = Tuple {
+        source: tuple.source,
+        destination: tuple.destination,
+        ports: u32::from(tuple.source_port.0) | u32::from(tuple.destination_port.0) << 16,
+    };
+    let size = if F::IS_V6 { size_of::<Tuple<F>>() - 4 } else { size_of::<TupleV4>() } as u32;
+    let pointer = (&raw const wanted).cast_mut().cast::<bpf_sock_tuple>();
+    let context = hook.context();
+    // SAFETY: `wanted` has the layout that the helper expects for `size`.
+    let socket = if tuple.protocol == UDP {
+        unsafe { bpf_sk_lookup_udp(context, pointer, size, THIS_NETWORK, 0) }
+    } else {
+        // SAFETY: as above.
+        unsafe { bpf_skc_lookup_tcp(context, pointer, size, THIS_NETWORK, 0) }
+    };
+    if socket.is_null() {
+        return false;
+    }
+    let connected = if tuple.protocol == UDP {
+        // An unconnected socket on a service's port takes nothing away from the service.
+        // SAFETY: not null, and held until it is released below.
+        unsafe { (*socket).dst_port != 0 }
+    } else {
+        // SAFETY: as above.
+        unsafe { (*socket).state != LISTEN }
+    };
+    // SAFETY: the reference that the look-up took, given back once.
+    unsafe { bpf_sk_release(socket.cast()) };
+    connected
+}

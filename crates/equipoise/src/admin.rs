@@ -1,0 +1,52 @@
+//! The admin API: HTTP and JSON on a Unix socket.
+//!
+//! The server side ([`routes`], [`server`]) sees a read-only [`Snapshot`] and a channel of
+//! [`Command`]s, never the state; the client side ([`client`]) is what the commands of the command
+//! line use. Errors are problem details (RFC 9457).
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
+
+pub mod client;
+pub mod lock;
+pub mod problem;
+mod routes;
+pub mod server;
+
+pub use problem::ProblemDetails;
+
+/// What can be told without asking the driver; published anew with each configuration taken.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// The configuration that runs, as JSON.
+    pub config: Value,
+}
+
+/// The receiving side of an answer.
+pub type Reply<T> = oneshot::Sender<Result<T, ProblemDetails>>;
+
+/// What the admin API asks the driver.
+#[derive(Debug)]
+pub enum Command {
+    /// How it is.
+    Status(Reply<Status>),
+    /// The flows that pass a filter.
+    Flows(FlowFilter, Reply<Vec<Flow>>),
+    /// What a configuration would change.
+    Plan(PlanRequest, Reply<PlanAnswer>),
+    /// Detach, remove everything, and end; answered when it is done.
+    Stop(Reply<StopAnswer>),
+}
+
+/// What the admin API works with.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// Asks the driver.
+    pub commands: mpsc::Sender<Command>,
+    /// What it has published.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+}

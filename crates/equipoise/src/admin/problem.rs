@@ -1,0 +1,144 @@
+//! Errors on HTTP: problem details as of RFC 9457.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use equipoise_core::config::Problem;
+use serde::{Deserialize, Serialize};
+
+/// A problem, as an answer carries it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemDetails {
+    /// What kind of problem, as a URI reference.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind in words; the same for every problem of the kind.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// This problem in words.
+    pub detail: String,
+    /// All problems of a configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<ConfigError>,
+}
+
+/// A problem of a configuration, with its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigError {
+    /// The file.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column, from 1.
+    pub column: usize,
+    /// Path of the key.
+    pub key: String,
+    /// The key as a JSON pointer (RFC 6901).
+    pub pointer: String,
+    /// What is wrong.
+    pub message: String,
+    /// What is allowed instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed: Option<String>,
+}
+
+impl ConfigError {
+    /// All problems of a file, as an answer carries them.
+    pub fn all(file: &str, problems: &[Problem]) -> Vec<Self> {
+        let error = |problem: &Problem| Self {
+            file: file.to_owned(),
+            line: problem.line,
+            column: problem.column,
+            key: problem.key.clone(),
+            pointer: pointer(&problem.key),
+            message: problem.message.clone(),
+            allowed: problem.allowed.clone(),
+        };
+        problems.iter().map(error).collect()
+    }
+}
+
+impl ProblemDetails {
+    /// There is no such thing.
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::of(StatusCode::NOT_FOUND, "not-found", detail)
+    }
+
+    /// The request itself is wrong.
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self::of(StatusCode::BAD_REQUEST, "bad-request", detail)
+    }
+
+    /// The configuration in the request is wrong.
+    pub fn bad_config(detail: impl Into<String>, errors: Vec<ConfigError>) -> Self {
+        Self { errors, ..Self::of(StatusCode::UNPROCESSABLE_ENTITY, "bad-config", detail) }
+    }
+
+    /// It was right and did not work.
+    pub fn failed(detail: impl Into<String>) -> Self {
+        Self::of(StatusCode::INTERNAL_SERVER_ERROR, "failed", detail)
+    }
+
+    /// The instance is ending.
+    pub fn ending() -> Self {
+        Self::of(StatusCode::SERVICE_UNAVAILABLE, "ending", "the instance is ending")
+    }
+
+    /// The route is there, with another method.
+    pub fn wrong_method() -> Self {
+        Self::of(StatusCode::METHOD_NOT_ALLOWED, "wrong-method", "this resource has no such method")
+    }
+
+    fn of(status: StatusCode, kind: &str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: format!("urn:equipoise:problem:{kind}"),
+            title: status.canonical_reason().unwrap_or(kind).to_owned(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: Vec::new(),
+        }
+    }
+}
+
+impl IntoResponse for ProblemDetails {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self)).into_response();
+        let kind = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        response
+    }
+}
+
+/// `service[0].listen.port` as `/service/0/listen/port`. Names in quotes may hold any character.
+fn pointer(key: &str) -> String {
+    let mut pointer = String::new();
+    let mut quoted = false;
+    for c in key.chars() {
+        if pointer.is_empty() {
+            pointer.push('/');
+        }
+        match c {
+            '"' => quoted = !quoted,
+            '.' | '[' if !quoted => pointer.push('/'),
+            ']' if !quoted => {}
+            '~' => pointer.push_str("~0"),
+            '/' => pointer.push_str("~1"),
+            c => pointer.push(c),
+        }
+    }
+    pointer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_become_json_pointers() {
+        assert_eq!(pointer("service[0].listen.interfaces[1]"), "/service/0/listen/interfaces/1");
+        assert_eq!(pointer("settings.attach.\"eth0.100\""), "/settings/attach/eth0.100");
+        assert_eq!(pointer(""), "");
+    }
+}

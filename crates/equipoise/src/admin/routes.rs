@@ -1,0 +1,86 @@
+//! The routes below `/api/v1`: each turns a request into one command and its answer into JSON.
+
+use axum::Json;
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Query, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use futures_util::stream;
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use super::{Access, Command, ProblemDetails, Reply};
+use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
+
+/// Flows written at a time: a chunk of about 100 kB.
+const CHUNK: usize = 512;
+
+pub(super) fn router(access: Access) -> Router {
+    Router::new()
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/flows", get(flows))
+        .route("/api/v1/config", get(config))
+        .route("/api/v1/plan", post(plan))
+        .route("/api/v1/stop", post(stop))
+        .fallback(async || ProblemDetails::not_found("there is no such resource"))
+        .method_not_allowed_fallback(async || ProblemDetails::wrong_method())
+        .with_state(access)
+}
+
+async fn status(State(access): State<Access>) -> Result<Json<Status>, ProblemDetails> {
+    ask(&access, Command::Status).await.map(Json)
+}
+
+async fn flows(
+    State(access): State<Access>,
+    filter: Result<Query<FlowFilter>, QueryRejection>,
+) -> Result<Response, ProblemDetails> {
+    let Query(filter) = filter.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
+    let flows = ask(&access, |reply| Command::Flows(filter, reply)).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(array(flows))).into_response())
+}
+
+async fn config(State(access): State<Access>) -> Json<Value> {
+    Json(access.snapshot.borrow().config.clone())
+}
+
+async fn plan(
+    State(access): State<Access>,
+    request: Result<Json<PlanRequest>, JsonRejection>,
+) -> Result<Json<PlanAnswer>, ProblemDetails> {
+    let Json(request) = request.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
+    ask(&access, |reply| Command::Plan(request, reply)).await.map(Json)
+}
+
+async fn stop(State(access): State<Access>) -> Result<Json<StopAnswer>, ProblemDetails> {
+    ask(&access, Command::Stop).await.map(Json)
+}
+
+async fn ask<T>(access: &Access, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ProblemDetails> {
+    let (reply, answer) = oneshot::channel();
+    access.commands.send(command(reply)).await.map_err(|_| ProblemDetails::ending())?;
+    answer.await.map_err(|_| ProblemDetails::ending())?
+}
+
+/// A JSON array, written in chunks, so that a million flows are never one text in memory.
+fn array(flows: Vec<Flow>) -> impl stream::Stream<Item = Result<Bytes, serde_json::Error>> {
+    let mut flows = flows.into_iter().enumerate().peekable();
+    let chunks = std::iter::from_fn(move || {
+        flows.peek()?;
+        let mut text = Vec::new();
+        for (position, flow) in flows.by_ref().take(CHUNK) {
+            if position > 0 {
+                text.push(b',');
+            }
+            if let Err(error) = serde_json::to_writer(&mut text, &flow) {
+                return Some(Err(error));
+            }
+        }
+        Some(Ok(Bytes::from(text)))
+    });
+    let bracket = |text: &'static str| std::iter::once(Ok(Bytes::from_static(text.as_bytes())));
+    stream::iter(bracket("[").chain(chunks).chain(bracket("]")))
+}

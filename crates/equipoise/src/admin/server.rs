@@ -1,0 +1,109 @@
+//! The listening socket: made with its mode, served until told to end, removed at the end.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::{Access, routes};
+
+/// How long answers on their way are waited for at the end.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// The socket, bound and not served yet.
+#[derive(Debug)]
+pub struct AdminSocket {
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+/// The admin API, being served.
+#[derive(Debug)]
+pub struct Server {
+    path: PathBuf,
+    end: oneshot::Sender<()>,
+    task: JoinHandle<io::Result<()>>,
+}
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+#[error("admin socket {}: {source}", path.display())]
+pub struct SocketError {
+    /// Where.
+    path: PathBuf,
+    /// Why not.
+    source: io::Error,
+}
+
+impl AdminSocket {
+    /// Binds the socket. One that a dead process has left is replaced; one that somebody answers
+    /// on is not.
+    ///
+    /// # Errors
+    ///
+    /// When somebody answers there, or it cannot be made.
+    pub async fn bind(path: &Path) -> Result<Self, SocketError> {
+        let failed = |source| SocketError { path: path.to_owned(), source };
+        if UnixStream::connect(path).await.is_ok() {
+            return Err(failed(io::Error::new(io::ErrorKind::AddrInUse, "another process answers there")));
+        }
+        // Bound under another name and moved, so that nobody finds it before its mode is right.
+        let fresh = path.with_extension(format!("sock.{}", std::process::id()));
+        remove(&fresh).map_err(failed)?;
+        let listener = UnixListener::bind(&fresh).map_err(failed)?;
+        let placed = fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))
+            .and_then(|()| fs::rename(&fresh, path));
+        if let Err(source) = placed {
+            remove(&fresh).map_err(failed)?;
+            return Err(failed(source));
+        }
+        Ok(Self { path: path.to_owned(), listener })
+    }
+
+    /// Serves the admin API on it, in a task of its own.
+    pub fn serve(self, access: Access) -> Server {
+        let (end, ended) = oneshot::channel();
+        let serve = axum::serve(self.listener, routes::router(access));
+        let task = tokio::spawn(
+            serve
+                .with_graceful_shutdown(async {
+                    // A sender that is dropped ends it as well.
+                    let _: Result<(), _> = ended.await;
+                })
+                .into_future(),
+        );
+        Server { path: self.path, end, task }
+    }
+}
+
+impl Server {
+    /// Removes the socket: nobody new finds it, those connected keep their connection.
+    pub fn unlink(&self) {
+        if let Err(error) = remove(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "the admin socket stays");
+        }
+    }
+
+    /// Lets answers on their way arrive, and ends.
+    pub async fn end(self) {
+        self.unlink();
+        if self.end.send(()).is_err() {
+            return;
+        }
+        if tokio::time::timeout(LAST_ANSWERS, self.task).await.is_err() {
+            tracing::debug!("an admin connection was cut");
+        }
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

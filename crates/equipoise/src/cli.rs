@@ -1,0 +1,185 @@
+//! The command line: arguments to commands, outcomes to exit codes.
+//!
+//! Each command is a file: it asks the running instance or the machine, and shows the answer to
+//! people or, with `--json`, as it came. Results go to standard output, everything else to
+//! standard error.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde::Serialize;
+use tracing_subscriber::EnvFilter;
+
+use crate::admin::client::{Client, ClientError};
+
+pub mod args;
+mod check;
+mod config;
+mod flows;
+mod plan;
+mod report;
+mod run;
+mod source;
+mod status;
+mod stop;
+
+use args::{Arguments, Command, Global};
+
+/// What may be logged, in the syntax of `tracing`'s filters.
+const LOG_VARIABLE: &str = "EQUIPOISE_LOG";
+
+/// How a command ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// It did not do what it was asked to.
+    Failed = 1,
+    /// The configuration or the usage is wrong.
+    Usage = 2,
+    /// There is no such service, backend or flow.
+    NotFound = 3,
+    /// No instance is running.
+    NoInstance = 4,
+}
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug)]
+pub struct Failure {
+    exit: Exit,
+    /// What is left to be said.
+    message: Option<String>,
+}
+
+impl Failure {
+    fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: Some(message.into()) }
+    }
+
+    fn failed(error: impl ToString) -> Self {
+        Self::new(Exit::Failed, error.to_string())
+    }
+
+    /// All has been said already.
+    fn said(exit: Exit) -> Self {
+        Self { exit, message: None }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let exit = match &error {
+            ClientError::NoInstance(_) => Exit::NoInstance,
+            ClientError::Socket { .. } | ClientError::Talk(_) => Exit::Failed,
+            ClientError::Problem(problem) => match problem.status {
+                404 => Exit::NotFound,
+                400 | 422 => Exit::Usage,
+                _ => Exit::Failed,
+            },
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+/// Runs the command that the command line of this process asks for.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version go to standard output and are no errors; clap knows which is which.
+            let _: io::Result<()> = error.print();
+            return ExitCode::from(if error.use_stderr() { Exit::Usage as u8 } else { 0 });
+        }
+    };
+    log(&arguments);
+    match execute(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { exit, message }) => {
+            if let Some(message) = message {
+                eprintln!("error: {message}");
+            }
+            ExitCode::from(exit as u8)
+        }
+    }
+}
+
+fn execute(arguments: &Arguments) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
+    let global = &arguments.global;
+    runtime.block_on(async {
+        match &arguments.command {
+            Command::Run(flags) => run::run(global, flags).await,
+            Command::Check(asked) => check::check(global, asked).await,
+            Command::Plan(asked) => plan::plan(global, asked).await,
+            Command::Status => status::status(global).await,
+            Command::Flows(filter) => flows::flows(global, filter).await,
+            Command::Config => config::config(global).await,
+            Command::Stop => stop::stop(global).await,
+        }
+    })
+}
+
+/// An instance tells what changes; other commands are silent unless something is odd.
+fn log(arguments: &Arguments) {
+    const LEVELS: [&str; 4] = ["warn", "info", "debug", "trace"];
+    let first = usize::from(matches!(arguments.command, Command::Run(_)));
+    let level = LEVELS[(first + usize::from(arguments.global.verbose)).min(LEVELS.len() - 1)];
+    // The netlink crates warn of answers that nobody waited for to the end, which is no matter.
+    let default = || EnvFilter::new(format!("warn,netlink_proto=error,equipoise={level},equipoise_core={level}"));
+    let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| default());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+impl Global {
+    fn client(&self) -> Client {
+        Client::new(&self.socket())
+    }
+}
+
+/// Writes to standard output. A reader that has gone away has seen enough.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::failed(error)),
+        _ => Ok(()),
+    }
+}
+
+fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(Failure::failed)?;
+    print(&format!("{text}\n"))
+}
+
+/// A table without borders, as other tools of the system print theirs.
+fn table(header: &[&str]) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING).set_header(header.iter().copied());
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::ProblemDetails;
+
+    fn exit(error: ClientError) -> u8 {
+        Failure::from(error).exit as u8
+    }
+
+    #[test]
+    fn answers_of_the_instance_have_their_exit_codes() {
+        let problem = |details| ClientError::Problem(Box::new(details));
+        assert_eq!(exit(ClientError::NoInstance("/run/x.sock".into())), 4);
+        assert_eq!(exit(problem(ProblemDetails::not_found("no service"))), 3);
+        assert_eq!(exit(problem(ProblemDetails::bad_config("bad", Vec::new()))), 2);
+        assert_eq!(exit(problem(ProblemDetails::bad_request("bad"))), 2);
+        assert_eq!(exit(problem(ProblemDetails::failed("no"))), 1);
+        assert_eq!(exit(problem(ProblemDetails::ending())), 1);
+        assert_eq!(exit(ClientError::Talk("cut".into())), 1);
+    }
+}

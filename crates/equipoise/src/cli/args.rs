@@ -1,0 +1,209 @@
+//! What may be written on the command line.
+//!
+//! Global flags stand before or after the subcommand. What clap cannot say, such as a file and
+//! flags together, is checked by the command itself and is a usage error as well.
+
+use std::path::{Path, PathBuf};
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+/// Where the configuration is when no file is named.
+pub const DEFAULT_CONFIG: &str = "/etc/equipoise/equipoise.toml";
+/// Where sockets and locks of instances are.
+pub const RUN_DIRECTORY: &str = "/run/equipoise";
+
+/// A layer-4 load balancer for Linux.
+#[derive(Debug, Parser)]
+#[command(name = "equipoise", version, about, propagate_version = false)]
+pub struct Arguments {
+    /// Flags of all commands.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of all commands.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Configuration file [default: /etc/equipoise/equipoise.toml]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Name of the instance
+    #[arg(long, global = true, value_name = "NAME", default_value = "default", value_parser = instance)]
+    pub instance: String,
+    /// Socket of the instance [default: /run/equipoise/NAME.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Answer in JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more; twice for everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the load balancer until it is told to stop
+    Run(Run),
+    /// Say what is wrong with a configuration
+    Check(Check),
+    /// Show what a configuration would change in the running instance
+    Plan(Plan),
+    /// Show how the running instance is
+    Status,
+    /// List the flows in the flow table
+    Flows(Flows),
+    /// Show the configuration that runs
+    Config,
+    /// Stop the running instance and remove everything of it
+    Stop,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Listen on these interfaces, without a configuration file
+    #[arg(short, long, value_name = "IFACE", num_args = 1..)]
+    pub interface: Vec<String>,
+    /// Listen on this port
+    #[arg(short, long)]
+    pub port: Option<u16>,
+    /// Balance over these backends
+    #[arg(short, long, value_name = "ADDR:PORT", num_args = 1..)]
+    pub target: Vec<String>,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The file; without it, that of -c
+    pub file: Option<PathBuf>,
+    /// Check it against this machine as well
+    #[arg(long)]
+    pub host: bool,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// The file; without it, that of -c
+    pub file: Option<PathBuf>,
+    /// Show the whole desired state, not the difference
+    #[arg(long)]
+    pub dump: bool,
+}
+
+/// Arguments of `flows`.
+#[derive(Debug, Args)]
+pub struct Flows {
+    /// Only flows of this service
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Only flows to this backend
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub backend: Option<String>,
+    /// Only flows of clients in this prefix
+    #[arg(long, value_name = "PREFIX")]
+    pub client: Option<String>,
+}
+
+impl Run {
+    /// Whether any flag is there that describes a service.
+    pub fn has_flags(&self) -> bool {
+        !self.interface.is_empty() || self.port.is_some() || !self.target.is_empty()
+    }
+}
+
+impl Global {
+    /// The socket of the instance.
+    pub fn socket(&self) -> PathBuf {
+        let default = || Path::new(RUN_DIRECTORY).join(format!("{}.sock", self.instance));
+        self.socket.clone().unwrap_or_else(default)
+    }
+
+    /// The configuration file, for commands that take none of their own.
+    pub fn config(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| DEFAULT_CONFIG.into())
+    }
+}
+
+/// Names become parts of paths, below bpffs too, where a dot is refused.
+fn instance(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if text.is_empty() || text.len() > 64 || !text.chars().all(allowed) {
+        return Err("an instance's name is 1 to 64 letters, digits, '-' or '_'".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    fn parse(line: &str) -> Result<Arguments, ErrorKind> {
+        Arguments::try_parse_from(line.split(' ')).map_err(|e| e.kind())
+    }
+
+    #[test]
+    fn definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_after_the_command() {
+        for line in [
+            "equipoise --json --instance a -vv -c f.toml --socket /s status",
+            "equipoise status --json --instance a -vv -c f.toml --socket /s",
+            "equipoise --instance a -c f.toml status -vv --json --socket /s",
+        ] {
+            let global = parse(line).unwrap().global;
+            assert!(global.json, "{line}");
+            assert_eq!(global.instance, "a", "{line}");
+            assert_eq!(global.verbose, 2, "{line}");
+            assert_eq!(global.config(), Path::new("f.toml"), "{line}");
+            assert_eq!(global.socket(), Path::new("/s"), "{line}");
+        }
+    }
+
+    #[test]
+    fn instance_names_socket_and_default_config_is_in_etc() {
+        let global = parse("equipoise --instance web-2 status").unwrap().global;
+        assert_eq!(global.socket(), Path::new("/run/equipoise/web-2.sock"));
+        assert_eq!(global.config(), Path::new(DEFAULT_CONFIG));
+        assert_eq!(parse("equipoise status").unwrap().global.instance, "default");
+    }
+
+    #[test]
+    fn instance_names_that_leave_their_directory_are_refused() {
+        for name in ["../x", "a/b", "a.b", "a\u{e9}"] {
+            assert_eq!(parse(&format!("equipoise --instance {name} status")).unwrap_err(), ErrorKind::ValueValidation);
+        }
+    }
+
+    #[test]
+    fn run_takes_several_interfaces_and_targets() {
+        let line = "equipoise run -i eth0 eth1 -i eth2 -p 80 -t 10.0.0.1:8080 [2001:db8::1]:8080";
+        let Command::Run(run) = parse(line).unwrap().command else { panic!("not run") };
+        assert_eq!(run.interface, ["eth0", "eth1", "eth2"]);
+        assert_eq!(run.port, Some(80));
+        assert_eq!(run.target.len(), 2);
+        assert!(run.has_flags());
+        assert_eq!(parse("equipoise run -i eth0 -p http").unwrap_err(), ErrorKind::ValueValidation);
+    }
+
+    #[test]
+    fn commands_of_later_versions_do_not_exist() {
+        assert_eq!(parse("equipoise drain web 10.0.0.1:80").unwrap_err(), ErrorKind::InvalidSubcommand);
+        assert_eq!(parse("equipoise reload").unwrap_err(), ErrorKind::InvalidSubcommand);
+        assert_eq!(
+            parse("equipoise").unwrap_err(),
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        );
+    }
+}

@@ -1,0 +1,80 @@
+//! `equipoise check`: what is wrong with a configuration, and with `--host` what this machine has
+//! to say to it.
+
+use std::path::PathBuf;
+
+use equipoise_core::config::{self, Config, Problem};
+use serde::Serialize;
+
+use super::args::{Check, Global};
+use super::source::Text;
+use super::{Exit, Failure, print, print_json, report};
+use crate::admin::problem::ConfigError;
+use crate::driver::targets;
+use crate::host::{Machine, Netlink, check};
+
+/// A configuration and the text that it was read from.
+pub(super) struct Loaded {
+    pub(super) config: Config,
+    pub(super) text: Text,
+    pub(super) notes: Vec<Problem>,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    valid: bool,
+    errors: Vec<ConfigError>,
+    notes: Vec<ConfigError>,
+}
+
+pub(super) async fn check(global: &Global, asked: &Check) -> Result<(), Failure> {
+    let path = file(global, asked.file.as_ref())?;
+    let text = Text::read(&path).map_err(unreadable)?;
+    let (problems, notes) = match config::parse(&text.name, &text.text) {
+        Err(problems) => (problems, Vec::new()),
+        Ok(checked) if asked.host => {
+            let mut machine = Netlink::open().map_err(Failure::failed)?;
+            let reading = machine.read(&targets(&checked.config)).await.map_err(Failure::failed)?;
+            let found = check::check(&checked.config, &text.text, &reading);
+            (found.problems, [checked.notes, found.notes].concat())
+        }
+        Ok(checked) => (Vec::new(), checked.notes),
+    };
+    if global.json {
+        let errors = ConfigError::all(&text.name, &problems);
+        print_json(&Answer { valid: errors.is_empty(), errors, notes: ConfigError::all(&text.name, &notes) })?;
+    } else {
+        report::notes(&text, &notes);
+        report::problems(&text, &problems);
+    }
+    if !problems.is_empty() {
+        return Err(Failure::said(Exit::Usage));
+    }
+    if global.json { Ok(()) } else { print(&format!("{}: ok\n", text.name)) }
+}
+
+/// Reads and checks a file; says what is wrong with it.
+pub(super) fn load(global: &Global, file: Option<&PathBuf>) -> Result<Loaded, Failure> {
+    let path = self::file(global, file)?;
+    let text = Text::read(&path).map_err(unreadable)?;
+    match config::parse(&text.name, &text.text) {
+        Ok(checked) => Ok(Loaded { config: checked.config, text, notes: checked.notes }),
+        Err(problems) => {
+            report::problems(&text, &problems);
+            Err(Failure::said(Exit::Usage))
+        }
+    }
+}
+
+/// The file that a command is about.
+fn file(global: &Global, file: Option<&PathBuf>) -> Result<PathBuf, Failure> {
+    match (file, &global.config) {
+        (Some(_), Some(_)) => Err(Failure::new(Exit::Usage, "the file is named twice, with -c and without")),
+        (Some(file), None) => Ok(file.clone()),
+        (None, _) => Ok(global.config()),
+    }
+}
+
+fn unreadable(error: impl ToString) -> Failure {
+    Failure::new(Exit::Usage, error.to_string())
+}

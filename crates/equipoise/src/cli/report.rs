@@ -1,0 +1,276 @@
+//! What is wrong with a configuration, shown to people: each problem with its part of the text.
+//!
+//! Everything goes to standard error at once, in the order of the text. Colours are for terminals,
+//! unless `NO_COLOR` is set; what does not go to a terminal is not wrapped either, so that it can
+//! be searched.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal, Write as _};
+use std::ops::Range;
+
+use equipoise_core::config::Problem;
+use miette::{
+    Diagnostic, LabeledSpan, MietteError, MietteHandler, MietteHandlerOpts, MietteSpanContents,
+    ReportHandler, Severity, SourceCode, SourceSpan, SpanContents,
+};
+
+use super::source::Text;
+
+/// Shows what is wrong.
+pub(super) fn problems(text: &Text, problems: &[Problem]) {
+    say(text, problems, Severity::Error);
+}
+
+/// Shows what is worth a warning.
+pub(super) fn notes(text: &Text, notes: &[Problem]) {
+    say(text, notes, Severity::Warning);
+}
+
+fn say(text: &Text, problems: &[Problem], severity: Severity) {
+    let terminal = io::stderr().is_terminal();
+    // https://no-color.org: set to anything but nothing.
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let look = MietteHandlerOpts::new().color(terminal && !plain).wrap_lines(terminal);
+    let shown = render(text, problems, severity, look);
+    // When standard error is gone there is nobody left to tell.
+    let _: io::Result<()> = io::stderr().write_all(shown.as_bytes());
+}
+
+fn render(text: &Text, problems: &[Problem], severity: Severity, look: MietteHandlerOpts) -> String {
+    let handler =
+        look.unicode(true).terminal_links(false).force_graphical(true).context_lines(1).build();
+    let source = Lines::new(text);
+    let mut all = String::new();
+    for problem in problems {
+        let shown = Shown { problem, severity, source: &source, handler: &handler };
+        // A problem that cannot be drawn is still told.
+        let before = all.len();
+        if write!(all, "{shown}\n\n").is_err() {
+            all.truncate(before);
+            all.push_str(&format!("{}:{problem}\n\n", text.name));
+        }
+    }
+    if let (Severity::Error, count @ 2..) = (severity, problems.len()) {
+        all.push_str(&format!("{count} problems in {}\n", text.name));
+    }
+    all
+}
+
+/// A problem with all that is shown of it.
+struct Shown<'a> {
+    problem: &'a Problem,
+    severity: Severity,
+    source: &'a Lines<'a>,
+    handler: &'a MietteHandler,
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let &Self { problem, severity, source, handler } = self;
+        handler.debug(&Told { problem, severity, source }, f)
+    }
+}
+
+/// A problem as miette asks about it: the message, the key at its place, what is allowed.
+#[derive(Debug)]
+struct Told<'a> {
+    problem: &'a Problem,
+    severity: Severity,
+    source: &'a Lines<'a>,
+}
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.problem.message)
+    }
+}
+
+impl std::error::Error for Told<'_> {}
+
+impl Diagnostic for Told<'_> {
+    fn severity(&self) -> Option<Severity> {
+        Some(self.severity)
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        let allowed = self.problem.allowed.as_ref()?;
+        Some(Box::new(format!("allowed: {allowed}")))
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        Some(self.source)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let span = self.problem.span.clone()?;
+        let end = span.end.min(self.source.line_around(span.start).end).max(span.start);
+        let key = Some(self.problem.key.clone()).filter(|key| !key.is_empty());
+        let label = LabeledSpan::new_primary_with_span(key, (span.start, end - span.start));
+        Some(Box::new(std::iter::once(label)))
+    }
+}
+
+/// A text that gives out its parts without being read from the start each time, which with
+/// thousands of problems would be their number times its length.
+#[derive(Debug)]
+struct Lines<'a> {
+    text: &'a Text,
+    starts: Vec<usize>,
+}
+
+/// Longer lines, as those of JSON that a program wrote, are shown in part.
+const LONG_LINE: usize = 240;
+/// How much of a long line is shown before and after what is wrong.
+const AROUND: usize = 60;
+
+impl<'a> Lines<'a> {
+    fn new(text: &'a Text) -> Self {
+        let breaks = text.text.match_indices('\n').map(|(at, _)| at + 1);
+        Self { text, starts: std::iter::once(0).chain(breaks).collect() }
+    }
+
+    /// The number of the line of an offset, from 0.
+    fn line(&self, offset: usize) -> usize {
+        self.starts.partition_point(|start| *start <= offset).saturating_sub(1)
+    }
+
+    /// The line of an offset without its end.
+    fn line_around(&self, offset: usize) -> Range<usize> {
+        let line = self.line(offset);
+        let start = self.starts[line];
+        let end = self.starts.get(line + 1).map_or(self.text.text.len(), |next| next - 1);
+        start..end
+    }
+
+    /// A part of the text whose start is on a line, with its place for miette.
+    fn part(&self, line: usize, part: Range<usize>) -> Option<MietteSpanContents<'_>> {
+        let data = self.text.text.get(part.clone())?;
+        let column = self.text.text.get(self.starts[line]..part.start)?.chars().count();
+        let span = (part.start, part.len()).into();
+        let (name, count) = (self.text.name.clone(), data.lines().count());
+        Some(MietteSpanContents::new_named(name, data.as_bytes(), span, line, column, count))
+    }
+}
+
+impl SourceCode for Lines<'_> {
+    fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        before: usize,
+        after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let text = &self.text.text;
+        let (start, end) = (span.offset(), span.offset() + span.len());
+        let (first, last) = (self.line(start), self.line(end));
+        let part = if before == 0 && after == 0 {
+            self.part(first, start..end)
+        } else if self.line_around(start).len() > LONG_LINE {
+            let line = self.line_around(start);
+            let from = text.floor_char_boundary(start.saturating_sub(AROUND)).max(line.start);
+            let to = text.ceil_char_boundary(end + AROUND).min(line.end).max(end);
+            self.part(first, from..to)
+        } else {
+            let first = first.saturating_sub(before);
+            let to = self.starts.get(last + after + 1).copied().unwrap_or(text.len());
+            self.part(first, self.starts[first]..to)
+        };
+        part.map(|part| Box::new(part) as Box<dyn SpanContents<'a> + 'a>)
+            .ok_or(MietteError::OutOfBounds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use equipoise_core::config::{flags_text, from_flags, parse};
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn plain() -> MietteHandlerOpts {
+        MietteHandlerOpts::new().color(false).width(100).wrap_lines(false)
+    }
+
+    fn text(name: &str, text: &str) -> Text {
+        Text { name: name.to_owned(), text: text.to_owned() }
+    }
+
+    fn shows(name: &str, file: &str, expected: &Expect) {
+        let problems = parse(name, file).unwrap_err();
+        expected.assert_eq(&render(&text(name, file), &problems, Severity::Error, plain()));
+    }
+
+    #[test]
+    fn all_problems_are_shown_at_once_each_with_its_place_and_what_is_allowed() {
+        let file = "# gr\u{fc}\u{df}e\n[[service]]\nname = \"w\u{e9}b\"\nlisten = { interfaces = [\"\u{e9}th0\"], \
+                    port = 0 }\nbakcends = []\n";
+        shows("/etc/a.toml", file, &expect![[""]]);
+    }
+
+    #[test]
+    fn a_problem_of_the_whole_text_has_no_key() {
+        shows("a.json", "{ \"service\": [], }\n", &expect![[""]]);
+    }
+
+    #[test]
+    fn an_empty_text_and_the_end_of_one_can_be_pointed_at() {
+        shows("a.toml", "", &expect![[""]]);
+        shows("a.toml", "[[service]\n\n", &expect![[""]]);
+        shows("a.json", "{\n", &expect![[""]]);
+    }
+
+    #[test]
+    fn a_problem_without_a_place_is_shown_without_a_part_of_the_text() {
+        shows("a.conf", "x", &expect![[""]]);
+    }
+
+    #[test]
+    fn of_a_long_line_only_the_part_around_the_problem_is_shown() {
+        let backends = vec![r#"{"address":"10.0.0.1:80"}"#; 20].join(",");
+        let file = format!(
+            r#"{{"service":[{{"name":"w","listen":{{"interfaces":["eth0"],"port":0}},"backends":[{{"address":"10.0.0.2"}},{backends}]}}]}}"#
+        );
+        let problems = parse("a.json", &file).unwrap_err();
+        let shown = render(&text("a.json", &file), &problems[..2], Severity::Error, plain());
+        expect![[""]].assert_eq(&shown);
+    }
+
+    #[test]
+    fn notes_are_warnings_and_are_not_counted() {
+        let file = "[[service]]\nname = \"web\"\nlisten = { interfaces = [\"eth0\"], port = 80 }\r\n\
+                    backends = [{ address = \"10.0.0.1:80\" }]\r\n";
+        let notes = parse("a.toml", file).unwrap().notes;
+        expect![[""]].assert_eq(&render(&text("a.toml", file), &notes, Severity::Warning, plain()));
+    }
+
+    #[test]
+    fn flags_are_shown_as_a_command_line() {
+        let (interfaces, targets) = (["eth0".to_owned()], ["10.0.0.1".to_owned()]);
+        let problems = from_flags(&interfaces, 80, &targets).unwrap_err();
+        let text = Text::of_flags(flags_text(&interfaces, 80, &targets));
+        expect![[""]].assert_eq(&render(&text, &problems, Severity::Error, plain()));
+    }
+
+    #[test]
+    fn colours_are_there_when_asked_for_and_only_then() {
+        let problems = parse("a.toml", "").unwrap_err();
+        let coloured = |color| {
+            let look = MietteHandlerOpts::new().color(color);
+            render(&text("a.toml", ""), &problems, Severity::Error, look).contains('\u{1b}')
+        };
+        assert!(coloured(true));
+        assert!(!coloured(false));
+    }
+
+    #[test]
+    fn thousands_of_problems_are_shown_in_time() {
+        let lines: String = (0..4096).map(|n| format!("  {{ address = \"host-{n}\" }},\n")).collect();
+        let file = format!("[[service]]\nname = \"w\"\nlisten = {{}}\nbackends = [\n{lines}]\n");
+        let problems = parse("a.toml", &file).unwrap_err();
+        let start = Instant::now();
+        let shown = render(&text("a.toml", &file), &problems, Severity::Error, plain());
+        assert!(shown.ends_with("4098 problems in a.toml\n"));
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    }
+}

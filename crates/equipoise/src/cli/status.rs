@@ -1,0 +1,109 @@
+//! `equipoise status`: what is wrong first, then what there is.
+
+use std::fmt::Write;
+
+use super::args::Global;
+use super::{Failure, print, print_json, table};
+use crate::status::{Health, ServiceState, ServiceStatus, Status};
+
+pub(super) async fn status(global: &Global) -> Result<(), Failure> {
+    let status = global.client().status().await?;
+    if global.json {
+        return print_json(&status);
+    }
+    print(&shown(&status))
+}
+
+fn shown(status: &Status) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _: std::fmt::Result = write(&mut text, status);
+    text
+}
+
+fn write(text: &mut String, status: &Status) -> std::fmt::Result {
+    match status.state {
+        Health::Ok => writeln!(text, "ok")?,
+        Health::Degraded => writeln!(text, "DEGRADED")?,
+    }
+    for reason in &status.reasons {
+        writeln!(text, "  ! {reason}")?;
+    }
+    if let Some(error) = &status.config.last_error {
+        writeln!(text, "  ! the last reload was refused: {error}")?;
+    }
+    for service in status.services.iter().filter(|s| s.state == ServiceState::Down) {
+        writeln!(text, "  ! service {} has no backend to choose", service.name)?;
+    }
+    for note in &status.notes {
+        writeln!(text, "  note: {note}")?;
+    }
+    let config = &status.config;
+    let path = config.path.as_deref().unwrap_or("from flags");
+    let uptime = humantime::format_duration(std::time::Duration::from_secs(status.uptime_seconds));
+    let (version, instance, pid) = (&status.version, &status.instance, status.pid);
+    writeln!(text, "instance {instance}, version {version}, pid {pid}, up {uptime}")?;
+    writeln!(text, "configuration {path}, generation {}, taken {}", config.generation, config.loaded_at)?;
+    for service in &status.services {
+        write_service(text, service)?;
+    }
+    write_interfaces(text, status)?;
+    let flows = &status.flow_table;
+    writeln!(
+        text,
+        "\nflow table: {} opening, {} established, {} closing, room for {}, {} refused",
+        flows.opening, flows.established, flows.closing, flows.size, flows.refused
+    )?;
+    write_verdicts(text, status)
+}
+
+fn write_service(text: &mut String, service: &ServiceStatus) -> std::fmt::Result {
+    let listen = &service.listen;
+    let (name, interfaces) = (&service.name, listen.interfaces.join(", "));
+    let addresses: Vec<_> = listen.addresses.iter().map(ToString::to_string).collect();
+    let addresses = if addresses.is_empty() { "no address".to_owned() } else { addresses.join(", ") };
+    writeln!(text, "\nservice {name}: {addresses} port {}/{} on {interfaces}", listen.port, listen.protocol)?;
+    for pool in &service.pools {
+        let mut table = table(&["BACKEND", "WEIGHT", "SHARE", "LIVE", "NEW", "PKTS IN", "PKTS OUT", "BYTES IN", "BYTES OUT"]);
+        for backend in &pool.backends {
+            table.add_row([
+                backend.address.to_string(),
+                weight(backend.effective_weight, backend.configured_weight),
+                format!("{:.1} %", backend.share * 100.0),
+                backend.live_flows.to_string(),
+                backend.traffic.new_flows.to_string(),
+                backend.traffic.packets_in.to_string(),
+                backend.traffic.packets_out.to_string(),
+                backend.traffic.bytes_in.to_string(),
+                backend.traffic.bytes_out.to_string(),
+            ]);
+        }
+        writeln!(text, "{table}")?;
+    }
+    Ok(())
+}
+
+fn write_interfaces(text: &mut String, status: &Status) -> std::fmt::Result {
+    let mut table = table(&["INTERFACE", "HOOK", "MODE", "WHY"]);
+    for interface in &status.interfaces {
+        table.add_row([&interface.name, &interface.hook, &interface.mode, &interface.reason]);
+    }
+    writeln!(text, "\n{table}")
+}
+
+fn write_verdicts(text: &mut String, status: &Status) -> std::fmt::Result {
+    let mut table = table(&["VERDICT", "PACKETS"]);
+    let seen: Vec<_> = status.verdicts.iter().filter(|(_, count)| **count > 0).collect();
+    if seen.is_empty() {
+        return writeln!(text, "\nno packets yet");
+    }
+    for (name, count) in seen {
+        table.add_row([name.clone(), count.to_string()]);
+    }
+    writeln!(text, "\n{table}")
+}
+
+/// The weight in force, and the configured one where it is another.
+fn weight(effective: f64, configured: u16) -> String {
+    if effective == f64::from(configured) { configured.to_string() } else { format!("{effective} of {configured}") }
+}

@@ -1,0 +1,39 @@
+//! `equipoise stop`: ends the running instance, or clears away what a dead one has left.
+
+use std::path::Path;
+
+use super::args::{Global, RUN_DIRECTORY};
+use super::{Exit, Failure, print, print_json};
+use crate::admin::client::ClientError;
+use crate::admin::lock::InstanceLock;
+use crate::dataplane::kernel::Kernel;
+use crate::status::StopAnswer;
+
+pub(super) async fn stop(global: &Global) -> Result<(), Failure> {
+    match global.client().stop().await {
+        Ok(answer) => said(global, &answer, "stopped"),
+        Err(ClientError::NoInstance(_)) => clear(global),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// With the lock in hand, so that no instance starts while its name's leftovers go.
+fn clear(global: &Global) -> Result<(), Failure> {
+    let _lock = InstanceLock::take(Path::new(RUN_DIRECTORY), &global.instance).map_err(Failure::failed)?;
+    // A socket without its process is a leftover as well.
+    let socket = std::fs::remove_file(global.socket()).is_ok();
+    let pins = Kernel::remove_left(&global.instance).map_err(Failure::failed)?;
+    if !socket && !pins {
+        let message = format!("no instance {:?} is running, and nothing of one is left", global.instance);
+        return Err(Failure::new(Exit::NoInstance, message));
+    }
+    let answer = StopAnswer { pid: None, stopped: true };
+    said(global, &answer, "was not running; what it had left is removed")
+}
+
+fn said(global: &Global, answer: &StopAnswer, what: &str) -> Result<(), Failure> {
+    if global.json {
+        return print_json(answer);
+    }
+    print(&format!("instance {} {what}\n", global.instance))
+}

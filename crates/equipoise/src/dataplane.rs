@@ -1,0 +1,134 @@
+//! The data plane as the control plane sees it: something that takes steps.
+
+use std::collections::BTreeMap;
+
+use equipoise_common::value::Traffic;
+use equipoise_common::verdict::{Hook, Verdict};
+use equipoise_core::config::AttachMode;
+use equipoise_core::diff::Step;
+
+use self::kernel::{Attachment, Device, FlowRow, Kernel, KernelError};
+
+pub mod kernel;
+pub mod memory;
+pub mod simulated;
+
+/// A step that was not taken.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {source}")]
+pub struct StepError {
+    /// What was tried, on what.
+    pub step: String,
+    /// Why not.
+    pub source: std::io::Error,
+}
+
+/// Where steps are applied: the kernel's maps, or maps in memory.
+pub trait Maps {
+    /// Takes one step, whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// When the write was refused; nothing of the step is in force then.
+    fn apply(&mut self, step: &Step) -> Result<(), StepError>;
+}
+
+/// A whole data plane: maps, the programs that read them, and what they have counted.
+pub trait DataPlane: Maps {
+    /// Attaches the programs to a device, as `mode` says; once per device.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel or the device refuses.
+    fn attach(&mut self, device: &Device<'_>, mode: AttachMode) -> Result<Attachment, KernelError>;
+
+    /// Takes the programs off a device; one that has vanished is no error.
+    fn detach(&mut self, index: u32);
+
+    /// Tells the programs whether a device takes redirected frames.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    fn allow_redirect(&mut self, index: u32, allowed: bool) -> Result<(), KernelError>;
+
+    /// The packets counted, by hook and verdict.
+    ///
+    /// # Errors
+    ///
+    /// When the counters cannot be read; so for those that follow.
+    fn verdicts(&self) -> Result<Vec<(Hook, Verdict, u64)>, KernelError>;
+
+    /// What has gone through these services, by id.
+    ///
+    /// # Errors
+    ///
+    /// When the counters cannot be read.
+    fn service_traffic(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, KernelError>;
+
+    /// What has gone through these backends, by id.
+    ///
+    /// # Errors
+    ///
+    /// When the counters cannot be read.
+    fn backend_traffic(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, KernelError>;
+
+    /// Calls `each` for every flow, until it answers false.
+    ///
+    /// # Errors
+    ///
+    /// When the flow table cannot be read.
+    fn flows(&self, each: &mut dyn FnMut(FlowRow) -> bool) -> Result<(), KernelError>;
+
+    /// Leaves everything in force without this process.
+    ///
+    /// # Errors
+    ///
+    /// When something cannot be left so.
+    fn keep(self) -> Result<(), KernelError>;
+
+    /// Detaches and removes everything of ours, and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// When something is left.
+    fn remove(self) -> Result<(), KernelError>;
+}
+
+impl DataPlane for Kernel {
+    fn attach(&mut self, device: &Device<'_>, mode: AttachMode) -> Result<Attachment, KernelError> {
+        Self::attach(self, device, mode)
+    }
+
+    fn detach(&mut self, index: u32) {
+        Self::detach(self, index);
+    }
+
+    fn allow_redirect(&mut self, index: u32, allowed: bool) -> Result<(), KernelError> {
+        Self::allow_redirect(self, index, allowed)
+    }
+
+    fn verdicts(&self) -> Result<Vec<(Hook, Verdict, u64)>, KernelError> {
+        Self::verdicts(self)
+    }
+
+    fn service_traffic(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, KernelError> {
+        Self::service_traffic(self, ids)
+    }
+
+    fn backend_traffic(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, KernelError> {
+        Self::backend_traffic(self, ids)
+    }
+
+    fn flows(&self, each: &mut dyn FnMut(FlowRow) -> bool) -> Result<(), KernelError> {
+        Self::flows(self, each)
+    }
+
+    fn keep(self) -> Result<(), KernelError> {
+        Self::keep(self)
+    }
+
+    fn remove(self) -> Result<(), KernelError> {
+        Self::remove(self)
+    }
+}

@@ -1,0 +1,129 @@
+//! A whole data plane in memory: the maps of [`super::memory`], devices that can be attached to,
+//! and flows and counters as a test sets them.
+//!
+//! With [`crate::host::simulated`] it runs the whole program without a kernel or privileges. Each
+//! test has a handle by which it watches and changes the plane while the program has it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use equipoise_common::value::Traffic;
+use equipoise_common::verdict::{Hook, Verdict};
+use equipoise_core::config::AttachMode;
+use equipoise_core::diff::Step;
+use tokio::sync::watch;
+
+use super::kernel::{Attachment, Device, FlowRow, KernelError};
+use super::memory::Memory;
+use super::{DataPlane, Maps, StepError};
+
+/// What a simulated data plane holds.
+#[derive(Clone, Debug, Default)]
+pub struct Plane {
+    /// The maps.
+    pub memory: Memory,
+    /// Names of the devices that programs hang on, by index.
+    pub attached: BTreeMap<u32, String>,
+    /// Devices that refuse programs, by name.
+    pub refusing: BTreeSet<String>,
+    /// Which devices take redirected frames.
+    pub redirects: BTreeMap<u32, bool>,
+    /// The flow table.
+    pub flows: Vec<FlowRow>,
+    /// The packets counted.
+    pub verdicts: Vec<(Hook, Verdict, u64)>,
+    /// What has become of it; none while it is in use.
+    pub end: Option<End>,
+}
+
+/// What has become of a data plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It stays in force.
+    Kept,
+    /// Everything is gone.
+    Removed,
+}
+
+/// A data plane in memory.
+#[derive(Debug)]
+pub struct Simulated {
+    plane: watch::Sender<Plane>,
+}
+
+impl Simulated {
+    /// A data plane and the handle by which a test watches and changes it.
+    pub fn new(plane: Plane) -> (Self, watch::Sender<Plane>) {
+        let (plane, _) = watch::channel(plane);
+        (Self { plane: plane.clone() }, plane)
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Plane) -> T) -> T {
+        let mut answer = None;
+        self.plane.send_modify(|plane| answer = Some(f(plane)));
+        answer.expect("send_modify calls its argument")
+    }
+}
+
+impl Maps for Simulated {
+    fn apply(&mut self, step: &Step) -> Result<(), StepError> {
+        self.with(|plane| plane.memory.apply(step))
+    }
+}
+
+impl DataPlane for Simulated {
+    fn attach(&mut self, device: &Device<'_>, mode: AttachMode) -> Result<Attachment, KernelError> {
+        self.with(|plane| {
+            if plane.refusing.contains(device.name) {
+                return Err(KernelError::Refused(format!("{} refuses", device.name)));
+            }
+            plane.attached.insert(device.index, device.name.to_owned());
+            let (hook, attached) = match mode {
+                AttachMode::Auto if device.native_xdp => ("xdp", "native"),
+                AttachMode::Xdp => ("xdp", "native"),
+                AttachMode::XdpGeneric => ("xdp", "generic"),
+                AttachMode::Auto | AttachMode::Tc => ("tc", "tcx"),
+            };
+            Ok(Attachment { hook, mode: attached, reason: "simulated".to_owned() })
+        })
+    }
+
+    fn detach(&mut self, index: u32) {
+        self.with(|plane| plane.attached.remove(&index));
+    }
+
+    fn allow_redirect(&mut self, index: u32, allowed: bool) -> Result<(), KernelError> {
+        self.with(|plane| plane.redirects.insert(index, allowed));
+        Ok(())
+    }
+
+    fn verdicts(&self) -> Result<Vec<(Hook, Verdict, u64)>, KernelError> {
+        Ok(self.plane.borrow().verdicts.clone())
+    }
+
+    fn service_traffic(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, KernelError> {
+        Ok(self.with(|plane| ids.iter().map(|&id| (id, *plane.memory.service_traffic(id))).collect()))
+    }
+
+    fn backend_traffic(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, KernelError> {
+        Ok(self.with(|plane| ids.iter().map(|&id| (id, *plane.memory.backend_traffic(id))).collect()))
+    }
+
+    fn flows(&self, each: &mut dyn FnMut(FlowRow) -> bool) -> Result<(), KernelError> {
+        let flows = self.plane.borrow().flows.clone();
+        let _: bool = flows.into_iter().all(each);
+        Ok(())
+    }
+
+    fn keep(self) -> Result<(), KernelError> {
+        self.with(|plane| plane.end = Some(End::Kept));
+        Ok(())
+    }
+
+    fn remove(self) -> Result<(), KernelError> {
+        self.with(|plane| {
+            plane.attached.clear();
+            plane.end = Some(End::Removed);
+        });
+        Ok(())
+    }
+}

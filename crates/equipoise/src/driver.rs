@@ -1,0 +1,351 @@
+//! The event loop: facts, commands and signals in; steps, attachments and answers out.
+//!
+//! Owns everything that changes. Each turn takes what is ready, then makes the data plane as the
+//! latest plan wants it, once: start, reload, retry and a change of the machine are this one path
+//! ([`Driver::settle`]). What cannot be done now is told in the status and tried again, later and
+//! later. Generic over the data plane and the machine, so that all of it runs in memory.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use equipoise_core::config::Config;
+use equipoise_core::plan::Note;
+use equipoise_core::state::State;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use crate::admin::lock::InstanceLock;
+use crate::admin::server::Server;
+use crate::admin::{Command, Reply, Snapshot};
+use crate::apply::Applier;
+use crate::dataplane::DataPlane;
+use crate::host::addresses::Managed;
+use crate::host::forwarding::{self, Forwarding};
+use crate::host::{HostError, Machine, Reading, Way};
+use crate::status::StopAnswer;
+
+mod answer;
+mod ending;
+mod interfaces;
+mod listing;
+mod reload;
+mod start;
+mod trouble;
+
+pub use ending::EndError;
+pub use listing::parse_prefix;
+pub use start::{Start, StartError};
+
+use answer::FlowSample;
+use interfaces::Interfaces;
+use trouble::{Topic, Troubles};
+
+/// News come in bursts: a link that goes up is followed by its addresses and routes.
+const BURST: Duration = Duration::from_millis(20);
+/// Neighbours: well under the 30 s after which the kernel calls one stale.
+const NEIGHBOURS: Duration = Duration::from_secs(5);
+/// Ids that rest: how often flows are asked whether they still name them.
+const RESTING: Duration = Duration::from_secs(30);
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file, read again at each reload.
+    File(PathBuf),
+    /// The command line.
+    Flags,
+}
+
+/// A running instance.
+pub struct Driver<M, P> {
+    instance: String,
+    source: Source,
+    started: Instant,
+    machine: M,
+    plane: P,
+    applier: Applier,
+    state: State,
+    reading: Reading,
+    interfaces: Interfaces,
+    forwarding: Forwarding,
+    managed: Managed,
+    troubles: Troubles,
+    generation: Generation,
+    flows: Option<FlowSample>,
+    due: Due,
+    signals: Signals,
+    commands: mpsc::Receiver<Command>,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    server: Server,
+    lock: InstanceLock,
+}
+
+/// Which configuration runs.
+#[derive(Debug)]
+struct Generation {
+    number: u64,
+    loaded_at: SystemTime,
+    last_error: Option<String>,
+}
+
+/// When what is to be done next.
+#[derive(Debug)]
+struct Due {
+    reading: Option<Instant>,
+    /// Reading takes at most a tenth of the time, whatever the news: a routing daemon has many.
+    not_before: Instant,
+    settle: bool,
+    neighbours: Instant,
+    resting: Instant,
+}
+
+/// The signals that are heard, from when this is made.
+#[derive(Debug)]
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+/// Something that wakes the loop.
+enum Event {
+    End,
+    Reload,
+    Command(Command),
+    Machine,
+    Timer,
+}
+
+/// Why the loop ends.
+enum Ending {
+    /// A signal: as the configuration says.
+    Signal,
+    /// A command: everything goes.
+    Stop(Reply<StopAnswer>),
+}
+
+impl<M: Machine, P: DataPlane> Driver<M, P> {
+    /// Runs until a signal or a command ends it, and cleans up.
+    ///
+    /// # Errors
+    ///
+    /// When something of ours could not be removed.
+    pub async fn run(mut self) -> Result<(), EndError> {
+        let ending = loop {
+            if let Some(ending) = self.turn().await {
+                break ending;
+            }
+        };
+        self.end(ending).await
+    }
+
+    /// Waits for something to happen, takes all that is ready, and settles once.
+    async fn turn(&mut self) -> Option<Ending> {
+        let event = self.next_event().await;
+        if let Some(ending) = self.handle(event).await {
+            return Some(ending);
+        }
+        while let Ok(command) = self.commands.try_recv() {
+            if let Some(ending) = self.handle(Event::Command(command)).await {
+                return Some(ending);
+            }
+        }
+        self.catch_up().await;
+        None
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let wake = self.due.earliest(self.troubles.retry_at());
+        tokio::select! {
+            _ = self.signals.interrupt.recv() => Event::End,
+            _ = self.signals.terminate.recv() => Event::End,
+            _ = self.signals.hangup.recv() => Event::Reload,
+            Some(command) = self.commands.recv() => Event::Command(command),
+            () = self.machine.changed() => Event::Machine,
+            () = sleep_until(wake) => Event::Timer,
+        }
+    }
+
+    async fn handle(&mut self, event: Event) -> Option<Ending> {
+        match event {
+            Event::End => return Some(Ending::Signal),
+            Event::Reload => self.reload().await,
+            Event::Machine => {
+                // Counted from the first news of a burst, so that a steady stream cannot put it off.
+                let at = (Instant::now() + BURST).max(self.due.not_before);
+                self.due.reading.get_or_insert(at);
+            }
+            Event::Timer => {}
+            Event::Command(Command::Stop(reply)) => return Some(Ending::Stop(reply)),
+            Event::Command(command) => self.answer(command),
+        }
+        None
+    }
+
+    /// Does all that is due.
+    async fn catch_up(&mut self) {
+        let now = Instant::now();
+        if self.due.reading.is_some_and(|at| at <= now) {
+            self.due.reading = None;
+            self.read_machine().await;
+        }
+        let retry = self.troubles.retry_at().is_some_and(|at| at <= now);
+        if retry && self.troubles.has(&Topic::Machine) {
+            self.read_machine().await;
+        }
+        if self.due.settle || retry {
+            self.settle().await;
+        }
+        if self.due.neighbours <= now {
+            self.refresh_neighbours().await;
+        }
+        if self.due.resting <= now {
+            self.due.resting = now + RESTING;
+            self.ask_for_resting_ids();
+        }
+    }
+
+    /// Reads the machine; a change of it is due to be settled.
+    async fn read_machine(&mut self) {
+        let targets = targets(self.state.config());
+        let began = Instant::now();
+        let read = self.machine.read(&targets).await;
+        self.due.not_before = Instant::now() + began.elapsed() * 9;
+        match read {
+            Ok(reading) => {
+                self.troubles.note(Topic::Machine, Ok(()));
+                if reading != self.reading {
+                    self.state.handle_facts(reading.facts());
+                    self.reading = reading;
+                    self.due.settle = true;
+                }
+            }
+            Err(error) => self.troubles.note(Topic::Machine, Err(error.to_string())),
+        }
+    }
+
+    /// Makes machine and data plane as the plan wants them. The maps come before the programs, so
+    /// that no packet meets a program whose maps are not right.
+    async fn settle(&mut self) {
+        self.due.settle = false;
+        let config = self.state.config().clone();
+        let addresses = self.managed.follow(&mut self.machine, &config, &self.reading).await;
+        self.troubles.note(Topic::Addresses, addresses.map_err(|e| e.to_string()));
+        let forwarding = self.follow_forwarding(&config);
+        self.troubles.note(Topic::Forwarding, forwarding.map_err(|e| e.to_string()));
+        let maps = self.converge();
+        self.troubles.note(Topic::Maps, maps);
+        self.interfaces.follow(&mut self.plane, &config, &self.reading);
+        self.troubles.note_interfaces(self.interfaces.failed());
+        self.troubles.schedule(Instant::now());
+    }
+
+    fn follow_forwarding(&mut self, config: &Config) -> Result<(), HostError> {
+        let wanted = forwarding::Wanted::new(config, interfaces::wanted_here(config, &self.reading));
+        self.forwarding.follow(&mut self.machine, &wanted, &self.reading)
+    }
+
+    fn converge(&mut self) -> Result<(), String> {
+        let desired = self.state.plan();
+        let converged = self.applier.converge(&mut self.plane, desired).map_err(|e| e.to_string())?;
+        if converged.steps > 0 {
+            tracing::info!(steps = converged.steps, "applied");
+        }
+        Ok(())
+    }
+
+    /// What is not as it should be, in words.
+    fn reasons(&self) -> Vec<String> {
+        let missing = self.state.planned().notes.iter().filter(|note| is_missing(note));
+        self.troubles.reasons().map(str::to_owned).chain(missing.map(ToString::to_string)).collect()
+    }
+
+    /// What is good to know.
+    fn notes(&self) -> Vec<String> {
+        let notes = self.state.planned().notes.iter().filter(|note| !is_missing(note));
+        notes.map(ToString::to_string).collect()
+    }
+
+    async fn refresh_neighbours(&mut self) {
+        self.due.neighbours = Instant::now() + NEIGHBOURS;
+        let next_hops = self.reading.ways.values().filter_map(|way| match way {
+            Way::Via { interface, next_hop } => Some((*interface, *next_hop)),
+            Way::Local | Way::Unreachable => None,
+        });
+        let (next_hops, interfaces) = (next_hops.collect(), self.interfaces.indexes());
+        match self.machine.refresh_neighbours(&interfaces, &next_hops).await {
+            Ok(asked) => tracing::trace!(asked, "neighbours"),
+            Err(error) => tracing::warn!(%error, "neighbours are not kept fresh"),
+        }
+    }
+
+    /// Lets ids that no flow names any more be given out again. Only while the maps are as
+    /// planned: a packet could open a flow with a resting id otherwise.
+    fn ask_for_resting_ids(&mut self) {
+        if self.due.settle || self.troubles.has(&Topic::Maps) {
+            return;
+        }
+        let Some(mark) = self.state.resting() else {
+            return;
+        };
+        match answer::named_ids(&self.plane) {
+            Ok(named) => {
+                self.state.handle_named(mark, &named);
+                self.due.settle = true;
+            }
+            Err(error) => tracing::warn!(%error, "the flow table cannot be read"),
+        }
+    }
+}
+
+impl Due {
+    fn at_start() -> Self {
+        let now = Instant::now();
+        Self { reading: None, not_before: now, settle: false, neighbours: now, resting: now + RESTING }
+    }
+
+    fn earliest(&self, retry: Option<Instant>) -> Instant {
+        if self.settle {
+            return Instant::now();
+        }
+        let timers = [self.reading, retry, Some(self.neighbours), Some(self.resting)];
+        timers.into_iter().flatten().min().unwrap_or(self.neighbours)
+    }
+}
+
+impl Signals {
+    /// Hears them. To be made before anything that a signal must not leave half-done.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn hear() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// Whether a note tells of something that the configuration asks for and clients do not get.
+fn is_missing(note: &Note) -> bool {
+    match note {
+        Note::NoInterface { .. }
+        | Note::NoAddress { .. }
+        | Note::NoIds { .. }
+        | Note::NoBackendIds { .. }
+        | Note::NoKeys { .. } => true,
+        Note::NoBackend { .. } | Note::CoarseShares { .. } => false,
+    }
+}
+
+/// The addresses whose ways matter: those of the backends.
+pub fn targets(config: &Config) -> BTreeSet<IpAddr> {
+    config.services.iter().flat_map(|s| &s.backends).map(|b| b.address.ip()).collect()
+}

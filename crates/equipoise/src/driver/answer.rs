@@ -1,0 +1,227 @@
+//! Answers to the admin API, out of the state and the data plane's counters.
+//!
+//! The flow table is read whole for its numbers, so a reading is used again for ten times as long
+//! as it took: asking often does not slow the loop down by more than a tenth.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use equipoise_common::value::Traffic;
+use equipoise_common::verdict::Verdict;
+use equipoise_core::config::{Algorithm, Protocol};
+use equipoise_core::id::Named;
+use equipoise_core::state::{BackendView, ServiceView};
+use tokio::time::Instant;
+
+use super::{Driver, Source};
+use crate::admin::{Command, ProblemDetails};
+use crate::dataplane::DataPlane;
+use crate::dataplane::kernel::KernelError;
+use crate::host::Machine;
+use crate::status::{
+    BackendStatus, ConfigStatus, Counters, FlowTable, Health, ListenStatus, PoolStatus, ServiceState,
+    ServiceStatus, Status,
+};
+
+/// The flow table in numbers.
+#[derive(Debug)]
+pub(super) struct FlowSample {
+    taken: Instant,
+    took: Duration,
+    by_backend: BTreeMap<u32, u64>,
+    opening: u64,
+    established: u64,
+    closing: u64,
+}
+
+/// Everything that is counted.
+struct Counted {
+    services: BTreeMap<u32, Traffic>,
+    backends: BTreeMap<u32, Traffic>,
+    verdicts: BTreeMap<String, u64>,
+    hooks: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+impl<M: Machine, P: DataPlane> Driver<M, P> {
+    pub(super) fn answer(&mut self, command: Command) {
+        // Whoever asked may be gone; nothing is to be done about it.
+        match command {
+            Command::Status(reply) => drop(reply.send(self.status().map_err(unreadable))),
+            Command::Flows(filter, reply) => drop(reply.send(self.flows(&filter))),
+            Command::Plan(request, reply) => drop(reply.send(self.plan(&request))),
+            // The loop ends with this one and answers it at the very end.
+            Command::Stop(reply) => drop(reply),
+        }
+    }
+
+    fn status(&mut self) -> Result<Status, KernelError> {
+        self.sample_flows()?;
+        let counted = self.count()?;
+        let flows = self.flows.as_ref();
+        let refused = counted.verdicts.get(Verdict::FlowRefused.name()).copied().unwrap_or_default();
+        let reasons = self.reasons();
+        let services = self.state.services();
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            instance: self.instance.clone(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            state: if reasons.is_empty() { Health::Ok } else { Health::Degraded },
+            reasons,
+            notes: self.notes(),
+            config: self.config_status(),
+            services: services.iter().map(|view| service(view, &counted, flows)).collect(),
+            interfaces: self.interfaces.status(),
+            flow_table: FlowTable {
+                size: self.state.config().settings.max_flows.into(),
+                opening: flows.map_or(0, |f| f.opening),
+                established: flows.map_or(0, |f| f.established),
+                closing: flows.map_or(0, |f| f.closing),
+                evicted: None,
+                refused,
+            },
+            verdicts: counted.verdicts,
+            hooks: counted.hooks,
+        })
+    }
+
+    fn config_status(&self) -> ConfigStatus {
+        let path = match &self.source {
+            Source::File(path) => Some(path.display().to_string()),
+            Source::Flags => None,
+        };
+        ConfigStatus {
+            path,
+            generation: self.generation.number,
+            loaded_at: humantime::format_rfc3339_seconds(self.generation.loaded_at).to_string(),
+            last_error: self.generation.last_error.clone(),
+            watching: false,
+        }
+    }
+
+    fn count(&self) -> Result<Counted, KernelError> {
+        let planned = self.state.planned();
+        let services: Vec<u32> = planned.service_terms.keys().copied().collect();
+        let backends: Vec<u32> = planned.backends.keys().copied().collect();
+        let mut verdicts: BTreeMap<String, u64> = Verdict::ALL.iter().map(|v| (v.name().to_owned(), 0)).collect();
+        let mut hooks: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+        for (hook, verdict, count) in self.plane.verdicts()? {
+            *verdicts.entry(verdict.name().to_owned()).or_default() += count;
+            if count > 0 {
+                hooks.entry(hook.name().to_owned()).or_default().insert(verdict.name().to_owned(), count);
+            }
+        }
+        Ok(Counted {
+            services: self.plane.service_traffic(&services)?,
+            backends: self.plane.backend_traffic(&backends)?,
+            verdicts,
+            hooks,
+        })
+    }
+
+    fn sample_flows(&mut self) -> Result<(), KernelError> {
+        if self.flows.as_ref().is_some_and(|f| f.taken.elapsed() < f.took * 10) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let mut sample = FlowSample {
+            taken: began,
+            took: Duration::ZERO,
+            by_backend: BTreeMap::new(),
+            opening: 0,
+            established: 0,
+            closing: 0,
+        };
+        self.plane.flows(&mut |row| {
+            *sample.by_backend.entry(row.backend).or_default() += 1;
+            match row.state {
+                "opening" | "one-way" => sample.opening += 1,
+                "established" | "two-way" => sample.established += 1,
+                _ => sample.closing += 1,
+            }
+            true
+        })?;
+        sample.taken = Instant::now();
+        sample.took = began.elapsed();
+        self.flows = Some(sample);
+        Ok(())
+    }
+}
+
+/// Ids that flows name.
+pub(super) fn named_ids<P: DataPlane>(plane: &P) -> Result<Named, KernelError> {
+    let mut named = Named::default();
+    plane.flows(&mut |row| {
+        named.services.insert(row.service);
+        named.backends.insert(row.backend);
+        true
+    })?;
+    Ok(named)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "given to map_err")]
+pub(super) fn unreadable(error: KernelError) -> ProblemDetails {
+    ProblemDetails::failed(error.to_string())
+}
+
+fn service(view: &ServiceView<'_>, counted: &Counted, flows: Option<&FlowSample>) -> ServiceStatus {
+    let config = view.service;
+    let mut addresses: Vec<_> = view.keys.iter().map(|key| key.vip().ip()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    let backends: Vec<_> = view.backends.iter().map(|b| backend(b, counted, flows)).collect();
+    let up = backends.iter().any(|b| b.effective_weight > 0.0);
+    ServiceStatus {
+        name: config.name.clone(),
+        listen: ListenStatus {
+            interfaces: config.listen.interfaces.clone(),
+            address: config.listen.address,
+            addresses,
+            port: config.listen.port,
+            protocol: protocol(config.listen.protocol).to_owned(),
+        },
+        state: if up { ServiceState::Up } else { ServiceState::Down },
+        traffic: view.id.and_then(|id| counted.services.get(&id)).map(counters).unwrap_or_default(),
+        pools: vec![PoolStatus {
+            route: "default".to_owned(),
+            algorithm: algorithm(config.algorithm).to_owned(),
+            panic: false,
+            backends,
+        }],
+    }
+}
+
+fn backend(view: &BackendView, counted: &Counted, flows: Option<&FlowSample>) -> BackendStatus {
+    let live = view.id.zip(flows).and_then(|(id, flows)| flows.by_backend.get(&id));
+    BackendStatus {
+        address: view.address,
+        configured_weight: view.configured_weight,
+        effective_weight: view.effective_weight.value(),
+        share: view.share,
+        health: "none".to_owned(),
+        breaker: "closed".to_owned(),
+        draining: false,
+        live_flows: live.copied().unwrap_or_default(),
+        traffic: view.id.and_then(|id| counted.backends.get(&id)).map(counters).unwrap_or_default(),
+    }
+}
+
+fn counters(traffic: &Traffic) -> Counters {
+    let Traffic { new_flows, packets_in, bytes_in, packets_out, bytes_out, ports_changed } = *traffic;
+    Counters { new_flows, packets_in, bytes_in, packets_out, bytes_out, ports_changed }
+}
+
+fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Both => "both",
+    }
+}
+
+fn algorithm(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::Maglev => "maglev",
+        Algorithm::Random => "random",
+    }
+}

@@ -1,0 +1,122 @@
+//! The flow table as rows, filtered as asked.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use equipoise_common::key::{TCP, UDP};
+use ipnet::IpNet;
+
+use super::Driver;
+use super::answer::unreadable;
+use crate::admin::ProblemDetails;
+use crate::dataplane::DataPlane;
+use crate::dataplane::kernel::FlowRow;
+use crate::host::Machine;
+use crate::status::{Flow, FlowFilter};
+
+/// A filter, with its names resolved.
+struct Filter {
+    service: Option<u32>,
+    backend: Option<SocketAddr>,
+    client: Option<IpNet>,
+}
+
+impl<M: Machine, P: DataPlane> Driver<M, P> {
+    pub(super) fn flows(&self, asked: &FlowFilter) -> Result<Vec<Flow>, ProblemDetails> {
+        let services = self.state.services();
+        let names: BTreeMap<u32, &str> =
+            services.iter().filter_map(|s| Some((s.id?, s.service.name.as_str()))).collect();
+        let filter = Filter {
+            service: asked.service.as_deref().map(|name| service_id(&names, name)).transpose()?,
+            backend: asked.backend.as_deref().map(backend).transpose()?,
+            client: asked.client.as_deref().map(client).transpose()?,
+        };
+        let mut flows = Vec::new();
+        self.plane
+            .flows(&mut |row| {
+                if filter.takes(&row) {
+                    flows.push(flow(&row, names.get(&row.service).copied()));
+                }
+                true
+            })
+            .map_err(unreadable)?;
+        if let Some(address) = filter.backend.filter(|_| flows.is_empty()) {
+            // A backend that has left the configuration is known as long as flows go to it.
+            let configured = services.iter().flat_map(|s| &s.backends).any(|b| b.address == address);
+            if !configured {
+                return Err(ProblemDetails::not_found(format!("there is no backend {address}")));
+            }
+        }
+        Ok(flows)
+    }
+}
+
+impl Filter {
+    fn takes(&self, row: &FlowRow) -> bool {
+        self.service.is_none_or(|id| id == row.service)
+            && self.backend.is_none_or(|address| address == row.backend_address)
+            && self.client.is_none_or(|prefix| prefix.contains(&row.client.ip()))
+    }
+}
+
+/// A prefix, or an address for the prefix of it alone.
+///
+/// # Errors
+///
+/// A sentence, when it is neither.
+pub fn parse_prefix(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| address()).map_err(|_| format!("{text:?} is neither a prefix nor an address"))
+}
+
+fn service_id(names: &BTreeMap<u32, &str>, wanted: &str) -> Result<u32, ProblemDetails> {
+    let found = names.iter().find(|(_, name)| **name == wanted).map(|(id, _)| *id);
+    found.ok_or_else(|| ProblemDetails::not_found(format!("there is no service {wanted:?}")))
+}
+
+fn backend(text: &str) -> Result<SocketAddr, ProblemDetails> {
+    text.parse().map_err(|_| ProblemDetails::not_found(format!("there is no backend {text:?}")))
+}
+
+fn client(text: &str) -> Result<IpNet, ProblemDetails> {
+    parse_prefix(text).map_err(ProblemDetails::bad_request)
+}
+
+fn flow(row: &FlowRow, service: Option<&str>) -> Flow {
+    let [packets_in, bytes_in, packets_out, bytes_out] = row.traffic;
+    let protocol = match row.protocol {
+        TCP => "tcp".to_owned(),
+        UDP => "udp".to_owned(),
+        number => number.to_string(),
+    };
+    Flow {
+        protocol,
+        client: row.client,
+        vip: row.vip,
+        backend: row.backend_address,
+        service: service.map(str::to_owned),
+        state: row.state.to_owned(),
+        age_seconds: row.age.as_secs_f64(),
+        idle_seconds: row.idle.as_secs_f64(),
+        packets_in,
+        bytes_in,
+        packets_out,
+        bytes_out,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_and_addresses_are_read() {
+        let inside: IpAddr = "10.1.2.3".parse().unwrap();
+        assert!(parse_prefix("10.0.0.0/8").unwrap().contains(&inside));
+        assert!(parse_prefix("10.1.2.3").unwrap().contains(&inside));
+        assert!(!parse_prefix("10.1.2.4").unwrap().contains(&inside));
+        assert!(parse_prefix("2001:db8::/32").is_ok());
+        assert!(parse_prefix("ten").is_err());
+        assert!(parse_prefix("10.0.0.0/33").is_err());
+    }
+}

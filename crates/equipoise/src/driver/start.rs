@@ -1,0 +1,156 @@
+//! The start: first the machine, then the maps, then the programs, then the socket.
+//!
+//! No packet meets a program before the maps are right. A failure at any point takes back all
+//! that was done before it, so that nothing is left half-started.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use equipoise_core::config::Config;
+use equipoise_core::state::State;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::interfaces::{self, Interfaces};
+use super::trouble::Troubles;
+use super::{Driver, Due, Generation, Signals, Source, targets};
+use crate::admin::lock::InstanceLock;
+use crate::admin::server::{AdminSocket, SocketError};
+use crate::admin::{Access, Snapshot};
+use crate::apply::Applier;
+use crate::dataplane::{DataPlane, StepError};
+use crate::host::addresses::Managed;
+use crate::host::forwarding::{Forwarding, Wanted};
+use crate::host::{HostError, Machine, Reading};
+use crate::running_config;
+
+/// Commands that wait at most; more wait at their sockets.
+const COMMANDS: usize = 64;
+
+/// What an instance is started with.
+pub struct Start<M, P> {
+    /// Its name.
+    pub instance: String,
+    /// The signals that end it.
+    pub signals: Signals,
+    /// The lock on its name.
+    pub lock: InstanceLock,
+    /// Where its socket is to be.
+    pub socket: PathBuf,
+    /// Where the configuration comes from.
+    pub source: Source,
+    /// The configuration, checked against the machine.
+    pub config: Config,
+    /// The machine.
+    pub machine: M,
+    /// The data plane, with empty maps.
+    pub plane: P,
+}
+
+/// Why an instance does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The machine cannot be read, or refuses an address or a setting.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The maps cannot be filled.
+    #[error(transparent)]
+    Maps(#[from] StepError),
+    /// An interface cannot be attached.
+    #[error("interface {name} cannot be attached: {reason}")]
+    Interface {
+        /// Its name.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The admin socket cannot be made.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+}
+
+impl<M: Machine, P: DataPlane> Driver<M, P> {
+    /// Starts an instance: when this returns, packets flow.
+    ///
+    /// # Errors
+    ///
+    /// When anything fails; nothing is left then.
+    pub async fn start(start: Start<M, P>) -> Result<Self, StartError> {
+        let Start { instance, signals, lock, socket, source, config, mut machine, mut plane } = start;
+        let mut begun = Begun::default();
+        match begun.all(&mut machine, &mut plane, config, &socket).await {
+            Ok((state, reading, listening)) => {
+                let (sender, commands) = mpsc::channel(COMMANDS);
+                let snapshot = Arc::new(Snapshot { config: running_config::to_json(state.config()) });
+                let (publish, snapshot) = watch::channel(snapshot);
+                let server = listening.serve(Access { commands: sender, snapshot });
+                Ok(Self {
+                    instance,
+                    source,
+                    started: Instant::now(),
+                    machine,
+                    plane,
+                    applier: begun.applier,
+                    state,
+                    reading,
+                    interfaces: begun.interfaces,
+                    forwarding: begun.forwarding,
+                    managed: begun.managed,
+                    troubles: Troubles::default(),
+                    generation: Generation { number: 1, loaded_at: SystemTime::now(), last_error: None },
+                    flows: None,
+                    due: Due::at_start(),
+                    signals,
+                    commands,
+                    snapshot: publish,
+                    server,
+                    lock,
+                })
+            }
+            Err(error) => {
+                if let Err(error) = plane.remove() {
+                    tracing::error!(%error, "something is left after the failed start");
+                }
+                begun.managed.release(&mut machine).await;
+                begun.forwarding.release(&mut machine);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What has been done so far.
+#[derive(Default)]
+struct Begun {
+    applier: Applier,
+    interfaces: Interfaces,
+    forwarding: Forwarding,
+    managed: Managed,
+}
+
+impl Begun {
+    async fn all<M: Machine, P: DataPlane>(
+        &mut self,
+        machine: &mut M,
+        plane: &mut P,
+        config: Config,
+        socket: &Path,
+    ) -> Result<(State, Reading, AdminSocket), StartError> {
+        let targets = targets(&config);
+        let before = machine.read(&targets).await?;
+        self.managed.follow(machine, &config, &before).await?;
+        // Again, with the addresses that have just been added.
+        let reading = machine.read(&targets).await?;
+        let wanted = Wanted::new(&config, interfaces::wanted_here(&config, &reading));
+        self.forwarding.follow(machine, &wanted, &reading)?;
+        let mut state = State::new(config, reading.facts());
+        self.applier.converge(plane, state.plan())?;
+        self.interfaces.follow(plane, state.config(), &reading);
+        if let Some((name, reason)) = self.interfaces.failed().first_key_value() {
+            return Err(StartError::Interface { name: name.clone(), reason: reason.clone() });
+        }
+        let listening = AdminSocket::bind(socket).await?;
+        Ok((state, reading, listening))
+    }
+}

@@ -1,0 +1,207 @@
+//! A configuration against this machine: what it names and the machine does not have.
+//!
+//! Gives problems and notes with their places in the text, like those of the configuration
+//! itself. A pure function of both; `check --host`, `run` and each reload ask it.
+
+use std::net::IpAddr;
+
+use equipoise_core::config::{BackendInterfaces, Config, Problem, Protocol, Service, problem_at};
+
+use super::Reading;
+
+/// Names told at most.
+const NAMES: usize = 8;
+
+/// What the machine has to say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// What cannot work.
+    pub problems: Vec<Problem>,
+    /// What may not do what is expected.
+    pub notes: Vec<Problem>,
+}
+
+/// Checks `config`, which was read from `text`.
+pub fn check(config: &Config, text: &str, reading: &Reading) -> Findings {
+    let mut check = Check { config, text, reading, findings: Findings::default() };
+    for (position, service) in config.services.iter().enumerate() {
+        let key = format!("service[{position}]");
+        check.interfaces(&format!("{key}.listen.interfaces"), &service.listen.interfaces);
+        check.address(&key, service);
+        check.backends(&key, service);
+    }
+    let settings = &config.settings;
+    if let BackendInterfaces::Named(names) = &settings.backend_interfaces {
+        check.interfaces("settings.backend-interfaces", names);
+    }
+    for name in settings.attach.interfaces.keys() {
+        if !reading.devices.contains_key(name) {
+            let message = format!("there is no interface `{name}`, so this has no effect");
+            check.note(&format!("settings.attach.{}", quoted(name)), message, Some(check.names(name)));
+        }
+    }
+    check.findings
+}
+
+struct Check<'a> {
+    config: &'a Config,
+    text: &'a str,
+    reading: &'a Reading,
+    findings: Findings,
+}
+
+impl Check<'_> {
+    fn interfaces(&mut self, key: &str, names: &[String]) {
+        for (position, name) in names.iter().enumerate() {
+            if !self.reading.devices.contains_key(name) {
+                let allowed = Some(self.names(name));
+                let message = format!("there is no interface `{name}`");
+                self.problem(&format!("{key}[{position}]"), message, allowed);
+            }
+        }
+    }
+
+    fn address(&mut self, key: &str, service: &Service) {
+        let Some(address) = service.listen.address else {
+            return;
+        };
+        if service.manage_address || self.reading.owners(address).next().is_some() {
+            return;
+        }
+        let message = format!(
+            "no interface of this machine has the address {address}: nobody answers when it is asked for on \
+             the link, so clients get no answer unless it is routed here"
+        );
+        let allowed = "an address of this machine, or `manage-address = true` in the service to have it added";
+        self.note(&format!("{key}.listen.address"), message, Some(allowed.to_owned()));
+    }
+
+    /// The configuration's own check knows VIPs that it names; those that are the interfaces' own
+    /// addresses are known here alone.
+    fn backends(&mut self, key: &str, service: &Service) {
+        for (position, backend) in service.backends.iter().enumerate() {
+            let (ip, port) = (backend.address.ip(), backend.address.port());
+            let loops = self.config.services.iter().find(|other| {
+                let ports = other.listen.port == port && share_protocol(service, other);
+                ports && other.listen.address.is_none() && self.listens_on(other, ip)
+            });
+            if let Some(other) = loops {
+                let name = &other.name;
+                let message =
+                    format!("backend {} is where the service `{name}` itself is reached", backend.address);
+                self.problem(&format!("{key}.backends[{position}].address"), message, None);
+            }
+        }
+    }
+
+    fn listens_on(&self, service: &Service, address: IpAddr) -> bool {
+        self.reading.owners(address).any(|owner| service.listen.interfaces.iter().any(|name| name == owner))
+    }
+
+    /// The machine's interfaces, those with a similar name first.
+    fn names(&self, like: &str) -> String {
+        let mut names: Vec<&str> = self.reading.devices.keys().map(String::as_str).collect();
+        let similarity = |name: &str| strsim::jaro_winkler(name, like);
+        names.sort_by(|a, b| similarity(b).total_cmp(&similarity(a)));
+        let more = names.len().saturating_sub(NAMES);
+        names.truncate(NAMES);
+        let listed = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        if more > 0 { format!("{listed} and {more} more") } else { listed }
+    }
+
+    fn problem(&mut self, key: &str, message: String, allowed: Option<String>) {
+        self.findings.problems.push(problem_at(&self.config.places, self.text, key, message, allowed));
+    }
+
+    fn note(&mut self, key: &str, message: String, allowed: Option<String>) {
+        self.findings.notes.push(problem_at(&self.config.places, self.text, key, message, allowed));
+    }
+}
+
+fn share_protocol(a: &Service, b: &Service) -> bool {
+    let (a, b) = (a.listen.protocol, b.listen.protocol);
+    a == b || a == Protocol::Both || b == Protocol::Both
+}
+
+/// A name as the paths of keys write it.
+fn quoted(name: &str) -> String {
+    let bare = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    if bare { name.to_owned() } else { format!("{name:?}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Device;
+    use equipoise_core::config::parse;
+
+    fn machine() -> Reading {
+        let device = |index, address: &str| Device {
+            index,
+            addresses: vec![address.parse().unwrap()],
+            ..Device::default()
+        };
+        let devices = [
+            ("eth0".to_owned(), device(2, "192.0.2.1")),
+            ("eth1".to_owned(), device(3, "10.0.0.254")),
+            ("lo".to_owned(), device(1, "127.0.0.1")),
+        ];
+        Reading { devices: devices.into(), ..Reading::default() }
+    }
+
+    fn findings(text: &str) -> Findings {
+        check(&parse("a.toml", text).unwrap().config, text, &machine())
+    }
+
+    fn service(listen: &str, backend: &str) -> String {
+        format!("[[service]]\nname = \"web\"\nlisten = {{ {listen} }}\nbackends = [{{ address = \"{backend}\" }}]\n")
+    }
+
+    #[test]
+    fn missing_interface_is_a_problem_with_its_place_and_the_near_names() {
+        let found = findings(&service("interfaces = [\"eth0\", \"eht1\"], port = 80", "10.0.0.1:80"));
+        let [problem] = &found.problems[..] else { panic!("{found:?}") };
+        assert_eq!(problem.key, "service[0].listen.interfaces[1]");
+        assert_eq!(problem.line, 3);
+        assert_eq!(problem.message, "there is no interface `eht1`");
+        assert!(problem.allowed.as_ref().unwrap().starts_with("`eth1`"), "{:?}", problem.allowed);
+    }
+
+    #[test]
+    fn address_that_nobody_owns_is_a_note_that_says_what_to_do() {
+        let listen = "interfaces = [\"eth0\"], address = \"203.0.113.10\", port = 80";
+        let found = findings(&service(listen, "10.0.0.1:80"));
+        assert_eq!(found.problems, []);
+        let [note] = &found.notes[..] else { panic!("{found:?}") };
+        assert_eq!(note.key, "service[0].listen.address");
+        assert!(note.allowed.as_ref().unwrap().contains("manage-address"));
+        let owned = findings(&service("interfaces = [\"eth0\"], address = \"192.0.2.1\", port = 80", "10.0.0.1:80"));
+        assert_eq!(owned, Findings::default());
+    }
+
+    #[test]
+    fn managed_address_is_no_note() {
+        let listen = "interfaces = [\"eth0\"], address = \"203.0.113.10\", port = 80";
+        let text = service(listen, "10.0.0.1:80").replace("backends", "manage-address = true\nbackends");
+        assert_eq!(findings(&text), Findings::default());
+    }
+
+    #[test]
+    fn backend_that_is_an_own_address_of_the_listening_interface_is_refused() {
+        let listen = "interfaces = [\"eth0\"], port = 80";
+        let found = findings(&service(listen, "192.0.2.1:80"));
+        let [problem] = &found.problems[..] else { panic!("{found:?}") };
+        assert_eq!(problem.key, "service[0].backends[0].address");
+        assert_eq!(findings(&service(listen, "192.0.2.1:8080")), Findings::default());
+        assert_eq!(findings(&service(listen, "10.0.0.254:80")), Findings::default());
+    }
+
+    #[test]
+    fn settings_for_interfaces_that_are_not_there_are_told() {
+        let listen = "interfaces = [\"eth0\"], port = 80";
+        let settings = "[settings]\nbackend-interfaces = [\"eth7\"]\nattach = { default = \"tc\", \"eth0.7\" = \"xdp\" }\n";
+        let found = findings(&format!("{}{settings}", service(listen, "10.0.0.1:80")));
+        assert_eq!(found.problems[0].key, "settings.backend-interfaces[0]");
+        assert_eq!(found.notes[0].key, "settings.attach.\"eth0.7\"");
+    }
+}

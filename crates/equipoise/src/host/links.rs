@@ -1,0 +1,85 @@
+//! Interfaces and their addresses, from two netlink dumps.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+};
+use rtnetlink::{Error, Handle};
+
+use super::Device;
+
+/// All interfaces, by name.
+pub(super) async fn read(handle: &Handle) -> Result<BTreeMap<String, Device>, Error> {
+    let mut by_index = BTreeMap::new();
+    let mut links = std::pin::pin!(handle.link().get().execute());
+    while let Some(link) = links.try_next().await? {
+        if let Some((name, device)) = device(&link) {
+            by_index.insert(device.index, (name, device));
+        }
+    }
+    let mut addresses = std::pin::pin!(handle.address().get().execute());
+    while let Some(message) = addresses.try_next().await? {
+        let Some((_, device)) = by_index.get_mut(&message.header.index) else {
+            continue;
+        };
+        if let Some(address) = own_address(&message).filter(|a| !device.addresses.contains(a)) {
+            device.addresses.push(address);
+        }
+    }
+    Ok(by_index.into_values().collect())
+}
+
+fn device(link: &LinkMessage) -> Option<(String, Device)> {
+    let mut name = None;
+    let mut device = Device {
+        index: link.header.index,
+        loopback: link.header.flags.contains(LinkFlags::Loopback),
+        up: link.header.flags.contains(LinkFlags::Up),
+        ..Device::default()
+    };
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = Some(text.clone()),
+            LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
+            LinkAttribute::LinkInfo(infos) => device.kind = kind(infos),
+            LinkAttribute::Xdp(xdp) => device.has_xdp = has_program(xdp),
+            _ => {}
+        }
+    }
+    Some((name?, device))
+}
+
+fn kind(infos: &[LinkInfo]) -> Option<String> {
+    infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(InfoKind::Other(name)) => Some(name.clone()),
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    })
+}
+
+fn has_program(xdp: &[LinkXdp]) -> bool {
+    xdp.iter().any(|x| matches!(x, LinkXdp::Attached(how) if *how != XdpAttached::None))
+}
+
+/// The local address of a message. For a point-to-point link `Address` is the peer's.
+fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let mut address = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(local) => {
+                address = Some(*local);
+                break;
+            }
+            AddressAttribute::Address(own) => address = Some(*own),
+            _ => {}
+        }
+    }
+    address.filter(|a| match a {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(a) => !a.is_unicast_link_local(),
+    })
+}

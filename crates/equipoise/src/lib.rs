@@ -1,0 +1,13 @@
+//! Equipoise: a standalone layer-4 load balancer for Linux.
+//!
+//! This crate does what `equipoise-core` decides: it loads and attaches the packet programs,
+//! applies plans to the kernel's maps, watches the machine, and answers on a socket.
+
+pub mod admin;
+pub mod apply;
+pub mod cli;
+pub mod dataplane;
+pub mod driver;
+pub mod host;
+pub mod running_config;
+pub mod status;

@@ -1,0 +1,114 @@
+//! The configuration that runs, written out: as JSON for programs, as a file for people.
+//!
+//! The file's form is the configuration's own, with every default filled in, so that what
+//! `equipoise config` prints can be run again. JSON has the same shape with its keys in snake case.
+
+use equipoise_core::config::{Attach, BackendInterfaces, Config, Service};
+use serde_json::{Map, Value, json};
+
+/// Keys below this one are names of interfaces and stay as they are.
+const NAMES: &str = "attach";
+
+/// As JSON: keys in snake case.
+pub fn to_json(config: &Config) -> Value {
+    json!({
+        "service": config.services.iter().map(service).collect::<Vec<_>>(),
+        "settings": {
+            "attach": attach(&config.settings.attach),
+            "backend_interfaces": backend_interfaces(&config.settings.backend_interfaces),
+            "max_flows": config.settings.max_flows,
+            "on_exit": config.settings.on_exit,
+        },
+    })
+}
+
+/// As a TOML file, from what [`to_json`] has made.
+///
+/// # Errors
+///
+/// When the JSON is not such a configuration.
+pub fn to_toml(json: Value) -> Result<String, toml::ser::Error> {
+    toml::to_string(&kebab(json))
+}
+
+fn service(service: &Service) -> Value {
+    let mut listen = json!({
+        "interfaces": service.listen.interfaces,
+        "port": service.listen.port,
+        "protocol": service.listen.protocol,
+    });
+    if let Some(address) = service.listen.address {
+        listen["address"] = json!(address);
+    }
+    json!({
+        "name": service.name,
+        "listen": listen,
+        "algorithm": service.algorithm,
+        "manage_address": service.manage_address,
+        "backends": service.backends,
+    })
+}
+
+fn attach(attach: &Attach) -> Value {
+    if attach.interfaces.is_empty() {
+        return json!(attach.default);
+    }
+    let mut modes = json!(attach.interfaces);
+    modes["default"] = json!(attach.default);
+    modes
+}
+
+fn backend_interfaces(interfaces: &BackendInterfaces) -> Value {
+    match interfaces {
+        BackendInterfaces::Auto => json!("auto"),
+        BackendInterfaces::Named(names) => json!(names),
+    }
+}
+
+fn kebab(value: Value) -> Value {
+    match value {
+        Value::Array(items) => items.into_iter().map(kebab).collect(),
+        Value::Object(entries) => {
+            let renamed = entries.into_iter().map(|(key, value)| {
+                let value = if key == NAMES { value } else { kebab(value) };
+                (key.replace('_', "-"), value)
+            });
+            Value::Object(renamed.collect::<Map<_, _>>())
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use equipoise_core::config::parse;
+
+    const FILE: &str = r#"
+        [[service]]
+        name = "web"
+        listen = { interfaces = ["eth_0"], address = "192.0.2.1", port = 80 }
+        backends = [{ address = "10.0.0.1:8080", weight = 3 }, { address = "[2001:db8::1]:8080" }]
+        [settings]
+        attach = { default = "tc", eth_0 = "xdp" }
+        backend-interfaces = ["eth1"]
+    "#;
+
+    #[test]
+    fn what_is_printed_is_the_same_configuration_again() {
+        let config = parse("a.toml", FILE).unwrap().config;
+        let printed = to_toml(to_json(&config)).unwrap();
+        let again = parse("b.toml", &printed).unwrap().config;
+        assert_eq!(again.services, config.services);
+        assert_eq!(again.settings, config.settings);
+    }
+
+    #[test]
+    fn json_keys_are_snake_case_and_names_of_interfaces_stay() {
+        let json = to_json(&parse("a.toml", FILE).unwrap().config);
+        assert_eq!(json["settings"]["max_flows"], 1_000_000);
+        assert_eq!(json["settings"]["attach"], json!({ "default": "tc", "eth_0": "xdp" }));
+        assert_eq!(json["service"][0]["manage_address"], false);
+        assert_eq!(json["service"][0]["listen"]["protocol"], "tcp");
+    }
+}

@@ -1,0 +1,264 @@
+//! The answers of the admin API as data: what `status`, `flows` and `config` tell.
+//!
+//! The driver fills these, the admin API and `--json` write them as they stand, and the commands
+//! read them back to show them to people. Field names are the published ones.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// How a running instance is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the program that runs.
+    pub version: String,
+    /// Name of the instance.
+    pub instance: String,
+    /// Its process.
+    pub pid: u32,
+    /// Since the start.
+    pub uptime_seconds: u64,
+    /// Whether everything is as the configuration wants it.
+    pub state: Health,
+    /// Why it is not.
+    pub reasons: Vec<String>,
+    /// What is right and still good to know.
+    pub notes: Vec<String>,
+    /// Which configuration runs.
+    pub config: ConfigStatus,
+    /// The services, in the order of the configuration.
+    pub services: Vec<ServiceStatus>,
+    /// The interfaces that programs are attached to, by name.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// The flow table.
+    pub flow_table: FlowTable,
+    /// Packets by verdict, over all hooks.
+    pub verdicts: BTreeMap<String, u64>,
+    /// Packets by hook and verdict; those that are 0 are left out.
+    pub hooks: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// Whether everything is as the configuration wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// It is.
+    Ok,
+    /// Something is not; the reasons say what.
+    Degraded,
+}
+
+/// Which configuration runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// The file; none when it came from flags.
+    pub path: Option<String>,
+    /// Raised with each configuration taken.
+    pub generation: u64,
+    /// When it was taken, RFC 3339.
+    pub loaded_at: String,
+    /// Why the last reload was refused; none when it was taken.
+    pub last_error: Option<String>,
+    /// Whether the file is watched for changes.
+    pub watching: bool,
+}
+
+/// A service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it is reached.
+    pub listen: ListenStatus,
+    /// Whether new flows find a backend.
+    pub state: ServiceState,
+    /// What has gone through it.
+    #[serde(flatten)]
+    pub traffic: Counters,
+    /// Its pools: one, of its default route.
+    pub pools: Vec<PoolStatus>,
+}
+
+/// Whether new flows find a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceState {
+    /// They do.
+    Up,
+    /// There is no backend to choose.
+    Down,
+}
+
+/// Where a service is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenStatus {
+    /// On which interfaces.
+    pub interfaces: Vec<String>,
+    /// The address that the configuration names; none for the interfaces' own.
+    pub address: Option<IpAddr>,
+    /// The addresses as they are now.
+    pub addresses: Vec<IpAddr>,
+    /// The port.
+    pub port: u16,
+    /// `tcp`, `udp` or `both`.
+    pub protocol: String,
+}
+
+/// A pool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PoolStatus {
+    /// The route that leads to it.
+    pub route: String,
+    /// How a backend is picked.
+    pub algorithm: String,
+    /// Whether health is ignored, because too few backends are healthy.
+    pub panic: bool,
+    /// Its backends, IPv4 and IPv6 in one list.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// A backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Address and port, as the configuration writes them.
+    pub address: SocketAddr,
+    /// The weight that the configuration gives it.
+    pub configured_weight: u16,
+    /// The weight in force; 0 only when it gets no new flow.
+    pub effective_weight: f64,
+    /// Its part of the new flows of its address family, from 0 to 1.
+    pub share: f64,
+    /// `none` while there are no checks.
+    pub health: String,
+    /// State of its breaker.
+    pub breaker: String,
+    /// Whether it is being taken out gently.
+    pub draining: bool,
+    /// Flows in the table.
+    pub live_flows: u64,
+    /// What has gone through it.
+    #[serde(flatten)]
+    pub traffic: Counters,
+}
+
+/// Counters that never go down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Flows opened.
+    pub new_flows: u64,
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// IP bytes from clients.
+    pub bytes_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
+    /// IP bytes to clients.
+    pub bytes_out: u64,
+    /// New flows that got another source port, since theirs was taken.
+    pub ports_changed: u64,
+}
+
+/// An interface that programs are attached to, or should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// `xdp`, `tc`, or `none` while nothing is attached.
+    pub hook: String,
+    /// `native`, `generic`, `tcx`, `clsact`, or `none`.
+    pub mode: String,
+    /// Why this one.
+    pub reason: String,
+}
+
+/// The flow table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowTable {
+    /// Flows that each address family's table holds.
+    pub size: u64,
+    /// Flows that only one end has confirmed.
+    pub opening: u64,
+    /// Flows that both ends have confirmed.
+    pub established: u64,
+    /// Flows that are ending.
+    pub closing: u64,
+    /// Flows that gave way to others; none while the table does not tell.
+    pub evicted: Option<u64>,
+    /// New flows that the table did not take.
+    pub refused: u64,
+}
+
+/// A flow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Flow {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// The client.
+    pub client: SocketAddr,
+    /// What it connected to.
+    pub vip: SocketAddr,
+    /// Where it goes.
+    pub backend: SocketAddr,
+    /// Name of the service; none when it is no longer configured.
+    pub service: Option<String>,
+    /// `opening`, `established`, `closing`, `one-way` or `two-way`.
+    pub state: String,
+    /// Since it was opened.
+    pub age_seconds: f64,
+    /// Since its last packet.
+    pub idle_seconds: f64,
+    /// Packets from the client.
+    pub packets_in: u64,
+    /// IP bytes from the client.
+    pub bytes_in: u64,
+    /// Packets to the client.
+    pub packets_out: u64,
+    /// IP bytes to the client.
+    pub bytes_out: u64,
+}
+
+/// Which flows are asked for; what is absent does not limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowFilter {
+    /// Name of the service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The backend's address and port, as the configuration writes them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// Prefix or address of clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
+}
+
+/// The text of a configuration to be compared with what runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanRequest {
+    /// Name of the file, whose ending tells the format.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// What a configuration would change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanAnswer {
+    /// Whether the steps lead from what a running instance has; else from nothing.
+    pub running: bool,
+    /// The steps, in order, as text.
+    pub steps: Vec<String>,
+    /// What the configuration asks for and cannot be had.
+    pub notes: Vec<String>,
+    /// The whole desired state as text.
+    pub dump: String,
+}
+
+/// How a stop ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopAnswer {
+    /// The process that is ending; none when there was none any more.
+    pub pid: Option<u32>,
+    /// Everything that was taken away.
+    pub stopped: bool,
+}

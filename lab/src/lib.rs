@@ -1,0 +1,30 @@
+//! The bench of Equipoise: hosts, links, servers and load, all in network namespaces.
+//!
+//! [`Netns`] is a namespace that lives only as long as a file of this process, so nothing is left
+//! behind however the process ends. [`Lab`] joins some of them to a client, a balancer and
+//! backends; [`serve`] answers there, [`client`] and [`load`] ask there, and [`Daemon`] runs a
+//! program there. Root is needed for all but the content and the statistics.
+//!
+//! It knows nothing of Equipoise itself: tests and the demo bring the balancer.
+
+pub mod client;
+pub mod content;
+pub mod daemon;
+pub mod link;
+pub mod load;
+pub mod netns;
+pub mod serve;
+pub mod spread;
+pub mod topology;
+pub mod wait;
+
+pub use daemon::Daemon;
+pub use netns::Netns;
+pub use topology::{Host, Lab, Layout, Options};
+pub use wait::wait_until;
+
+/// How much a test does: `small` each time, `full` in a soak run (`EQUIPOISE_SOAK=1`).
+pub fn scale<T>(small: T, full: T) -> T {
+    let soak = std::env::var_os("EQUIPOISE_SOAK").is_some_and(|value| value == "1");
+    if soak { full } else { small }
+}
