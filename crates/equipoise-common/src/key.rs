@@ -158,7 +158,7 @@ const _: () = {
 
 #[cfg(any(test, feature = "user"))]
 mod user {
-    use super::{Address, Be16, FiveTuple, ServiceKey, V4, V6};
+    use super::{Address, Be16, V4, V6};
     use core::fmt;
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -239,22 +239,20 @@ mod user {
         }
     }
 
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{FiveTuple, ServiceKey, V4, V6};
+
     // SAFETY: `repr(C)` words without padding (asserted above); any bit pattern is a value.
-    #[cfg(feature = "user")]
-    unsafe impl<A: Pod> aya::Pod for FiveTuple<A> {}
+    unsafe impl<A: aya::Pod> aya::Pod for FiveTuple<A> {}
     // SAFETY: as above.
-    #[cfg(feature = "user")]
-    unsafe impl<A: Pod> aya::Pod for ServiceKey<A> {}
+    unsafe impl<A: aya::Pod> aya::Pod for ServiceKey<A> {}
     // SAFETY: transparent over `u32`.
-    #[cfg(feature = "user")]
     unsafe impl aya::Pod for V4 {}
     // SAFETY: transparent over `[u64; 2]`.
-    #[cfg(feature = "user")]
     unsafe impl aya::Pod for V6 {}
-    #[cfg(feature = "user")]
-    use aya::Pod;
-    #[cfg(not(feature = "user"))]
-    const _: Option<(FiveTuple<V4>, ServiceKey<V4>)> = None;
 }
 
 #[cfg(test)]

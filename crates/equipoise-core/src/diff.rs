@@ -18,10 +18,10 @@ use std::sync::Arc;
 use equipoise_common::value;
 
 pub use self::applied::Applied;
-pub use self::run::Run;
-pub use self::step::Step;
 use self::applied::AppliedPool;
 use self::run::Room;
+pub use self::run::Run;
+pub use self::step::Step;
 use crate::plan::{Desired, PoolPlan, ServiceKey};
 
 /// What is left to do.
@@ -154,11 +154,8 @@ impl<'a> Work<'a> {
             self.steps.push(Step::PutPool { id, value });
             return true;
         }
-        let Some(run) = self.find_room(wanted.slots.len() as u32) else { return false };
-        if run.length > 0 {
-            self.steps.push(Step::WriteSlots { run, slots: Arc::clone(&wanted.slots) });
-            self.room.take(run);
-        }
+        let Some(run) = self.write_slots(&wanted.slots) else { return false };
+        self.room.take(run);
         let epoch = there.map_or(0, |there| there.value.epoch).wrapping_add(1);
         let Run { offset, length } = run;
         let value = value::Pool { offset, length, epoch, pick: wanted.pick as u32 };
@@ -171,10 +168,24 @@ impl<'a> Work<'a> {
         true
     }
 
-    fn find_room(&mut self, length: u32) -> Option<Run> {
-        if length == 0 {
+    /// Where the slots have been written, or none when there is no room.
+    fn write_slots(&mut self, slots: &Arc<[u32]>) -> Option<Run> {
+        if slots.is_empty() {
             return Some(Run::default());
         }
+        // A try that failed after the writing is gone on with, so that it gets further each time.
+        let mut written = self.applied.written.iter();
+        if let Some((run, _)) =
+            written.find(|(run, s)| is_same_slots(slots, s) && self.room.is_free(*run))
+        {
+            return Some(*run);
+        }
+        let run = self.find_room(slots.len() as u32)?;
+        self.steps.push(Step::WriteSlots { run, slots: Arc::clone(slots) });
+        Some(run)
+    }
+
+    fn find_room(&mut self, length: u32) -> Option<Run> {
         if let Some(run) = self.room.find(length) {
             return Some(run);
         }
@@ -216,7 +227,8 @@ impl<'a> Work<'a> {
         let there = self.services.iter().filter_map(|key| self.applied.services.get(key));
         let needed: BTreeSet<u32> = there.map(|service| service.pool).collect();
         let gone = std::mem::take(&mut self.gone);
-        let (kept, gone): (Vec<u32>, Vec<u32>) = gone.into_iter().partition(|id| needed.contains(id));
+        let (kept, gone): (Vec<u32>, Vec<u32>) =
+            gone.into_iter().partition(|id| needed.contains(id));
         self.gone = kept;
         for id in gone {
             self.steps.push(Step::RemovePool { id });
@@ -299,7 +311,9 @@ mod tests {
         for &(id, slots) in services {
             let slots = vec![id; slots].into();
             let (service, family, pick) = ("web".into(), Family::V4, Pick::Hash);
-            desired.pools.insert(id, PoolPlan { service, family, pick, members: Vec::new(), slots });
+            desired
+                .pools
+                .insert(id, PoolPlan { service, family, pick, members: Vec::new(), slots });
             desired.services.insert(key(id), value::Service { id, pool: id });
             desired.service_terms.insert(id, 0);
             desired.backends.insert(id, BackendPlan { value: value::Backend::default(), term: 0 });

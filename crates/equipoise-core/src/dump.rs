@@ -69,7 +69,9 @@ fn backends(desired: &Desired) -> Vec<(u32, &str, std::net::SocketAddr)> {
     let mut backends: Vec<_> = desired
         .pools
         .values()
-        .flat_map(|pool| pool.members.iter().map(|member| (member.id, &*pool.service, member.address)))
+        .flat_map(|pool| {
+            pool.members.iter().map(|member| (member.id, &*pool.service, member.address))
+        })
         .collect();
     backends.sort_unstable();
     backends

@@ -149,7 +149,8 @@ fn share_out(claims: &mut [Claim], length: u32) {
 fn contend(claims: &[Claim], length: u32) -> Vec<u32> {
     const FREE: u32 = u32::MAX;
     let mut slots = vec![FREE; length as usize];
-    let mut walks: Vec<Walk> = claims.iter().map(|claim| Walk::new(claim.identity, length)).collect();
+    let mut walks: Vec<Walk> =
+        claims.iter().map(|claim| Walk::new(claim.identity, length)).collect();
     for (_, at) in turns(claims) {
         let walk = &mut walks[at as usize];
         let free = loop {

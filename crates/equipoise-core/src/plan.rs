@@ -86,8 +86,11 @@ pub struct BackendPlan {
 /// computed again, which makes no difference to the answer.
 pub fn plan(config: &Config, facts: &Facts, ids: &Ids, previous: Option<&Desired>) -> Desired {
     let mut desired = Desired::default();
-    let drafts: Vec<Draft<'_>> =
-        config.services.iter().filter_map(|service| draft(service, facts, ids, &mut desired.notes)).collect();
+    let drafts: Vec<Draft<'_>> = config
+        .services
+        .iter()
+        .filter_map(|service| draft(service, facts, ids, &mut desired.notes))
+        .collect();
     for draft in &drafts {
         desired.service_terms.insert(draft.id.number, draft.id.term);
     }
@@ -125,13 +128,17 @@ fn draft<'a>(
     let mut keys = Vec::new();
     for interface in &service.listen.interfaces {
         let Some(fact) = facts.interfaces.get(interface) else {
-            notes.push(Note::NoInterface { service: Arc::clone(&name), interface: interface.clone() });
+            notes.push(Note::NoInterface {
+                service: Arc::clone(&name),
+                interface: interface.clone(),
+            });
             continue;
         };
         let before = keys.len();
         add_keys(service, fact, &mut keys);
         if keys.len() == before {
-            notes.push(Note::NoAddress { service: Arc::clone(&name), interface: interface.clone() });
+            notes
+                .push(Note::NoAddress { service: Arc::clone(&name), interface: interface.clone() });
         }
     }
     Some(Draft { service, name, id: *id, pools, backends, keys })
@@ -149,14 +156,16 @@ fn add_keys(service: &Service, interface: &Interface, keys: &mut Vec<ServiceKey>
     };
     for &address in addresses {
         let vip = SocketAddr::new(address, service.listen.port);
-        keys.extend(protocols.iter().map(|&protocol| ServiceKey::new(vip, interface.index, protocol)));
+        keys.extend(
+            protocols.iter().map(|&protocol| ServiceKey::new(vip, interface.index, protocol)),
+        );
     }
 }
 
 fn place_pools(drafts: &[Draft<'_>], previous: Option<&Desired>, desired: &mut Desired) {
     let members: Vec<[Vec<Member>; 2]> =
         drafts.iter().map(|draft| place_backends(draft, desired)).collect();
-    let resolution = resolution(members.iter().flatten().map(Vec::len));
+    let resolution = resolution(&members.iter().flatten().map(Vec::len));
     if resolution.slots() < 100 {
         desired.notes.push(Note::CoarseShares { slots: resolution.slots() });
     }
@@ -210,7 +219,7 @@ fn place_backends(draft: &Draft<'_>, desired: &mut Desired) -> [Vec<Member>; 2] 
 /// the old runs stand beside the new ones.
 ///
 /// At the coarsest, as many backends in as many pools as there are ids for fit once in any case.
-fn resolution(pools: impl Iterator<Item = usize> + Clone) -> Resolution {
+fn resolution(pools: &(impl Iterator<Item = usize> + Clone)) -> Resolution {
     let fits = |resolution: &Resolution| {
         let lengths = pools.clone().map(|backends| u64::from(resolution.length(backends)));
         lengths.sum::<u64>() <= u64::from(limit::SLOTS) / 2
@@ -221,7 +230,8 @@ fn resolution(pools: impl Iterator<Item = usize> + Clone) -> Resolution {
 
 /// The slots of an earlier plan, if the members and the length are those of now.
 fn reuse(known: &PoolPlan, members: &mut [Member], length: u32) -> Option<Arc<[u32]>> {
-    let is_same = |(a, b): (&Member, &Member)| (a.id, a.address, a.weight) == (b.id, b.address, b.weight);
+    let is_same =
+        |(a, b): (&Member, &Member)| (a.id, a.address, a.weight) == (b.id, b.address, b.weight);
     let is_unchanged = known.members.len() == members.len()
         && (known.slots.is_empty() || known.slots.len() == length as usize)
         && known.members.iter().zip(&*members).all(is_same);
@@ -272,7 +282,9 @@ fn place_keys(drafts: &[Draft<'_>], desired: &mut Desired) {
             let (_, pool) = draft.pools[family];
             desired.services.insert(key, value::Service { id: draft.id.number, pool });
         }
-        for (family, left_out) in Family::ALL.into_iter().zip(left_out).filter(|&(_, left_out)| left_out > 0) {
+        for (family, left_out) in
+            Family::ALL.into_iter().zip(left_out).filter(|&(_, left_out)| left_out > 0)
+        {
             let service = Arc::clone(&draft.name);
             desired.notes.push(Note::NoKeys { service, family, left_out });
         }
@@ -282,22 +294,22 @@ fn place_keys(drafts: &[Draft<'_>], desired: &mut Desired) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{
-        Attach, AttachMode, Backend, BackendInterfaces, Listen, OnExit, Settings,
-    };
+    use crate::config::{Attach, AttachMode, Backend, BackendInterfaces, Listen, OnExit, Settings};
     use crate::id::{Limits, Wanted};
 
     fn config(services: Vec<Service>) -> Config {
         let attach = Attach { default: AttachMode::Auto, interfaces: BTreeMap::new() };
         let backend_interfaces = BackendInterfaces::Auto;
-        let settings = Settings { attach, backend_interfaces, max_flows: 1, on_exit: OnExit::Detach };
+        let settings =
+            Settings { attach, backend_interfaces, max_flows: 1, on_exit: OnExit::Detach };
         Config { services, settings, places: BTreeMap::new() }
     }
 
     /// On the own addresses of eth0.
     fn service(name: &str, backends: u16) -> Service {
         let (interfaces, protocol) = (vec!["eth0".to_owned()], Protocol::Tcp);
-        let backend = |port| Backend { address: SocketAddr::from(([192, 0, 2, 9], port)), weight: 1 };
+        let backend =
+            |port| Backend { address: SocketAddr::from(([192, 0, 2, 9], port)), weight: 1 };
         Service {
             name: name.to_owned(),
             listen: Listen { interfaces, address: None, port: 80, protocol },
@@ -330,8 +342,12 @@ mod tests {
     fn service_beyond_the_ids_is_left_out_and_said() {
         let limits = Limits { services: 1, ..Limits::default() };
         let facts = eth0(vec!["192.0.2.1".parse().unwrap()]);
-        let desired = plan_within(limits, &config(vec![service("web", 1), service("dns", 1)]), &facts);
-        assert_eq!((desired.services.len(), desired.pools.len(), desired.backends.len()), (1, 2, 1));
+        let desired =
+            plan_within(limits, &config(vec![service("web", 1), service("dns", 1)]), &facts);
+        assert_eq!(
+            (desired.services.len(), desired.pools.len(), desired.backends.len()),
+            (1, 2, 1)
+        );
         assert_eq!(notes(&desired), ["service dns: left out, as all ids are in use or resting"]);
     }
 
@@ -357,7 +373,7 @@ mod tests {
     #[test]
     fn many_small_pools_and_a_few_large_ones_have_room_twice_at_a_hundred_slots_each() {
         for (pools, backends) in [(2_000, 10), (8, 4_096)] {
-            let resolution = resolution(std::iter::repeat_n(backends, pools));
+            let resolution = resolution(&std::iter::repeat_n(backends, pools));
             let slots = pools as u32 * resolution.length(backends);
             assert!(2 * slots <= limit::SLOTS, "{pools} of {backends}");
             assert!(resolution.slots() >= 100, "{pools} of {backends}: {resolution:?}");
@@ -371,8 +387,9 @@ mod tests {
         for large in [1, 2, 8, 100, 1_000, pools] {
             // As many as possible in a few pools, and two in each of the others.
             let each = (backends - 2 * (pools - large)) / large;
-            let lengths = std::iter::repeat_n(each, large).chain(std::iter::repeat_n(2, pools - large));
-            let resolution = resolution(lengths.clone());
+            let lengths =
+                std::iter::repeat_n(each, large).chain(std::iter::repeat_n(2, pools - large));
+            let resolution = resolution(&lengths);
             let slots: u32 = lengths.map(|backends| resolution.length(backends)).sum();
             assert!(slots <= limit::SLOTS, "{large} pools of {each}: {slots}");
         }
@@ -390,7 +407,8 @@ mod tests {
         let before = plan(&config, &Facts::default(), &ids, None);
         config.services[0].backends[1].weight = 2;
         let after = plan(&config, &Facts::default(), &ids, Some(&before));
-        let is_kept = |pool: u32| Arc::ptr_eq(&before.pools[&pool].slots, &after.pools[&pool].slots);
+        let is_kept =
+            |pool: u32| Arc::ptr_eq(&before.pools[&pool].slots, &after.pools[&pool].slots);
         assert_eq!((is_kept(0), is_kept(2)), (false, true));
     }
 }

@@ -200,8 +200,7 @@ mod tests {
         let told = web.backends.iter().map(|backend| {
             (backend.id, backend.configured_weight, backend.effective_weight.value(), backend.share)
         });
-        let expected =
-            [(Some(0), 3, 3.0, 0.75), (Some(1), 1, 1.0, 1.0), (Some(2), 1, 1.0, 0.25)];
+        let expected = [(Some(0), 3, 3.0, 0.75), (Some(1), 1, 1.0, 1.0), (Some(2), 1, 1.0, 0.25)];
         assert_eq!(told.collect::<Vec<_>>(), expected);
     }
 

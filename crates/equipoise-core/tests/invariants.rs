@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use equipoise_common::value::{Backend, Pool, Service};
 use equipoise_core::config::{
-    self, Algorithm, Attach, AttachMode, BackendInterfaces, Config, Listen, OnExit, Protocol, Settings,
+    self, Algorithm, Attach, AttachMode, BackendInterfaces, Config, Listen, OnExit, Protocol,
+    Settings,
 };
 use equipoise_core::diff::{Applied, Difference, Run, Step, diff};
 use equipoise_core::facts::{Facts, Interface};
@@ -133,23 +134,38 @@ fn configs() -> impl Strategy<Value = Config> {
 }
 
 fn service(name: &'static str) -> impl Strategy<Value = config::Service> {
-    let address = prop::option::of(prop::sample::select(vec!["192.0.2.1", "192.0.2.2", "2001:db8::1"]));
+    let address =
+        prop::option::of(prop::sample::select(vec!["192.0.2.1", "192.0.2.2", "2001:db8::1"]));
     let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Both]);
     let algorithm = prop::sample::select(vec![Algorithm::Maglev, Algorithm::Random]);
-    (address, protocol, algorithm, backends()).prop_map(move |(address, protocol, algorithm, backends)| {
-        let address = address.map(|address| address.parse().unwrap());
-        let interfaces = vec!["eth0".to_owned(), "eth1".to_owned()];
-        let listen = Listen { interfaces, address, port: 80, protocol };
-        config::Service { name: name.to_owned(), listen, algorithm, backends, manage_address: false }
-    })
+    (address, protocol, algorithm, backends()).prop_map(
+        move |(address, protocol, algorithm, backends)| {
+            let address = address.map(|address| address.parse().unwrap());
+            let interfaces = vec!["eth0".to_owned(), "eth1".to_owned()];
+            let listen = Listen { interfaces, address, port: 80, protocol };
+            config::Service {
+                name: name.to_owned(),
+                listen,
+                algorithm,
+                backends,
+                manage_address: false,
+            }
+        },
+    )
 }
 
 /// Some of a few backends, in any order, so that they go and come back.
 fn backends() -> impl Strategy<Value = Vec<config::Backend>> {
-    let all: Vec<SocketAddr> =
-        ["10.0.0.1:80", "10.0.0.1:81", "10.0.0.2:80", "10.0.0.3:80", "[fd00::1]:80", "[fd00::2]:80"]
-            .map(|address| address.parse().unwrap())
-            .to_vec();
+    let all: Vec<SocketAddr> = [
+        "10.0.0.1:80",
+        "10.0.0.1:81",
+        "10.0.0.2:80",
+        "10.0.0.3:80",
+        "[fd00::1]:80",
+        "[fd00::2]:80",
+    ]
+    .map(|address| address.parse().unwrap())
+    .to_vec();
     let some = prop::sample::subsequence(all, 0..=6).prop_shuffle();
     (some, prop::array::uniform6(0_u16..4)).prop_map(|(addresses, weights)| {
         let backend = |(address, weight)| config::Backend { address, weight };
@@ -162,7 +178,10 @@ fn facts() -> impl Strategy<Value = Facts> {
         ["192.0.2.1", "192.0.2.9", "2001:db8::1"].map(|address| address.parse().unwrap()).to_vec();
     let interface = |index| {
         let addresses = prop::sample::subsequence(all.clone(), 0..=3);
-        prop::option::weighted(0.9, addresses.prop_map(move |addresses| Interface { index, addresses }))
+        prop::option::weighted(
+            0.9,
+            addresses.prop_map(move |addresses| Interface { index, addresses }),
+        )
     };
     (interface(2), interface(3)).prop_map(|(eth0, eth1)| {
         let named = [("eth0", eth0), ("eth1", eth1)];

@@ -1,6 +1,6 @@
 //! The admin API: HTTP and JSON on a Unix socket.
 //!
-//! The server side ([`routes`], [`server`]) sees a read-only [`Snapshot`] and a channel of
+//! The server side (`routes`, [`server`]) sees a read-only [`Snapshot`] and a channel of
 //! [`Command`]s, never the state; the client side ([`client`]) is what the commands of the command
 //! line use. Errors are problem details (RFC 9457).
 

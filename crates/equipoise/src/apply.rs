@@ -43,7 +43,11 @@ impl Applier {
     ///
     /// When a step is refused, or there is no room for the slots of a pool. Packets flow by what
     /// is in the maps then, and another call goes on from there.
-    pub fn converge(&mut self, maps: &mut impl Maps, desired: &Desired) -> Result<Converged, StepError> {
+    pub fn converge(
+        &mut self,
+        maps: &mut impl Maps,
+        desired: &Desired,
+    ) -> Result<Converged, StepError> {
         let Difference { steps, unplaced } = diff(&self.applied, desired);
         for step in &steps {
             maps.apply(step)?;
@@ -60,7 +64,10 @@ fn no_room(unplaced: Unplaced) -> StepError {
     let Unplaced { pool, slots } = unplaced;
     StepError {
         step: format!("write slots of pool {pool}"),
-        source: io::Error::new(io::ErrorKind::StorageFull, format!("no room for {slots} slots in a row")),
+        source: io::Error::new(
+            io::ErrorKind::StorageFull,
+            format!("no room for {slots} slots in a row"),
+        ),
     }
 }
 

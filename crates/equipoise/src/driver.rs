@@ -2,20 +2,18 @@
 //!
 //! Owns everything that changes. Each turn takes what is ready, then makes the data plane as the
 //! latest plan wants it, once: start, reload, retry and a change of the machine are this one path
-//! ([`Driver::settle`]). What cannot be done now is told in the status and tried again, later and
+//! (`Driver::settle`). What cannot be done now is told in the status and tried again, later and
 //! later. Generic over the data plane and the machine, so that all of it runs in memory.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use equipoise_core::config::Config;
 use equipoise_core::plan::Note;
 use equipoise_core::state::State;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -36,21 +34,17 @@ mod listing;
 mod reload;
 mod start;
 mod trouble;
+mod wake;
 
 pub use ending::EndError;
 pub use listing::parse_prefix;
 pub use start::{Start, StartError};
+pub use wake::Signals;
 
 use answer::FlowSample;
 use interfaces::Interfaces;
 use trouble::{Topic, Troubles};
-
-/// News come in bursts: a link that goes up is followed by its addresses and routes.
-const BURST: Duration = Duration::from_millis(20);
-/// Neighbours: well under the 30 s after which the kernel calls one stale.
-const NEIGHBOURS: Duration = Duration::from_secs(5);
-/// Ids that rest: how often flows are asked whether they still name them.
-const RESTING: Duration = Duration::from_secs(30);
+use wake::{BURST, Due, NEIGHBOURS, RESTING};
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,25 +85,6 @@ struct Generation {
     number: u64,
     loaded_at: SystemTime,
     last_error: Option<String>,
-}
-
-/// When what is to be done next.
-#[derive(Debug)]
-struct Due {
-    reading: Option<Instant>,
-    /// Reading takes at most a tenth of the time, whatever the news: a routing daemon has many.
-    not_before: Instant,
-    settle: bool,
-    neighbours: Instant,
-    resting: Instant,
-}
-
-/// The signals that are heard, from when this is made.
-#[derive(Debug)]
-pub struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
 }
 
 /// Something that wakes the loop.
@@ -225,7 +200,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     self.due.settle = true;
                 }
             }
-            Err(error) => self.troubles.note(Topic::Machine, Err(error.to_string())),
+            Err(error) => {
+                self.troubles.note(Topic::Machine, Err(error.to_string()));
+                self.troubles.schedule(Instant::now());
+            }
         }
     }
 
@@ -234,25 +212,36 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     async fn settle(&mut self) {
         self.due.settle = false;
         let config = self.state.config().clone();
-        let addresses = self.managed.follow(&mut self.machine, &config, &self.reading).await;
-        self.troubles.note(Topic::Addresses, addresses.map_err(|e| e.to_string()));
+        let addresses = self
+            .managed
+            .follow(&mut self.machine, &config, &self.reading)
+            .await;
+        self.troubles
+            .note(Topic::Addresses, addresses.map_err(|e| e.to_string()));
         let forwarding = self.follow_forwarding(&config);
-        self.troubles.note(Topic::Forwarding, forwarding.map_err(|e| e.to_string()));
+        self.troubles
+            .note(Topic::Forwarding, forwarding.map_err(|e| e.to_string()));
         let maps = self.converge();
         self.troubles.note(Topic::Maps, maps);
-        self.interfaces.follow(&mut self.plane, &config, &self.reading);
+        self.interfaces
+            .follow(&mut self.plane, &config, &self.reading);
         self.troubles.note_interfaces(self.interfaces.failed());
         self.troubles.schedule(Instant::now());
     }
 
     fn follow_forwarding(&mut self, config: &Config) -> Result<(), HostError> {
-        let wanted = forwarding::Wanted::new(config, interfaces::wanted_here(config, &self.reading));
-        self.forwarding.follow(&mut self.machine, &wanted, &self.reading)
+        let wanted =
+            forwarding::Wanted::new(config, interfaces::wanted_here(config, &self.reading));
+        self.forwarding
+            .follow(&mut self.machine, &wanted, &self.reading)
     }
 
     fn converge(&mut self) -> Result<(), String> {
         let desired = self.state.plan();
-        let converged = self.applier.converge(&mut self.plane, desired).map_err(|e| e.to_string())?;
+        let converged = self
+            .applier
+            .converge(&mut self.plane, desired)
+            .map_err(|e| e.to_string())?;
         if converged.steps > 0 {
             tracing::info!(steps = converged.steps, "applied");
         }
@@ -261,24 +250,45 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// What is not as it should be, in words.
     fn reasons(&self) -> Vec<String> {
-        let missing = self.state.planned().notes.iter().filter(|note| is_missing(note));
-        self.troubles.reasons().map(str::to_owned).chain(missing.map(ToString::to_string)).collect()
+        let missing = self
+            .state
+            .planned()
+            .notes
+            .iter()
+            .filter(|note| is_missing(note));
+        self.troubles
+            .reasons()
+            .map(str::to_owned)
+            .chain(missing.map(ToString::to_string))
+            .collect()
     }
 
     /// What is good to know.
     fn notes(&self) -> Vec<String> {
-        let notes = self.state.planned().notes.iter().filter(|note| !is_missing(note));
+        let notes = self
+            .state
+            .planned()
+            .notes
+            .iter()
+            .filter(|note| !is_missing(note));
         notes.map(ToString::to_string).collect()
     }
 
     async fn refresh_neighbours(&mut self) {
         self.due.neighbours = Instant::now() + NEIGHBOURS;
         let next_hops = self.reading.ways.values().filter_map(|way| match way {
-            Way::Via { interface, next_hop } => Some((*interface, *next_hop)),
+            Way::Via {
+                interface,
+                next_hop,
+            } => Some((*interface, *next_hop)),
             Way::Local | Way::Unreachable => None,
         });
         let (next_hops, interfaces) = (next_hops.collect(), self.interfaces.indexes());
-        match self.machine.refresh_neighbours(&interfaces, &next_hops).await {
+        match self
+            .machine
+            .refresh_neighbours(&interfaces, &next_hops)
+            .await
+        {
             Ok(asked) => tracing::trace!(asked, "neighbours"),
             Err(error) => tracing::warn!(%error, "neighbours are not kept fresh"),
         }
@@ -303,36 +313,6 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 }
 
-impl Due {
-    fn at_start() -> Self {
-        let now = Instant::now();
-        Self { reading: None, not_before: now, settle: false, neighbours: now, resting: now + RESTING }
-    }
-
-    fn earliest(&self, retry: Option<Instant>) -> Instant {
-        if self.settle {
-            return Instant::now();
-        }
-        let timers = [self.reading, retry, Some(self.neighbours), Some(self.resting)];
-        timers.into_iter().flatten().min().unwrap_or(self.neighbours)
-    }
-}
-
-impl Signals {
-    /// Hears them. To be made before anything that a signal must not leave half-done.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
-    pub fn hear() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-}
-
 /// Whether a note tells of something that the configuration asks for and clients do not get.
 fn is_missing(note: &Note) -> bool {
     match note {
@@ -347,5 +327,10 @@ fn is_missing(note: &Note) -> bool {
 
 /// The addresses whose ways matter: those of the backends.
 pub fn targets(config: &Config) -> BTreeSet<IpAddr> {
-    config.services.iter().flat_map(|s| &s.backends).map(|b| b.address.ip()).collect()
+    config
+        .services
+        .iter()
+        .flat_map(|s| &s.backends)
+        .map(|b| b.address.ip())
+        .collect()
 }

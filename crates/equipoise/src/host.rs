@@ -82,12 +82,21 @@ impl Reading {
             index: device.index,
             addresses: device.addresses.clone(),
         };
-        Facts { interfaces: self.devices.iter().map(|(name, d)| (name.clone(), interface(d))).collect() }
+        Facts {
+            interfaces: self
+                .devices
+                .iter()
+                .map(|(name, d)| (name.clone(), interface(d)))
+                .collect(),
+        }
     }
 
     /// Name and device with this index.
     pub fn by_index(&self, index: u32) -> Option<(&str, &Device)> {
-        self.devices.iter().find(|(_, d)| d.index == index).map(|(name, d)| (name.as_str(), d))
+        self.devices
+            .iter()
+            .find(|(_, d)| d.index == index)
+            .map(|(name, d)| (name.as_str(), d))
     }
 
     /// Names of the interfaces that have `address`.
@@ -120,15 +129,21 @@ pub struct HostError {
 }
 
 impl HostError {
-    fn new(tried: impl Into<String>, reason: impl ToString) -> Self {
-        Self { tried: tried.into(), reason: reason.to_string() }
+    fn new(tried: impl Into<String>, reason: &impl std::fmt::Display) -> Self {
+        Self {
+            tried: tried.into(),
+            reason: reason.to_string(),
+        }
     }
 }
 
 /// A machine that packets pass through.
 pub trait Machine {
     /// Reads what it is like now, and how `targets` are reached.
-    fn read(&mut self, targets: &BTreeSet<IpAddr>) -> impl Future<Output = Result<Reading, HostError>>;
+    fn read(
+        &mut self,
+        targets: &BTreeSet<IpAddr>,
+    ) -> impl Future<Output = Result<Reading, HostError>>;
 
     /// Resolves when something that a reading tells may have changed. Cancel-safe; one call may
     /// stand for many changes.
@@ -144,10 +159,18 @@ pub trait Machine {
     ) -> impl Future<Output = Result<usize, HostError>>;
 
     /// Puts an address on an interface; false when it was there already.
-    fn add_address(&mut self, interface: u32, address: IpAddr) -> impl Future<Output = Result<bool, HostError>>;
+    fn add_address(
+        &mut self,
+        interface: u32,
+        address: IpAddr,
+    ) -> impl Future<Output = Result<bool, HostError>>;
 
     /// Takes an address off an interface; one that is gone is no error.
-    fn remove_address(&mut self, interface: u32, address: IpAddr) -> impl Future<Output = Result<(), HostError>>;
+    fn remove_address(
+        &mut self,
+        interface: u32,
+        address: IpAddr,
+    ) -> impl Future<Output = Result<(), HostError>>;
 
     /// Reads a kernel setting by its path below `/proc/sys/net`; none when there is no such one.
     fn setting(&self, path: &str) -> Option<String>;

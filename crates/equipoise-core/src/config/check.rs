@@ -27,9 +27,9 @@ pub(super) struct Verdict {
 /// Checks the tree that was read from `text`.
 pub(super) fn check(text: &str, root: &Node) -> Verdict {
     let mut report = Report::new(text);
-    let root = At::root(root);
+    let top = At::root(root);
     let (mut services, mut settings) = (Vec::new(), Settings::default());
-    if let Some(fields) = report.fields(&root, &Keys::FILE) {
+    if let Some(fields) = report.fields(&top, &Keys::FILE) {
         if let Some(at) = report.need(&fields, "service", "at least one service") {
             services = service::all(&mut report, &at);
         }
@@ -41,9 +41,11 @@ pub(super) fn check(text: &str, root: &Node) -> Verdict {
 
     let Report { mut problems, mut notes, .. } = report;
     let services = services.into_iter().map(service::Draft::finish).collect::<Option<Vec<_>>>();
-    let config = services
-        .filter(|_| problems.is_empty())
-        .map(|services| Config { services, settings, places: root.places() });
+    let config = services.filter(|_| problems.is_empty()).map(|services| Config {
+        services,
+        settings,
+        places: report::places(root),
+    });
     arrange(text, &mut problems);
     arrange(text, &mut notes);
     Verdict { config, problems, notes }

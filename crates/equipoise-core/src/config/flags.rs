@@ -73,8 +73,10 @@ fn list(items: Vec<Node>) -> Node {
 
 fn table(fields: Vec<(&str, Node)>) -> Node {
     let span = fields.first().map_or(0..0, |(_, node)| node.span.clone());
-    let entry = |(name, node): (&str, Node)| {
-        Entry { name: name.to_owned(), name_span: node.span.clone(), node }
+    let entry = |(name, node): (&str, Node)| Entry {
+        name: name.to_owned(),
+        name_span: node.span.clone(),
+        node,
     };
     Node { span, value: Value::Table(fields.into_iter().map(entry).collect()) }
 }

@@ -27,8 +27,8 @@ pub struct Applied {
     pub(super) room: Room,
     /// Whether something that a packet in flight may hold has gone since the last grace period.
     pub(super) unsettled: bool,
-    /// What was written last; no pool leads to it until its entry says so.
-    written: Option<(Run, Arc<[u32]>)>,
+    /// What has been written where no pool leads yet.
+    pub(super) written: Vec<(Run, Arc<[u32]>)>,
 }
 
 /// A pool in the maps.
@@ -55,7 +55,7 @@ impl Applied {
             backend_terms: BTreeMap::new(),
             room: Room::new(slots),
             unsettled: false,
-            written: None,
+            written: Vec::new(),
         }
     }
 
@@ -86,8 +86,11 @@ impl Applied {
             Step::PutBackend { id, value } => {
                 self.backends.insert(*id, *value);
             }
-            // The run stays free until a pool leads to it: if that is never recorded, nobody reads it.
-            Step::WriteSlots { run, slots } => self.written = Some((*run, Arc::clone(slots))),
+            // The run stays free until a pool leads to it: until then nobody reads it.
+            Step::WriteSlots { run, slots } => {
+                self.written.retain(|(other, _)| !other.overlaps(*run));
+                self.written.push((*run, Arc::clone(slots)));
+            }
             Step::PutPool { id, value } => self.record_pool(*id, *value),
             Step::PutService { key, value } => {
                 self.unsettled |= self.services.insert(*key, *value).is_some();
@@ -114,10 +117,9 @@ impl Applied {
     fn record_pool(&mut self, id: u32, value: value::Pool) {
         let run = Run::of(&value);
         let old = self.pools.remove(&id);
-        let slots = match (&old, self.written.take()) {
-            (Some(old), _) if Run::of(&old.value) == run => Arc::clone(&old.slots),
-            (_, Some((written, slots))) if written == run => slots,
-            _ => Arc::default(),
+        let slots = match &old {
+            Some(old) if Run::of(&old.value) == run => Arc::clone(&old.slots),
+            Some(_) | None => self.take_written(run),
         };
         if let Some(old) = old.filter(|old| Run::of(&old.value) != run) {
             self.room.rest(Run::of(&old.value));
@@ -125,5 +127,9 @@ impl Applied {
         }
         self.room.take(run);
         self.pools.insert(id, AppliedPool { value, slots });
+    }
+    fn take_written(&mut self, run: Run) -> Arc<[u32]> {
+        let at = self.written.iter().position(|(written, _)| *written == run);
+        at.map(|at| self.written.swap_remove(at).1).unwrap_or_default()
     }
 }

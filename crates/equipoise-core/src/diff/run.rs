@@ -27,6 +27,11 @@ impl Run {
     pub fn end(self) -> u32 {
         self.offset + self.length
     }
+
+    /// Whether a slot is in both.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.offset < other.end() && other.offset < self.end()
+    }
 }
 
 impl fmt::Display for Run {
@@ -57,13 +62,14 @@ impl Room {
         Some(Run { offset, length })
     }
 
-    /// Marks a run as used. What of it is not free is left as it is.
+    /// Whether all of a run is free.
+    pub(super) fn is_free(&self, run: Run) -> bool {
+        self.hole_around(run).is_some()
+    }
+
+    /// Marks a run as used; one that is not free is left as it is.
     pub(super) fn take(&mut self, run: Run) {
-        let Some((&offset, &room)) = self.free.range(..=run.offset).next_back() else { return };
-        let hole = Run { offset, length: room };
-        if run.length == 0 || run.end() > hole.end() {
-            return;
-        }
+        let Some(hole) = self.hole_around(run).filter(|_| run.length > 0) else { return };
         self.free.remove(&hole.offset);
         if run.offset > hole.offset {
             self.free.insert(hole.offset, run.offset - hole.offset);
@@ -71,6 +77,12 @@ impl Room {
         if hole.end() > run.end() {
             self.free.insert(run.end(), hole.end() - run.end());
         }
+    }
+
+    fn hole_around(&self, run: Run) -> Option<Run> {
+        let (&offset, &length) = self.free.range(..=run.offset).next_back()?;
+        let hole = Run { offset, length };
+        (run.end() <= hole.end()).then_some(hole)
     }
 
     /// A run that packets may still be reading.

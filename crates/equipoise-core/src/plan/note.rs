@@ -90,7 +90,10 @@ impl fmt::Display for Note {
             }
             Self::NoBackendIds { service, left_out } => {
                 let count = left_out.len();
-                write!(f, "service {service}: {count} backends left out, as all ids are in use or resting")?;
+                write!(
+                    f,
+                    "service {service}: {count} backends left out, as all ids are in use or resting"
+                )?;
                 left_out.first().map_or(Ok(()), |first| write!(f, " (the first: {first})"))
             }
             Self::NoKeys { service, family, left_out } => write!(

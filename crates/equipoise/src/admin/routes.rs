@@ -40,7 +40,11 @@ async fn flows(
 ) -> Result<Response, ProblemDetails> {
     let Query(filter) = filter.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
     let flows = ask(&access, |reply| Command::Flows(filter, reply)).await?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(array(flows))).into_response())
+    Ok((
+        [(header::CONTENT_TYPE, "application/json")],
+        Body::from_stream(array(flows)),
+    )
+        .into_response())
 }
 
 async fn config(State(access): State<Access>) -> Json<Value> {
@@ -52,16 +56,25 @@ async fn plan(
     request: Result<Json<PlanRequest>, JsonRejection>,
 ) -> Result<Json<PlanAnswer>, ProblemDetails> {
     let Json(request) = request.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
-    ask(&access, |reply| Command::Plan(request, reply)).await.map(Json)
+    ask(&access, |reply| Command::Plan(request, reply))
+        .await
+        .map(Json)
 }
 
 async fn stop(State(access): State<Access>) -> Result<Json<StopAnswer>, ProblemDetails> {
     ask(&access, Command::Stop).await.map(Json)
 }
 
-async fn ask<T>(access: &Access, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ProblemDetails> {
+async fn ask<T>(
+    access: &Access,
+    command: impl FnOnce(Reply<T>) -> Command,
+) -> Result<T, ProblemDetails> {
     let (reply, answer) = oneshot::channel();
-    access.commands.send(command(reply)).await.map_err(|_| ProblemDetails::ending())?;
+    access
+        .commands
+        .send(command(reply))
+        .await
+        .map_err(|_| ProblemDetails::ending())?;
     answer.await.map_err(|_| ProblemDetails::ending())?
 }
 

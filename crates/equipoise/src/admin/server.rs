@@ -48,9 +48,15 @@ impl AdminSocket {
     ///
     /// When somebody answers there, or it cannot be made.
     pub async fn bind(path: &Path) -> Result<Self, SocketError> {
-        let failed = |source| SocketError { path: path.to_owned(), source };
+        let failed = |source| SocketError {
+            path: path.to_owned(),
+            source,
+        };
         if UnixStream::connect(path).await.is_ok() {
-            return Err(failed(io::Error::new(io::ErrorKind::AddrInUse, "another process answers there")));
+            return Err(failed(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another process answers there",
+            )));
         }
         // Bound under another name and moved, so that nobody finds it before its mode is right.
         let fresh = path.with_extension(format!("sock.{}", std::process::id()));
@@ -62,7 +68,10 @@ impl AdminSocket {
             remove(&fresh).map_err(failed)?;
             return Err(failed(source));
         }
-        Ok(Self { path: path.to_owned(), listener })
+        Ok(Self {
+            path: path.to_owned(),
+            listener,
+        })
     }
 
     /// Serves the admin API on it, in a task of its own.
@@ -77,7 +86,11 @@ impl AdminSocket {
                 })
                 .into_future(),
         );
-        Server { path: self.path, end, task }
+        Server {
+            path: self.path,
+            end,
+            task,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `equipoise check`: what is wrong with a configuration, and with `--host` what this machine has
 //! to say to it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use equipoise_core::config::{self, Config, Problem};
 use serde::Serialize;
@@ -29,12 +29,15 @@ struct Answer {
 
 pub(super) async fn check(global: &Global, asked: &Check) -> Result<(), Failure> {
     let path = file(global, asked.file.as_ref())?;
-    let text = Text::read(&path).map_err(unreadable)?;
+    let text = read(&path)?;
     let (problems, notes) = match config::parse(&text.name, &text.text) {
         Err(problems) => (problems, Vec::new()),
         Ok(checked) if asked.host => {
             let mut machine = Netlink::open().map_err(Failure::failed)?;
-            let reading = machine.read(&targets(&checked.config)).await.map_err(Failure::failed)?;
+            let reading = machine
+                .read(&targets(&checked.config))
+                .await
+                .map_err(Failure::failed)?;
             let found = check::check(&checked.config, &text.text, &reading);
             (found.problems, [checked.notes, found.notes].concat())
         }
@@ -42,7 +45,11 @@ pub(super) async fn check(global: &Global, asked: &Check) -> Result<(), Failure>
     };
     if global.json {
         let errors = ConfigError::all(&text.name, &problems);
-        print_json(&Answer { valid: errors.is_empty(), errors, notes: ConfigError::all(&text.name, &notes) })?;
+        print_json(&Answer {
+            valid: errors.is_empty(),
+            errors,
+            notes: ConfigError::all(&text.name, &notes),
+        })?;
     } else {
         report::notes(&text, &notes);
         report::problems(&text, &problems);
@@ -50,15 +57,23 @@ pub(super) async fn check(global: &Global, asked: &Check) -> Result<(), Failure>
     if !problems.is_empty() {
         return Err(Failure::said(Exit::Usage));
     }
-    if global.json { Ok(()) } else { print(&format!("{}: ok\n", text.name)) }
+    if global.json {
+        Ok(())
+    } else {
+        print(&format!("{}: ok\n", text.name))
+    }
 }
 
 /// Reads and checks a file; says what is wrong with it.
 pub(super) fn load(global: &Global, file: Option<&PathBuf>) -> Result<Loaded, Failure> {
     let path = self::file(global, file)?;
-    let text = Text::read(&path).map_err(unreadable)?;
+    let text = read(&path)?;
     match config::parse(&text.name, &text.text) {
-        Ok(checked) => Ok(Loaded { config: checked.config, text, notes: checked.notes }),
+        Ok(checked) => Ok(Loaded {
+            config: checked.config,
+            text,
+            notes: checked.notes,
+        }),
         Err(problems) => {
             report::problems(&text, &problems);
             Err(Failure::said(Exit::Usage))
@@ -69,12 +84,15 @@ pub(super) fn load(global: &Global, file: Option<&PathBuf>) -> Result<Loaded, Fa
 /// The file that a command is about.
 fn file(global: &Global, file: Option<&PathBuf>) -> Result<PathBuf, Failure> {
     match (file, &global.config) {
-        (Some(_), Some(_)) => Err(Failure::new(Exit::Usage, "the file is named twice, with -c and without")),
+        (Some(_), Some(_)) => Err(Failure::new(
+            Exit::Usage,
+            "the file is named twice, with -c and without",
+        )),
         (Some(file), None) => Ok(file.clone()),
         (None, _) => Ok(global.config()),
     }
 }
 
-fn unreadable(error: impl ToString) -> Failure {
-    Failure::new(Exit::Usage, error.to_string())
+fn read(path: &Path) -> Result<Text, Failure> {
+    Text::read(path).map_err(|error| Failure::new(Exit::Usage, error.to_string()))
 }

@@ -24,8 +24,10 @@ pub(super) async fn flows(global: &Global, asked: &Flows) -> Result<(), Failure>
 }
 
 fn shown(flows: &[Flow]) -> String {
-    let mut table =
-        table(&["PROTO", "CLIENT", "VIP", "BACKEND", "SERVICE", "STATE", "AGE", "IDLE", "PKTS IN", "PKTS OUT"]);
+    let mut table = table(&[
+        "PROTO", "CLIENT", "VIP", "BACKEND", "SERVICE", "STATE", "AGE", "IDLE", "PKTS IN",
+        "PKTS OUT",
+    ]);
     for flow in flows {
         table.add_row([
             flow.protocol.clone(),
@@ -44,7 +46,11 @@ fn shown(flows: &[Flow]) -> String {
         1 => "1 flow".to_owned(),
         n => format!("{n} flows"),
     };
-    if flows.is_empty() { format!("{total}\n") } else { format!("{table}\n{total}\n") }
+    if flows.is_empty() {
+        format!("{total}\n")
+    } else {
+        format!("{table}\n{total}\n")
+    }
 }
 
 fn seconds(seconds: f64) -> String {

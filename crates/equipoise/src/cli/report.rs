@@ -36,7 +36,12 @@ fn say(text: &Text, problems: &[Problem], severity: Severity) {
     let _: io::Result<()> = io::stderr().write_all(shown.as_bytes());
 }
 
-fn render(text: &Text, problems: &[Problem], severity: Severity, look: MietteHandlerOpts) -> String {
+fn render(
+    text: &Text,
+    problems: &[Problem],
+    severity: Severity,
+    look: MietteHandlerOpts,
+) -> String {
     let handler =
         look.unicode(true).terminal_links(false).force_graphical(true).context_lines(1).build();
     let source = Lines::new(text);
@@ -45,9 +50,9 @@ fn render(text: &Text, problems: &[Problem], severity: Severity, look: MietteHan
         let shown = Shown { problem, severity, source: &source, handler: &handler };
         // A problem that cannot be drawn is still told.
         let before = all.len();
-        if write!(all, "{shown}\n\n").is_err() {
+        if writeln!(all, "{shown}").is_err() {
             all.truncate(before);
-            all.push_str(&format!("{}:{problem}\n\n", text.name));
+            all.push_str(&format!("{}:{problem}\n", text.name));
         }
     }
     if let (Severity::Error, count @ 2..) = (severity, problems.len()) {
@@ -196,33 +201,133 @@ mod tests {
         Text { name: name.to_owned(), text: text.to_owned() }
     }
 
+    /// What is shown, below a line that starts at the margin: `expect` takes away the margin that
+    /// all lines share.
+    fn drawn(text: &Text, problems: &[Problem], severity: Severity) -> String {
+        format!("{}:\n{}", text.name, render(text, problems, severity, plain()))
+    }
+
     fn shows(name: &str, file: &str, expected: &Expect) {
         let problems = parse(name, file).unwrap_err();
-        expected.assert_eq(&render(&text(name, file), &problems, Severity::Error, plain()));
+        expected.assert_eq(&drawn(&text(name, file), &problems, Severity::Error));
     }
 
     #[test]
     fn all_problems_are_shown_at_once_each_with_its_place_and_what_is_allowed() {
-        let file = "# gr\u{fc}\u{df}e\n[[service]]\nname = \"w\u{e9}b\"\nlisten = { interfaces = [\"\u{e9}th0\"], \
+        let file = "# grüße\n[[service]]\nname = \"wéb\"\nlisten = { interfaces = [\"éth0\"], \
                     port = 0 }\nbakcends = []\n";
-        shows("/etc/a.toml", file, &expect![[""]]);
+        shows(
+            "/etc/a.toml",
+            file,
+            &expect![[r#"
+                /etc/a.toml:
+                  × `backends` is missing
+                   ╭─[/etc/a.toml:2:1]
+                 1 │ # grüße
+                 2 │ [[service]]
+                   · ─────┬─────
+                   ·      ╰── service[0].backends
+                 3 │ name = "wéb"
+                   ╰────
+                  help: allowed: at least one backend
+
+                  × `0` is out of range
+                   ╭─[/etc/a.toml:4:42]
+                 3 │ name = "wéb"
+                 4 │ listen = { interfaces = ["éth0"], port = 0 }
+                   ·                                          ┬
+                   ·                                          ╰── service[0].listen.port
+                 5 │ bakcends = []
+                   ╰────
+                  help: allowed: 1 to 65535
+
+                  × unknown key `bakcends`
+                   ╭─[/etc/a.toml:5:1]
+                 4 │ listen = { interfaces = ["éth0"], port = 0 }
+                 5 │ bakcends = []
+                   · ────┬───
+                   ·     ╰── service[0].bakcends
+                   ╰────
+                  help: allowed: `backends` is the nearest; the keys here are `algorithm`, `backends`, `listen`, `manage-address`, `name`
+
+                3 problems in /etc/a.toml
+            "#]],
+        );
     }
 
     #[test]
     fn a_problem_of_the_whole_text_has_no_key() {
-        shows("a.json", "{ \"service\": [], }\n", &expect![[""]]);
+        shows(
+            "a.json",
+            "{ \"service\": [], }\n",
+            &expect![[r#"
+                a.json:
+                  × this is not JSON: trailing commas are not allowed
+                   ╭─[a.json:1:16]
+                 1 │ { "service": [], }
+                   ·                ─
+                   ╰────
+
+            "#]],
+        );
     }
 
     #[test]
     fn an_empty_text_and_the_end_of_one_can_be_pointed_at() {
-        shows("a.toml", "", &expect![[""]]);
-        shows("a.toml", "[[service]\n\n", &expect![[""]]);
-        shows("a.json", "{\n", &expect![[""]]);
+        shows(
+            "a.toml",
+            "",
+            &expect![[r#"
+                a.toml:
+                  × `service` is missing
+                   ╭─[a.toml:1:1]
+                   ╰────
+                  help: allowed: at least one service
+
+            "#]],
+        );
+        shows(
+            "a.toml",
+            "[[service]\n\n",
+            &expect![[r#"
+                a.toml:
+                  × this is not TOML: unclosed array table
+                   ╭─[a.toml:1:11]
+                 1 │ [[service]
+                   ·           ▲
+                 2 │ 
+                   ╰────
+                  help: allowed: `]`
+
+            "#]],
+        );
+        shows(
+            "a.json",
+            "{\n",
+            &expect![[r#"
+                a.json:
+                  × this is not JSON: unterminated object
+                   ╭─[a.json:1:1]
+                 1 │ {
+                   · ─
+                   ╰────
+
+            "#]],
+        );
     }
 
     #[test]
     fn a_problem_without_a_place_is_shown_without_a_part_of_the_text() {
-        shows("a.conf", "x", &expect![[""]]);
+        shows(
+            "a.conf",
+            "x",
+            &expect![[r#"
+                a.conf:
+                  × `a.conf` is not of a kind of file that can be read
+                  help: allowed: a name that ends in `.toml` or `.json`
+
+            "#]],
+        );
     }
 
     #[test]
@@ -232,8 +337,27 @@ mod tests {
             r#"{{"service":[{{"name":"w","listen":{{"interfaces":["eth0"],"port":0}},"backends":[{{"address":"10.0.0.2"}},{backends}]}}]}}"#
         );
         let problems = parse("a.json", &file).unwrap_err();
-        let shown = render(&text("a.json", &file), &problems[..2], Severity::Error, plain());
-        expect![[""]].assert_eq(&shown);
+        let shown = drawn(&text("a.json", &file), &problems[..2], Severity::Error);
+        expect![[r#"
+            a.json:
+              × `0` is out of range
+               ╭─[a.json:1:64]
+             1 │ ervice":[{"name":"w","listen":{"interfaces":["eth0"],"port":0},"backends":[{"address":"10.0.0.2"},{"address":"10.0.0.1:80
+               ·                                                             ┬
+               ·                                                             ╰── service[0].listen.port
+               ╰────
+              help: allowed: 1 to 65535
+
+              × `10.0.0.2` has no port
+               ╭─[a.json:1:90]
+             1 │ en":{"interfaces":["eth0"],"port":0},"backends":[{"address":"10.0.0.2"},{"address":"10.0.0.1:80"},{"address":"10.0.0.1:80"},{"addr
+               ·                                                             ─────┬────
+               ·                                                                  ╰── service[0].backends[0].address
+               ╰────
+              help: allowed: an address and a port, such as 10.0.0.1:8080 or [2001:db8::1]:8080
+
+            2 problems in a.json
+        "#]].assert_eq(&shown);
     }
 
     #[test]
@@ -241,7 +365,19 @@ mod tests {
         let file = "[[service]]\nname = \"web\"\nlisten = { interfaces = [\"eth0\"], port = 80 }\r\n\
                     backends = [{ address = \"10.0.0.1:80\" }]\r\n";
         let notes = parse("a.toml", file).unwrap().notes;
-        expect![[""]].assert_eq(&render(&text("a.toml", file), &notes, Severity::Warning, plain()));
+        expect![[r#"
+            a.toml:
+              ⚠ service `web` is reachable by IPv6 where its interfaces have such addresses, and has no IPv6 backend
+               ╭─[a.toml:3:1]
+             2 │ name = "web"
+             3 │ listen = { interfaces = ["eth0"], port = 80 }
+               · ───┬──
+               ·    ╰── service[0].listen
+             4 │ backends = [{ address = "10.0.0.1:80" }]
+               ╰────
+              help: allowed: a backend with an IPv6 address, or `address` to listen on one alone
+
+        "#]].assert_eq(&drawn(&text("a.toml", file), &notes, Severity::Warning));
     }
 
     #[test]
@@ -249,7 +385,18 @@ mod tests {
         let (interfaces, targets) = (["eth0".to_owned()], ["10.0.0.1".to_owned()]);
         let problems = from_flags(&interfaces, 80, &targets).unwrap_err();
         let text = Text::of_flags(flags_text(&interfaces, 80, &targets));
-        expect![[""]].assert_eq(&render(&text, &problems, Severity::Error, plain()));
+        expect![[r#"
+            command line:
+              × `10.0.0.1` has no port
+               ╭─[command line:1:18]
+             1 │ -i eth0 -p 80 -t 10.0.0.1
+               ·                  ────┬───
+               ·                      ╰── -t
+               ╰────
+              help: allowed: an address and a port, such as 10.0.0.1:8080 or [2001:db8::1]:8080
+
+        "#]]
+        .assert_eq(&drawn(&text, &problems, Severity::Error));
     }
 
     #[test]
@@ -265,7 +412,8 @@ mod tests {
 
     #[test]
     fn thousands_of_problems_are_shown_in_time() {
-        let lines: String = (0..4096).map(|n| format!("  {{ address = \"host-{n}\" }},\n")).collect();
+        let lines: String =
+            (0..4096).map(|n| format!("  {{ address = \"host-{n}\" }},\n")).collect();
         let file = format!("[[service]]\nname = \"w\"\nlisten = {{}}\nbackends = [\n{lines}]\n");
         let problems = parse("a.toml", &file).unwrap_err();
         let start = Instant::now();

@@ -17,18 +17,31 @@ use crate::host::{Machine, Netlink, check, requirements};
 
 pub(super) async fn run(global: &Global, flags: &Run) -> Result<(), Failure> {
     usage(global, flags)?;
-    requirements::check().map_err(Failure::failed)?;
+    requirements::check().map_err(|missing| Failure::new(Exit::Failed, missing))?;
     let (loaded, source) = configuration(global, flags)?;
     let mut machine = Netlink::open().map_err(Failure::failed)?;
     check_host(&mut machine, &loaded).await?;
     let config = loaded.config;
 
-    let lock = InstanceLock::take(Path::new(RUN_DIRECTORY), &global.instance).map_err(Failure::failed)?;
+    let lock =
+        InstanceLock::take(Path::new(RUN_DIRECTORY), &global.instance).map_err(Failure::failed)?;
     let signals = Signals::hear().map_err(Failure::failed)?;
-    let options = Options { instance: &global.instance, max_flows: config.settings.max_flows };
+    let options = Options {
+        instance: &global.instance,
+        max_flows: config.settings.max_flows,
+    };
     let plane = Kernel::load(&options).map_err(Failure::failed)?;
     let instance = global.instance.clone();
-    let start = Start { instance, signals, lock, socket: global.socket(), source, config, machine, plane };
+    let start = Start {
+        instance,
+        signals,
+        lock,
+        socket: global.socket(),
+        source,
+        config,
+        machine,
+        plane,
+    };
     let driver = Driver::start(start).await.map_err(Failure::failed)?;
     said(global)?;
     driver.run().await.map_err(Failure::failed)
@@ -43,12 +56,26 @@ fn usage(global: &Global, flags: &Run) -> Result<(), Failure> {
         let message = "a configuration file (-c) and -i, -p, -t exclude each other";
         return Err(Failure::new(Exit::Usage, message));
     }
-    let there = [("-i", !flags.interface.is_empty()), ("-p", flags.port.is_some()), ("-t", !flags.target.is_empty())];
-    let missing: Vec<_> = there.iter().filter(|(_, there)| !there).map(|(flag, _)| *flag).collect();
+    let there = [
+        ("-i", !flags.interface.is_empty()),
+        ("-p", flags.port.is_some()),
+        ("-t", !flags.target.is_empty()),
+    ];
+    let missing: Vec<_> = there
+        .iter()
+        .filter(|(_, there)| !there)
+        .map(|(flag, _)| *flag)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    Err(Failure::new(Exit::Usage, format!("-i, -p and -t belong together; missing: {}", missing.join(", "))))
+    Err(Failure::new(
+        Exit::Usage,
+        format!(
+            "-i, -p and -t belong together; missing: {}",
+            missing.join(", ")
+        ),
+    ))
 }
 
 fn configuration(global: &Global, flags: &Run) -> Result<(Loaded, Source), Failure> {
@@ -61,7 +88,14 @@ fn configuration(global: &Global, flags: &Run) -> Result<(Loaded, Source), Failu
     let (interfaces, targets) = (&flags.interface, &flags.target);
     let text = Text::of_flags(config::flags_text(interfaces, port, targets));
     match config::from_flags(interfaces, port, targets) {
-        Ok(config) => Ok((Loaded { config, text, notes: Vec::new() }, Source::Flags)),
+        Ok(config) => Ok((
+            Loaded {
+                config,
+                text,
+                notes: Vec::new(),
+            },
+            Source::Flags,
+        )),
         Err(problems) => {
             report::problems(&text, &problems);
             Err(Failure::said(Exit::Usage))
@@ -70,7 +104,10 @@ fn configuration(global: &Global, flags: &Run) -> Result<(Loaded, Source), Failu
 }
 
 async fn check_host(machine: &mut Netlink, loaded: &Loaded) -> Result<(), Failure> {
-    let reading = machine.read(&targets(&loaded.config)).await.map_err(Failure::failed)?;
+    let reading = machine
+        .read(&targets(&loaded.config))
+        .await
+        .map_err(Failure::failed)?;
     let found = check::check(&loaded.config, &loaded.text.text, &reading);
     report::notes(&loaded.text, &[loaded.notes.clone(), found.notes].concat());
     if found.problems.is_empty() {
@@ -83,9 +120,14 @@ async fn check_host(machine: &mut Netlink, loaded: &Loaded) -> Result<(), Failur
 fn said(global: &Global) -> Result<(), Failure> {
     let (instance, pid, socket) = (&global.instance, std::process::id(), global.socket());
     if global.json {
-        return print_json(&json!({ "state": "running", "instance": instance, "pid": pid, "socket": socket }));
+        return print_json(
+            &json!({ "state": "running", "instance": instance, "pid": pid, "socket": socket }),
+        );
     }
-    print(&format!("running: instance {instance}, pid {pid}, socket {}\n", socket.display()))
+    print(&format!(
+        "running: instance {instance}, pid {pid}, socket {}\n",
+        socket.display()
+    ))
 }
 
 #[cfg(test)]
@@ -96,14 +138,17 @@ mod tests {
 
     fn refused(line: &str) -> Option<(Exit, String)> {
         let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
-        let Command::Run(flags) = &arguments.command else { panic!("not run") };
+        let Command::Run(flags) = &arguments.command else {
+            panic!("not run")
+        };
         let failure = usage(&arguments.global, flags).err()?;
         Some((failure.exit, failure.message.unwrap_or_default()))
     }
 
     #[test]
     fn file_and_flags_together_are_a_usage_error() {
-        let (exit, message) = refused("equipoise run -c a.toml -i eth0 -p 80 -t 10.0.0.1:80").unwrap();
+        let (exit, message) =
+            refused("equipoise run -c a.toml -i eth0 -p 80 -t 10.0.0.1:80").unwrap();
         assert_eq!(exit, Exit::Usage);
         assert!(message.contains("exclude each other"), "{message}");
         assert_eq!(refused("equipoise run -c a.toml"), None);

@@ -71,7 +71,10 @@ mod tests {
         let path = directory.path().join("a.toml");
         std::fs::write(&path, "name = \"é\"\n").unwrap();
         let text = Text::read(&path).unwrap();
-        assert_eq!((text.name, text.text), (path.display().to_string(), "name = \"é\"\n".to_owned()));
+        assert_eq!(
+            (text.name, text.text),
+            (path.display().to_string(), "name = \"é\"\n".to_owned())
+        );
     }
 
     #[test]
@@ -87,7 +90,10 @@ mod tests {
         std::fs::write(at("a.toml"), b"# one\n# \xff\n").unwrap();
         assert_eq!(
             refusal(&at("a.toml")),
-            format!("{} is not UTF-8 text: byte 8 (line 2) is part of no character", shown("a.toml"))
+            format!(
+                "{} is not UTF-8 text: byte 8 (line 2) is part of no character",
+                shown("a.toml")
+            )
         );
         let through_a_file = at("a.toml").join("b.toml");
         assert!(refusal(&through_a_file).contains("cannot be read: "), "{through_a_file:?}");

@@ -19,16 +19,30 @@ pub(super) async fn stop(global: &Global) -> Result<(), Failure> {
 
 /// With the lock in hand, so that no instance starts while its name's leftovers go.
 fn clear(global: &Global) -> Result<(), Failure> {
-    let _lock = InstanceLock::take(Path::new(RUN_DIRECTORY), &global.instance).map_err(Failure::failed)?;
+    let lock =
+        InstanceLock::take(Path::new(RUN_DIRECTORY), &global.instance).map_err(Failure::failed)?;
     // A socket without its process is a leftover as well.
     let socket = std::fs::remove_file(global.socket()).is_ok();
     let pins = Kernel::remove_left(&global.instance).map_err(Failure::failed)?;
+    drop(lock);
+    // It stays when another instance is in it.
+    let _: std::io::Result<()> = std::fs::remove_dir(RUN_DIRECTORY);
     if !socket && !pins {
-        let message = format!("no instance {:?} is running, and nothing of one is left", global.instance);
+        let message = format!(
+            "no instance {:?} is running, and nothing of one is left",
+            global.instance
+        );
         return Err(Failure::new(Exit::NoInstance, message));
     }
-    let answer = StopAnswer { pid: None, stopped: true };
-    said(global, &answer, "was not running; what it had left is removed")
+    let answer = StopAnswer {
+        pid: None,
+        stopped: true,
+    };
+    said(
+        global,
+        &answer,
+        "was not running; what it had left is removed",
+    )
 }
 
 fn said(global: &Global, answer: &StopAnswer, what: &str) -> Result<(), Failure> {

@@ -22,7 +22,10 @@ use super::{Maps, StepError};
 mod attach;
 mod flow;
 mod pin;
+mod run;
 mod table;
+
+pub use self::run::{Input, Output, Twin};
 
 /// How to load.
 pub struct Options<'a> {
@@ -207,6 +210,24 @@ impl Kernel {
         Ok(())
     }
 
+    /// Runs the program of a hook on a packet that nobody sends; maps change as for a real one.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the frame or the interface.
+    pub fn run(&self, hook: Hook, input: Input<'_>) -> Result<Output, KernelError> {
+        run::run(&self.ebpf, hook, input)
+    }
+
+    /// Loads the programs once more on the same maps, to explain.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn twin(&self) -> Result<Twin, KernelError> {
+        Twin::new(open(&self.pins, self.max_flows, Dry::Yes)?)
+    }
+
     /// Leaves everything pinned, so that packets flow on without this process.
     ///
     /// # Errors
@@ -261,7 +282,7 @@ const LOOPBACK: u32 = 1;
 
 /// Whether the programs only explain.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dry {
+enum Dry {
     /// They balance.
     No,
     /// They decide alike, change no map and leave their steps.

@@ -112,7 +112,10 @@ impl Memory {
         }
         for (key, service) in &self.contents.services {
             if !self.contents.pools.contains_key(&service.pool) {
-                return Err(format!("service {key} leads to pool {}, which is not there", service.pool));
+                return Err(format!(
+                    "service {key} leads to pool {}, which is not there",
+                    service.pool
+                ));
             }
         }
         for (id, pool) in &self.contents.pools {
@@ -143,6 +146,10 @@ impl Memory {
 
     fn live_runs(&self) -> impl Iterator<Item = Run> {
         self.contents.pools.values().map(Run::of)
+    }
+
+    fn run_read_by_packets(&self, is_it: impl Fn(&Run) -> bool) -> Option<Run> {
+        self.live_runs().chain(self.given_up.iter().copied()).find(is_it)
     }
 
     fn take(&mut self, step: &Step) -> io::Result<()> {
@@ -182,8 +189,7 @@ impl Memory {
     }
 
     fn write_slots(&mut self, run: Run, slots: &[u32]) -> io::Result<()> {
-        let overlaps = |other: &Run| other.offset < run.end() && run.offset < other.end();
-        if let Some(read) = self.live_runs().chain(self.given_up.iter().copied()).find(overlaps) {
+        if let Some(read) = self.run_read_by_packets(|read| read.overlaps(run)) {
             self.mistakes.push(format!("slots {run} are written while packets read {read}"));
         }
         let room = self.slots.get_mut(run.offset as usize..run.end() as usize);
@@ -199,9 +205,10 @@ impl Memory {
     }
 
     fn remove_backend(&mut self, id: u32) -> io::Result<()> {
-        let mut read = self.live_runs().chain(self.given_up.iter().copied());
-        if let Some(run) = read.find(|&run| self.slots_in(run).is_some_and(|slots| slots.contains(&id))) {
-            self.mistakes.push(format!("backend {id} is removed while packets find it in slots {run}"));
+        let names_it = |run: &Run| self.slots_in(*run).is_some_and(|slots| slots.contains(&id));
+        if let Some(run) = self.run_read_by_packets(names_it) {
+            self.mistakes
+                .push(format!("backend {id} is removed while packets find it in slots {run}"));
         }
         self.contents.backends.remove(&id).ok_or(io::ErrorKind::NotFound)?;
         Ok(())
@@ -216,7 +223,11 @@ impl Maps for Memory {
             Fault::Once(number) => self.tried == number,
             Fault::Every(number) => self.tried.is_multiple_of(number),
         };
-        let taken = if is_refused { Err(io::Error::from_raw_os_error(libc::ENOMEM)) } else { self.take(step) };
+        let taken = if is_refused {
+            Err(io::Error::from_raw_os_error(libc::ENOMEM))
+        } else {
+            self.take(step)
+        };
         taken.map_err(|source| StepError { step: step.to_string(), source })
     }
 }
@@ -260,8 +271,15 @@ mod tests {
 
     #[test]
     fn maps_in_order_have_nothing_to_say() {
-        let steps =
-            [backend(1), slots(0, &[1, 1]), pool(0, 2), service(0), backend(2), slots(2, &[2]), pool(2, 1)];
+        let steps = [
+            backend(1),
+            slots(0, &[1, 1]),
+            pool(0, 2),
+            service(0),
+            backend(2),
+            slots(2, &[2]),
+            pool(2, 1),
+        ];
         assert_eq!(after(&steps), Ok(()));
         let then = [Step::Grace, Step::RemoveBackend { id: 1 }, slots(0, &[2, 2])];
         assert_eq!(after(&[&steps[..], &then].concat()), Ok(()));
@@ -282,12 +300,15 @@ mod tests {
         let at_once = [slots(1, &[1])];
         assert!(after(&[&live[..], &at_once].concat()).unwrap_err().contains("while packets read"));
         let too_early = [slots(2, &[1]), pool(2, 1), slots(1, &[1])];
-        assert!(after(&[&live[..], &too_early].concat()).unwrap_err().contains("while packets read"));
+        assert!(
+            after(&[&live[..], &too_early].concat()).unwrap_err().contains("while packets read")
+        );
     }
 
     #[test]
     fn backend_that_packets_in_flight_find_is_not_removed() {
-        let steps = [backend(1), slots(0, &[1]), pool(0, 1), pool(0, 0), Step::RemoveBackend { id: 1 }];
+        let steps =
+            [backend(1), slots(0, &[1]), pool(0, 1), pool(0, 0), Step::RemoveBackend { id: 1 }];
         assert!(after(&steps).unwrap_err().contains("backend 1 is removed while"));
     }
 

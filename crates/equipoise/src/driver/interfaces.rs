@@ -32,10 +32,18 @@ struct Attached {
 
 impl Interfaces {
     /// Attaches what `config` wants on the machine as it is, and lets go of the rest.
-    pub(super) fn follow<P: DataPlane>(&mut self, plane: &mut P, config: &Config, reading: &Reading) {
+    pub(super) fn follow<P: DataPlane>(
+        &mut self,
+        plane: &mut P,
+        config: &Config,
+        reading: &Reading,
+    ) {
         let wanted = wanted(config, reading);
         self.let_go(plane, |name, attached| {
-            let there = reading.devices.get(name).is_some_and(|d| d.index == attached.index);
+            let there = reading
+                .devices
+                .get(name)
+                .is_some_and(|d| d.index == attached.index);
             there && wanted.contains(name) && config.settings.attach.mode(name) == attached.asked
         });
         let before = std::mem::take(&mut self.failed);
@@ -57,11 +65,6 @@ impl Interfaces {
     /// Why wanted interfaces are not attached, by name.
     pub(super) fn failed(&self) -> &BTreeMap<String, String> {
         &self.failed
-    }
-
-    /// Names of the interfaces that are attached.
-    pub(super) fn names(&self) -> BTreeSet<String> {
-        self.attached.keys().cloned().collect()
     }
 
     /// Indexes of the interfaces that are attached.
@@ -94,7 +97,10 @@ impl Interfaces {
         reading: &Reading,
         config: &Config,
     ) -> Result<(), String> {
-        let device = reading.devices.get(name).ok_or("there is no such interface")?;
+        let device = reading
+            .devices
+            .get(name)
+            .ok_or("there is no such interface")?;
         let asked = config.settings.attach.mode(name);
         let described = KernelDevice {
             name,
@@ -103,8 +109,21 @@ impl Interfaces {
             kind: device.kind.as_deref(),
         };
         let how = plane.attach(&described, asked).map_err(|e| e.to_string())?;
-        tracing::info!(interface = name, hook = how.hook, mode = how.mode, reason = how.reason, "attached");
-        self.attached.insert(name.to_owned(), Attached { index: device.index, asked, how });
+        tracing::info!(
+            interface = name,
+            hook = how.hook,
+            mode = how.mode,
+            reason = how.reason,
+            "attached"
+        );
+        self.attached.insert(
+            name.to_owned(),
+            Attached {
+                index: device.index,
+                asked,
+                how,
+            },
+        );
         Ok(())
     }
 
@@ -131,8 +150,9 @@ impl Interfaces {
             .devices
             .values()
             .filter(|d| !d.addresses.is_empty() || attached.contains(&d.index));
-        let now: BTreeMap<u32, bool> =
-            concerned.map(|d| (d.index, takes_redirects(d, &native))).collect();
+        let now: BTreeMap<u32, bool> = concerned
+            .map(|d| (d.index, takes_redirects(d, &native)))
+            .collect();
         for (&index, &allowed) in &now {
             if self.redirects.get(&index) == Some(&allowed) {
                 continue;
@@ -143,7 +163,9 @@ impl Interfaces {
                     self.redirects.insert(index, allowed);
                 }
                 // The stack sends in its place: slower, and right.
-                Err(error) => tracing::warn!(interface = index, %error, "redirecting to an interface is not set up"),
+                Err(error) => {
+                    tracing::warn!(interface = index, %error, "redirecting to an interface is not set up");
+                }
             }
         }
         // The kernel forgets a device that is gone by itself.
@@ -167,8 +189,12 @@ fn takes_redirects(device: &Device, native: &BTreeSet<u32>) -> bool {
 
 /// The interfaces that programs are to hang on.
 fn wanted(config: &Config, reading: &Reading) -> BTreeSet<String> {
-    let mut wanted: BTreeSet<String> =
-        config.services.iter().flat_map(|s| &s.listen.interfaces).cloned().collect();
+    let mut wanted: BTreeSet<String> = config
+        .services
+        .iter()
+        .flat_map(|s| &s.listen.interfaces)
+        .cloned()
+        .collect();
     match &config.settings.backend_interfaces {
         BackendInterfaces::Named(names) => wanted.extend(names.iter().cloned()),
         BackendInterfaces::Auto => {
@@ -195,24 +221,44 @@ mod tests {
 
     #[test]
     fn any_device_takes_redirects_while_nothing_runs_native_xdp() {
-        let device = Device { features: Some(Features(0)), ..Device::default() };
+        let device = Device {
+            features: Some(Features(0)),
+            ..Device::default()
+        };
         assert!(takes_redirects(&device, &BTreeSet::new()));
     }
 
     #[test]
     fn under_native_xdp_the_driver_must_take_redirects() {
         let native = BTreeSet::from([2]);
-        let device = |bits| Device { index: 3, features: Some(Features(bits)), ..Device::default() };
-        assert!(!takes_redirects(&device(35), &native), "a veth whose peer has no NAPI");
+        let device = |bits| Device {
+            index: 3,
+            features: Some(Features(bits)),
+            ..Device::default()
+        };
+        assert!(
+            !takes_redirects(&device(35), &native),
+            "a veth whose peer has no NAPI"
+        );
         assert!(takes_redirects(&device(103), &native));
     }
 
     #[test]
     fn where_the_kernel_does_not_tell_only_our_own_nics_take_redirects() {
         let native = BTreeSet::from([2, 3]);
-        let nic = Device { index: 2, ..Device::default() };
-        let veth = Device { index: 3, kind: Some("veth".into()), ..Device::default() };
-        let other = Device { index: 4, ..Device::default() };
+        let nic = Device {
+            index: 2,
+            ..Device::default()
+        };
+        let veth = Device {
+            index: 3,
+            kind: Some("veth".into()),
+            ..Device::default()
+        };
+        let other = Device {
+            index: 4,
+            ..Device::default()
+        };
         assert!(takes_redirects(&nic, &native));
         assert!(!takes_redirects(&veth, &native));
         assert!(!takes_redirects(&other, &native));

@@ -88,12 +88,18 @@ impl Troubles {
             return;
         }
         self.retry = Some(match self.retry {
-            None => Retry { at: now + FIRST_RETRY, delay: FIRST_RETRY },
+            None => Retry {
+                at: now + FIRST_RETRY,
+                delay: FIRST_RETRY,
+            },
             // A turn for another reason does not put the retry off.
             Some(retry) if retry.at > now => retry,
             Some(retry) => {
                 let delay = (retry.delay * 2).min(LAST_RETRY);
-                Retry { at: now + delay, delay }
+                Retry {
+                    at: now + delay,
+                    delay,
+                }
             }
         });
     }
@@ -138,7 +144,10 @@ mod tests {
     fn interface_that_is_attached_at_last_is_no_reason_any_more() {
         let mut troubles = Troubles::default();
         troubles.note_interfaces(&BTreeMap::from([("eth0".to_owned(), "busy".to_owned())]));
-        assert_eq!(troubles.reasons().collect::<Vec<_>>(), ["interface eth0 is not attached: busy"]);
+        assert_eq!(
+            troubles.reasons().collect::<Vec<_>>(),
+            ["interface eth0 is not attached: busy"]
+        );
         troubles.note_interfaces(&BTreeMap::new());
         assert_eq!(troubles.reasons().count(), 0);
     }

@@ -81,7 +81,9 @@ fn wanted(config: &Config, reading: &Reading) -> BTreeSet<(u32, IpAddr)> {
 }
 
 fn name(reading: &Reading, index: u32) -> String {
-    reading.by_index(index).map_or_else(|| index.to_string(), |(name, _)| name.to_owned())
+    reading
+        .by_index(index)
+        .map_or_else(|| index.to_string(), |(name, _)| name.to_owned())
 }
 
 pub(super) async fn add(handle: &Handle, interface: u32, address: IpAddr) -> Result<bool, Error> {
@@ -92,7 +94,9 @@ pub(super) async fn add(handle: &Handle, interface: u32, address: IpAddr) -> Res
         // attribute carries what the header's eight bits cannot on all kernels.
         let message = request.message_mut();
         message.header.flags = AddressHeaderFlags::Nodad;
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        message
+            .attributes
+            .push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
     match request.execute().await {
         Ok(()) => Ok(true),
@@ -114,7 +118,11 @@ pub(super) async fn remove(handle: &Handle, interface: u32, address: IpAddr) -> 
         return Ok(());
     };
     match handle.address().del(message).execute().await {
-        Err(Error::NetlinkError(e)) if [-libc::EADDRNOTAVAIL, -libc::ENODEV].contains(&e.raw_code()) => Ok(()),
+        Err(Error::NetlinkError(e))
+            if [-libc::EADDRNOTAVAIL, -libc::ENODEV].contains(&e.raw_code()) =>
+        {
+            Ok(())
+        }
         removed => removed,
     }
 }

@@ -64,10 +64,18 @@ impl Forwarding {
         reading: &Reading,
     ) -> Result<(), HostError> {
         self.put_back(machine, |change| {
-            change.interface.as_ref().is_some_and(|name| !wanted.attached.contains(name))
+            change
+                .interface
+                .as_ref()
+                .is_some_and(|name| !wanted.attached.contains(name))
         });
         for name in &wanted.attached {
-            self.ensure(machine, Some(name), &format!("ipv4/conf/{name}/forwarding"), "1")?;
+            self.ensure(
+                machine,
+                Some(name),
+                &format!("ipv4/conf/{name}/forwarding"),
+                "1",
+            )?;
         }
         if wanted.listens_on_loopback {
             // Replies to clients on this host come in with a source that is an own address.
@@ -91,7 +99,11 @@ impl Forwarding {
         reading: &Reading,
     ) -> Result<(), HostError> {
         if machine.setting(V6_ALL).as_deref() != Some("1") {
-            for name in reading.devices.keys() {
+            let links = reading
+                .devices
+                .iter()
+                .filter(|(_, device)| !device.loopback);
+            for (name, _) in links {
                 let accept = format!("ipv6/conf/{name}/accept_ra");
                 if machine.setting(&accept).as_deref() == Some("1") {
                     self.ensure(machine, None, &accept, "2")?;
@@ -112,12 +124,21 @@ impl Forwarding {
     /// Switches the whole machine. The kernel copies a write to `all` to every interface, so those
     /// that are on already are noted first: changes are undone in reverse, so they are switched on
     /// again after `all` has switched them off.
-    fn set_all_v6<M: Machine>(&mut self, machine: &mut M, reading: &Reading) -> Result<(), HostError> {
+    fn set_all_v6<M: Machine>(
+        &mut self,
+        machine: &mut M,
+        reading: &Reading,
+    ) -> Result<(), HostError> {
         let forwarding = |name: &String| format!("ipv6/conf/{name}/forwarding");
         for path in reading.devices.keys().map(forwarding) {
             if machine.setting(&path).as_deref() == Some("1") {
                 let on = || "1".to_owned();
-                self.changed.push(Change { interface: None, path, before: on(), after: on() });
+                self.changed.push(Change {
+                    interface: None,
+                    path,
+                    before: on(),
+                    after: on(),
+                });
             }
         }
         self.ensure(machine, None, V6_ALL, "1")
@@ -147,7 +168,8 @@ impl Forwarding {
     }
 
     fn put_back<M: Machine>(&mut self, machine: &mut M, which: impl Fn(&Change) -> bool) {
-        let (undo, keep): (Vec<_>, Vec<_>) = self.changed.drain(..).partition(|change| which(change));
+        let (undo, keep): (Vec<_>, Vec<_>) =
+            self.changed.drain(..).partition(|change| which(change));
         self.changed = keep;
         for change in undo.into_iter().rev() {
             undo_one(machine, &change);
@@ -156,7 +178,12 @@ impl Forwarding {
 }
 
 fn undo_one<M: Machine>(machine: &mut M, change: &Change) {
-    let Change { path, before, after, .. } = change;
+    let Change {
+        path,
+        before,
+        after,
+        ..
+    } = change;
     // The interface is gone, and its settings with it.
     let Some(now) = machine.setting(path) else {
         return;
@@ -174,7 +201,13 @@ fn undo_one<M: Machine>(machine: &mut M, change: &Change) {
 
 /// As `sysctl` writes it; dots in interface names are kept as slashes there.
 fn name(path: &str) -> String {
-    let dotted: String =
-        path.chars().map(|c| match c { '/' => '.', '.' => '/', c => c }).collect();
+    let dotted: String = path
+        .chars()
+        .map(|c| match c {
+            '/' => '.',
+            '.' => '/',
+            c => c,
+        })
+        .collect();
     format!("net.{dotted}")
 }

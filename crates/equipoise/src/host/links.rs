@@ -62,7 +62,8 @@ fn kind(infos: &[LinkInfo]) -> Option<String> {
 }
 
 fn has_program(xdp: &[LinkXdp]) -> bool {
-    xdp.iter().any(|x| matches!(x, LinkXdp::Attached(how) if *how != XdpAttached::None))
+    xdp.iter()
+        .any(|x| matches!(x, LinkXdp::Attached(how) if *how != XdpAttached::None))
 }
 
 /// The local address of a message. For a point-to-point link `Address` is the peer's.

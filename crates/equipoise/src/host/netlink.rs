@@ -37,8 +37,11 @@ impl Netlink {
     ///
     /// When the kernel gives no netlink socket.
     pub fn open() -> Result<Self, HostError> {
-        let open = |e: io::Error| HostError::new("netlink socket", e);
-        Ok(Self { handle: questions().map_err(open)?, news: News::open().map_err(open)? })
+        let open = |e: io::Error| HostError::new("netlink socket", &e);
+        Ok(Self {
+            handle: questions().map_err(open)?,
+            news: News::open().map_err(open)?,
+        })
     }
 }
 
@@ -82,23 +85,27 @@ impl Machine for Netlink {
     async fn read(&mut self, targets: &BTreeSet<IpAddr>) -> Result<Reading, HostError> {
         let mut devices = match links::read(&self.handle).await {
             Err(rtnetlink::Error::RequestFailed) => {
-                self.handle = questions().map_err(|e| HostError::new("netlink socket", e))?;
+                self.handle = questions().map_err(|e| HostError::new("netlink socket", &e))?;
                 links::read(&self.handle).await
             }
             read => read,
         }
-        .map_err(|e| HostError::new("listing interfaces", e))?;
-        let features = xdp_features::read().map_err(|e| HostError::new("listing XDP features", e))?;
+        .map_err(|e| HostError::new("listing interfaces", &e))?;
+        let features =
+            xdp_features::read().map_err(|e| HostError::new("listing XDP features", &e))?;
         if let Some(features) = features {
             for device in devices.values_mut() {
                 device.features = Some(features.get(&device.index).copied().unwrap_or_default());
             }
         }
-        let mut reading = Reading { devices, ..Reading::default() };
+        let mut reading = Reading {
+            devices,
+            ..Reading::default()
+        };
         for &target in targets {
             let way = routes::way(&self.handle, target)
                 .await
-                .map_err(|e| HostError::new(format!("route to {target}"), e))?;
+                .map_err(|e| HostError::new(format!("route to {target}"), &e))?;
             reading.ways.insert(target, way);
         }
         Ok(reading)
@@ -112,7 +119,7 @@ impl Machine for Netlink {
             Ok(news) => self.news = news,
             Err(error) => {
                 tracing::error!(%error, "news of the machine's interfaces no longer arrive; restart equipoise");
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
     }
@@ -124,19 +131,19 @@ impl Machine for Netlink {
     ) -> Result<usize, HostError> {
         neighbours::refresh(&self.handle, interfaces, next_hops)
             .await
-            .map_err(|e| HostError::new("refreshing neighbours", e))
+            .map_err(|e| HostError::new("refreshing neighbours", &e))
     }
 
     async fn add_address(&mut self, interface: u32, address: IpAddr) -> Result<bool, HostError> {
         addresses::add(&self.handle, interface, address)
             .await
-            .map_err(|e| HostError::new(format!("adding address {address}"), e))
+            .map_err(|e| HostError::new(format!("adding address {address}"), &e))
     }
 
     async fn remove_address(&mut self, interface: u32, address: IpAddr) -> Result<(), HostError> {
         addresses::remove(&self.handle, interface, address)
             .await
-            .map_err(|e| HostError::new(format!("removing address {address}"), e))
+            .map_err(|e| HostError::new(format!("removing address {address}"), &e))
     }
 
     fn setting(&self, path: &str) -> Option<String> {
@@ -146,7 +153,7 @@ impl Machine for Netlink {
 
     fn set(&mut self, path: &str, value: &str) -> Result<(), HostError> {
         std::fs::write(setting(path), value)
-            .map_err(|e| HostError::new(format!("setting {SETTINGS}/{path} to {value}"), e))
+            .map_err(|e| HostError::new(format!("setting {SETTINGS}/{path} to {value}"), &e))
     }
 }
 
@@ -159,7 +166,10 @@ impl std::fmt::Display for Way {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Local => f.write_str("this host"),
-            Self::Via { interface, next_hop } => write!(f, "{next_hop} on interface {interface}"),
+            Self::Via {
+                interface,
+                next_hop,
+            } => write!(f, "{next_hop} on interface {interface}"),
             Self::Unreachable => f.write_str("unreachable"),
         }
     }

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use futures_util::TryStreamExt;
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
+};
 use rtnetlink::{Error, Handle, RouteMessageBuilder};
 
 use super::Way;
@@ -43,5 +45,8 @@ fn from_route(route: &RouteMessage, target: IpAddr) -> Way {
             _ => {}
         }
     }
-    interface.map_or(Way::Unreachable, |interface| Way::Via { interface, next_hop })
+    interface.map_or(Way::Unreachable, |interface| Way::Via {
+        interface,
+        next_hop,
+    })
 }

@@ -32,7 +32,13 @@ impl Simulated {
     /// A machine and the handle by which a test watches and changes it.
     pub fn new(world: World) -> (Self, watch::Sender<World>) {
         let (world, news) = watch::channel(world);
-        (Self { world: world.clone(), news }, world)
+        (
+            Self {
+                world: world.clone(),
+                news,
+            },
+            world,
+        )
     }
 }
 
@@ -45,7 +51,14 @@ impl Machine for Simulated {
             .iter()
             .map(|&target| {
                 let known = world.reading.ways.get(&target).copied();
-                (target, if own(target) { Way::Local } else { known.unwrap_or(Way::Unreachable) })
+                (
+                    target,
+                    if own(target) {
+                        Way::Local
+                    } else {
+                        known.unwrap_or(Way::Unreachable)
+                    },
+                )
             })
             .collect();
         Ok(reading)
@@ -53,7 +66,7 @@ impl Machine for Simulated {
 
     async fn changed(&mut self) {
         if self.news.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
@@ -71,7 +84,11 @@ impl Machine for Simulated {
 
     async fn add_address(&mut self, interface: u32, address: IpAddr) -> Result<bool, HostError> {
         Ok(self.world.send_if_modified(|world| {
-            let device = world.reading.devices.values_mut().find(|d| d.index == interface);
+            let device = world
+                .reading
+                .devices
+                .values_mut()
+                .find(|d| d.index == interface);
             let Some(device) = device.filter(|d| !d.addresses.contains(&address)) else {
                 return false;
             };
@@ -82,7 +99,12 @@ impl Machine for Simulated {
 
     async fn remove_address(&mut self, interface: u32, address: IpAddr) -> Result<(), HostError> {
         self.world.send_modify(|world| {
-            if let Some(device) = world.reading.devices.values_mut().find(|d| d.index == interface) {
+            if let Some(device) = world
+                .reading
+                .devices
+                .values_mut()
+                .find(|d| d.index == interface)
+            {
                 device.addresses.retain(|a| *a != address);
             }
         });
@@ -98,7 +120,8 @@ impl Machine for Simulated {
         self.world.send_if_modified(|world| {
             let all = path == "ipv6/conf/all/forwarding";
             for (other, setting) in &mut world.settings {
-                let follows = all && other.starts_with("ipv6/conf/") && other.ends_with("/forwarding");
+                let follows =
+                    all && other.starts_with("ipv6/conf/") && other.ends_with("/forwarding");
                 if other == path || follows {
                     value.clone_into(setting);
                 }
@@ -106,6 +129,13 @@ impl Machine for Simulated {
             }
             false
         });
-        if known { Ok(()) } else { Err(HostError::new(format!("setting {path}"), "there is no such setting")) }
+        if known {
+            Ok(())
+        } else {
+            Err(HostError::new(
+                format!("setting {path}"),
+                &"there is no such setting",
+            ))
+        }
     }
 }

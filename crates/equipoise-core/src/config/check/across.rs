@@ -96,7 +96,8 @@ fn own_vips(report: &mut Report<'_>, services: &[Draft]) {
             let mut keys = protocols(protocol).map(|p| (address.ip(), address.port(), p));
             let Some(owner) = keys.find_map(|key| vips.get(&key)) else { continue };
             let owner = label(report, &services[*owner]);
-            let message = format!("backend `{address}` is the VIP of {owner}: packets would come back");
+            let message =
+                format!("backend `{address}` is the VIP of {owner}: packets would come back");
             report.problem(&draft.place, message, "the address of a machine behind the balancer");
         }
     }

@@ -103,7 +103,9 @@ mod tests {
 
     #[test]
     fn names_that_the_kernel_refuses_are_refused() {
-        for name in ["", ".", "..", "a/b", "eth0:1", "a b", "a\tb", "1234567890123456", "\u{a0}", "a\0"] {
+        for name in
+            ["", ".", "..", "a/b", "eth0:1", "a b", "a\tb", "1234567890123456", "\u{a0}", "a\0"]
+        {
             assert!(interface(name).is_err(), "{name:?}");
         }
     }
@@ -120,7 +122,8 @@ mod tests {
 
     #[test]
     fn addresses_of_none_or_many_are_refused() {
-        for text in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "::ffff:10.0.0.1"] {
+        for text in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "::ffff:10.0.0.1"]
+        {
             assert!(vip(text).is_err(), "{text}");
         }
         for text in ["0.0.0.0:80", "[::]:80", "[ff02::1]:80", "[fe80::1%2]:80", "10.0.0.1:0"] {

@@ -44,51 +44,62 @@ impl<'a> At<'a> {
         matches!(self.node.value, Value::Text(_))
     }
 
-    /// A scalar is pointed at itself; a list or table, which may be long, by its name.
     fn entry(&self, entry: &'a Entry) -> Self {
-        let span = match entry.node.value {
-            Value::List(_) | Value::Table(_) => &entry.name_span,
-            Value::Null
-            | Value::Bool(_)
-            | Value::Int(_)
-            | Value::Float
-            | Value::Date
-            | Value::Text(_) => &entry.node.span,
-        };
         let key = path::field(&self.place.key, &entry.name);
-        Self { place: Place { key, span: span.clone() }, node: &entry.node }
+        Self { place: Place { key, span: pointed_at(entry).clone() }, node: &entry.node }
     }
 
     fn item(&self, index: usize, node: &'a Node) -> Self {
         let key = path::item(&self.place.key, index);
         Self { place: Place { key, span: node.span.clone() }, node }
     }
+}
 
-    /// The places of this value and of all within it.
-    pub(super) fn places(&self) -> BTreeMap<String, Range<usize>> {
-        let mut places = BTreeMap::new();
-        self.add_places(&mut places);
-        places
-    }
+/// The places of a tree: all key paths and the part of the text of each.
+pub(super) fn places(root: &Node) -> BTreeMap<String, Range<usize>> {
+    let mut places = BTreeMap::new();
+    add_places(root, &mut String::new(), &mut places);
+    places
+}
 
-    fn add_places(&self, places: &mut BTreeMap<String, Range<usize>>) {
-        places.insert(self.place.key.clone(), self.place.span.clone());
-        match &self.node.value {
-            Value::List(items) => {
-                for (index, node) in items.iter().enumerate() {
-                    self.item(index, node).add_places(places);
-                }
+fn add_places(node: &Node, key: &mut String, places: &mut BTreeMap<String, Range<usize>>) {
+    let length = key.len();
+    match &node.value {
+        Value::List(items) => {
+            for (index, item) in items.iter().enumerate() {
+                path::push_item(key, index);
+                places.insert(key.clone(), item.span.clone());
+                add_places(item, key, places);
+                key.truncate(length);
             }
-            Value::Table(entries) => {
-                entries.iter().for_each(|entry| self.entry(entry).add_places(places));
-            }
-            Value::Null
-            | Value::Bool(_)
-            | Value::Int(_)
-            | Value::Float
-            | Value::Date
-            | Value::Text(_) => {}
         }
+        Value::Table(entries) => {
+            for entry in entries {
+                path::push_field(key, &entry.name);
+                places.insert(key.clone(), pointed_at(entry).clone());
+                add_places(&entry.node, key, places);
+                key.truncate(length);
+            }
+        }
+        Value::Null
+        | Value::Bool(_)
+        | Value::Int(_)
+        | Value::Float
+        | Value::Date
+        | Value::Text(_) => {}
+    }
+}
+
+/// A scalar is pointed at itself; a list or table, which may be long, by its name.
+fn pointed_at(entry: &Entry) -> &Range<usize> {
+    match entry.node.value {
+        Value::List(_) | Value::Table(_) => &entry.name_span,
+        Value::Null
+        | Value::Bool(_)
+        | Value::Int(_)
+        | Value::Float
+        | Value::Date
+        | Value::Text(_) => &entry.node.span,
     }
 }
 
@@ -113,8 +124,7 @@ impl Keys {
         home: "`settings`",
         names: &["attach", "backend-interfaces", "max-flows", "on-exit"],
     };
-    const ALL: [Self; 5] =
-        [Self::FILE, Self::SERVICE, Self::LISTEN, Self::BACKEND, Self::SETTINGS];
+    const ALL: [Self; 5] = [Self::FILE, Self::SERVICE, Self::LISTEN, Self::BACKEND, Self::SETTINGS];
 
     /// What to say about a name that is not one of these.
     fn instead_of(&self, name: &str) -> String {
@@ -122,8 +132,11 @@ impl Keys {
         if let Some(nearest) = nearest(name, self.names) {
             return format!("`{nearest}` is the nearest; the keys here are {known}");
         }
-        let homes: Vec<_> =
-            Self::ALL.iter().filter(|keys| keys.names.contains(&name)).map(|keys| keys.home).collect();
+        let homes: Vec<_> = Self::ALL
+            .iter()
+            .filter(|keys| keys.names.contains(&name))
+            .map(|keys| keys.home)
+            .collect();
         if !homes.is_empty() {
             return format!("`{name}` in {}; the keys here are {known}", homes.join(" and in "));
         }

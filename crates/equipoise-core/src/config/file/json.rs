@@ -13,8 +13,8 @@ use jsonc_parser::common::Ranged as _;
 use serde::de::IgnoredAny;
 
 use super::{Entry, Node, Reading, Value};
-use crate::config::problem::Problem;
 use crate::config::path;
+use crate::config::problem::Problem;
 
 type Span = std::ops::Range<usize>;
 
@@ -69,8 +69,7 @@ fn not_json(span: Span, message: &str) -> Problem {
 
 /// The offset of a line and a column in bytes, both from 1.
 fn offset(text: &str, line: usize, column: usize) -> usize {
-    let before: usize =
-        text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+    let before: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
     (before + column.saturating_sub(1)).min(text.len())
 }
 

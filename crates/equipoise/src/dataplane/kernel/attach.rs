@@ -22,6 +22,9 @@ pub(super) const XDP: &str = "equipoise_xdp";
 pub(super) const IN: &str = "equipoise_in";
 pub(super) const OUT: &str = "equipoise_out";
 
+/// Whatever stopped an attachment.
+type Cause = Box<dyn std::error::Error>;
+
 /// The links of one device.
 pub(super) struct Attached {
     links: Vec<PinnedLink>,
@@ -102,7 +105,7 @@ fn incoming(
         AttachMode::Auto if device.native_xdp => match xdp(ebpf, pins, device, XdpMode::Driver) {
             Ok(link) => return Ok(attached.xdp(link, "native", "the driver has XDP".to_owned())),
             Err(error) if is_busy(&error) => "it has an XDP program already".to_owned(),
-            Err(error) => format!("the driver refused XDP: {}", root(&error)),
+            Err(error) => format!("the driver refused XDP: {}", root(error.as_ref())),
         },
         AttachMode::Auto => match device.kind {
             Some(kind) => format!("a {kind} device carries packets of this host"),
@@ -123,14 +126,14 @@ impl Attached {
     }
 }
 
-fn xdp(ebpf: &mut Ebpf, pins: &Pins, device: &Device<'_>, mode: XdpMode) -> Result<PinnedLink, ProgramError> {
+fn xdp(ebpf: &mut Ebpf, pins: &Pins, device: &Device<'_>, mode: XdpMode) -> Result<PinnedLink, Cause> {
     let program: &mut Xdp = ebpf.program_mut(XDP).ok_or(ProgramError::NotLoaded)?.try_into()?;
     let id = program.attach_to_if_index(device.index, mode)?;
     let link = program.take_link(id)?;
     // Where links are refused aya falls back to netlink, whose attachments cannot be pinned: the
     // conversion fails then, and the attachment goes with the link.
-    let link = FdLink::try_from(link).map_err(ProgramError::from)?;
-    pinned(link, &pins.link("xdp", device.index)).map_err(ProgramError::from)
+    let link = FdLink::try_from(link)?;
+    Ok(pinned(link, &pins.link("xdp", device.index))?)
 }
 
 fn tc(
@@ -166,26 +169,25 @@ fn pinned(link: FdLink, path: &std::path::Path) -> Result<PinnedLink, aya::pin::
     link.pin(path)
 }
 
-fn why_not(device: &Device<'_>, error: &ProgramError) -> KernelError {
+fn why_not(device: &Device<'_>, error: &Cause) -> KernelError {
     let name = device.name;
-    let errno = errno(error);
-    KernelError::Refused(match errno {
+    KernelError::Refused(match errno(error) {
         Some(libc::EBUSY | libc::EEXIST) => {
             format!("{name} has an XDP program already; take it off, or set attach = \"tc\" for {name}")
         }
         Some(libc::EOPNOTSUPP) => {
             format!("the driver of {name} has no native XDP; set attach = \"xdp-generic\" or \"tc\" for {name}")
         }
-        _ => format!("attaching XDP to {name}: {}", root(error)),
+        _ => format!("attaching XDP to {name}: {}", root(error.as_ref())),
     })
 }
 
-fn is_busy(error: &ProgramError) -> bool {
+fn is_busy(error: &Cause) -> bool {
     matches!(errno(error), Some(libc::EBUSY | libc::EEXIST))
 }
 
-fn errno(error: &ProgramError) -> Option<i32> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+fn errno(error: &Cause) -> Option<i32> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>() {
             return error.raw_os_error();

@@ -83,15 +83,13 @@ impl Tables {
     }
 
     pub(super) fn allow_redirect(&mut self, index: u32, allowed: bool) -> Result<(), KernelError> {
-        let result = if allowed {
-            self.redirects.insert(index, index, None, 0)
-        } else {
-            self.redirects.remove(index)
-        };
-        match result {
-            Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) if !allowed && is_missing(&error) => Ok(()),
-            other => other.map_err(|error| refused(&format!("redirecting to interface {index}"), &error)),
+        let what = |error: &dyn std::fmt::Display| refused(&format!("redirecting to interface {index}"), error);
+        if allowed {
+            return self.redirects.insert(index, index, None, 0).map_err(|error| what(&error));
+        }
+        match self.redirects.remove(index) {
+            Err(error) if !is_missing(&error) => Err(what(&error)),
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 
@@ -129,6 +127,8 @@ struct Mapped {
 
 // SAFETY: the mapping belongs to this value alone and is written through `&mut self`.
 unsafe impl Send for Mapped {}
+// SAFETY: shared references do not reach the memory.
+unsafe impl Sync for Mapped {}
 
 impl Mapped {
     fn new(map: Map, length: usize) -> Result<Self, KernelError> {
@@ -236,5 +236,9 @@ fn io_error(error: MapError) -> io::Error {
 }
 
 fn is_missing(error: &MapError) -> bool {
-    matches!(error, MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::ENOENT))
+    match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
+        MapError::KeyNotFound => true,
+        _ => false,
+    }
 }

@@ -1,0 +1,56 @@
+//! Embeds the kernel programs: builds them where a toolchain is found, and puts the object at
+//! `$OUT_DIR/equipoise.o`.
+//!
+//! Without a toolchain the object is empty, the build goes on with a warning, and
+//! `EQUIPOISE_EBPF_STUB` says for `option_env!` what to do. Nothing is installed from here.
+
+#[path = "build/ebpf.rs"]
+mod ebpf;
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+/// What the object depends on, from this crate.
+const SOURCES: [&str; 6] = [
+    "../equipoise-ebpf/src",
+    "../equipoise-ebpf/Cargo.toml",
+    "../equipoise-ebpf/Cargo.lock",
+    "../equipoise-common/src",
+    "build.rs",
+    "build/ebpf.rs",
+];
+
+fn main() {
+    let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo says where the crate is"));
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo says where to write"));
+    let root = here.ancestors().nth(2).expect("the crate is two levels inside its repository");
+    for source in SOURCES {
+        println!("cargo::rerun-if-changed={}", here.join(source).display());
+    }
+    if let Err(error) = embed(root, &out.join("equipoise.o")) {
+        println!("cargo::error={error}");
+    }
+}
+
+fn embed(root: &Path, place: &Path) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", place.display());
+    match ebpf::find() {
+        Ok(toolchain) => {
+            println!("kernel programs built with {}", toolchain.description);
+            let object = ebpf::build(root, &toolchain)?;
+            fs::copy(object, place).map(drop).map_err(failed)
+        }
+        Err(missing) => {
+            let advice = format!(
+                "this build has no kernel programs in it, because {missing}: run `cargo xtask ebpf`, then build again"
+            );
+            println!("cargo::warning={advice}");
+            println!("cargo::rustc-env=EQUIPOISE_EBPF_STUB={advice}");
+            // Where the object appears once the toolchain does.
+            let appears = root.join("target/ebpf");
+            fs::create_dir_all(&appears).map_err(failed)?;
+            println!("cargo::rerun-if-changed={}", appears.display());
+            fs::write(place, []).map_err(failed)
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What wakes the loop by itself: signals, and the time for what is done again and again.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
+
+/// News come in bursts: a link that goes up is followed by its addresses and routes.
+pub(super) const BURST: Duration = Duration::from_millis(20);
+/// Neighbours: well under the 30 s after which the kernel calls one stale.
+pub(super) const NEIGHBOURS: Duration = Duration::from_secs(5);
+/// Ids that rest: how often flows are asked whether they still name them.
+pub(super) const RESTING: Duration = Duration::from_secs(30);
+
+/// When what is to be done next.
+#[derive(Debug)]
+pub(super) struct Due {
+    /// A reading of the machine, when there were news.
+    pub(super) reading: Option<Instant>,
+    /// Reading takes at most a tenth of the time, whatever the news: a routing daemon has many.
+    pub(super) not_before: Instant,
+    /// Whether the data plane is to be made as planned.
+    pub(super) settle: bool,
+    pub(super) neighbours: Instant,
+    pub(super) resting: Instant,
+}
+
+/// The signals that are heard, from when this is made.
+#[derive(Debug)]
+pub struct Signals {
+    pub(super) interrupt: Signal,
+    pub(super) terminate: Signal,
+    pub(super) hangup: Signal,
+}
+
+impl Due {
+    pub(super) fn at_start() -> Self {
+        let now = Instant::now();
+        Self {
+            reading: None,
+            not_before: now,
+            settle: false,
+            neighbours: now,
+            resting: now + RESTING,
+        }
+    }
+
+    /// When to wake at the latest.
+    pub(super) fn earliest(&self, retry: Option<Instant>) -> Instant {
+        if self.settle {
+            return Instant::now();
+        }
+        let timers = [
+            self.reading,
+            retry,
+            Some(self.neighbours),
+            Some(self.resting),
+        ];
+        timers
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.neighbours)
+    }
+}
+
+impl Signals {
+    /// Hears them. To be made before anything that a signal must not leave half-done.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn hear() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}

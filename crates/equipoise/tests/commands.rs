@@ -1,0 +1,211 @@
+//! The commands as a shell sees them: exit codes, what goes where, JSON.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const GOOD: &str = r#"
+[[service]]
+name = "web"
+listen = { interfaces = ["lo"], address = "203.0.113.10", port = 80 }
+backends = [{ address = "10.0.0.1:8080" }, { address = "10.0.0.2:8080", weight = 3 }]
+"#;
+
+struct Place {
+    directory: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self {
+            directory: TempDir::new().unwrap(),
+        }
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.path(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Runs the command with a socket that is not there.
+    fn run(&self, arguments: &[&str]) -> Answer {
+        self.run_at("none.sock", arguments)
+    }
+
+    fn run_at(&self, socket: &str, arguments: &[&str]) -> Answer {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_equipoise"));
+        command
+            .arg("--socket")
+            .arg(self.path(socket))
+            .args(arguments)
+            .env_remove("EQUIPOISE_LOG");
+        Answer::from(command.output().unwrap())
+    }
+}
+
+struct Answer {
+    exit: i32,
+    out: String,
+    err: String,
+}
+
+impl From<Output> for Answer {
+    fn from(output: Output) -> Self {
+        Self {
+            exit: output.status.code().expect("it was not killed"),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn usage_errors_exit_with_2_and_help_and_version_with_0() {
+    let place = Place::new();
+    let file = place.file("a.toml", GOOD);
+    for arguments in [
+        &[
+            "run",
+            "-c",
+            &file,
+            "-i",
+            "lo",
+            "-p",
+            "80",
+            "-t",
+            "10.0.0.1:80",
+        ][..],
+        &["run", "-i", "lo"],
+        &["check", &file, "-c", &file],
+        &["flows", "--client", "ten"],
+        &["drain", "web", "10.0.0.1:80"],
+        &["--instance", "../x", "status"],
+        &[],
+    ] {
+        let answer = place.run(arguments);
+        assert_eq!(answer.exit, 2, "{arguments:?}: {}", answer.err);
+        assert_eq!(answer.out, "", "{arguments:?}");
+        assert_ne!(answer.err, "", "{arguments:?}");
+    }
+    let version = place.run(&["-V"]);
+    assert_eq!(
+        (version.exit, version.out),
+        (0, format!("equipoise {}\n", env!("CARGO_PKG_VERSION")))
+    );
+    assert_eq!(place.run(&["--help"]).exit, 0);
+}
+
+#[test]
+fn commands_for_an_instance_exit_with_4_when_none_is_running() {
+    let place = Place::new();
+    drop(std::os::unix::net::UnixListener::bind(place.path("left.sock")).unwrap());
+    for socket in ["none.sock", "left.sock"] {
+        for command in ["status", "flows", "config"] {
+            let answer = place.run_at(socket, &[command]);
+            assert_eq!(answer.exit, 4, "{command} at {socket}: {}", answer.err);
+            assert!(
+                answer.err.contains("no running instance at "),
+                "{}",
+                answer.err
+            );
+        }
+    }
+}
+
+#[test]
+fn check_says_what_is_wrong_and_exits_with_2() {
+    let place = Place::new();
+    let good = place.file("good.toml", GOOD);
+    let answer = place.run(&["check", &good]);
+    assert_eq!((answer.exit, answer.out), (0, format!("{good}: ok\n")));
+    let by_flag = place.run(&["check", "-c", &good]);
+    assert_eq!(by_flag.exit, 0, "{}", by_flag.err);
+
+    let bad = place.file(
+        "bad.toml",
+        &GOOD
+            .replace("port = 80", "port = 0")
+            .replace("weight", "wieght"),
+    );
+    let answer = place.run(&["check", &bad]);
+    assert_eq!((answer.exit, answer.out.as_str()), (2, ""));
+    assert!(
+        answer.err.contains("wieght") && answer.err.contains("port"),
+        "{}",
+        answer.err
+    );
+
+    let json: Value = serde_json::from_str(&place.run(&["check", &bad, "--json"]).out).unwrap();
+    assert_eq!(json["valid"], false);
+    assert_eq!(json["errors"].as_array().unwrap().len(), 2);
+    let first = &json["errors"][0];
+    assert_eq!(
+        (&first["file"], &first["line"]),
+        (&Value::from(bad), &Value::from(4))
+    );
+    assert_eq!(first["key"], "service[0].listen.port");
+}
+
+#[test]
+fn files_that_cannot_be_read_exit_with_2_and_say_why() {
+    let place = Place::new();
+    let missing = place.path("missing.toml").display().to_string();
+    let directory = place.directory.path().display().to_string();
+    for (path, told) in [
+        (&missing, "there is no file"),
+        (&directory, "is a directory"),
+    ] {
+        for command in ["check", "plan"] {
+            let answer = place.run(&[command, path]);
+            assert_eq!(answer.exit, 2, "{command} {path}");
+            assert!(answer.err.contains(told), "{}", answer.err);
+        }
+    }
+}
+
+#[test]
+fn check_against_this_machine_finds_its_interfaces() {
+    let place = Place::new();
+    let good = place.file("good.toml", GOOD);
+    let answer = place.run(&["check", &good, "--host"]);
+    assert_eq!(answer.exit, 0, "{}", answer.err);
+    assert!(
+        answer.err.contains("203.0.113.10"),
+        "nobody owns it, which is told: {}",
+        answer.err
+    );
+    let elsewhere = place.file("elsewhere.toml", &GOOD.replace("\"lo\"", "\"nosuch0\""));
+    assert_eq!(place.run(&["check", &elsewhere]).exit, 0);
+    let answer = place.run(&["check", &elsewhere, "--host"]);
+    assert_eq!(answer.exit, 2);
+    assert!(answer.err.contains("nosuch0"), "{}", answer.err);
+}
+
+#[test]
+fn plan_without_an_instance_is_against_nothing() {
+    let place = Place::new();
+    let good = place.file("good.toml", GOOD);
+    let answer = place.run(&["plan", &good]);
+    assert_eq!(answer.exit, 0, "{}", answer.err);
+    assert!(answer.out.contains("against nothing"), "{}", answer.out);
+    assert!(answer.out.contains("10.0.0.2:8080"), "{}", answer.out);
+    let dump = place.run(&["plan", &good, "--dump"]);
+    assert_eq!(dump.exit, 0, "{}", dump.err);
+    assert!(
+        dump.out.contains("203.0.113.10:80/tcp on lo"),
+        "{}",
+        dump.out
+    );
+    let json: Value = serde_json::from_str(&place.run(&["--json", "plan", &good]).out).unwrap();
+    assert_eq!(json["running"], false);
+    assert_eq!(json["dump"], dump.out);
+    assert!(!json["steps"].as_array().unwrap().is_empty());
+}

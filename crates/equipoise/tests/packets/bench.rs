@@ -1,0 +1,301 @@
+//! A balancer in a namespace of its own, to run single packets through: real programs, real maps
+//! filled from a configuration, real routes and neighbours, and no traffic.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use equipoise::apply::Applier;
+use equipoise::dataplane::kernel::{Input, Kernel, Options, Output};
+use equipoise_common::verdict::{Hook, Verdict};
+use equipoise_core::config;
+use equipoise_core::facts::{Facts, Interface};
+use equipoise_core::state::State;
+use equipoise_lab::Netns;
+use equipoise_lab::link::{Checksums, End, Gro, Properties, index, mac, veth};
+use etherparse::{PacketBuilder, PacketBuilderStep, IpHeaders};
+
+/// Two VIPs of the first service's pool and of the second's: one backend is in both.
+pub const CONFIG: &str = r#"
+    [[service]]
+    name = "web"
+    listen = { interfaces = ["front"], address = "203.0.113.10", port = 80, protocol = "both" }
+    backends = [{ address = "10.0.0.11:8080" }]
+
+    [[service]]
+    name = "web6"
+    listen = { interfaces = ["front"], address = "2001:db8:f::10", port = 80, protocol = "both" }
+    backends = [{ address = "[2001:db8:b::11]:8080" }]
+
+    [[service]]
+    name = "other"
+    listen = { interfaces = ["front"], address = "203.0.113.11", port = 80, protocol = "both" }
+    backends = [{ address = "10.0.0.11:8080" }]
+
+    [[service]]
+    name = "strangers"
+    listen = { interfaces = ["front"], address = "203.0.113.12", port = 80, protocol = "both" }
+    backends = [{ address = "10.0.0.99:8080" }]
+
+    [[service]]
+    name = "here"
+    listen = { interfaces = ["front"], address = "203.0.113.13", port = 80, protocol = "both" }
+    backends = [{ address = "10.0.0.1:8080" }]
+
+    [[service]]
+    name = "empty"
+    listen = { interfaces = ["front"], address = "203.0.113.14", port = 80, protocol = "both" }
+    backends = [{ address = "[2001:db8:b::11]:8080" }]
+"#;
+
+pub const CLIENT: &str = "198.51.100.7";
+pub const CLIENT6: &str = "2001:db8:c::7";
+pub const VIP: &str = "203.0.113.10:80";
+pub const VIP6: &str = "[2001:db8:f::10]:80";
+pub const BACKEND: &str = "10.0.0.11:8080";
+pub const BACKEND6: &str = "[2001:db8:b::11]:8080";
+
+/// Link address of everything that is not the balancer.
+pub const FAR: [u8; 6] = [2, 0, 0, 0, 0, 7];
+
+const ADDRESSES: &str = "\
+addr add 198.51.100.1/24 dev front
+addr add 2001:db8:c::1/64 dev front nodad
+addr add 203.0.113.10/32 dev front
+addr add 10.0.0.1/24 dev back
+addr add 2001:db8:b::1/64 dev back nodad
+neigh add 198.51.100.7 lladdr 02:00:00:00:00:07 dev front
+neigh add 2001:db8:c::7 lladdr 02:00:00:00:00:07 dev front
+neigh add 10.0.0.11 lladdr 02:00:00:00:00:07 dev back
+neigh add 2001:db8:b::11 lladdr 02:00:00:00:00:07 dev back";
+
+/// The balancer.
+pub struct Bench {
+    pub netns: Netns,
+    pub kernel: Loaded,
+    pub front: u32,
+    pub back: u32,
+    front_mac: [u8; 6],
+    back_mac: [u8; 6],
+    _far: Netns,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let netns = Netns::new().unwrap();
+        let far = Netns::new().unwrap();
+        for device in ["front", "back"] {
+            let end = |netns, gro| End { netns, device, gro };
+            let properties = Properties { mtu: 1500, queues: 1, checksums: Checksums::Complete };
+            veth(end(&netns, Gro::Off), end(&far, Gro::On), properties).unwrap();
+        }
+        netns.ip(ADDRESSES).unwrap();
+        for key in ["net.ipv4.conf.all.forwarding", "net.ipv6.conf.all.forwarding"] {
+            netns.sysctl(key, "1").unwrap();
+        }
+        let front = index(&netns, "front").unwrap();
+        let back = index(&netns, "back").unwrap();
+        let instance = format!("packets-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let kernel = Loaded(Some(netns.run(|| filled(&instance, front, back))));
+        let (front_mac, back_mac) = (link(&netns, "front"), link(&netns, "back"));
+        Self { netns, kernel, front, back, front_mac, back_mac, _far: far }
+    }
+
+    /// Runs a packet at a hook of a device.
+    pub fn run(&self, hook: Hook, interface: u32, frame: &[u8]) -> Output {
+        let input = Input { frame, interface, repeat: 1 };
+        self.netns.run(|| self.kernel.run(hook, input)).unwrap()
+    }
+
+    /// Runs a packet, and answers with the one verdict that it was counted under.
+    pub fn verdict(&self, hook: Hook, interface: u32, frame: &[u8]) -> (Verdict, Output) {
+        let before = self.verdicts();
+        let output = self.run(hook, interface, frame);
+        let after = self.verdicts();
+        let changed: Vec<_> = after.iter().filter(|(key, count)| before[key] != **count).collect();
+        let [(&(at, verdict), &count)] = changed[..] else {
+            panic!("a packet has one verdict, not {changed:?}");
+        };
+        assert_eq!((at, count), (hook as u32, before[&(at, verdict)] + 1));
+        (Verdict::ALL[verdict as usize], output)
+    }
+
+    fn verdicts(&self) -> BTreeMap<(u32, u32), u64> {
+        let counted = self.kernel.verdicts().unwrap();
+        counted.into_iter().map(|(hook, verdict, count)| ((hook as u32, verdict as u32), count)).collect()
+    }
+
+    pub fn flows(&self) -> usize {
+        let mut flows = 0;
+        self.kernel
+            .flows(&mut |_| {
+                flows += 1;
+                true
+            })
+            .unwrap();
+        flows
+    }
+
+    /// A frame from a client as it comes in at `front`.
+    pub fn from_client(&self) -> PacketBuilderStep<etherparse::Ethernet2Header> {
+        PacketBuilder::ethernet2(FAR, self.front_mac)
+    }
+
+    /// A frame from a backend as it comes in at `back`.
+    pub fn from_backend(&self) -> PacketBuilderStep<etherparse::Ethernet2Header> {
+        PacketBuilder::ethernet2(FAR, self.back_mac)
+    }
+
+    /// What a hook makes of the link addresses of a frame that it sends: XDP writes them itself,
+    /// at TC the stack does so later.
+    pub fn sent(&self, hook: Hook, out: u32) -> PacketBuilderStep<etherparse::Ethernet2Header> {
+        let (inside, outside) = if out == self.front { (self.back_mac, self.front_mac) } else { (self.front_mac, self.back_mac) };
+        match hook {
+            Hook::Xdp => PacketBuilder::ethernet2(outside, FAR),
+            Hook::Ingress | Hook::Egress => PacketBuilder::ethernet2(FAR, inside),
+        }
+    }
+}
+
+/// Leaves nothing pinned, also when a test fails.
+pub struct Loaded(Option<Kernel>);
+
+impl Deref for Loaded {
+    type Target = Kernel;
+
+    fn deref(&self) -> &Kernel {
+        self.0.as_ref().expect("there until it is dropped")
+    }
+}
+
+impl DerefMut for Loaded {
+    fn deref_mut(&mut self) -> &mut Kernel {
+        self.0.as_mut().expect("there until it is dropped")
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if let Some(kernel) = self.0.take() {
+            kernel.remove().unwrap();
+        }
+    }
+}
+
+fn filled(instance: &str, front: u32, back: u32) -> Kernel {
+    let config = config::parse("packets.toml", CONFIG).unwrap().config;
+    let interface = |index| Interface { index, addresses: Vec::new() };
+    let interfaces = [("front".to_owned(), interface(front)), ("back".to_owned(), interface(back))];
+    let facts = Facts { interfaces: interfaces.into() };
+    let mut state = State::new(config, facts);
+    let mut kernel = Kernel::load(&Options { instance, max_flows: 1000 }).unwrap_or_else(|error| panic!("{error}"));
+    Applier::default().converge(&mut kernel, state.plan()).unwrap();
+    for device in [front, back] {
+        kernel.allow_redirect(device, true).unwrap();
+    }
+    kernel
+}
+
+fn link(netns: &Netns, device: &str) -> [u8; 6] {
+    let text = mac(netns, device).unwrap();
+    let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    bytes.try_into().unwrap()
+}
+
+/// What a packet carries.
+pub const PAYLOAD: &[u8] = b"equipoise?";
+
+/// A packet to be built: five-tuple and the few things that differ.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    pub transport: Transport,
+    pub hops: u8,
+    /// Bytes of IPv4 options, a multiple of 4.
+    pub options: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    Udp,
+    Syn,
+    SynAck,
+    Ack,
+    Fin,
+    Reset,
+}
+
+impl Packet {
+    pub fn new(from: &str, to: &str, transport: Transport) -> Self {
+        let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
+        Self { from, to, transport, hops: 64, options: 0 }
+    }
+
+    pub fn hops(self, hops: u8) -> Self {
+        Self { hops, ..self }
+    }
+
+    pub fn options(self, options: usize) -> Self {
+        Self { options, ..self }
+    }
+
+    /// Its bytes, with every checksum computed from scratch.
+    pub fn build(self, link: PacketBuilderStep<etherparse::Ethernet2Header>) -> Vec<u8> {
+        let mut headers = match (self.from.ip(), self.to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let mut header = etherparse::Ipv4Header { time_to_live: self.hops, identification: 77, ..Default::default() };
+                (header.source, header.destination) = (from.octets(), to.octets());
+                header.dont_fragment = true;
+                header.options = vec![1; self.options].as_slice().try_into().unwrap();
+                IpHeaders::Ipv4(header, Default::default())
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                let mut header = etherparse::Ipv6Header { hop_limit: self.hops, ..Default::default() };
+                (header.source, header.destination) = (from.octets(), to.octets());
+                IpHeaders::Ipv6(header, Default::default())
+            }
+            other => panic!("{other:?} are of two families"),
+        };
+        let udp = self.transport == Transport::Udp;
+        let number = if udp { etherparse::IpNumber::UDP } else { etherparse::IpNumber::TCP };
+        let _ = headers.set_next_headers(number);
+        let (from, to) = (self.from.port(), self.to.port());
+        let step = link.ip(headers);
+        let mut bytes = Vec::new();
+        if udp {
+            step.udp(from, to).write(&mut bytes, PAYLOAD).unwrap();
+            return bytes;
+        }
+        let step = step.tcp(from, to, 1000, 65_000);
+        let step = match self.transport {
+            Transport::Udp | Transport::Syn => step.syn(),
+            Transport::SynAck => step.syn().ack(5000),
+            Transport::Ack => step.ack(5000),
+            Transport::Fin => step.fin().ack(5000),
+            Transport::Reset => step.rst(),
+        };
+        step.write(&mut bytes, PAYLOAD).unwrap();
+        bytes
+    }
+}
+
+/// Client (with this port), VIP and backend of one family.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    pub client: SocketAddr,
+    pub vip: SocketAddr,
+    pub backend: SocketAddr,
+}
+
+/// Both families.
+pub fn families(port: u16) -> [Ends; 2] {
+    let ends = |client: &str, vip: &str, backend: &str| Ends {
+        client: SocketAddr::new(client.parse().unwrap(), port),
+        vip: vip.parse().unwrap(),
+        backend: backend.parse().unwrap(),
+    };
+    [ends(CLIENT, VIP, BACKEND), ends(CLIENT6, VIP6, BACKEND6)]
+}
