@@ -1,2 +1,108 @@
-//! Tasks.
-fn main() {}
+//! Building, checking, testing and showing Equipoise: `cargo xtask`.
+//!
+//! Each task is a file. What a task needs of the machine is in [`install`]: on Debian as root it is
+//! installed, elsewhere it is said exactly and the task stops.
+
+mod check;
+mod demo;
+#[path = "../../crates/equipoise/build/ebpf.rs"]
+mod ebpf;
+mod install;
+mod leak;
+mod step;
+mod suite;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use clap::{Parser, Subcommand};
+
+use crate::install::Need;
+use crate::step::Steps;
+use crate::suite::{Kernel, Size, Suite};
+
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", about = "Building, checking, testing and showing Equipoise")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Balance real connections between namespaces on this machine, and show how they are shared out
+    Demo {
+        /// How long, such as 10s; until Ctrl-C unless given
+        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+        time: Option<Duration>,
+    },
+    /// Check and build, run every test, and look for what was left behind
+    Test {
+        /// Without colours, progress or exceptions
+        #[arg(long, conflicts_with = "no_kernel")]
+        ci: bool,
+        /// Be content with the tests that need neither root nor the running kernel
+        #[arg(long)]
+        no_kernel: bool,
+    },
+    /// Run the same tests with full numbers, on a release build
+    Soak,
+    /// Look for faults without running anything: format, lints, docs, dependencies, licences
+    Check,
+    /// Build the kernel programs, and say with what
+    Ebpf,
+}
+
+fn main() -> ExitCode {
+    let task = Arguments::parse().task;
+    match carry_out(task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn carry_out(task: Task) -> Result<()> {
+    match task {
+        Task::Demo { time } => demo::run(time),
+        Task::Test { ci, no_kernel } => {
+            let kernel = if no_kernel { Kernel::LeftOut } else { Kernel::Wanted };
+            if ci {
+                step::be_plain();
+            }
+            suite::run(Suite { kernel, size: Size::Small })
+        }
+        Task::Soak => suite::run(Suite { kernel: Kernel::Wanted, size: Size::Full }),
+        Task::Check => {
+            install::ensure(&[Need::Toolchain, Need::Lints])?;
+            let mut steps = Steps::default();
+            check::run(&mut steps);
+            steps.finish()
+        }
+        Task::Ebpf => build_kernel_programs(),
+    }
+}
+
+fn build_kernel_programs() -> Result<()> {
+    install::ensure(&[Need::Toolchain])?;
+    let toolchain = ebpf::find().map_err(|missing| anyhow!(missing))?;
+    println!("toolchain: {}", toolchain.description);
+    let object = ebpf::build(root(), &toolchain).map_err(|error| anyhow!(error))?;
+    println!("object:    {}", object.display());
+    Ok(())
+}
+
+/// Where the repository is.
+fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().expect("xtask is a directory of the repository")
+}
+
+/// Where cargo builds the workspace.
+fn target_directory() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}

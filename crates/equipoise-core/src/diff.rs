@@ -408,6 +408,30 @@ mod tests {
     }
 
     #[test]
+    fn slots_written_before_a_failure_are_gone_on_with_unless_another_pool_takes_their_place() {
+        let mut applied = Applied::new(8);
+        let wanted = desired(&[(2, 4)]);
+        let until_written =
+            |step: &&Step| matches!(step, Step::PutBackend { .. } | Step::WriteSlots { .. });
+        diff(&applied, &wanted)
+            .steps
+            .iter()
+            .filter(until_written)
+            .for_each(|step| applied.record(step));
+        let (steps, _) = apply(&mut applied.clone(), &wanted);
+        assert_eq!(steps[0], "put pool 2: slots 0..4, hash, epoch 1");
+        let mut both = desired(&[(1, 4)]);
+        both.pools.extend(wanted.pools);
+        both.backends.extend(wanted.backends);
+        let (steps, _) = apply(&mut applied, &both);
+        assert_eq!(steps[0], "write slots 0..4");
+        assert_eq!(steps[3], "put pool 2: slots 4..8, hash, epoch 1");
+        let slots: Vec<_> =
+            applied.pools().map(|(_, pool, slots)| (pool.offset, slots.to_vec())).collect();
+        assert_eq!(slots, [(0, vec![1; 4]), (4, vec![2; 4])]);
+    }
+
+    #[test]
     fn new_holder_of_an_id_counts_from_zero_and_an_old_one_goes_on() {
         let mut applied = Applied::new(4);
         let old = desired(&[(1, 1)]);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use equipoise_common::value::{Backend, Pool, Service};
 use equipoise_core::config::{
@@ -20,25 +21,22 @@ use proptest::sample::Index;
 const FEW_SLOTS: u32 = 20_000;
 
 /// The maps, and what packets in flight may still be reading.
+#[derive(Default)]
 struct Maps {
     services: BTreeMap<ServiceKey, Service>,
     pools: BTreeMap<u32, Pool>,
     backends: BTreeMap<u32, Backend>,
-    slots: Vec<u32>,
+    slots: BTreeMap<Run, Slots>,
     given_up: Vec<Run>,
 }
 
-impl Maps {
-    fn new(slots: u32) -> Self {
-        Self {
-            services: BTreeMap::new(),
-            pools: BTreeMap::new(),
-            backends: BTreeMap::new(),
-            slots: vec![u32::MAX; slots as usize],
-            given_up: Vec::new(),
-        }
-    }
+/// A run as it was written, until something else is written over part of it.
+struct Slots {
+    ids: Arc<[u32]>,
+    named: BTreeSet<u32>,
+}
 
+impl Maps {
     /// Takes a step; panics if a packet could see it happen.
     fn take(&mut self, step: &Step) {
         match step {
@@ -46,15 +44,18 @@ impl Maps {
                 assert!(self.services.values().all(|service| service.id != *id), "{step}");
             }
             Step::ResetBackendCounters { id, .. } => {
-                assert!(self.read_runs().all(|run| !self.run(run).contains(id)), "{step}");
+                assert!(self.read_runs().all(|run| !self.slots[&run].named.contains(id)), "{step}");
             }
             Step::PutBackend { id, value } => {
                 self.backends.insert(*id, *value);
             }
             Step::WriteSlots { run, slots } => {
-                let apart = |other: Run| other.end() <= run.offset || run.end() <= other.offset;
-                assert!(self.read_runs().all(apart), "{step}");
-                self.slots[run.offset as usize..run.end() as usize].copy_from_slice(slots);
+                assert!(self.read_runs().all(|read| !read.overlaps(*run)), "{step}");
+                assert_eq!(run.length as usize, slots.len());
+                self.slots.retain(|other, _| !other.overlaps(*run));
+                let slots =
+                    Slots { ids: Arc::clone(slots), named: slots.iter().copied().collect() };
+                self.slots.insert(*run, slots);
             }
             Step::PutPool { id, value } => {
                 let old = self.pools.insert(*id, *value).map(|old| Run::of(&old));
@@ -80,17 +81,21 @@ impl Maps {
             assert!(self.pools.contains_key(&service.pool), "after {step}: {service:?}");
         }
         for run in self.read_runs() {
-            let named: BTreeSet<u32> = self.run(run).iter().copied().collect();
-            assert!(named.iter().all(|id| self.backends.contains_key(id)), "after {step}: {run}");
+            let slots = &self.slots[&run];
+            assert!(
+                slots.named.iter().all(|id| self.backends.contains_key(id)),
+                "after {step}: {run}"
+            );
         }
     }
 
     fn read_runs(&self) -> impl Iterator<Item = Run> {
-        self.pools.values().map(Run::of).chain(self.given_up.iter().copied())
+        let runs = self.pools.values().map(Run::of).chain(self.given_up.iter().copied());
+        runs.filter(|run| run.length > 0)
     }
 
-    fn run(&self, run: Run) -> &[u32] {
-        &self.slots[run.offset as usize..run.end() as usize]
+    fn ids(&self, pool: &Pool) -> &[u32] {
+        self.slots.get(&Run::of(pool)).map_or(&[], |slots| &slots.ids)
     }
 
     fn assert_is(&self, desired: &Desired) {
@@ -98,7 +103,7 @@ impl Maps {
         let backends: BTreeMap<u32, Backend> =
             desired.backends.iter().map(|(&id, backend)| (id, backend.value)).collect();
         assert_eq!(self.backends, backends);
-        let pools = self.pools.iter().map(|(&id, pool)| (id, (pool.pick, self.run(Run::of(pool)))));
+        let pools = self.pools.iter().map(|(&id, pool)| (id, (pool.pick, self.ids(pool))));
         let wanted = desired.pools.iter().map(|(&id, pool)| (id, (pool.pick as u32, &*pool.slots)));
         assert!(pools.eq(wanted));
     }
@@ -200,7 +205,7 @@ fn config(services: Vec<config::Service>) -> Config {
 /// Lives through the turns as the shell does, and says after each what is planned and in the maps.
 fn live(turns: Vec<Turn>, slots: u32, mut after: impl FnMut(&Desired, &Applied, &Maps)) {
     let mut state = State::new(config(Vec::new()), Facts::default());
-    let (mut maps, mut applied) = (Maps::new(slots), Applied::new(slots));
+    let (mut maps, mut applied) = (Maps::default(), Applied::new(slots));
     for turn in turns {
         state.handle_config(turn.config);
         state.handle_facts(turn.facts);
@@ -225,7 +230,7 @@ fn live(turns: Vec<Turn>, slots: u32, mut after: impl FnMut(&Desired, &Applied, 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn every_prefix_of_the_steps_is_a_state_that_packets_may_see(turns in turns()) {

@@ -18,14 +18,16 @@ const FLAGS: [&str; 3] = ["-Cdebuginfo=2", "-Ctarget-cpu=v3", "-Clink-arg=--btf"
 
 /// A compiler that has `core` for the target, and a linker.
 pub(crate) struct Toolchain {
-    kind: Kind,
+    /// Where the compiler comes from.
+    pub(crate) kind: Kind,
     linker: PathBuf,
     /// What it is, in a line for people.
     pub(crate) description: String,
 }
 
+/// Where a compiler comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     /// Debian's stable compiler with its ready `core`.
     Debian,
     /// rustup's nightly with `rust-src`, which builds `core` itself.
@@ -95,11 +97,6 @@ impl Toolchain {
             .env("CARGO_ENCODED_RUSTFLAGS", flags)
             .stdin(Stdio::null());
         cargo
-    }
-
-    /// Whether `core` comes ready from Debian's packages.
-    pub(crate) fn is_debian(&self) -> bool {
-        self.kind == Kind::Debian
     }
 }
 

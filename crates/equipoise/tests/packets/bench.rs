@@ -92,7 +92,7 @@ impl Bench {
             veth(end(&netns, Gro::Off), end(&far, Gro::On), properties).unwrap();
         }
         netns.ip(ADDRESSES).unwrap();
-        for key in ["net.ipv4.conf.all.forwarding", "net.ipv6.conf.all.forwarding"] {
+        for key in ["net/ipv4/conf/all/forwarding", "net/ipv6/conf/all/forwarding"] {
             netns.sysctl(key, "1").unwrap();
         }
         let front = index(&netns, "front").unwrap();

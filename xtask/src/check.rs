@@ -1,0 +1,85 @@
+//! Looking for faults without running anything.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, anyhow};
+
+use crate::ebpf::{self, Kind};
+use crate::root;
+use crate::step::{Steps, cargo, succeed};
+
+/// Debian's clippy, which knows the compiler that builds the kernel programs there.
+pub(crate) const DEBIAN_CLIPPY: &str = "/usr/bin/clippy-driver";
+
+/// The tests of the kernel tiers are looked at like all others.
+pub(crate) const KERNEL_TESTS: &str = "equipoise/kernel-tests,equipoise-lab/kernel-tests";
+
+const EBPF_MANIFEST: &str = "crates/equipoise-ebpf/Cargo.toml";
+const ARM: &str = "aarch64-unknown-linux-gnu";
+
+/// Takes all steps.
+pub(crate) fn run(steps: &mut Steps) {
+    steps.command("format", &mut cargo(&["fmt", "--all", "--check"]));
+    steps.command(
+        "format of the kernel programs",
+        &mut cargo(&["fmt", "--manifest-path", EBPF_MANIFEST, "--check"]),
+    );
+    steps.command("lints", &mut clippy());
+    steps.take("lints of the kernel programs", lint_kernel_programs);
+    steps.command(
+        "docs",
+        cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"),
+    );
+    steps.command("unused dependencies", &mut cargo(&["machete", "--skip-target-dir"]));
+    // Not its advisories: they need a database from the network.
+    let denials = ["check", "bans", "licenses", "sources"];
+    steps.command("dependencies and licences", cargo(&["deny", "--locked"]).args(denials));
+    steps.command(
+        "dependencies and licences of the kernel programs",
+        cargo(&["deny", "--locked", "--manifest-path", EBPF_MANIFEST, "check", "--config", "deny.toml"])
+            .args(&denials[1..]),
+    );
+    if has_target(ARM) {
+        let arguments = ["check", "--workspace", "--all-targets", "--locked", "--target", ARM];
+        steps.command("types on aarch64", cargo(&arguments).args(["--features", KERNEL_TESTS]));
+    } else {
+        steps.leave_out("types on aarch64", &format!("the target {ARM} is not installed"));
+    }
+}
+
+fn clippy() -> Command {
+    let mut command = cargo(&["clippy", "--workspace", "--all-targets", "--locked"]);
+    command.args(["--features", KERNEL_TESTS, "--", "-D", "warnings"]);
+    command
+}
+
+/// On their real target, by the clippy of the compiler that builds them.
+fn lint_kernel_programs() -> Result<()> {
+    let toolchain = ebpf::find().map_err(|missing| anyhow!(missing))?;
+    let mut command = match toolchain.kind {
+        Kind::Debian => {
+            // What `cargo clippy` does, which Debian ships apart from its driver.
+            let mut command = toolchain.cargo(root(), "check");
+            command.env("RUSTC_WORKSPACE_WRAPPER", DEBIAN_CLIPPY);
+            command.env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
+            command
+        }
+        Kind::Nightly => {
+            let mut command = toolchain.cargo(root(), "clippy");
+            command.env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
+            command
+        }
+    };
+    // The settings lie at the top of the repository, above this crate's own workspace.
+    command.env("CLIPPY_CONF_DIR", root());
+    succeed(command.arg("--target-dir").arg(root().join("target/ebpf-check")))
+}
+
+fn has_target(target: &str) -> bool {
+    let mut question = Command::new("rustc");
+    question.args(["--print", "target-libdir", "--target", target]).current_dir(root());
+    let Ok(output) = question.stdin(Stdio::null()).output() else { return false };
+    let directory = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    output.status.success() && directory.is_dir()
+}
