@@ -113,7 +113,10 @@ impl Missing {
                 }
                 Need::Lints => {
                     // Elsewhere the lints come with the nightly toolchain.
-                    let debian = toolchain.as_ref().map_or(is_debian(), |found| found.kind == ebpf::Kind::Debian);
+                    let debian = match &toolchain {
+                        Ok(found) => found.kind == ebpf::Kind::Debian,
+                        Err(_) => needs.contains(&Need::Toolchain) && is_debian(),
+                    };
                     if debian && !Path::new(crate::check::DEBIAN_CLIPPY).is_file() {
                         missing.packages.push(CLIPPY);
                     }
@@ -205,7 +208,7 @@ fn has_package(package: &str) -> bool {
 fn has_tool(tool: &Tool) -> bool {
     // As a subcommand of cargo it is also found where cargo installs, outside the search path.
     let mut question = match tool.program.strip_prefix("cargo-") {
-        Some(subcommand) => cargo(&[subcommand, "--version"]),
+        Some(subcommand) => cargo(&[subcommand]),
         None => Command::new(tool.program),
     };
     let output = question.arg("--version").stderr(Stdio::null()).output();

@@ -80,7 +80,7 @@ fn carry_out(task: Task) -> Result<()> {
         Task::Check => {
             install::ensure(&[Need::Toolchain, Need::Lints])?;
             let mut steps = Steps::default();
-            check::run(&mut steps);
+            check::run(&mut steps, Kernel::Wanted);
             steps.finish()
         }
         Task::Ebpf => build_kernel_programs(),

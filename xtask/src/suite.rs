@@ -1,0 +1,200 @@
+//! The whole suite: what is missing is installed, then check, build, the tests that need nothing, the
+//! kernel tiers, the demo, and a look for anything left behind.
+//!
+//! Ends with a line `N passed, N failed` over all test binaries. A kernel tier that cannot be run is
+//! a failure, unless it was left out on purpose.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::check::{self, KERNEL_TESTS};
+use crate::install::{self, Need};
+use crate::leak::Traces;
+use crate::step::{Steps, cargo, show};
+use crate::{demo, root};
+
+/// How long the demo runs as a test.
+const DEMO: Duration = Duration::from_secs(5);
+
+/// Whether the tests that need root and the running kernel are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// They are, and fail where they cannot be.
+    Wanted,
+    /// They are not.
+    LeftOut,
+}
+
+/// How much the tests do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Size {
+    /// What is fit for every change.
+    Small,
+    /// Full numbers, on a release build.
+    Full,
+}
+
+/// What is to be run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Suite {
+    pub(crate) kernel: Kernel,
+    pub(crate) size: Size,
+}
+
+/// Runs it; an error unless all is well.
+pub(crate) fn run(suite: Suite) -> Result<()> {
+    match suite.kernel {
+        Kernel::Wanted => install::ensure(&[Need::Toolchain, Need::Lints, Need::Bench])?,
+        Kernel::LeftOut => install::ensure(&[Need::Lints])?,
+    }
+    let mut steps = Steps::default();
+    let mut count = Count::default();
+    check::run(&mut steps, suite.kernel);
+    steps.command("build", &mut cargo(&["build", "--release", "--locked", "--package", "equipoise"]));
+    let plain = suite.test(&["--workspace"]);
+    steps.take("tests that need nothing", || count.add(plain));
+    match (suite.kernel, install::is_root()) {
+        (Kernel::Wanted, true) => run_kernel_tiers(suite, &mut steps, &mut count),
+        (Kernel::Wanted, false) => steps.take("kernel tiers", || {
+            bail!("not run: they need root (`--no-kernel` is content without them)")
+        }),
+        (Kernel::LeftOut, _) => steps.leave_out("kernel tiers", "asked to be"),
+    }
+    let outcome = steps.finish();
+    println!("\n{} passed, {} failed", count.passed, count.failed);
+    outcome
+}
+
+/// Real namespaces and real programs: nothing of it may be left on the machine afterwards.
+fn run_kernel_tiers(suite: Suite, steps: &mut Steps, count: &mut Count) {
+    let before = match Traces::take() {
+        Ok(before) => before,
+        Err(error) => return steps.take("traces before the kernel tiers", || Err(error)),
+    };
+    let lab = suite.kernel_test("netns");
+    steps.take("kernel tests of the bench", || count.add(lab));
+    for name in kernel_tests(steps) {
+        let test = suite.kernel_test(&name);
+        steps.take(&format!("kernel tests: {name}"), || count.add(test));
+    }
+    steps.take("demo", || demo::run(Some(DEMO)));
+    steps.take("nothing is left behind", || before.compare());
+}
+
+/// The kernel tests of the product, by the names of their files.
+fn kernel_tests(steps: &mut Steps) -> Vec<String> {
+    let mut names = Vec::new();
+    let directory = root().join("crates/equipoise/tests");
+    let listed = fs::read_dir(&directory).map(|entries| {
+        for entry in entries.flatten() {
+            let file = entry.file_name().to_string_lossy().into_owned();
+            let name = file.strip_suffix(".rs").filter(|name| name.starts_with("kernel_"));
+            names.extend(name.map(str::to_owned));
+        }
+    });
+    if listed.is_err() || names.is_empty() {
+        let absent = format!("no kernel tests in {}", directory.display());
+        steps.take("kernel tests", || bail!(absent));
+    }
+    names.sort();
+    names
+}
+
+impl Suite {
+    fn test(self, selection: &[&str]) -> Command {
+        let mut command = cargo(&["test", "--locked", "--no-fail-fast"]);
+        command.args(selection);
+        match self.size {
+            Size::Small => &mut command,
+            Size::Full => command.arg("--release").env("EQUIPOISE_SOAK", "1"),
+        };
+        command
+    }
+
+    fn kernel_test(self, name: &str) -> Command {
+        // Always both packages with the same features, so that what they share is built once.
+        let mut command = self.test(&["--package", "equipoise", "--package", "equipoise-lab"]);
+        command.args(["--features", KERNEL_TESTS, "--test", name, "--", "--test-threads=1"]);
+        command
+    }
+}
+
+/// Tests so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Count {
+    passed: u64,
+    failed: u64,
+}
+
+impl Count {
+    /// Runs `cargo test`, shows its output, and counts what it says.
+    fn add(&mut self, mut command: Command) -> Result<()> {
+        let shown = show(&command);
+        println!("$ {shown}");
+        let mut child = command.stdout(Stdio::piped()).spawn().context("cargo cannot be run")?;
+        let stdout = child.stdout.take().expect("stdout was asked for");
+        let before = *self;
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = line.context("reading what the tests say")?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            self.read(&line);
+        }
+        let status = child.wait()?;
+        if !status.success() && self.failed == before.failed {
+            // It did not build, or died before it could say which test failed.
+            self.failed += 1;
+        }
+        ensure!(status.success(), "`{shown}`: {status}");
+        ensure!(*self != before, "`{shown}` ran no test");
+        Ok(())
+    }
+
+    /// Takes in a line such as `test result: ok. 5 passed; 0 failed; 1 ignored; ...`.
+    fn read(&mut self, line: &str) {
+        // Tests that print without a newline stand before it.
+        let Some((_, result)) = line.split_once("test result: ") else { return };
+        let number = |what: &str| {
+            let part = result.split([';', '.']).find_map(|part| part.trim().strip_suffix(what))?;
+            part.trim().parse::<u64>().ok()
+        };
+        self.passed += number("passed").unwrap_or(0);
+        self.failed += number("failed").unwrap_or(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_are_summed_and_others_are_not() {
+        let mut count = Count::default();
+        for line in [
+            "running 3 tests",
+            "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.11s",
+            "test some_name ... ok",
+            "test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.11s",
+            "12 passed, 0 failed",
+        ] {
+            count.read(line);
+        }
+        assert_eq!(count, Count { passed: 7, failed: 3 });
+    }
+
+    #[test]
+    fn a_run_that_fails_without_a_result_counts_as_one_failure() {
+        let mut count = Count::default();
+        assert!(count.add(Command::new("false")).is_err());
+        assert_eq!(count, Count { passed: 0, failed: 1 });
+    }
+
+    #[test]
+    fn a_run_without_any_test_is_an_error() {
+        assert!(Count::default().add(Command::new("true")).is_err());
+    }
+}
