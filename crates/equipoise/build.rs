@@ -21,7 +21,8 @@ const SOURCES: [&str; 6] = [
 ];
 
 fn main() {
-    let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo says where the crate is"));
+    let here =
+        PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo says where the crate is"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo says where to write"));
     let root = here.ancestors().nth(2).expect("the crate is two levels inside its repository");
     for source in SOURCES {

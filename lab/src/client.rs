@@ -28,29 +28,19 @@ pub struct Connect {
 
 impl Default for Connect {
     fn default() -> Self {
-        Self {
-            source: None,
-            source_port: None,
-            timeout: Duration::from_secs(10),
-        }
+        Self { source: None, source_port: None, timeout: Duration::from_secs(10) }
     }
 }
 
 impl Connect {
     /// From a source port.
     pub fn from_port(port: u16) -> Self {
-        Self {
-            source_port: Some(port),
-            ..Self::default()
-        }
+        Self { source_port: Some(port), ..Self::default() }
     }
 
     /// With a time limit for each wait.
     pub fn within(timeout: Duration) -> Self {
-        Self {
-            timeout,
-            ..Self::default()
-        }
+        Self { timeout, ..Self::default() }
     }
 
     /// A TCP connection from the namespace of this thread.
@@ -110,14 +100,10 @@ pub fn http_get(netns: &Netns, to: SocketAddr, path: &str, connect: &Connect) ->
 /// The same, from the namespace that this thread is in.
 pub(crate) fn get_here(to: SocketAddr, path: &str, connect: &Connect) -> Result<Answer> {
     let mut connection = HttpConnection::new(connect.tcp(to).context("connect")?);
-    let answer = connection.request(&format!(
-        "GET {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\n\r\n"
-    ))?;
+    let answer = connection
+        .request(&format!("GET {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\n\r\n"))?;
     let mut rest = Vec::new();
-    connection
-        .reader
-        .read_to_end(&mut rest)
-        .context("the end of the connection")?;
+    connection.reader.read_to_end(&mut rest).context("the end of the connection")?;
     ensure!(rest.is_empty(), "{} bytes after the answer", rest.len());
     Ok(answer)
 }
@@ -151,9 +137,8 @@ pub struct HttpConnection {
 impl HttpConnection {
     /// Connects from a namespace.
     pub fn open(netns: &Netns, to: SocketAddr, connect: &Connect) -> Result<Self> {
-        let stream = netns
-            .run(|| connect.tcp(to))
-            .with_context(|| format!("connecting to {to}"))?;
+        let stream =
+            netns.run(|| connect.tcp(to)).with_context(|| format!("connecting to {to}"))?;
         Ok(Self::new(stream))
     }
 
@@ -166,11 +151,7 @@ impl HttpConnection {
     pub fn download(&mut self, length: u64, seed: u64) -> Result<String> {
         let answer = self.ask(&format!("/bytes/{length}?seed={seed}"))?;
         ensure!(answer.status == 200, "status {}", answer.status);
-        ensure!(
-            answer.length == length,
-            "{} bytes of {length} asked for",
-            answer.length
-        );
+        ensure!(answer.length == length, "{} bytes of {length} asked for", answer.length);
         ensure!(
             answer.digest == digest_of(seed, length),
             "the bytes of {} came damaged",
@@ -184,9 +165,7 @@ impl HttpConnection {
         let stream = self.reader.get_mut();
         let head = format!("PUT /upload HTTP/1.1\r\nhost: lab\r\ncontent-length: {length}\r\n\r\n");
         stream.write_all(head.as_bytes())?;
-        let sent = Bytes::new(seed)
-            .write_to(length, stream)
-            .context("sending")?;
+        let sent = Bytes::new(seed).write_to(length, stream).context("sending")?;
         let answer = self.read_answer()?;
         ensure!(
             answer.text == format!("{sent} {length}"),
@@ -203,16 +182,11 @@ impl HttpConnection {
     }
 
     fn new(stream: TcpStream) -> Self {
-        Self {
-            reader: BufReader::new(stream),
-        }
+        Self { reader: BufReader::new(stream) }
     }
 
     fn request(&mut self, text: &str) -> Result<Answer> {
-        self.reader
-            .get_mut()
-            .write_all(text.as_bytes())
-            .context("sending")?;
+        self.reader.get_mut().write_all(text.as_bytes()).context("sending")?;
         self.read_answer()
     }
 
@@ -220,17 +194,12 @@ impl HttpConnection {
         let mut line = String::new();
         self.reader.read_line(&mut line).context("the answer")?;
         ensure!(!line.is_empty(), "the connection ended before the answer");
-        let status = line
-            .split_whitespace()
-            .nth(1)
-            .and_then(|word| word.parse().ok());
+        let status = line.split_whitespace().nth(1).and_then(|word| word.parse().ok());
         let status = status.with_context(|| format!("no status line: {line:?}"))?;
         let (mut backend, mut length) = (String::new(), None);
         loop {
             line.clear();
-            self.reader
-                .read_line(&mut line)
-                .context("the answer's head")?;
+            self.reader.read_line(&mut line).context("the answer's head")?;
             let Some((key, value)) = line.trim_end().split_once(": ") else {
                 break;
             };
@@ -243,26 +212,14 @@ impl HttpConnection {
         let length: u64 = length.context("an answer without its length")?;
         if length > KEPT {
             let digest = digest_from(&mut self.reader, length).context("the body")?;
-            return Ok(Answer {
-                status,
-                backend,
-                length,
-                digest,
-                text: String::new(),
-            });
+            return Ok(Answer { status, backend, length, digest, text: String::new() });
         }
         let mut body = vec![0; usize::try_from(length)?];
         self.reader.read_exact(&mut body).context("the body")?;
         let mut digest = Digest::default();
         digest.add(&body);
         let text = String::from_utf8(body).unwrap_or_default();
-        Ok(Answer {
-            status,
-            backend,
-            length,
-            digest: digest.value(),
-            text,
-        })
+        Ok(Answer { status, backend, length, digest: digest.value(), text })
     }
 }
 
@@ -276,16 +233,12 @@ pub struct EchoConnection {
 impl EchoConnection {
     /// Connects from a namespace and reads who is there.
     pub fn open(netns: &Netns, to: SocketAddr, connect: &Connect) -> Result<Self> {
-        let stream = netns
-            .run(|| connect.tcp(to))
-            .with_context(|| format!("connecting to {to}"))?;
+        let stream =
+            netns.run(|| connect.tcp(to)).with_context(|| format!("connecting to {to}"))?;
         let mut reader = BufReader::new(stream);
         let mut backend = String::new();
         reader.read_line(&mut backend).context("the greeting")?;
-        ensure!(
-            backend.ends_with('\n'),
-            "the connection ended before the greeting"
-        );
+        ensure!(backend.ends_with('\n'), "the connection ended before the greeting");
         backend.pop();
         Ok(Self { reader, backend })
     }
@@ -319,9 +272,7 @@ pub struct UdpAsker {
 impl UdpAsker {
     /// A socket in a namespace, for one address.
     pub fn open(netns: &Netns, to: SocketAddr, connect: &Connect) -> Result<Self> {
-        let socket = netns
-            .run(|| connect.udp(to))
-            .with_context(|| format!("a socket for {to}"))?;
+        let socket = netns.run(|| connect.udp(to)).with_context(|| format!("a socket for {to}"))?;
         Ok(Self { socket })
     }
 

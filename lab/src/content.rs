@@ -18,11 +18,7 @@ pub struct Bytes {
 impl Bytes {
     /// The stream of a seed.
     pub fn new(seed: u64) -> Self {
-        Self {
-            state: seed,
-            word: [0; 8],
-            used: 8,
-        }
+        Self { state: seed, word: [0; 8], used: 8 }
     }
 
     /// Fills the buffer with the next bytes, however the stream is cut into buffers.
@@ -67,9 +63,7 @@ impl Bytes {
 
 /// The digest of the first `length` bytes of a seed's stream.
 pub fn digest_of(seed: u64, length: u64) -> u64 {
-    Bytes::new(seed)
-        .write_to(length, &mut io::sink())
-        .expect("a sink takes everything")
+    Bytes::new(seed).write_to(length, &mut io::sink()).expect("a sink takes everything")
 }
 
 /// Reads exactly `length` bytes and gives their digest.

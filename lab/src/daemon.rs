@@ -28,21 +28,12 @@ impl Daemon {
     /// Starts a command, such as [`Netns::command`](crate::Netns::command) gives.
     pub fn start(mut command: Command) -> Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         // SAFETY: between fork and exec the closure makes one system call and no allocation.
         unsafe { command.pre_exec(end_with_parent) };
         let (child, parent) = start_from_lasting_thread(command, &name)?;
-        let mut daemon = Self {
-            name,
-            child,
-            log: Arc::default(),
-            readers: Vec::new(),
-            parent: Some(parent),
-        };
+        let mut daemon =
+            Self { name, child, log: Arc::default(), readers: Vec::new(), parent: Some(parent) };
         if let Some(stdout) = daemon.child.stdout.take() {
             daemon.capture(stdout);
         }
@@ -88,11 +79,9 @@ impl Daemon {
         });
         match outcome {
             Ok(None) => Ok(()),
-            Ok(Some(status)) => bail!(
-                "{} ended ({status}) before {what}; it said:\n{}",
-                self.name,
-                self.log()
-            ),
+            Ok(Some(status)) => {
+                bail!("{} ended ({status}) before {what}; it said:\n{}", self.name, self.log())
+            }
             Err(error) => Err(error.context(format!("{} said:\n{}", self.name, self.log()))),
         }
     }
@@ -107,11 +96,7 @@ impl Daemon {
         // Not yet waited for, so its id cannot have been given to another.
         if let Some(status) = self.child.try_wait()? {
             self.read_to_end();
-            bail!(
-                "{} has ended ({status}); it said:\n{}",
-                self.name,
-                self.log()
-            );
+            bail!("{} has ended ({status}); it said:\n{}", self.name, self.log());
         }
         let pid = i32::try_from(self.child.id())?;
         // SAFETY: the id is that of our own child, which has not been waited for.
@@ -133,13 +118,8 @@ impl Daemon {
     /// Asks it to end by SIGTERM and waits; past the deadline it is killed, and that is an error.
     pub fn stop(mut self, deadline: Duration) -> Result<Stopped> {
         self.signal(libc::SIGTERM)?;
-        let status = self
-            .wait(deadline)
-            .with_context(|| format!("its log:\n{}", self.log()))?;
-        Ok(Stopped {
-            status,
-            log: self.log(),
-        })
+        let status = self.wait(deadline).with_context(|| format!("its log:\n{}", self.log()))?;
+        Ok(Stopped { status, log: self.log() })
     }
 
     /// Ends it at once by SIGKILL, as a crash would.
@@ -212,9 +192,7 @@ fn start_from_lasting_thread(mut command: Command, name: &str) -> Result<(Child,
             end.recv().ok();
         }
     });
-    let child = start
-        .recv()?
-        .with_context(|| format!("{name} cannot be started"))?;
+    let child = start.recv()?.with_context(|| format!("{name} cannot be started"))?;
     Ok((child, Parent { lasting, thread }))
 }
 

@@ -63,11 +63,7 @@ pub struct Properties {
 
 /// Joins two namespaces by a veth pair, both ends up.
 pub fn veth(a: End<'_>, b: End<'_>, properties: Properties) -> Result<()> {
-    let Properties {
-        mtu,
-        queues,
-        checksums,
-    } = properties;
+    let Properties { mtu, queues, checksums } = properties;
     let shape = format!("mtu {mtu} numtxqueues {queues} numrxqueues {queues}");
     a.netns.ip(&format!(
         "link add {} {shape} type veth peer name {} {shape} netns {}",
@@ -105,23 +101,16 @@ pub fn bridge(netns: &Netns, device: &str, mtu: u32) -> Result<()> {
 
 /// Waits until a device has its carrier and none of its IPv6 addresses is tentative any more.
 pub fn wait_ready(netns: &Netns, device: &str) -> Result<()> {
-    wait_until(
-        READY,
-        &format!("{device} to be up, its addresses usable"),
-        || netns.run(|| running(device).unwrap_or(false) && !tentative(device)),
-    )
+    wait_until(READY, &format!("{device} to be up, its addresses usable"), || {
+        netns.run(|| running(device).unwrap_or(false) && !tentative(device))
+    })
 }
 
 /// The hardware address of a device.
 pub fn mac(netns: &Netns, device: &str) -> Result<String> {
     let line = netns.output("ip", &["-oneline", "link", "show", device])?;
-    let mut words = line
-        .split_whitespace()
-        .skip_while(|word| !word.starts_with("link/"));
-    words
-        .nth(1)
-        .map(str::to_owned)
-        .with_context(|| format!("{device} has no hardware address"))
+    let mut words = line.split_whitespace().skip_while(|word| !word.starts_with("link/"));
+    words.nth(1).map(str::to_owned).with_context(|| format!("{device} has no hardware address"))
 }
 
 /// The kernel's index of a device.

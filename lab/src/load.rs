@@ -44,10 +44,7 @@ impl Load {
 
     /// Connections for a time, four at a time.
     pub fn of_time(to: SocketAddr, time: Duration) -> Self {
-        Self {
-            time,
-            ..Self::of_count(to, u64::MAX)
-        }
+        Self { time, ..Self::of_count(to, u64::MAX) }
     }
 
     /// Makes all connections.
@@ -67,11 +64,7 @@ impl Load {
             };
             (0..self.workers).map(start).collect()
         });
-        RunningLoad {
-            begun,
-            shared,
-            workers,
-        }
+        RunningLoad { begun, shared, workers }
     }
 
     fn work(&self, shared: &Shared, begun: Instant) {
@@ -143,10 +136,7 @@ impl Shared {
 impl RunningLoad {
     /// How it stands now.
     pub fn tally(&self) -> Tally {
-        Tally {
-            elapsed: self.begun.elapsed(),
-            ..self.shared.lock().clone()
-        }
+        Tally { elapsed: self.begun.elapsed(), ..self.shared.lock().clone() }
     }
 
     /// Whether a worker is still at it.
@@ -169,9 +159,7 @@ impl RunningLoad {
 
     fn join(&mut self) {
         for worker in self.workers.drain(..) {
-            worker
-                .join()
-                .expect("a worker counts its errors and does not panic");
+            worker.join().expect("a worker counts its errors and does not panic");
         }
     }
 }

@@ -36,9 +36,7 @@ impl Netns {
             File::open("/proc/thread-self/ns/net")
         });
         let file = made.context("a network namespace cannot be made (root is needed)")?;
-        let netns = Self {
-            file: Arc::new(file.into()),
-        };
+        let netns = Self { file: Arc::new(file.into()) };
         for (key, value) in SYSCTLS {
             netns.sysctl(key, value)?;
         }
@@ -49,9 +47,7 @@ impl Netns {
     /// The namespace that this thread is in.
     pub fn current() -> Result<Self> {
         let file = File::open("/proc/thread-self/ns/net").context("/proc/thread-self/ns/net")?;
-        Ok(Self {
-            file: Arc::new(file.into()),
-        })
+        Ok(Self { file: Arc::new(file.into()) })
     }
 
     /// Runs a closure in the namespace, on a thread of its own.
@@ -75,35 +71,21 @@ impl Netns {
 
     /// Where the namespace can be opened while this process lives, as by `nsenter --net=PATH`.
     pub fn path(&self) -> PathBuf {
-        PathBuf::from(format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            self.file.as_raw_fd()
-        ))
+        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
     }
 
     /// Runs `ip` commands, one a line, written without the word `ip`; the first that fails ends it.
     pub fn ip(&self, script: &str) -> Result<()> {
         let mut ip = self.command("ip");
-        ip.args(["-batch", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = ip
-            .spawn()
-            .context("`ip` cannot be run (package iproute2)")?;
+        ip.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = ip.spawn().context("`ip` cannot be run (package iproute2)")?;
         let mut stdin = child.stdin.take().expect("stdin was asked for");
         // A command that fails closes its input early; its own message says more than EPIPE.
-        let written = stdin
-            .write_all(script.as_bytes())
-            .and_then(|()| stdin.write_all(b"\n"));
+        let written = stdin.write_all(script.as_bytes()).and_then(|()| stdin.write_all(b"\n"));
         drop(stdin);
         let output = child.wait_with_output()?;
         if !output.status.success() {
-            bail!(
-                "`ip` failed: {}\n{script}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
+            bail!("`ip` failed: {}\n{script}", String::from_utf8_lossy(&output.stderr).trim());
         }
         written.context("`ip` did not take its commands")
     }
@@ -118,11 +100,7 @@ impl Netns {
             .with_context(|| format!("`{program}` cannot be run"))?;
         if !output.status.success() {
             let stderr = String::from_utf8_lossy(&output.stderr);
-            bail!(
-                "`{program} {}` failed: {}",
-                arguments.join(" "),
-                stderr.trim()
-            );
+            bail!("`{program} {}` failed: {}", arguments.join(" "), stderr.trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
@@ -130,16 +108,13 @@ impl Netns {
     /// Sets a value under `/proc/sys`, its key written as a path (`net/ipv4/ip_forward`).
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = format!("/proc/sys/{key}");
-        self.run(|| fs::write(&path, value))
-            .with_context(|| format!("{path} = {value}"))
+        self.run(|| fs::write(&path, value)).with_context(|| format!("{path} = {value}"))
     }
 
     /// Reads a value under `/proc/sys`.
     pub fn read_sysctl(&self, key: &str) -> Result<String> {
         let path = format!("/proc/sys/{key}");
-        let text = self
-            .run(|| fs::read_to_string(&path))
-            .with_context(|| path.clone())?;
+        let text = self.run(|| fs::read_to_string(&path)).with_context(|| path.clone())?;
         Ok(text.trim().to_owned())
     }
 }
@@ -178,10 +153,7 @@ fn on_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 fn raise_file_limit() {
     static RAISED: Once = Once::new();
     RAISED.call_once(|| {
-        let mut limit = libc::rlimit {
-            rlim_cur: 0,
-            rlim_max: 0,
-        };
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: the structure is ours and of the type that the call fills.
         if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
             return;

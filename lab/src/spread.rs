@@ -8,9 +8,7 @@ use std::collections::BTreeMap;
 pub fn chi_square(counts: &BTreeMap<String, u64>, weights: &BTreeMap<String, u64>) -> f64 {
     let total = counts.values().sum::<u64>() as f64;
     let weight = weights.values().sum::<u64>() as f64;
-    if counts
-        .iter()
-        .any(|(name, count)| *count > 0 && weights.get(name).copied().unwrap_or(0) == 0)
+    if counts.iter().any(|(name, count)| *count > 0 && weights.get(name).copied().unwrap_or(0) == 0)
     {
         return f64::INFINITY;
     }
@@ -40,19 +38,13 @@ mod tests {
     use super::*;
 
     fn named(values: &[(&str, u64)]) -> BTreeMap<String, u64> {
-        values
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), *value))
-            .collect()
+        values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
     }
 
     #[test]
     fn counts_in_proportion_give_zero() {
         let weights = named(&[("a", 50), ("b", 30), ("c", 20)]);
-        assert_eq!(
-            chi_square(&named(&[("a", 500), ("b", 300), ("c", 200)]), &weights),
-            0.0
-        );
+        assert_eq!(chi_square(&named(&[("a", 500), ("b", 300), ("c", 200)]), &weights), 0.0);
     }
 
     #[test]
@@ -78,20 +70,14 @@ mod tests {
     fn a_backend_without_weight_must_get_nothing() {
         let weights = named(&[("a", 1), ("b", 0)]);
         assert_eq!(chi_square(&named(&[("a", 10), ("b", 0)]), &weights), 0.0);
-        assert_eq!(
-            chi_square(&named(&[("a", 10), ("b", 1)]), &weights),
-            f64::INFINITY
-        );
+        assert_eq!(chi_square(&named(&[("a", 10), ("b", 1)]), &weights), f64::INFINITY);
     }
 
     #[test]
     fn limits_are_a_little_above_those_of_the_tables() {
         for (freedom, exact) in [(1, 15.137), (2, 18.421), (5, 25.745), (10, 35.564)] {
             let limit = chi_square_limit(freedom);
-            assert!(
-                (exact..1.08 * exact).contains(&limit),
-                "{freedom}: {limit} against {exact}"
-            );
+            assert!((exact..1.08 * exact).contains(&limit), "{freedom}: {limit} against {exact}");
         }
     }
 }

@@ -127,14 +127,8 @@ pub struct Lab {
 impl Lab {
     /// Makes the hosts, joins them, and waits until every link carries packets.
     pub fn new(options: Options) -> Result<Self> {
-        ensure!(
-            (1..=MOST_HOSTS).contains(&options.clients),
-            "1 to {MOST_HOSTS} clients"
-        );
-        ensure!(
-            options.backends <= MOST_HOSTS,
-            "at most {MOST_HOSTS} backends"
-        );
+        ensure!((1..=MOST_HOSTS).contains(&options.clients), "1 to {MOST_HOSTS} clients");
+        ensure!(options.backends <= MOST_HOSTS, "at most {MOST_HOSTS} backends");
         let mut lab = Self {
             clients: Vec::new(),
             balancer: Netns::new()?,
@@ -168,17 +162,8 @@ impl Lab {
 
     /// What both ends of each pair of this lab have in common, for links added later.
     pub fn properties(&self) -> Properties {
-        let Options {
-            mtu,
-            queues,
-            checksums,
-            ..
-        } = self.options;
-        Properties {
-            mtu,
-            queues,
-            checksums,
-        }
+        let Options { mtu, queues, checksums, .. } = self.options;
+        Properties { mtu, queues, checksums }
     }
 
     /// Joins one more backend, and gives it.
@@ -214,13 +199,9 @@ impl Lab {
             Forwarding::Off => "0",
         };
         self.balancer.sysctl("net/ipv4/ip_forward", forwarding)?;
-        self.balancer
-            .sysctl("net/ipv6/conf/all/forwarding", forwarding)?;
+        self.balancer.sysctl("net/ipv6/conf/all/forwarding", forwarding)?;
         // One-arm packets leave by the way they came: a redirect would lead hosts past the balancer.
-        for key in [
-            "net/ipv4/conf/all/send_redirects",
-            "net/ipv4/conf/default/send_redirects",
-        ] {
+        for key in ["net/ipv4/conf/all/send_redirects", "net/ipv4/conf/default/send_redirects"] {
             self.balancer.sysctl(key, "0")?;
         }
         Ok(())
@@ -229,16 +210,8 @@ impl Lab {
     /// Joins a device of the balancer to a bridge.
     fn uplink(&self, device: &str, bridge: &str, port: &str) -> Result<()> {
         link::veth(
-            End {
-                netns: &self.balancer,
-                device,
-                gro: Gro::Off,
-            },
-            End {
-                netns: &self.switch,
-                device: port,
-                gro: self.options.gro,
-            },
+            End { netns: &self.balancer, device, gro: Gro::Off },
+            End { netns: &self.switch, device: port, gro: self.options.gro },
             self.properties(),
         )?;
         self.switch.ip(&format!("link set {port} master {bridge}"))
@@ -253,11 +226,7 @@ impl Lab {
              addr add {BACK_V6}/64 dev {back} nodad\n"
         );
         for vip in &self.options.vips {
-            let (length, nodad) = if vip.is_ipv4() {
-                (32, "")
-            } else {
-                (128, " nodad")
-            };
+            let (length, nodad) = if vip.is_ipv4() { (32, "") } else { (128, " nodad") };
             script += &format!("addr add {vip}/{length} dev {front}{nodad}\n");
         }
         self.balancer.ip(&script)
@@ -269,16 +238,8 @@ impl Lab {
         match (self.options.layout, self.options.clients) {
             (Layout::Routed, 1) => {
                 link::veth(
-                    End {
-                        netns: &self.balancer,
-                        device: "front",
-                        gro: Gro::Off,
-                    },
-                    End {
-                        netns: &host.netns,
-                        device: "eth0",
-                        gro: self.options.gro,
-                    },
+                    End { netns: &self.balancer, device: "front", gro: Gro::Off },
+                    End { netns: &host.netns, device: "eth0", gro: self.options.gro },
                     self.properties(),
                 )?;
                 self.address_balancer("front", "back")?;
@@ -294,20 +255,11 @@ impl Lab {
     /// Joins a host to a bridge, with addresses and routes.
     fn plug(&self, host: &Host, bridge: &str, gateway: (Ipv4Addr, Ipv6Addr)) -> Result<()> {
         link::veth(
-            End {
-                netns: &host.netns,
-                device: "eth0",
-                gro: self.options.gro,
-            },
-            End {
-                netns: &self.switch,
-                device: &host.name,
-                gro: self.options.gro,
-            },
+            End { netns: &host.netns, device: "eth0", gro: self.options.gro },
+            End { netns: &self.switch, device: &host.name, gro: self.options.gro },
             self.properties(),
         )?;
-        self.switch
-            .ip(&format!("link set {} master {bridge}", host.name))?;
+        self.switch.ip(&format!("link set {} master {bridge}", host.name))?;
         address_host(host, gateway)
     }
 
@@ -329,12 +281,7 @@ fn new_host(name: String, gateway: (Ipv4Addr, Ipv6Addr), number: usize) -> Resul
     let mut segments = gateway.1.segments();
     // The digits of the IPv4 address, read as hexadecimal ones.
     segments[7] = u16::from_str_radix(&last.to_string(), 16)?;
-    Ok(Host {
-        name,
-        netns: Netns::new()?,
-        v4: Ipv4Addr::new(a, b, c, last),
-        v6: segments.into(),
-    })
+    Ok(Host { name, netns: Netns::new()?, v4: Ipv4Addr::new(a, b, c, last), v6: segments.into() })
 }
 
 /// Gives a host its addresses, and the balancer as its way out.

@@ -31,7 +31,9 @@ pub(crate) fn run(steps: &mut Steps, kernel: Kernel) {
         (Ok(toolchain), _) => {
             steps.take("lints of the kernel programs", || lint_kernel_programs(&toolchain));
         }
-        (Err(missing), Kernel::LeftOut) => steps.leave_out("lints of the kernel programs", &missing),
+        (Err(missing), Kernel::LeftOut) => {
+            steps.leave_out("lints of the kernel programs", &missing);
+        }
         (Err(missing), Kernel::Wanted) => {
             steps.take("lints of the kernel programs", || Err(anyhow!(missing)));
         }
@@ -42,12 +44,12 @@ pub(crate) fn run(steps: &mut Steps, kernel: Kernel) {
     );
     steps.command("unused dependencies", &mut cargo(&["machete", "--skip-target-dir"]));
     // Not its advisories: they need a database from the network.
-    let denials = ["check", "bans", "licenses", "sources"];
-    steps.command("dependencies and licences", cargo(&["deny", "--locked"]).args(denials));
+    let what = ["check", "bans", "licenses", "sources"];
+    let deny = ["deny", "--locked", "--config", "deny.toml"];
+    steps.command("dependencies and licences", cargo(&deny).args(what));
     steps.command(
         "dependencies and licences of the kernel programs",
-        cargo(&["deny", "--locked", "--manifest-path", EBPF_MANIFEST, "check", "--config", "deny.toml"])
-            .args(&denials[1..]),
+        cargo(&deny).args(["--manifest-path", EBPF_MANIFEST]).args(what),
     );
     if has_target(ARM) {
         let arguments = ["check", "--workspace", "--all-targets", "--locked", "--target", ARM];

@@ -73,7 +73,10 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
         return Ok(());
     }
     if !is_debian() || !is_root() {
-        bail!("something is missing on this machine; install it, and try again:\n{}", missing.advice());
+        bail!(
+            "something is missing on this machine; install it, and try again:\n{}",
+            missing.advice()
+        );
     }
     missing.install()
 }
@@ -108,7 +111,9 @@ impl Missing {
                 Need::Toolchain => {
                     let Err(reason) = &toolchain else { continue };
                     missing.toolchain = Some(reason.clone());
-                    missing.packages.extend(COMPILER.iter().filter(|package| !has_package(package)));
+                    missing
+                        .packages
+                        .extend(COMPILER.iter().filter(|package| !has_package(package)));
                     missing.tools.extend([&LINKER].into_iter().filter(|tool| !has_tool(tool)));
                 }
                 Need::Lints => {
@@ -120,10 +125,15 @@ impl Missing {
                     if debian && !Path::new(crate::check::DEBIAN_CLIPPY).is_file() {
                         missing.packages.push(CLIPPY);
                     }
-                    missing.tools.extend([&MACHETE, &DENY].into_iter().filter(|tool| !has_tool(tool)));
+                    missing
+                        .tools
+                        .extend([&MACHETE, &DENY].into_iter().filter(|tool| !has_tool(tool)));
                 }
                 Need::Bench => {
-                    let absent = BENCH.iter().zip(BENCH_PROGRAMS).filter(|(_, program)| !has_program(program));
+                    let absent = BENCH
+                        .iter()
+                        .zip(BENCH_PROGRAMS)
+                        .filter(|(_, program)| !has_program(program));
                     missing.packages.extend(absent.map(|(package, _)| package));
                 }
             }
@@ -162,8 +172,14 @@ impl Missing {
             lines.push(format!("  apt-get install --no-install-recommends {packages}"));
         }
         if self.toolchain.is_some() && !is_debian() {
-            lines.push("  rustup toolchain install nightly --component rust-src --component clippy".to_owned());
-            lines.push("  bpf-linker 0.13, of your distribution or from its releases, in the search path".to_owned());
+            lines.push(
+                "  rustup toolchain install nightly --component rust-src --component clippy"
+                    .to_owned(),
+            );
+            lines.push(
+                "  bpf-linker 0.13, of your distribution or from its releases, in the search path"
+                    .to_owned(),
+            );
         }
         let others = self.packages.iter().filter(|package| BENCH.contains(package));
         if !is_debian() {

@@ -71,7 +71,8 @@ impl Traces {
     ) -> BTreeMap<&'static str, BTreeSet<String>> {
         let exceeding = now.into_iter().map(|(kind, things)| {
             let before = self.kinds.get(kind);
-            let new = things.into_iter().filter(|thing| !before.is_some_and(|old| old.contains(thing)));
+            let new =
+                things.into_iter().filter(|thing| !before.is_some_and(|old| old.contains(thing)));
             (kind, new.collect::<BTreeSet<_>>())
         });
         exceeding.filter(|(_, things)| !things.is_empty()).collect()
@@ -119,9 +120,9 @@ fn look() -> Result<BTreeMap<&'static str, BTreeSet<String>>> {
         ("named network namespace", names_in("/run/netns")),
         ("network device", names_in("/sys/class/net")),
         ("qdisc", qdiscs()?),
-        (PROGRAMS, ids(Walk::ProgramNext)?),
-        (MAPS, ids(Walk::MapNext)?),
-        (LINKS, ids(Walk::LinkNext)?),
+        (PROGRAMS, ids(Walk::Program)?),
+        (MAPS, ids(Walk::Map)?),
+        (LINKS, ids(Walk::Link)?),
         (PINS, files_below(Path::new(BPFFS))),
         ("process", processes()?),
         ("mount", mounts()?),
@@ -133,9 +134,9 @@ fn look() -> Result<BTreeMap<&'static str, BTreeSet<String>>> {
 /// Commands of bpf(2) that walk over identifiers.
 #[derive(Clone, Copy)]
 enum Walk {
-    ProgramNext = 11,
-    MapNext = 12,
-    LinkNext = 31,
+    Program = 11,
+    Map = 12,
+    Link = 31,
 }
 
 /// All identifiers of a kind.
@@ -181,14 +182,21 @@ fn describe(kind: &str, thing: &str) -> String {
     };
     // Where there is no bpftool the number must do.
     let output = Command::new("bpftool").args([object, "show", "id", thing]).output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    if text.is_empty() { thing.to_owned() } else { text.split_whitespace().collect::<Vec<_>>().join(" ") }
+    let text = output
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default();
+    if text.is_empty() {
+        thing.to_owned()
+    } else {
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
 }
 
 /// Queueing disciplines of the host's devices.
 fn qdiscs() -> Result<BTreeSet<String>> {
     let shown = Netns::current()?.output("tc", &["qdisc", "show"])?;
-    let lines = shown.lines().map(|line| line.split(" refcnt").next().unwrap_or(line).trim().to_owned());
+    let lines =
+        shown.lines().map(|line| line.split(" refcnt").next().unwrap_or(line).trim().to_owned());
     Ok(lines.collect())
 }
 
@@ -267,13 +275,17 @@ mod tests {
 
     fn traces(of: &[(&'static str, &[&str])]) -> BTreeMap<&'static str, BTreeSet<String>> {
         let kinds = of.iter();
-        kinds.map(|(kind, things)| (*kind, things.iter().map(|thing| (*thing).to_owned()).collect())).collect()
+        kinds
+            .map(|(kind, things)| (*kind, things.iter().map(|thing| (*thing).to_owned()).collect()))
+            .collect()
     }
 
     #[test]
     fn only_what_is_new_counts() {
-        let before =
-            Traces { kinds: traces(&[("device", &["lo", "eth0"]), ("pin", &[])]), bpffs: Bpffs::Mounted };
+        let before = Traces {
+            kinds: traces(&[("device", &["lo", "eth0"]), ("pin", &[])]),
+            bpffs: Bpffs::Mounted,
+        };
         assert_eq!(before.exceeding(traces(&[("device", &["lo"]), ("pin", &[])])), traces(&[]));
         assert_eq!(
             before.exceeding(traces(&[("device", &["lo", "eth0", "front"]), ("pin", &["/a"])])),

@@ -30,7 +30,7 @@ struct Arguments {
     task: Task,
 }
 
-#[derive(Subcommand)]
+#[derive(Clone, Copy, Subcommand)]
 enum Task {
     /// Balance real connections between namespaces on this machine, and show how they are shared out
     Demo {

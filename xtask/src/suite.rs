@@ -54,7 +54,10 @@ pub(crate) fn run(suite: Suite) -> Result<()> {
     let mut steps = Steps::default();
     let mut count = Count::default();
     check::run(&mut steps, suite.kernel);
-    steps.command("build", &mut cargo(&["build", "--release", "--locked", "--package", "equipoise"]));
+    steps.command(
+        "build",
+        &mut cargo(&["build", "--release", "--locked", "--package", "equipoise"]),
+    );
     let plain = suite.test(&["--workspace"]);
     steps.take("tests that need nothing", || count.add(plain));
     match (suite.kernel, install::is_root()) {

@@ -8,7 +8,7 @@
 pub enum Kind {
     /// Rewritten and sent on by the program itself.
     Forward,
-    /// Ours, and the stack of this host finishes the job.
+    /// Ours, and TC ingress after XDP, or the stack of this host, finishes the job.
     Stack,
     /// Not ours: handed to the stack untouched, byte for byte.
     Pass,
@@ -56,11 +56,11 @@ verdicts! {
     /// A reply that the stack routed or this host made, rewritten on its way out.
     RewrittenReply = "rewritten_reply", Forward;
 
-    /// A request for a backend on this host, rewritten and handed to the stack.
+    /// A request for a backend on this host: the stack gets it rewritten.
     RequestToLocalBackend = "request_to_local_backend", Stack;
-    /// A request whose next hop has no known link address yet: rewritten, and the stack asks for it.
+    /// A request whose next hop has no known link address yet: left to TC, which asks for it.
     RequestNoNeighbour = "request_no_neighbour", Stack;
-    /// A request that leaves by a device which takes no redirected frames: rewritten for the stack.
+    /// A request that leaves by a device which takes no redirected frames: left to TC.
     RequestNoRedirect = "request_no_redirect", Stack;
     /// A request larger than the next link carries: rewritten, and the stack answers its sender.
     RequestTooBig = "request_too_big", Stack;
@@ -68,11 +68,11 @@ verdicts! {
     RequestHopLimit = "request_hop_limit", Stack;
     /// A request for a backend to which the routing table knows no way: rewritten for the stack.
     RequestNoRoute = "request_no_route", Stack;
-    /// A reply for a client on this host: the stack delivers it.
+    /// A reply for a client on this host: delivered by the loopback device.
     ReplyToLocalClient = "reply_to_local_client", Stack;
-    /// A reply whose next hop has no known link address yet: rewritten when the stack sends it.
+    /// A reply whose next hop has no known link address yet: left to TC, which asks for it.
     ReplyNoNeighbour = "reply_no_neighbour", Stack;
-    /// A reply that leaves by a device which takes no redirected frames: rewritten when the stack sends it.
+    /// A reply that leaves by a device which takes no redirected frames: left to TC.
     ReplyNoRedirect = "reply_no_redirect", Stack;
     /// A reply larger than the next link carries: the stack answers its sender.
     ReplyTooBig = "reply_too_big", Stack;

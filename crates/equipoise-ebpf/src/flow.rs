@@ -82,6 +82,22 @@ pub fn find_reply<F: Family>(headers: &Headers<F>, noted: Noted, reply: &mut Dec
     true
 }
 
+/// Takes back the note of a packet that the next hook on the device will note again.
+///
+/// Not inlined: its stack is wanted only while it runs.
+#[inline(never)]
+pub fn leave_to_next_hook<F: Family>(headers: &Headers<F>) {
+    if report::is_dry() {
+        return;
+    }
+    if let Some(entry) = F::flows().get_ptr_mut(&headers.tuple) {
+        // SAFETY: as in `find`.
+        let flow = unsafe { &mut *entry };
+        count(&mut flow.packets, headers.size.packets.wrapping_neg());
+        count(&mut flow.bytes, headers.size.bytes.wrapping_neg());
+    }
+}
+
 /// Notes a packet in its flow.
 #[inline(always)]
 fn note<F: Family>(flow: &mut Flow<F>, headers: &Headers<F>, decision: &Decision<F>) {

@@ -79,8 +79,8 @@ pub trait Hook {
     fn adjust_checksum(&self, change: &Change) -> bool;
     /// Sends the rewritten packet; the answer is the program's.
     fn send(&self, hop: &Hop) -> i32;
-    /// Whether [`Hook::deliver`] works here.
-    const DELIVERS: bool;
+    /// False where another of our programs sees what this one passes: TC ingress after XDP.
+    const IS_LAST: bool;
     /// Hands the rewritten packet to this host as if it came by the loopback device.
     fn deliver(&self) -> i32;
     /// Lets the packet go on as it is.
@@ -103,7 +103,7 @@ pub struct Xdp(pub XdpContext);
 
 impl Hook for Xdp {
     const HOOK: verdict::Hook = verdict::Hook::Xdp;
-    const DELIVERS: bool = false;
+    const IS_LAST: bool = false;
 
     #[inline(always)]
     fn packet(&self) -> Packet {
@@ -211,7 +211,7 @@ impl<const EGRESS: bool> Tc<EGRESS> {
 
 impl<const EGRESS: bool> Hook for Tc<EGRESS> {
     const HOOK: verdict::Hook = if EGRESS { verdict::Hook::Egress } else { verdict::Hook::Ingress };
-    const DELIVERS: bool = true;
+    const IS_LAST: bool = true;
 
     #[inline(always)]
     fn packet(&self) -> Packet {

@@ -160,9 +160,10 @@ fn answer<H: Hook, F: Family>(hook: &H, packet: &Packet, headers: &Headers<F>) -
 
 /// Rewrites a packet as its flow says and finds its way.
 ///
-/// What we cannot send ourselves the stack does: requests are rewritten for it; replies stay as
-/// they came, since the stack drops an IPv4 packet whose source is an address of this host, and
-/// are rewritten when they go out.
+/// What XDP cannot send it passes as it came, and TC ingress of the same device takes it up: TC
+/// can send by any device and resolves neighbours. What TC cannot send either is the stack's:
+/// requests are rewritten for it; replies stay as they came, since the stack drops an IPv4 packet
+/// whose source is an address of this host, and are rewritten when they go out.
 #[inline(always)]
 fn forward<H: Hook, F: Family>(
     hook: &H,
@@ -189,7 +190,11 @@ fn forward<H: Hook, F: Family>(
         Route::TooBig => pick(Verdict::RequestTooBig, Verdict::ReplyTooBig),
         Route::None => pick(Verdict::RequestNoRoute, Verdict::ReplyNoRoute),
     };
-    let deliver = by_stack == Verdict::ReplyToLocalClient && H::DELIVERS;
+    if !H::IS_LAST {
+        flow::leave_to_next_hook(headers);
+        return Ok(leave::<H>(by_stack));
+    }
+    let deliver = by_stack == Verdict::ReplyToLocalClient;
     if is_request || deliver {
         rewrite::apply(hook, packet, headers, &decision.to, Hops::Keep)?;
         count(headers, decision);

@@ -46,9 +46,9 @@ pub(crate) fn find() -> Result<Toolchain, String> {
         }
         (None, Some(_)) => Err(format!("no Rust compiler here has `core` for {TARGET}")),
         (Some(_), None) => Err("there is no bpf-linker".to_owned()),
-        (None, None) => {
-            Err(format!("no Rust compiler here has `core` for {TARGET}, and there is no bpf-linker"))
-        }
+        (None, None) => Err(format!(
+            "no Rust compiler here has `core` for {TARGET}, and there is no bpf-linker"
+        )),
     }
 }
 
@@ -74,7 +74,8 @@ impl Toolchain {
     pub(crate) fn cargo(&self, root: &Path, command: &str) -> Command {
         let mut cargo = match self.kind {
             Kind::Debian => {
-                let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+                let mut cargo =
+                    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
                 cargo.arg(command);
                 clean(&mut cargo);
                 // Debian's compiler is a stable one; the crate uses features of the kernel target.
@@ -105,11 +106,13 @@ impl Toolchain {
 fn clean(command: &mut Command) {
     const KEPT: [&str; 5] =
         ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_"];
+    // Crates build anew when HOST changes, which only build scripts see.
+    const OTHERS: [&str; 3] = ["RUSTUP_TOOLCHAIN", "HOST", "TARGET"];
     for (name, _) in env::vars_os() {
         let Some(text) = name.to_str() else { continue };
         let of_cargo = text.starts_with("CARGO") && !KEPT.iter().any(|kept| text.starts_with(kept));
         let of_rustc = text.starts_with("RUSTC") || text.starts_with("RUSTFLAGS");
-        if of_cargo || of_rustc || text == "RUSTUP_TOOLCHAIN" {
+        if of_cargo || of_rustc || OTHERS.contains(&text) {
             command.env_remove(&name);
         }
     }
@@ -152,7 +155,10 @@ fn find_program(name: &str) -> Option<PathBuf> {
     let home = env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
     let cargo = env::var_os("CARGO_HOME").map(PathBuf::from).or(home);
     let installed = cargo.map(|cargo| cargo.join("bin"));
-    env::split_paths(&path).chain(installed).map(|place| place.join(name)).find(|file| file.is_file())
+    env::split_paths(&path)
+        .chain(installed)
+        .map(|place| place.join(name))
+        .find(|file| file.is_file())
 }
 
 /// What a command says first, if it succeeds.
@@ -195,7 +201,8 @@ fn symbols(object: &[u8]) -> Option<Vec<String>> {
     if object.get(..6)? != b"\x7fELF\x02\x01" {
         return None;
     }
-    let (headers, size, count) = (number(object, 40, 8)?, number(object, 58, 2)?, number(object, 60, 2)?);
+    let (headers, size, count) =
+        (number(object, 40, 8)?, number(object, 58, 2)?, number(object, 60, 2)?);
     // A section's type, its linked section and its bytes.
     let section = |index: u64| -> Option<(u64, u64, &[u8])> {
         let at = usize::try_from(headers.checked_add(index.checked_mul(size)?)?).ok()?;

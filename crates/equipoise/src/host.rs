@@ -53,8 +53,8 @@ pub struct Device {
     pub mtu: u32,
     /// Its own addresses, in order; IPv6 link-local ones are left out.
     pub addresses: Vec<IpAddr>,
-    /// Whether an XDP program hangs on it, ours or another's.
-    pub has_xdp: bool,
+    /// The id of the XDP program that hangs on it, ours or another's.
+    pub xdp_program: Option<u32>,
     /// What it can do with XDP; none where the kernel (before 6.3) does not tell.
     pub features: Option<Features>,
 }
@@ -114,7 +114,7 @@ impl Device {
     pub fn native_xdp(&self) -> bool {
         let hardware = self.kind.is_none() && !self.loopback;
         // Before 6.3 the kernel does not tell: attaching tries, and falls back.
-        hardware && !self.has_xdp && self.features.is_none_or(Features::basic)
+        hardware && self.xdp_program.is_none() && self.features.is_none_or(Features::basic)
     }
 }
 

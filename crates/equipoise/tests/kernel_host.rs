@@ -106,7 +106,7 @@ fn interfaces_are_those_of_the_namespace_with_their_kinds_and_addresses() {
     let near = &reading.devices["near"];
     assert_eq!(near.kind.as_deref(), Some("veth"));
     assert_eq!(
-        (near.mtu, near.up, near.has_xdp, near.loopback),
+        (near.mtu, near.up, near.xdp_program.is_some(), near.loopback),
         (1500, true, false, false)
     );
     assert_eq!(

@@ -32,9 +32,8 @@ impl HttpServer {
     pub fn start(netns: &Netns, name: &str, addresses: &[SocketAddr]) -> Result<Self> {
         let requests = Arc::new(AtomicU64::new(0));
         let (name, counter) = (name.to_owned(), Arc::clone(&requests));
-        let acceptor = Acceptor::start(netns, addresses, move |stream| {
-            converse(stream, &name, &counter)
-        })?;
+        let acceptor =
+            Acceptor::start(netns, addresses, move |stream| converse(stream, &name, &counter))?;
         Ok(Self { acceptor, requests })
     }
 
@@ -103,16 +102,9 @@ fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
     }
     let mut words = line.split_whitespace();
     let (Some(method), Some(path)) = (words.next(), words.next()) else {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "not a request line",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a request line"));
     };
-    let mut head = Head {
-        method: method.to_owned(),
-        path: path.to_owned(),
-        ..Head::default()
-    };
+    let mut head = Head { method: method.to_owned(), path: path.to_owned(), ..Head::default() };
     loop {
         line.clear();
         if reader.read_line(&mut line)? == 0 {

@@ -80,16 +80,11 @@ impl Acceptor {
         for address in addresses {
             let listener = netns.run(|| TcpListener::bind(address));
             let listener = listener.with_context(|| format!("listening on {address}"))?;
-            let (socket, live, serve) = (
-                listener.try_clone()?,
-                Arc::clone(&acceptor.live),
-                Arc::clone(&serve),
-            );
+            let (socket, live, serve) =
+                (listener.try_clone()?, Arc::clone(&acceptor.live), Arc::clone(&serve));
             acceptor.addresses.push(listener.local_addr()?);
             acceptor.listeners.push(listener);
-            acceptor
-                .threads
-                .push(thread::spawn(move || accept(&socket, &live, &serve)));
+            acceptor.threads.push(thread::spawn(move || accept(&socket, &live, &serve)));
         }
         Ok(acceptor)
     }
@@ -134,10 +129,7 @@ impl Live {
             drop(stream.shutdown(Shutdown::Both));
         }
         while !open.is_empty() {
-            open = self
-                .closed
-                .wait(open)
-                .unwrap_or_else(PoisonError::into_inner);
+            open = self.closed.wait(open).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -168,10 +160,7 @@ where
         };
         let number = live.accepted.fetch_add(1, Ordering::Relaxed);
         live.lock().insert(number, Arc::clone(&stream));
-        let leaving = Leaving {
-            live: Arc::clone(live),
-            number,
-        };
+        let leaving = Leaving { live: Arc::clone(live), number };
         let serve = Arc::clone(serve);
         let spawned = thread::Builder::new().stack_size(STACK).spawn(move || {
             // The other end sees a broken connection and reports it.

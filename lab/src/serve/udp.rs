@@ -41,16 +41,11 @@ impl UdpEcho {
         for address in addresses {
             let socket = netns.run(|| UdpSocket::bind(address));
             let socket = socket.with_context(|| format!("receiving on {address}"))?;
-            let (own, state, name) = (
-                socket.try_clone()?,
-                Arc::clone(&server.state),
-                format!("{name}:"),
-            );
+            let (own, state, name) =
+                (socket.try_clone()?, Arc::clone(&server.state), format!("{name}:"));
             server.addresses.push(socket.local_addr()?);
             server.sockets.push(socket);
-            server
-                .threads
-                .push(thread::spawn(move || answer(&own, &state, &name)));
+            server.threads.push(thread::spawn(move || answer(&own, &state, &name)));
         }
         Ok(server)
     }

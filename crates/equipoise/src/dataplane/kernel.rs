@@ -43,6 +43,8 @@ pub struct Device<'a> {
     pub index: u32,
     /// Whether its driver has native XDP and it is hardware (or a paravirtual NIC), not a software device.
     pub native_xdp: bool,
+    /// The id of the XDP program that hangs on it; none of ours before we attach.
+    pub xdp_program: Option<u32>,
     /// The device's kind as the kernel names it (`veth`, `bridge`, ...); none for hardware.
     pub kind: Option<&'a str>,
 }
@@ -145,11 +147,6 @@ impl Kernel {
         let (attached, attachment) = attach::attach(&mut self.ebpf, &self.pins, device, mode)?;
         if let Some(old) = self.attached.insert(device.index, attached) {
             old.detach();
-        }
-        if self.attached.contains_key(&LOOPBACK) {
-            for (&index, attached) in &mut self.attached {
-                attach::add_ingress(&mut self.ebpf, &self.pins, index, attached)?;
-            }
         }
         Ok(attachment)
     }
@@ -276,9 +273,6 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/eq
 
 const STUB: &str = "this binary was built without the eBPF toolchain and has no packet programs: \
                     run `cargo xtask ebpf`, which says what is missing, and build again";
-
-/// The loopback device is the first of every network namespace.
-const LOOPBACK: u32 = 1;
 
 /// Whether the programs only explain.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -106,6 +106,7 @@ impl Interfaces {
             name,
             index: device.index,
             native_xdp: device.native_xdp(),
+            xdp_program: device.xdp_program,
             kind: device.kind.as_deref(),
         };
         let how = plane.attach(&described, asked).map_err(|e| e.to_string())?;

@@ -46,7 +46,7 @@ fn device(link: &LinkMessage) -> Option<(String, Device)> {
             LinkAttribute::IfName(text) => name = Some(text.clone()),
             LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
             LinkAttribute::LinkInfo(infos) => device.kind = kind(infos),
-            LinkAttribute::Xdp(xdp) => device.has_xdp = has_program(xdp),
+            LinkAttribute::Xdp(xdp) => device.xdp_program = program(xdp),
             _ => {}
         }
     }
@@ -61,9 +61,14 @@ fn kind(infos: &[LinkInfo]) -> Option<String> {
     })
 }
 
-fn has_program(xdp: &[LinkXdp]) -> bool {
-    xdp.iter()
-        .any(|x| matches!(x, LinkXdp::Attached(how) if *how != XdpAttached::None))
+/// The kernel tells the id of the one program, or of the one that is native where there are two.
+fn program(xdp: &[LinkXdp]) -> Option<u32> {
+    let attached = xdp.iter().any(|x| matches!(x, LinkXdp::Attached(how) if *how != XdpAttached::None));
+    let id = xdp.iter().find_map(|x| match x {
+        LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => Some(*id),
+        _ => None,
+    });
+    id.filter(|_| attached)
 }
 
 /// The local address of a message. For a point-to-point link `Address` is the peer's.

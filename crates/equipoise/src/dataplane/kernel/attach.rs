@@ -2,19 +2,21 @@
 //!
 //! `auto` takes XDP in the driver on hardware and TC everywhere else: packets that were born on
 //! the same host (veth, tap, bridges) have checksums that are not computed yet and may stand for
-//! many packets, which only TC knows of. Every way ends in links that are pinned, so that packets
+//! many packets, which only TC knows of. TC is there beside XDP too, for what XDP cannot send, and
+//! at egress for the replies that the stack sends. Every way ends in links that are pinned, so that packets
 //! flow on when this process dies.
 
 use std::fmt::Display;
 use std::io;
+use std::path::PathBuf;
 
 use aya::Ebpf;
-use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::links::FdLink;
 use aya::programs::tc::{TcAttachOptions, TcAttachType};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, Xdp, XdpMode};
+use aya::programs::{LinkOrder, loaded_programs, ProgramError, SchedClassifier, Xdp, XdpMode};
 use equipoise_core::config::AttachMode;
 
-use super::pin::{Pins, refused};
+use super::pin::{self, Pins, refused};
 use super::{Attachment, Device, KernelError};
 
 /// The programs' names in the object.
@@ -27,19 +29,17 @@ type Cause = Box<dyn std::error::Error>;
 
 /// The links of one device.
 pub(super) struct Attached {
-    links: Vec<PinnedLink>,
-    /// XDP, so that TC ingress may have to be added.
-    is_xdp: bool,
-    has_ingress: bool,
+    /// Where they are pinned, in the order in which they were attached.
+    links: Vec<PathBuf>,
     name: String,
 }
 
 impl Attached {
     /// Takes the programs off.
     pub(super) fn detach(self) {
-        for link in self.links {
-            if let Err(error) = link.unpin() {
-                tracing::warn!(interface = self.name, %error, "a link could not be unpinned");
+        for link in self.links.iter().rev() {
+            if let Err(error) = pin::detach(link) {
+                tracing::warn!(interface = self.name, %error, "a program could not be taken off");
             }
         }
     }
@@ -53,10 +53,12 @@ pub(super) fn attach(
     mode: AttachMode,
 ) -> Result<(Attached, Attachment), KernelError> {
     let mut attached =
-        Attached { links: Vec::new(), is_xdp: false, has_ingress: false, name: device.name.to_owned() };
-    let result = incoming(ebpf, pins, device, mode, &mut attached).and_then(|attachment| {
+        Attached { links: Vec::new(), name: device.name.to_owned() };
+    // TC first: it takes up what XDP leaves.
+    let result = tc(ebpf, pins, device, IN, TcAttachType::Ingress).and_then(|link| {
+        attached.links.push(link);
         attached.links.push(tc(ebpf, pins, device, OUT, TcAttachType::Egress)?);
-        Ok(attachment)
+        incoming(ebpf, pins, device, mode, &mut attached)
     });
     match result {
         Ok(attachment) => Ok((attached, attachment)),
@@ -65,24 +67,6 @@ pub(super) fn attach(
             Err(error)
         }
     }
-}
-
-/// Adds TC ingress to a device with XDP: it delivers replies to clients of this host, which XDP
-/// cannot.
-pub(super) fn add_ingress(
-    ebpf: &mut Ebpf,
-    pins: &Pins,
-    index: u32,
-    attached: &mut Attached,
-) -> Result<(), KernelError> {
-    if !attached.is_xdp || attached.has_ingress {
-        return Ok(());
-    }
-    let name = attached.name.clone();
-    let device = Device { name: &name, index, native_xdp: false, kind: None };
-    attached.links.push(tc(ebpf, pins, &device, IN, TcAttachType::Ingress)?);
-    attached.has_ingress = true;
-    Ok(())
 }
 
 fn incoming(
@@ -107,33 +91,31 @@ fn incoming(
             Err(error) if is_busy(&error) => "it has an XDP program already".to_owned(),
             Err(error) => format!("the driver refused XDP: {}", root(error.as_ref())),
         },
+        AttachMode::Auto if device.xdp_program.is_some() => "it has an XDP program already".to_owned(),
         AttachMode::Auto => match device.kind {
             Some(kind) => format!("a {kind} device carries packets of this host"),
             None if device.name == "lo" => "the loopback device carries packets of this host".to_owned(),
-            None => "the driver has no XDP, or another program uses it".to_owned(),
+            None => "the driver has no XDP".to_owned(),
         },
     };
-    attached.links.push(tc(ebpf, pins, device, IN, TcAttachType::Ingress)?);
-    attached.has_ingress = true;
     Ok(Attachment { hook: "tc", mode: "tcx", reason })
 }
 
 impl Attached {
-    fn xdp(&mut self, link: PinnedLink, mode: &'static str, reason: String) -> Attachment {
+    fn xdp(&mut self, link: PathBuf, mode: &'static str, reason: String) -> Attachment {
         self.links.push(link);
-        self.is_xdp = true;
         Attachment { hook: "xdp", mode, reason }
     }
 }
 
-fn xdp(ebpf: &mut Ebpf, pins: &Pins, device: &Device<'_>, mode: XdpMode) -> Result<PinnedLink, Cause> {
+fn xdp(ebpf: &mut Ebpf, pins: &Pins, device: &Device<'_>, mode: XdpMode) -> Result<PathBuf, Cause> {
     let program: &mut Xdp = ebpf.program_mut(XDP).ok_or(ProgramError::NotLoaded)?.try_into()?;
     let id = program.attach_to_if_index(device.index, mode)?;
     let link = program.take_link(id)?;
     // Where links are refused aya falls back to netlink, whose attachments cannot be pinned: the
     // conversion fails then, and the attachment goes with the link.
     let link = FdLink::try_from(link)?;
-    Ok(pinned(link, &pins.link("xdp", device.index))?)
+    Ok(pinned(link, pins.link("xdp", device.index))?)
 }
 
 fn tc(
@@ -142,7 +124,7 @@ fn tc(
     device: &Device<'_>,
     name: &str,
     hook: TcAttachType,
-) -> Result<PinnedLink, KernelError> {
+) -> Result<PathBuf, KernelError> {
     let what = || format!("attaching TC to {}", device.name);
     let program: &mut SchedClassifier = ebpf
         .program_mut(name)
@@ -156,30 +138,38 @@ fn tc(
     let link = program.take_link(id).map_err(|error| refused(&what(), &error))?;
     let link = FdLink::try_from(link).map_err(|error| refused(&what(), &error))?;
     let path = pins.link(if name == IN { "in" } else { "out" }, device.index);
-    pinned(link, &path).map_err(|error| refused(&what(), &error))
+    pinned(link, path).map_err(|error| refused(&what(), &error))
 }
 
-fn pinned(link: FdLink, path: &std::path::Path) -> Result<PinnedLink, aya::pin::PinError> {
+fn pinned(link: FdLink, path: PathBuf) -> Result<PathBuf, aya::pin::PinError> {
     // A pin of that name is of a device that has gone.
-    match std::fs::remove_file(path) {
+    match std::fs::remove_file(&path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => tracing::warn!(path = %path.display(), %error, "an old pin stays"),
     }
-    link.pin(path)
+    // The pin holds the link from here on.
+    link.pin(&path).map(|_| path)
 }
 
 fn why_not(device: &Device<'_>, error: &Cause) -> KernelError {
     let name = device.name;
     KernelError::Refused(match errno(error) {
         Some(libc::EBUSY | libc::EEXIST) => {
-            format!("{name} has an XDP program already; take it off, or set attach = \"tc\" for {name}")
+            let other = device.xdp_program.and_then(name_of).unwrap_or_else(|| "whose name cannot be read".to_owned());
+            format!("{name} has an XDP program already, {other}; take it off, or set attach = \"tc\" for {name}")
         }
         Some(libc::EOPNOTSUPP) => {
             format!("the driver of {name} has no native XDP; set attach = \"xdp-generic\" or \"tc\" for {name}")
         }
         _ => format!("attaching XDP to {name}: {}", root(error.as_ref())),
     })
+}
+
+/// The name of a loaded program.
+fn name_of(id: u32) -> Option<String> {
+    let program = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id)?;
+    Some(format!("{} (id {id})", program.name_as_str()?))
 }
 
 fn is_busy(error: &Cause) -> bool {

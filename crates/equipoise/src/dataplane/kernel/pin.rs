@@ -6,6 +6,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -61,7 +62,8 @@ impl Pins {
                 Err(error) => return Err(error),
             };
             for entry in entries {
-                fs::remove_file(entry?.path())?;
+                let path = entry?.path();
+                if folder == "links" { detach(&path)? } else { fs::remove_file(path)? }
             }
             fs::remove_dir(&path)?;
         }
@@ -76,6 +78,40 @@ impl Pins {
         }
         Ok(())
     }
+}
+
+/// Takes the program of a pinned link off its device, and the pin away.
+///
+/// Removing the pin alone would do, some time later: the kernel lets links go in the background.
+/// No packet meets the program once this has returned. A device that is gone is no error.
+pub(super) fn detach(path: &Path) -> io::Result<()> {
+    const BPF_OBJ_GET: libc::c_long = 7;
+    const BPF_LINK_DETACH: libc::c_long = 34;
+    // The parts of `union bpf_attr` that these commands read.
+    #[repr(C)]
+    struct ByPath {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    #[repr(C)]
+    struct ByFd {
+        link: u32,
+    }
+    let name = c_path(path);
+    let get = ByPath { path: name.as_ptr() as u64, fd: 0, flags: 0 };
+    // SAFETY: a whole attribute with its size; the path outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const get, size_of::<ByPath>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given it to us.
+    let link = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    let detach = ByFd { link: link.as_raw_fd() as u32 };
+    // The answer does not matter: a link whose device is gone says that it is detached already.
+    // SAFETY: a whole attribute with its size.
+    unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw const detach, size_of::<ByFd>()) };
+    fs::remove_file(path)
 }
 
 fn mount_if_missing() -> Result<(), KernelError> {
