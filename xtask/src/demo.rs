@@ -29,6 +29,7 @@ use crate::target_directory;
 
 /// Weights of the backends, one each.
 const WEIGHTS: [u64; 3] = [50, 30, 20];
+/// The one that URLs leave out.
 const VIP_PORT: u16 = 80;
 const BACKEND_PORT: u16 = 8080;
 /// Connections at a time, over each address family.
@@ -101,9 +102,10 @@ impl Demo {
     /// Drives connections and shows them; gives whether all were answered.
     fn show(mut self, time: Option<Duration>) -> Result<()> {
         let (client, socket) = (self.lab.client().netns.path(), self.files.socket());
+        println!("Attached: {}\n", hooks(&self.files.status()?["interfaces"]).join(", "));
         println!("By hand, while this runs:");
         for service in &self.services {
-            println!("  nsenter --net={} curl -g http://{}/", client.display(), service.vip);
+            println!("  nsenter --net={} curl -g {}", client.display(), service.url());
         }
         println!("  {} status --socket {}\n", program().display(), socket.display());
         let begun = Instant::now();
@@ -145,7 +147,6 @@ impl Demo {
         // An answer that cannot be had leaves its part of the table empty.
         if let Ok(status) = self.files.status() {
             frame.verdicts = numbers(&status["verdicts"]);
-            frame.hooks = hooks(&status["interfaces"]);
         }
         frame
     }
@@ -158,6 +159,13 @@ impl Service {
         let backends =
             hosts.iter().map(|host| (host.name.clone(), (address(host), BACKEND_PORT).into()));
         Self { name, vip: (vip, VIP_PORT).into(), backends: backends.collect() }
+    }
+
+    fn url(&self) -> String {
+        match self.vip.ip() {
+            IpAddr::V4(vip) => format!("http://{vip}/"),
+            IpAddr::V6(vip) => format!("http://[{vip}]/"),
+        }
     }
 
     fn config(&self) -> String {

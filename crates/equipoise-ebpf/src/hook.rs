@@ -98,12 +98,16 @@ pub enum Refusal {
     NoRedirect,
 }
 
-/// XDP, in the driver or generic.
-pub struct Xdp(pub XdpContext);
+/// XDP, in the driver or, for `GENERIC`, in the stack.
+///
+/// TC cannot take up what generic XDP passes: the copy of a packet that the kernel makes for the
+/// program has lost the length of its link header (seen on 6.18), and TC programs see it shifted.
+/// So generic XDP is the last of our programs, and leaves to the stack what it cannot send.
+pub struct Xdp<const GENERIC: bool>(pub XdpContext);
 
-impl Hook for Xdp {
+impl<const GENERIC: bool> Hook for Xdp<GENERIC> {
     const HOOK: verdict::Hook = verdict::Hook::Xdp;
-    const IS_LAST: bool = false;
+    const IS_LAST: bool = GENERIC;
 
     #[inline(always)]
     fn packet(&self) -> Packet {
@@ -184,7 +188,12 @@ impl Hook for Xdp {
 
     #[inline(always)]
     fn deliver(&self) -> i32 {
-        Self::pass()
+        // Generic XDP transmits by any device; what the loopback device sends it receives.
+        if !address_to_loopback(self.window()) {
+            return Self::drop();
+        }
+        // SAFETY: takes plain numbers.
+        unsafe { bpf_redirect(LOOPBACK, 0) as i32 }
     }
 
     #[inline(always)]
@@ -297,14 +306,9 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
 
     #[inline(always)]
     fn deliver(&self) -> i32 {
-        /// The loopback device is the first of every network namespace.
-        const LOOPBACK: u32 = 1;
-        let Some(ethernet) = self.window().header::<6>(0) else {
+        if !address_to_loopback(self.window()) {
             return Self::drop();
-        };
-        // Its own link address; anything else would be taken for another machine's frame.
-        ethernet.store::<u32, 0>(0);
-        ethernet.store::<u16, 4>(0);
+        }
         // SAFETY: takes plain numbers.
         unsafe { bpf_redirect(LOOPBACK, u64::from(BPF_F_INGRESS)) as i32 }
     }
@@ -319,6 +323,21 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
     fn drop() -> i32 {
         TC_ACT_SHOT as i32
     }
+}
+
+/// The loopback device is the first of every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// Makes the loopback device's own link address the destination; a frame with any other would be
+/// taken for another machine's.
+#[inline(always)]
+fn address_to_loopback(window: Window) -> bool {
+    let Some(ethernet) = window.header::<6>(0) else {
+        return false;
+    };
+    ethernet.store::<u32, 0>(0);
+    ethernet.store::<u16, 4>(0);
+    true
 }
 
 /// A port as a word of a checksum.

@@ -34,10 +34,16 @@ use parse::{Headers, Network};
 use report::Direction;
 use rewrite::Hops;
 
-/// On listening interfaces and those that lead to backends, in the driver or generic.
+/// On listening interfaces and those that lead to backends, in the driver.
 #[xdp(frags)]
 fn equipoise_xdp(context: XdpContext) -> u32 {
-    incoming(&Xdp(context)) as u32
+    incoming(&Xdp::<false>(context)) as u32
+}
+
+/// The same in the stack, for drivers without XDP.
+#[xdp(frags)]
+fn equipoise_xdpg(context: XdpContext) -> u32 {
+    incoming(&Xdp::<true>(context)) as u32
 }
 
 /// The same at TC ingress.
@@ -55,7 +61,7 @@ fn equipoise_out(context: TcContext) -> i32 {
 /// Lets everything pass: an XDP program at a veth device lets its peer redirect frames to it.
 #[xdp(frags)]
 fn equipoise_pass(_context: XdpContext) -> u32 {
-    Xdp::pass() as u32
+    Xdp::<false>::pass() as u32
 }
 
 #[inline(always)]
@@ -160,8 +166,8 @@ fn answer<H: Hook, F: Family>(hook: &H, packet: &Packet, headers: &Headers<F>) -
 
 /// Rewrites a packet as its flow says and finds its way.
 ///
-/// What XDP cannot send it passes as it came, and TC ingress of the same device takes it up: TC
-/// can send by any device and resolves neighbours. What TC cannot send either is the stack's:
+/// What XDP in the driver cannot send it passes as it came, and TC ingress of the same device takes
+/// it up: TC can send by any device and resolves neighbours. What TC cannot send is the stack's:
 /// requests are rewritten for it; replies stay as they came, since the stack drops an IPv4 packet
 /// whose source is an address of this host, and are rewritten when they go out.
 #[inline(always)]

@@ -12,8 +12,6 @@ pub(super) struct Frame {
     pub(super) rows: Vec<Row>,
     /// Packets by verdict, the most frequent first.
     pub(super) verdicts: Vec<(String, u64)>,
-    /// The balancer's interfaces, each with its hook.
-    pub(super) hooks: Vec<String>,
 }
 
 /// A backend of a service.
@@ -74,7 +72,7 @@ impl Screen {
                 let back = *lines;
                 *lines = table.lines().count();
                 // Up to where the last frame began, and everything from there cleared.
-                if back > 0 { format!("\x1b[{back}A\x1b[J{table}") } else { table }
+                if back > 0 { format!("\r\x1b[{back}A\x1b[J{table}") } else { table }
             }
         };
         let mut stdout = io::stdout().lock();
@@ -117,11 +115,10 @@ fn line(frame: &Frame, rate: f64) -> String {
 
 fn table(frame: &Frame, rate: f64) -> String {
     let mut text = format!(
-        "{:>4.0} s   {rate:>7.0} requests/s   {:>9} answered   {} failed   {}\n\n",
+        "{:>4.0} s   {rate:>7.0} requests/s   {:>9} answered   {} failed\n\n",
         frame.elapsed.as_secs_f64(),
         frame.answered,
         frame.failed,
-        frame.hooks.join(", "),
     );
     text += &format!(
         "  {:<8} {:<26} {:>7} {:>8} {:>12}\n",
@@ -162,7 +159,6 @@ mod tests {
             failed: 1,
             rows: vec![row("b1 10.0.0.11:8080", 0.7, 300), row("b2 10.0.0.12:8080", 0.3, 100)],
             verdicts: vec![("forwarded".to_owned(), 1600)],
-            hooks: vec!["front tc".to_owned()],
         }
     }
 
@@ -181,7 +177,6 @@ mod tests {
             table.contains("b1 10.0.0.11:8080             70 %   75.0 %          300\n"),
             "{table}"
         );
-        assert!(table.contains("front tc"), "{table}");
         assert!(table.lines().last().unwrap().ends_with("1600"), "{table}");
     }
 

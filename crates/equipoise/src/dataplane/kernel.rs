@@ -301,7 +301,7 @@ fn open(pins: &Pins, max_flows: u32, dry: Dry) -> Result<Ebpf, KernelError> {
         loader.map_pin_path(name, path.as_path());
     }
     let mut ebpf = loader.load(OBJECT).map_err(|error| load_error(&error))?;
-    for name in [attach::XDP, attach::IN, attach::OUT] {
+    for name in [attach::XDP, attach::XDP_GENERIC, attach::IN, attach::OUT] {
         let program = ebpf.program_mut(name).ok_or_else(|| refused("loading", &format!("no program {name}")))?;
         match program {
             Program::Xdp(program) => program.load(),

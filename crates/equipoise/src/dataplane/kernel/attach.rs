@@ -2,8 +2,8 @@
 //!
 //! `auto` takes XDP in the driver on hardware and TC everywhere else: packets that were born on
 //! the same host (veth, tap, bridges) have checksums that are not computed yet and may stand for
-//! many packets, which only TC knows of. TC is there beside XDP too, for what XDP cannot send, and
-//! at egress for the replies that the stack sends. Every way ends in links that are pinned, so that packets
+//! many packets, which only TC knows of. TC is there beside native XDP too, for what it cannot send,
+//! and at egress for the replies that the stack sends. Every way ends in links that are pinned, so that packets
 //! flow on when this process dies.
 
 use std::fmt::Display;
@@ -21,6 +21,7 @@ use super::{Attachment, Device, KernelError};
 
 /// The programs' names in the object.
 pub(super) const XDP: &str = "equipoise_xdp";
+pub(super) const XDP_GENERIC: &str = "equipoise_xdpg";
 pub(super) const IN: &str = "equipoise_in";
 pub(super) const OUT: &str = "equipoise_out";
 
@@ -55,9 +56,11 @@ pub(super) fn attach(
     let mut attached =
         Attached { links: Vec::new(), name: device.name.to_owned() };
     // TC first: it takes up what XDP leaves.
-    let result = tc(ebpf, pins, device, IN, TcAttachType::Ingress).and_then(|link| {
+    let result = tc(ebpf, pins, device, OUT, TcAttachType::Egress).and_then(|link| {
         attached.links.push(link);
-        attached.links.push(tc(ebpf, pins, device, OUT, TcAttachType::Egress)?);
+        if mode != AttachMode::XdpGeneric {
+            attached.links.push(tc(ebpf, pins, device, IN, TcAttachType::Ingress)?);
+        }
         incoming(ebpf, pins, device, mode, &mut attached)
     });
     match result {
@@ -109,7 +112,8 @@ impl Attached {
 }
 
 fn xdp(ebpf: &mut Ebpf, pins: &Pins, device: &Device<'_>, mode: XdpMode) -> Result<PathBuf, Cause> {
-    let program: &mut Xdp = ebpf.program_mut(XDP).ok_or(ProgramError::NotLoaded)?.try_into()?;
+    let name = if matches!(mode, XdpMode::Skb) { XDP_GENERIC } else { XDP };
+    let program: &mut Xdp = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()?;
     let id = program.attach_to_if_index(device.index, mode)?;
     let link = program.take_link(id)?;
     // Where links are refused aya falls back to netlink, whose attachments cannot be pinned: the
