@@ -11,7 +11,8 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{
-    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_xdp_get_buff_len,
+    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_type,
+    bpf_xdp_get_buff_len,
 };
 use aya_ebpf::programs::{TcContext, XdpContext};
 use equipoise_common::checksum;
@@ -259,7 +260,14 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
     fn is_for_this_host(&self) -> bool {
         /// `PACKET_OTHERHOST` of linux/if_packet.h.
         const OTHER_HOST: u32 = 3;
-        EGRESS || self.field(|skb| skb.pkt_type) != OTHER_HOST
+        const HOST: u32 = 0;
+        if EGRESS || self.field(|skb| skb.pkt_type) != OTHER_HOST {
+            return true;
+        }
+        // What generic XDP delivers through the loopback device still bears the mark of the device
+        // that it came by, whose link address it has lost. Nothing there is another machine's.
+        // SAFETY: the context is the kernel's.
+        self.interface() == LOOPBACK && unsafe { bpf_skb_change_type(self.0.skb.skb, HOST) } == 0
     }
 
     #[inline(always)]
