@@ -238,7 +238,6 @@ mod user {
             Ipv6Addr::from(*self).fmt(f)
         }
     }
-
 }
 
 #[cfg(feature = "user")]

@@ -28,7 +28,12 @@ pub trait Family: Address + 'static {
     fn change(self, old: Self) -> u64;
     /// Writes the addresses and, if `hop` says so, one hop less; with the header's own checksum
     /// where there is one. False if the packet has become too short.
-    fn write(packet: &Packet, headers: &Headers<Self>, addresses: Addresses<Self>, hop: bool) -> bool;
+    fn write(
+        packet: &Packet,
+        headers: &Headers<Self>,
+        addresses: Addresses<Self>,
+        hop: bool,
+    ) -> bool;
     /// The address as the words of `struct bpf_fib_lookup`.
     fn fib(self) -> [u32; 4];
 }
@@ -72,7 +77,8 @@ impl Family for V4 {
         let Some(header) = packet.window.header::<20>(usize::from(headers.network)) else {
             return false;
         };
-        let mut change = to.source.change(headers.tuple.source) + to.destination.change(headers.tuple.destination);
+        let mut change = to.source.change(headers.tuple.source)
+            + to.destination.change(headers.tuple.destination);
         if hop {
             let old = header.load::<u16, 8>();
             // The hop count is the first byte of its word.

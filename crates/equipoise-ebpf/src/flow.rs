@@ -131,7 +131,11 @@ fn tell_other_half<F: Family>(to: &FiveTuple<F>, seen: u32) {
 /// The flow takes its name at the backend: with the client's own source port, or, where another
 /// flow has that name, with other ports in turn, and then so at a second backend.
 #[inline(always)]
-pub fn open<F: Family>(headers: &Headers<F>, service: &Service, decision: &mut Decision<F>) -> Result<(), Verdict> {
+pub fn open<F: Family>(
+    headers: &Headers<F>,
+    service: &Service,
+    decision: &mut Decision<F>,
+) -> Result<(), Verdict> {
     let tuple = &headers.tuple;
     let Some(run) = select::run(service.pool, headers) else {
         return Err(Verdict::NoBackend);
@@ -205,7 +209,11 @@ pub fn open<F: Family>(headers: &Headers<F>, service: &Service, decision: &mut D
 
 /// Another CPU has opened this flow meanwhile, or the table is out of memory.
 #[inline(always)]
-fn raced<F: Family>(headers: &Headers<F>, decision: &mut Decision<F>, answer: &FiveTuple<F>) -> Result<(), Verdict> {
+fn raced<F: Family>(
+    headers: &Headers<F>,
+    decision: &mut Decision<F>,
+    answer: &FiveTuple<F>,
+) -> Result<(), Verdict> {
     let Some(entry) = F::flows().get_ptr(&headers.tuple) else {
         let _ = F::flows().remove(answer);
         return Err(Verdict::FlowRefused);

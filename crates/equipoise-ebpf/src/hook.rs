@@ -6,8 +6,8 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
-    BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh,
-    xdp_action,
+    BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC,
+    bpf_redir_neigh, xdp_action,
 };
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{
@@ -295,7 +295,8 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
         let pseudo = zero | u64::from(BPF_F_PSEUDO_HDR);
         let family = if change.is_v6 { BPF_F_IPV6 } else { 0 };
         // SAFETY: the context is the kernel's; the helper checks the offset itself.
-        let mut refused = unsafe { bpf_l4_csum_replace(skb, field, 0, addresses, pseudo | family) } != 0;
+        let mut refused =
+            unsafe { bpf_l4_csum_replace(skb, field, 0, addresses, pseudo | family) } != 0;
         if refused && change.is_v6 {
             // SAFETY: as above.
             refused = unsafe { bpf_l4_csum_replace(skb, field, 0, addresses, pseudo) } != 0;

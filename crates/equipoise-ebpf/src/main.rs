@@ -129,7 +129,11 @@ fn leave<H: Hook>(verdict: Verdict) -> i32 {
 
 /// A packet that comes in: by its flow, or by a new one.
 #[inline(always)]
-fn balance<H: Hook, F: Family>(hook: &H, packet: &Packet, headers: &Headers<F>) -> Result<i32, Verdict> {
+fn balance<H: Hook, F: Family>(
+    hook: &H,
+    packet: &Packet,
+    headers: &Headers<F>,
+) -> Result<i32, Verdict> {
     parsed(headers);
     let mut decision = Decision::none(headers);
     if !flow::find(headers, &mut decision) {
@@ -153,7 +157,11 @@ fn admit<H: Hook, F: Family>(
 
 /// A packet that goes out: only replies are ours here, and the stack sends them.
 #[inline(always)]
-fn answer<H: Hook, F: Family>(hook: &H, packet: &Packet, headers: &Headers<F>) -> Result<i32, Verdict> {
+fn answer<H: Hook, F: Family>(
+    hook: &H,
+    packet: &Packet,
+    headers: &Headers<F>,
+) -> Result<i32, Verdict> {
     parsed(headers);
     let mut reply = Decision::none(headers);
     if !flow::find_reply(headers, hook.noted(), &mut reply) {
@@ -180,7 +188,9 @@ fn forward<H: Hook, F: Family>(
     let is_request = decision.direction == Direction::Request;
     let pick = |request: Verdict, reply: Verdict| if is_request { request } else { reply };
     let by_stack = match forward::route(hook, headers, &decision.to) {
-        Route::Way(_, _) if headers.hop_limit <= 1 => pick(Verdict::RequestHopLimit, Verdict::ReplyHopLimit),
+        Route::Way(_, _) if headers.hop_limit <= 1 => {
+            pick(Verdict::RequestHopLimit, Verdict::ReplyHopLimit)
+        }
         Route::Way(hop, link) => match hook.takes(link, &hop) {
             Ok(()) => {
                 rewrite::apply(hook, packet, headers, &decision.to, Hops::TakeOne)?;
@@ -189,7 +199,9 @@ fn forward<H: Hook, F: Family>(
                 report::verdict(H::HOOK, verdict);
                 return Ok(hook.send(&hop));
             }
-            Err(Refusal::NoNeighbour) => pick(Verdict::RequestNoNeighbour, Verdict::ReplyNoNeighbour),
+            Err(Refusal::NoNeighbour) => {
+                pick(Verdict::RequestNoNeighbour, Verdict::ReplyNoNeighbour)
+            }
             Err(Refusal::NoRedirect) => pick(Verdict::RequestNoRedirect, Verdict::ReplyNoRedirect),
         },
         Route::Local => pick(Verdict::RequestToLocalBackend, Verdict::ReplyToLocalClient),
@@ -223,7 +235,6 @@ fn parsed<F: Family>(headers: &Headers<F>) {
     let ports = u64::from(tuple.source_port.get()) << 16 | u64::from(tuple.destination_port.get());
     report::step(What::Parsed, tuple.protocol, ports);
 }
-
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

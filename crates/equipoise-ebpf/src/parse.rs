@@ -214,7 +214,8 @@ fn transport<A: Address>(
 ) -> Result<Headers<A>, Verdict> {
     let (header_length, tcp_flags) = match tuple.protocol {
         TCP => {
-            let header = packet.window.header::<TCP_MIN>(found.transport).ok_or(Verdict::Malformed)?;
+            let header =
+                packet.window.header::<TCP_MIN>(found.transport).ok_or(Verdict::Malformed)?;
             tuple.source_port = header.load::<Be16, 0>();
             tuple.destination_port = header.load::<Be16, 2>();
             let header_length = (header.load::<u8, 12>() >> 4) as usize * 4;
@@ -224,7 +225,8 @@ fn transport<A: Address>(
             (header_length, header.load::<u8, 13>())
         }
         UDP => {
-            let header = packet.window.header::<UDP_HEADER>(found.transport).ok_or(Verdict::Malformed)?;
+            let header =
+                packet.window.header::<UDP_HEADER>(found.transport).ok_or(Verdict::Malformed)?;
             tuple.source_port = header.load::<Be16, 0>();
             tuple.destination_port = header.load::<Be16, 2>();
             let length = header.load::<Be16, 4>().get() as usize;
@@ -241,10 +243,8 @@ fn transport<A: Address>(
     }
     let length = found.end - found.network;
     let repeated = (data - found.network) as u64;
-    let size = Size {
-        packets: packet.segments,
-        bytes: length as u64 + (packet.segments - 1) * repeated,
-    };
+    let size =
+        Size { packets: packet.segments, bytes: length as u64 + (packet.segments - 1) * repeated };
     Ok(Headers {
         tuple,
         network: found.network as u16,

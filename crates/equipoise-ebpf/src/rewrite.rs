@@ -33,7 +33,8 @@ pub fn apply<H: Hook, F: Family>(
     if !F::write(packet, headers, addresses, hops == Hops::TakeOne) {
         return Err(Verdict::RewriteFailed);
     }
-    let ports = packet.window.header::<4>(usize::from(headers.transport)).ok_or(Verdict::RewriteFailed)?;
+    let ports =
+        packet.window.header::<4>(usize::from(headers.transport)).ok_or(Verdict::RewriteFailed)?;
     ports.store::<_, 0>(to.source_port);
     ports.store::<_, 2>(to.destination_port);
     let change = Change {
@@ -42,7 +43,10 @@ pub fn apply<H: Hook, F: Family>(
         transport: usize::from(headers.transport),
         addresses: to.source.change(from.source) + to.destination.change(from.destination),
         ports: checksum::difference(port_word(from.source_port), port_word(to.source_port))
-            + checksum::difference(port_word(from.destination_port), port_word(to.destination_port)),
+            + checksum::difference(
+                port_word(from.destination_port),
+                port_word(to.destination_port),
+            ),
     };
     if !hook.adjust_checksum(&change) {
         return Err(Verdict::RewriteFailed);

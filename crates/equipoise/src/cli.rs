@@ -53,10 +53,7 @@ pub struct Failure {
 
 impl Failure {
     fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self {
-            exit,
-            message: Some(message.into()),
-        }
+        Self { exit, message: Some(message.into()) }
     }
 
     fn failed(error: impl Into<anyhow::Error>) -> Self {
@@ -65,10 +62,7 @@ impl Failure {
 
     /// All has been said already.
     fn said(exit: Exit) -> Self {
-        Self {
-            exit,
-            message: None,
-        }
+        Self { exit, message: None }
     }
 }
 
@@ -94,11 +88,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version go to standard output and are no errors; clap knows which is which.
             let _: io::Result<()> = error.print();
-            return ExitCode::from(if error.use_stderr() {
-                Exit::Usage as u8
-            } else {
-                0
-            });
+            return ExitCode::from(if error.use_stderr() { Exit::Usage as u8 } else { 0 });
         }
     };
     log(&arguments);
@@ -139,9 +129,7 @@ fn log(arguments: &Arguments) {
     let level = LEVELS[(first + usize::from(arguments.global.verbose)).min(LEVELS.len() - 1)];
     // The netlink crates warn of answers that nobody waited for to the end, which is no matter.
     let default = || {
-        EnvFilter::new(format!(
-            "warn,netlink_proto=error,equipoise={level},equipoise_core={level}"
-        ))
+        EnvFilter::new(format!("warn,netlink_proto=error,equipoise={level},equipoise_core={level}"))
     };
     let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| default());
     tracing_subscriber::fmt()
@@ -175,9 +163,7 @@ fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
 /// A table without borders, as other tools of the system print theirs.
 fn table(header: &[&str]) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
-    table
-        .load_preset(comfy_table::presets::NOTHING)
-        .set_header(header.iter().copied());
+    table.load_preset(comfy_table::presets::NOTHING).set_header(header.iter().copied());
     table
 }
 
@@ -195,10 +181,7 @@ mod tests {
         let problem = |details| ClientError::Problem(Box::new(details));
         assert_eq!(exit(ClientError::NoInstance("/run/x.sock".into())), 4);
         assert_eq!(exit(problem(ProblemDetails::not_found("no service"))), 3);
-        assert_eq!(
-            exit(problem(ProblemDetails::bad_config("bad", Vec::new()))),
-            2
-        );
+        assert_eq!(exit(problem(ProblemDetails::bad_config("bad", Vec::new()))), 2);
         assert_eq!(exit(problem(ProblemDetails::bad_request("bad"))), 2);
         assert_eq!(exit(problem(ProblemDetails::failed("no"))), 1);
         assert_eq!(exit(problem(ProblemDetails::ending())), 1);

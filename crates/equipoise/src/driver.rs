@@ -212,19 +212,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     async fn settle(&mut self) {
         self.due.settle = false;
         let config = self.state.config().clone();
-        let addresses = self
-            .managed
-            .follow(&mut self.machine, &config, &self.reading)
-            .await;
-        self.troubles
-            .note(Topic::Addresses, addresses.map_err(|e| e.to_string()));
+        let addresses = self.managed.follow(&mut self.machine, &config, &self.reading).await;
+        self.troubles.note(Topic::Addresses, addresses.map_err(|e| e.to_string()));
         let forwarding = self.follow_forwarding(&config);
-        self.troubles
-            .note(Topic::Forwarding, forwarding.map_err(|e| e.to_string()));
+        self.troubles.note(Topic::Forwarding, forwarding.map_err(|e| e.to_string()));
         let maps = self.converge();
         self.troubles.note(Topic::Maps, maps);
-        self.interfaces
-            .follow(&mut self.plane, &config, &self.reading);
+        self.interfaces.follow(&mut self.plane, &config, &self.reading);
         self.troubles.note_interfaces(self.interfaces.failed());
         self.troubles.schedule(Instant::now());
     }
@@ -232,16 +226,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     fn follow_forwarding(&mut self, config: &Config) -> Result<(), HostError> {
         let wanted =
             forwarding::Wanted::new(config, interfaces::wanted_here(config, &self.reading));
-        self.forwarding
-            .follow(&mut self.machine, &wanted, &self.reading)
+        self.forwarding.follow(&mut self.machine, &wanted, &self.reading)
     }
 
     fn converge(&mut self) -> Result<(), String> {
         let desired = self.state.plan();
-        let converged = self
-            .applier
-            .converge(&mut self.plane, desired)
-            .map_err(|e| e.to_string())?;
+        let converged =
+            self.applier.converge(&mut self.plane, desired).map_err(|e| e.to_string())?;
         if converged.steps > 0 {
             tracing::info!(steps = converged.steps, "applied");
         }
@@ -250,45 +241,24 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// What is not as it should be, in words.
     fn reasons(&self) -> Vec<String> {
-        let missing = self
-            .state
-            .planned()
-            .notes
-            .iter()
-            .filter(|note| is_missing(note));
-        self.troubles
-            .reasons()
-            .map(str::to_owned)
-            .chain(missing.map(ToString::to_string))
-            .collect()
+        let missing = self.state.planned().notes.iter().filter(|note| is_missing(note));
+        self.troubles.reasons().map(str::to_owned).chain(missing.map(ToString::to_string)).collect()
     }
 
     /// What is good to know.
     fn notes(&self) -> Vec<String> {
-        let notes = self
-            .state
-            .planned()
-            .notes
-            .iter()
-            .filter(|note| !is_missing(note));
+        let notes = self.state.planned().notes.iter().filter(|note| !is_missing(note));
         notes.map(ToString::to_string).collect()
     }
 
     async fn refresh_neighbours(&mut self) {
         self.due.neighbours = Instant::now() + NEIGHBOURS;
         let next_hops = self.reading.ways.values().filter_map(|way| match way {
-            Way::Via {
-                interface,
-                next_hop,
-            } => Some((*interface, *next_hop)),
+            Way::Via { interface, next_hop } => Some((*interface, *next_hop)),
             Way::Local | Way::Unreachable => None,
         });
         let (next_hops, interfaces) = (next_hops.collect(), self.interfaces.indexes());
-        match self
-            .machine
-            .refresh_neighbours(&interfaces, &next_hops)
-            .await
-        {
+        match self.machine.refresh_neighbours(&interfaces, &next_hops).await {
             Ok(asked) => tracing::trace!(asked, "neighbours"),
             Err(error) => tracing::warn!(%error, "neighbours are not kept fresh"),
         }
@@ -327,10 +297,5 @@ fn is_missing(note: &Note) -> bool {
 
 /// The addresses whose ways matter: those of the backends.
 pub fn targets(config: &Config) -> BTreeSet<IpAddr> {
-    config
-        .services
-        .iter()
-        .flat_map(|s| &s.backends)
-        .map(|b| b.address.ip())
-        .collect()
+    config.services.iter().flat_map(|s| &s.backends).map(|b| b.address.ip()).collect()
 }

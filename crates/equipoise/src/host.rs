@@ -83,20 +83,13 @@ impl Reading {
             addresses: device.addresses.clone(),
         };
         Facts {
-            interfaces: self
-                .devices
-                .iter()
-                .map(|(name, d)| (name.clone(), interface(d)))
-                .collect(),
+            interfaces: self.devices.iter().map(|(name, d)| (name.clone(), interface(d))).collect(),
         }
     }
 
     /// Name and device with this index.
     pub fn by_index(&self, index: u32) -> Option<(&str, &Device)> {
-        self.devices
-            .iter()
-            .find(|(_, d)| d.index == index)
-            .map(|(name, d)| (name.as_str(), d))
+        self.devices.iter().find(|(_, d)| d.index == index).map(|(name, d)| (name.as_str(), d))
     }
 
     /// Names of the interfaces that have `address`.
@@ -130,10 +123,7 @@ pub struct HostError {
 
 impl HostError {
     fn new(tried: impl Into<String>, reason: &impl std::fmt::Display) -> Self {
-        Self {
-            tried: tried.into(),
-            reason: reason.to_string(),
-        }
+        Self { tried: tried.into(), reason: reason.to_string() }
     }
 }
 

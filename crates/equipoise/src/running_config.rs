@@ -107,10 +107,7 @@ mod tests {
     fn json_keys_are_snake_case_and_names_of_interfaces_stay() {
         let json = to_json(&parse("a.toml", FILE).unwrap().config);
         assert_eq!(json["settings"]["max_flows"], 1_000_000);
-        assert_eq!(
-            json["settings"]["attach"],
-            json!({ "default": "tc", "eth_0": "xdp" })
-        );
+        assert_eq!(json["settings"]["attach"], json!({ "default": "tc", "eth_0": "xdp" }));
         assert_eq!(json["service"][0]["manage_address"], false);
         assert_eq!(json["service"][0]["listen"]["protocol"], "tcp");
     }

@@ -20,9 +20,7 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        Self {
-            directory: TempDir::new().unwrap(),
-        }
+        Self { directory: TempDir::new().unwrap() }
     }
 
     fn file(&self, name: &str, text: &str) -> String {
@@ -42,11 +40,7 @@ impl Place {
 
     fn run_at(&self, socket: &str, arguments: &[&str]) -> Answer {
         let mut command = Command::new(env!("CARGO_BIN_EXE_equipoise"));
-        command
-            .arg("--socket")
-            .arg(self.path(socket))
-            .args(arguments)
-            .env_remove("EQUIPOISE_LOG");
+        command.arg("--socket").arg(self.path(socket)).args(arguments).env_remove("EQUIPOISE_LOG");
         Answer::from(command.output().unwrap())
     }
 }
@@ -72,17 +66,7 @@ fn usage_errors_exit_with_2_and_help_and_version_with_0() {
     let place = Place::new();
     let file = place.file("a.toml", GOOD);
     for arguments in [
-        &[
-            "run",
-            "-c",
-            &file,
-            "-i",
-            "lo",
-            "-p",
-            "80",
-            "-t",
-            "10.0.0.1:80",
-        ][..],
+        &["run", "-c", &file, "-i", "lo", "-p", "80", "-t", "10.0.0.1:80"][..],
         &["run", "-i", "lo"],
         &["check", &file, "-c", &file],
         &["flows", "--client", "ten"],
@@ -111,11 +95,7 @@ fn commands_for_an_instance_exit_with_4_when_none_is_running() {
         for command in ["status", "flows", "config"] {
             let answer = place.run_at(socket, &[command]);
             assert_eq!(answer.exit, 4, "{command} at {socket}: {}", answer.err);
-            assert!(
-                answer.err.contains("no running instance at "),
-                "{}",
-                answer.err
-            );
+            assert!(answer.err.contains("no running instance at "), "{}", answer.err);
         }
     }
 }
@@ -129,28 +109,17 @@ fn check_says_what_is_wrong_and_exits_with_2() {
     let by_flag = place.run(&["check", "-c", &good]);
     assert_eq!(by_flag.exit, 0, "{}", by_flag.err);
 
-    let bad = place.file(
-        "bad.toml",
-        &GOOD
-            .replace("port = 80", "port = 0")
-            .replace("weight", "wieght"),
-    );
+    let bad =
+        place.file("bad.toml", &GOOD.replace("port = 80", "port = 0").replace("weight", "wieght"));
     let answer = place.run(&["check", &bad]);
     assert_eq!((answer.exit, answer.out.as_str()), (2, ""));
-    assert!(
-        answer.err.contains("wieght") && answer.err.contains("port"),
-        "{}",
-        answer.err
-    );
+    assert!(answer.err.contains("wieght") && answer.err.contains("port"), "{}", answer.err);
 
     let json: Value = serde_json::from_str(&place.run(&["check", &bad, "--json"]).out).unwrap();
     assert_eq!(json["valid"], false);
     assert_eq!(json["errors"].as_array().unwrap().len(), 2);
     let first = &json["errors"][0];
-    assert_eq!(
-        (&first["file"], &first["line"]),
-        (&Value::from(bad), &Value::from(4))
-    );
+    assert_eq!((&first["file"], &first["line"]), (&Value::from(bad), &Value::from(4)));
     assert_eq!(first["key"], "service[0].listen.port");
 }
 
@@ -159,10 +128,7 @@ fn files_that_cannot_be_read_exit_with_2_and_say_why() {
     let place = Place::new();
     let missing = place.path("missing.toml").display().to_string();
     let directory = place.directory.path().display().to_string();
-    for (path, told) in [
-        (&missing, "there is no file"),
-        (&directory, "is a directory"),
-    ] {
+    for (path, told) in [(&missing, "there is no file"), (&directory, "is a directory")] {
         for command in ["check", "plan"] {
             let answer = place.run(&[command, path]);
             assert_eq!(answer.exit, 2, "{command} {path}");
@@ -177,11 +143,7 @@ fn check_against_this_machine_finds_its_interfaces() {
     let good = place.file("good.toml", GOOD);
     let answer = place.run(&["check", &good, "--host"]);
     assert_eq!(answer.exit, 0, "{}", answer.err);
-    assert!(
-        answer.err.contains("203.0.113.10"),
-        "nobody owns it, which is told: {}",
-        answer.err
-    );
+    assert!(answer.err.contains("203.0.113.10"), "nobody owns it, which is told: {}", answer.err);
     let elsewhere = place.file("elsewhere.toml", &GOOD.replace("\"lo\"", "\"nosuch0\""));
     assert_eq!(place.run(&["check", &elsewhere]).exit, 0);
     let answer = place.run(&["check", &elsewhere, "--host"]);
@@ -199,11 +161,7 @@ fn plan_without_an_instance_is_against_nothing() {
     assert!(answer.out.contains("10.0.0.2:8080"), "{}", answer.out);
     let dump = place.run(&["plan", &good, "--dump"]);
     assert_eq!(dump.exit, 0, "{}", dump.err);
-    assert!(
-        dump.out.contains("203.0.113.10:80/tcp on lo"),
-        "{}",
-        dump.out
-    );
+    assert!(dump.out.contains("203.0.113.10:80/tcp on lo"), "{}", dump.out);
     let json: Value = serde_json::from_str(&place.run(&["--json", "plan", &good]).out).unwrap();
     assert_eq!(json["running"], false);
     assert_eq!(json["dump"], dump.out);

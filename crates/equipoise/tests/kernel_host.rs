@@ -21,37 +21,20 @@ struct Link {
 
 impl Link {
     fn new() -> Self {
-        let link = Self {
-            near: Netns::new().unwrap(),
-            far: Netns::new().unwrap(),
-        };
-        let end = |netns, device| End {
-            netns,
-            device,
-            gro: Gro::Off,
-        };
-        let properties = Properties {
-            mtu: 1500,
-            queues: 1,
-            checksums: Checksums::Complete,
-        };
+        let link = Self { near: Netns::new().unwrap(), far: Netns::new().unwrap() };
+        let end = |netns, device| End { netns, device, gro: Gro::Off };
+        let properties = Properties { mtu: 1500, queues: 1, checksums: Checksums::Complete };
         veth(end(&link.near, "near"), end(&link.far, "far"), properties).unwrap();
-        link.near
-            .ip("addr add 10.0.0.254/24 dev near\naddr add 2001:db8::fe/64 dev near")
-            .unwrap();
-        link.far
-            .ip("addr add 10.0.0.1/24 dev far\naddr add 2001:db8::1/64 dev far")
-            .unwrap();
+        link.near.ip("addr add 10.0.0.254/24 dev near\naddr add 2001:db8::fe/64 dev near").unwrap();
+        link.far.ip("addr add 10.0.0.1/24 dev far\naddr add 2001:db8::1/64 dev far").unwrap();
         link
     }
 
     /// Runs something asynchronous in the near namespace.
     fn run<T: Send>(&self, work: impl AsyncFnOnce(Netlink) -> T + Send) -> T {
         self.near.run(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async { work(Netlink::open().unwrap()).await })
         })
     }
@@ -63,11 +46,7 @@ async fn read(machine: &mut Netlink, targets: &[&str]) -> Reading {
 }
 
 async fn device(machine: &mut Netlink, name: &str) -> Device {
-    read(machine, &[])
-        .await
-        .devices
-        .remove(name)
-        .expect("the device is there")
+    read(machine, &[]).await.devices.remove(name).expect("the device is there")
 }
 
 /// Waits until a reading is as wanted, which the machine must say by itself that it may be.
@@ -81,9 +60,7 @@ async fn changed_until(machine: &mut Netlink, wanted: impl Fn(&Reading) -> bool)
             }
         }
     };
-    tokio::time::timeout(DEADLINE, waiting)
-        .await
-        .expect("news of the change never came")
+    tokio::time::timeout(DEADLINE, waiting).await.expect("news of the change never came")
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -99,10 +76,7 @@ fn interfaces_are_those_of_the_namespace_with_their_kinds_and_addresses() {
     let link = Link::new();
     link.near.ip("link add br9 type bridge").unwrap();
     let reading = link.run(async |mut machine| read(&mut machine, &[]).await);
-    assert_eq!(
-        reading.devices.keys().collect::<Vec<_>>(),
-        ["br9", "lo", "near"]
-    );
+    assert_eq!(reading.devices.keys().collect::<Vec<_>>(), ["br9", "lo", "near"]);
     let near = &reading.devices["near"];
     assert_eq!(near.kind.as_deref(), Some("veth"));
     assert_eq!(
@@ -123,10 +97,8 @@ fn interfaces_are_those_of_the_namespace_with_their_kinds_and_addresses() {
 fn ways_are_local_on_the_link_by_a_gateway_or_none() {
     let link = Link::new();
     link.near
-        .ip(
-            "route add 192.0.2.0/24 via 10.0.0.1\nroute add unreachable 192.0.2.128/25\n\
-             route add 2001:db8:1::/64 via 2001:db8::1",
-        )
+        .ip("route add 192.0.2.0/24 via 10.0.0.1\nroute add unreachable 192.0.2.128/25\n\
+             route add 2001:db8:1::/64 via 2001:db8::1")
         .unwrap();
     let targets = [
         "10.0.0.254",
@@ -140,10 +112,7 @@ fn ways_are_local_on_the_link_by_a_gateway_or_none() {
     ];
     let reading = link.run(async |mut machine| read(&mut machine, &targets).await);
     let interface = reading.devices["near"].index;
-    let via = |next_hop: &str| Way::Via {
-        interface,
-        next_hop: ip(next_hop),
-    };
+    let via = |next_hop: &str| Way::Via { interface, next_hop: ip(next_hop) };
     assert_eq!(reading.ways[&ip("10.0.0.254")], Way::Local);
     assert_eq!(reading.ways[&ip("127.0.0.1")], Way::Local);
     assert_eq!(reading.ways[&ip("10.0.0.7")], via("10.0.0.7"));
@@ -159,10 +128,8 @@ fn veth_takes_redirects_once_its_peer_has_napi_and_that_is_news() {
     let link = Link::new();
     let far = link.far.clone();
     link.run(async |mut machine| {
-        let before = device(&mut machine, "near")
-            .await
-            .features
-            .expect("this kernel tells features");
+        let before =
+            device(&mut machine, "near").await.features.expect("this kernel tells features");
         assert!(before.basic() && !before.ndo_xmit(), "{before:?}");
         offload(&far, "far", &["gro", "on"]).unwrap();
         let redirects = |r: &Reading| r.devices["near"].features.is_some_and(Features::ndo_xmit);
@@ -208,25 +175,15 @@ fn managed_address_is_usable_at_once_and_taken_away_again() {
         "#;
         let mut managed = Managed::default();
         let reading = read(&mut machine, &[]).await;
-        managed
-            .follow(&mut machine, &config(text), &reading)
-            .await
-            .unwrap();
+        managed.follow(&mut machine, &config(text), &reading).await.unwrap();
         for vip in ["203.0.113.10:0", "[2001:db8:f::10]:0"] {
             UdpSocket::bind(vip).unwrap_or_else(|e| panic!("{vip}: {e}"));
         }
         let reading = read(&mut machine, &[]).await;
-        managed
-            .follow(&mut machine, &config(text), &reading)
-            .await
-            .unwrap();
+        managed.follow(&mut machine, &config(text), &reading).await.unwrap();
         managed.release(&mut machine).await;
         let left = device(&mut machine, "near").await.addresses;
-        assert_eq!(
-            left,
-            [ip("10.0.0.254"), ip("2001:db8::fe")],
-            "what was there before stays"
-        );
+        assert_eq!(left, [ip("10.0.0.254"), ip("2001:db8::fe")], "what was there before stays");
     });
 }
 
@@ -241,15 +198,10 @@ fn next_hops_that_are_unknown_are_looked_for() {
             (index, ip("2001:db8::1")),
             (index, ip("10.0.0.99")),
         ]);
-        let asked = machine
-            .refresh_neighbours(&BTreeSet::from([index]), &hops)
-            .await
-            .unwrap();
+        let asked = machine.refresh_neighbours(&BTreeSet::from([index]), &hops).await.unwrap();
         assert_eq!(asked, 3);
         let known = |address: &str| {
-            let shown = near
-                .output("ip", &["neigh", "show", address, "dev", "near"])
-                .unwrap();
+            let shown = near.output("ip", &["neigh", "show", address, "dev", "near"]).unwrap();
             shown.contains("lladdr")
         };
         let end = Instant::now() + DEADLINE;
@@ -266,32 +218,17 @@ fn stale_neighbours_are_probed_and_permanent_ones_stay_permanent() {
     let link = Link::new();
     let near = link.near.clone();
     link.run(async |mut machine| {
-        near.ip(
-            "neigh replace 10.0.0.1 dev near lladdr 02:00:00:00:00:99 nud stale\n\
-             neigh replace 10.0.0.7 dev near lladdr 02:00:00:00:00:07 nud permanent",
-        )
-        .unwrap();
+        near.ip("neigh replace 10.0.0.1 dev near lladdr 02:00:00:00:00:99 nud stale\n\
+             neigh replace 10.0.0.7 dev near lladdr 02:00:00:00:00:07 nud permanent")
+            .unwrap();
         let index = device(&mut machine, "near").await.index;
         let hops = BTreeSet::from([(index, ip("10.0.0.7"))]);
-        let asked = machine
-            .refresh_neighbours(&BTreeSet::from([index]), &hops)
-            .await
-            .unwrap();
+        let asked = machine.refresh_neighbours(&BTreeSet::from([index]), &hops).await.unwrap();
         assert_eq!(asked, 1);
-        let state = |address: &str| {
-            near.output("ip", &["neigh", "show", address, "dev", "near"])
-                .unwrap()
-        };
-        assert!(
-            !state("10.0.0.1").contains("STALE"),
-            "{}",
-            state("10.0.0.1")
-        );
-        assert!(
-            state("10.0.0.7").contains("PERMANENT"),
-            "{}",
-            state("10.0.0.7")
-        );
+        let state =
+            |address: &str| near.output("ip", &["neigh", "show", address, "dev", "near"]).unwrap();
+        assert!(!state("10.0.0.1").contains("STALE"), "{}", state("10.0.0.1"));
+        assert!(state("10.0.0.7").contains("PERMANENT"), "{}", state("10.0.0.7"));
         // It has moved to another link address: the probe finds that out.
         let end = Instant::now() + DEADLINE;
         while state("10.0.0.1").contains("02:00:00:00:00:99") {

@@ -38,18 +38,28 @@ fn packet(from: std::net::SocketAddr, to: std::net::SocketAddr, transport: Trans
 /// Sends a request, and checks that it leaves for the backend byte for byte.
 fn request_reaches_backend(bench: &Bench, hook: Hook, ends: Ends, transport: Transport) {
     let frame = packet(ends.client, ends.vip, transport).build(bench.from_client());
-    let expected = packet(ends.client, ends.backend, transport).hops(63).build(bench.sent(hook, bench.back));
+    let expected =
+        packet(ends.client, ends.backend, transport).hops(63).build(bench.sent(hook, bench.back));
     let (verdict, output) = bench.verdict(hook, bench.front, &frame);
-    assert_eq!((verdict, output.action), (Verdict::ForwardedRequest, redirect(hook)), "{hook:?} {ends:?} {transport:?}");
+    assert_eq!(
+        (verdict, output.action),
+        (Verdict::ForwardedRequest, redirect(hook)),
+        "{hook:?} {ends:?} {transport:?}"
+    );
     assert_eq!(output.frame, expected, "{hook:?} {ends:?} {transport:?}");
 }
 
 /// Sends the backend's answer, and checks that it leaves for the client byte for byte.
 fn reply_reaches_client(bench: &Bench, hook: Hook, ends: Ends, transport: Transport) {
     let frame = packet(ends.backend, ends.client, transport).build(bench.from_backend());
-    let expected = packet(ends.vip, ends.client, transport).hops(63).build(bench.sent(hook, bench.front));
+    let expected =
+        packet(ends.vip, ends.client, transport).hops(63).build(bench.sent(hook, bench.front));
     let (verdict, output) = bench.verdict(hook, bench.back, &frame);
-    assert_eq!((verdict, output.action), (Verdict::ForwardedReply, redirect(hook)), "{hook:?} {ends:?} {transport:?}");
+    assert_eq!(
+        (verdict, output.action),
+        (Verdict::ForwardedReply, redirect(hook)),
+        "{hook:?} {ends:?} {transport:?}"
+    );
     assert_eq!(output.frame, expected, "{hook:?} {ends:?} {transport:?}");
 }
 
@@ -82,11 +92,18 @@ fn ipv4_headers_of_any_length_are_translated() {
             let [ends, _] = families(4100 + words);
             for transport in [Transport::Syn, Transport::Udp] {
                 let options = usize::from(words) * 4;
-                let frame = packet(ends.client, ends.vip, transport).options(options).build(bench.from_client());
-                let expected = packet(ends.client, ends.backend, transport).options(options).hops(63);
+                let frame = packet(ends.client, ends.vip, transport)
+                    .options(options)
+                    .build(bench.from_client());
+                let expected =
+                    packet(ends.client, ends.backend, transport).options(options).hops(63);
                 let (verdict, output) = bench.verdict(hook, bench.front, &frame);
                 assert_eq!(verdict, Verdict::ForwardedRequest, "{hook:?} {options} bytes");
-                assert_eq!(output.frame, expected.build(bench.sent(hook, bench.back)), "{hook:?} {options} bytes");
+                assert_eq!(
+                    output.frame,
+                    expected.build(bench.sent(hook, bench.back)),
+                    "{hook:?} {options} bytes"
+                );
             }
         }
     }
@@ -137,17 +154,17 @@ fn headers_that_contradict_themselves_pass_untouched() {
     };
     for hook in HOOKS {
         let malformed = [
-            changed(&tcp, 14, &[0x44]),                 // IPv4 header of 16 bytes
-            changed(&tcp, 14, &[0x65]),                 // version 6 in an IPv4 frame
-            changed(&tcp, 16, &[0, 19]),                // shorter than its own header
-            changed(&tcp, 16, &[0xff, 0xff]),           // longer than the frame
-            changed(&tcp, 14 + 20 + 12, &[0x40]),       // TCP header of 16 bytes
-            changed(&tcp, 14 + 20 + 12, &[0xf0]),       // TCP header longer than the packet
-            changed(&udp, 14 + 20 + 4, &[0, 7]),        // UDP shorter than its header
-            changed(&udp, 14 + 20 + 4, &[0xff, 0xff]),  // UDP longer than the packet
-            changed(&tcp6, 14, &[0x45]),                // version 4 in an IPv6 frame
-            changed(&tcp6, 14 + 4, &[0xff, 0xff]),      // longer than the frame
-            changed(&tcp6, 14 + 4, &[0, 10]),           // ends inside the TCP header
+            changed(&tcp, 14, &[0x44]),                // IPv4 header of 16 bytes
+            changed(&tcp, 14, &[0x65]),                // version 6 in an IPv4 frame
+            changed(&tcp, 16, &[0, 19]),               // shorter than its own header
+            changed(&tcp, 16, &[0xff, 0xff]),          // longer than the frame
+            changed(&tcp, 14 + 20 + 12, &[0x40]),      // TCP header of 16 bytes
+            changed(&tcp, 14 + 20 + 12, &[0xf0]),      // TCP header longer than the packet
+            changed(&udp, 14 + 20 + 4, &[0, 7]),       // UDP shorter than its header
+            changed(&udp, 14 + 20 + 4, &[0xff, 0xff]), // UDP longer than the packet
+            changed(&tcp6, 14, &[0x45]),               // version 4 in an IPv6 frame
+            changed(&tcp6, 14 + 4, &[0xff, 0xff]),     // longer than the frame
+            changed(&tcp6, 14 + 4, &[0, 10]),          // ends inside the TCP header
         ];
         for frame in malformed {
             passes_untouched(&bench, hook, &frame, Verdict::Malformed);
@@ -165,10 +182,10 @@ fn what_is_for_no_service_passes_untouched() {
     let client = "198.51.100.7:4400";
     for hook in HOOKS {
         let others = [
-            Packet::new(client, "203.0.113.10:81", Transport::Syn),       // another port of a VIP
-            Packet::new(client, "198.51.100.1:80", Transport::Syn),       // another address of this host
-            Packet::new(client, "192.0.2.80:80", Transport::Syn),         // in transit, to the same port
-            Packet::new(client, "10.0.0.11:8080", Transport::Syn),        // to a backend itself
+            Packet::new(client, "203.0.113.10:81", Transport::Syn), // another port of a VIP
+            Packet::new(client, "198.51.100.1:80", Transport::Syn), // another address of this host
+            Packet::new(client, "192.0.2.80:80", Transport::Syn),   // in transit, to the same port
+            Packet::new(client, "10.0.0.11:8080", Transport::Syn),  // to a backend itself
             Packet::new("10.0.0.11:8080", "203.0.113.10:5", Transport::Ack),
             Packet::new("[2001:db8:c::7]:4400", "[2001:db8:f::10]:81", Transport::Syn),
             Packet::new("[2001:db8:c::7]:4400", "[2001:db8:f::11]:80", Transport::Udp),
@@ -181,20 +198,28 @@ fn what_is_for_no_service_passes_untouched() {
         assert_eq!(bench.verdict(hook, bench.back, &frame).0, Verdict::NoService);
 
         let mut ping = Vec::new();
-        let builder: etherparse::PacketBuilderStep<_> = bench.from_client().ipv4([198, 51, 100, 7], [203, 0, 113, 10], 64);
+        let builder: etherparse::PacketBuilderStep<_> =
+            bench.from_client().ipv4([198, 51, 100, 7], [203, 0, 113, 10], 64);
         builder.icmpv4_echo_request(1, 1).write(&mut ping, &[]).unwrap();
         passes_untouched(&bench, hook, &ping, Verdict::NotTcpUdp);
 
         let mut arp = Vec::new();
-        bench.from_client().arp(etherparse::ArpPacket::new(
-            etherparse::ArpHardwareId::ETHERNET,
-            etherparse::EtherType::IPV4,
-            etherparse::ArpOperation::REQUEST,
-            &bench::FAR,
-            &[198, 51, 100, 7],
-            &[0; 6],
-            &[203, 0, 113, 10],
-        ).unwrap()).write(&mut arp).unwrap();
+        bench
+            .from_client()
+            .arp(
+                etherparse::ArpPacket::new(
+                    etherparse::ArpHardwareId::ETHERNET,
+                    etherparse::EtherType::IPV4,
+                    etherparse::ArpOperation::REQUEST,
+                    &bench::FAR,
+                    &[198, 51, 100, 7],
+                    &[0; 6],
+                    &[203, 0, 113, 10],
+                )
+                .unwrap(),
+            )
+            .write(&mut arp)
+            .unwrap();
         passes_untouched(&bench, hook, &arp, Verdict::NotIp);
     }
     assert_eq!(bench.flows(), 0);
@@ -204,7 +229,8 @@ fn what_is_for_no_service_passes_untouched() {
 fn frames_for_another_machine_pass_at_tc() {
     let bench = Bench::new();
     let [ends, _] = families(4450);
-    let frame = packet(ends.client, ends.vip, Transport::Syn).build(PacketBuilder::ethernet2(bench::FAR, [2, 0, 0, 0, 0, 99]));
+    let frame = packet(ends.client, ends.vip, Transport::Syn)
+        .build(PacketBuilder::ethernet2(bench::FAR, [2, 0, 0, 0, 0, 99]));
     passes_untouched(&bench, Hook::Ingress, &frame, Verdict::OtherHost);
 }
 
@@ -228,16 +254,25 @@ fn a_client_port_used_through_two_vips_is_two_names_at_the_backend() {
             // Both stay as they are.
             assert_eq!((run("203.0.113.10:80"), run("203.0.113.11:80")), (own, other));
             for (vip, port) in [("203.0.113.10:80", own), ("203.0.113.11:80", other)] {
-                let answer = if transport == Transport::Udp { Transport::Udp } else { Transport::SynAck };
+                let answer =
+                    if transport == Transport::Udp { Transport::Udp } else { Transport::SynAck };
                 let frame = Packet::new("10.0.0.11:8080", &format!("198.51.100.7:{port}"), answer);
-                let expected = Packet::new(vip, &client, answer).hops(63).build(bench.sent(hook, bench.front));
-                let (verdict, output) = bench.verdict(hook, bench.back, &frame.build(bench.from_backend()));
+                let expected =
+                    Packet::new(vip, &client, answer).hops(63).build(bench.sent(hook, bench.front));
+                let (verdict, output) =
+                    bench.verdict(hook, bench.back, &frame.build(bench.from_backend()));
                 assert_eq!(verdict, Verdict::ForwardedReply);
                 assert_eq!(output.frame, expected);
             }
         }
     }
-    let changed: u64 = bench.kernel.service_traffic(&[0, 1, 2, 3, 4, 5]).unwrap().values().map(|t| t.ports_changed).sum();
+    let changed: u64 = bench
+        .kernel
+        .service_traffic(&[0, 1, 2, 3, 4, 5])
+        .unwrap()
+        .values()
+        .map(|t| t.ports_changed)
+        .sum();
     assert_eq!(changed, 4);
 }
 
@@ -248,7 +283,9 @@ fn udp_without_a_checksum_stays_without() {
         let [ends, _] = families(4600);
         let mut frame = packet(ends.client, ends.vip, Transport::Udp).build(bench.from_client());
         frame[40..42].fill(0);
-        let mut expected = packet(ends.client, ends.backend, Transport::Udp).hops(63).build(bench.sent(hook, bench.back));
+        let mut expected = packet(ends.client, ends.backend, Transport::Udp)
+            .hops(63)
+            .build(bench.sent(hook, bench.back));
         expected[40..42].fill(0);
         assert_eq!(bench.run(hook, bench.front, &frame).frame, expected);
     }
@@ -261,7 +298,8 @@ fn a_udp_checksum_that_comes_to_zero_is_sent_as_ones() {
         for ends in families(4700) {
             // The last two bytes of the payload make up for whatever the rest comes to.
             let build = |to, filler: [u8; 2]| {
-                let link = if to == ends.vip { bench.from_client() } else { bench.sent(hook, bench.back) };
+                let link =
+                    if to == ends.vip { bench.from_client() } else { bench.sent(hook, bench.back) };
                 let hops = if to == ends.vip { 64 } else { 63 };
                 let mut frame = packet(ends.client, to, Transport::Udp).hops(hops).build(link);
                 let end = frame.len();
@@ -276,7 +314,10 @@ fn a_udp_checksum_that_comes_to_zero_is_sent_as_ones() {
                 frame[at..at + 2].copy_from_slice(&sent.to_be_bytes());
                 (frame, sum)
             };
-            let filler = (0..=u16::MAX).map(u16::to_be_bytes).find(|&f| build(ends.backend, f).1 == 0).unwrap();
+            let filler = (0..=u16::MAX)
+                .map(u16::to_be_bytes)
+                .find(|&f| build(ends.backend, f).1 == 0)
+                .unwrap();
             let (frame, _) = build(ends.vip, filler);
             let (expected, sum) = build(ends.backend, filler);
             assert_eq!(sum, 0);
@@ -289,11 +330,13 @@ fn a_udp_checksum_that_comes_to_zero_is_sent_as_ones() {
 fn a_request_without_neighbour_is_left_to_tc() {
     let bench = Bench::new();
     let frame = Packet::new("198.51.100.7:4800", "203.0.113.12:80", Transport::Syn);
-    let (verdict, output) = bench.verdict(Hook::Xdp, bench.front, &frame.build(bench.from_client()));
+    let (verdict, output) =
+        bench.verdict(Hook::Xdp, bench.front, &frame.build(bench.from_client()));
     assert_eq!((verdict, output.action), (Verdict::RequestNoNeighbour, XDP_PASS));
     assert_eq!(output.frame, frame.build(bench.from_client()));
     // At TC the kernel asks for the neighbour while it sends.
-    let (verdict, output) = bench.verdict(Hook::Ingress, bench.front, &frame.build(bench.from_client()));
+    let (verdict, output) =
+        bench.verdict(Hook::Ingress, bench.front, &frame.build(bench.from_client()));
     assert_eq!((verdict, output.action), (Verdict::ForwardedRequest, TC_REDIRECT));
 }
 
@@ -303,7 +346,8 @@ fn a_reply_without_neighbour_is_left_as_it_came_and_rewritten_on_its_way_out() {
     for ends in families(4900) {
         request_reaches_backend(&bench, Hook::Xdp, ends, Transport::Syn);
         bench.netns.ip(&format!("neigh del {} dev front", ends.client.ip())).unwrap();
-        let frame = packet(ends.backend, ends.client, Transport::SynAck).build(bench.from_backend());
+        let frame =
+            packet(ends.backend, ends.client, Transport::SynAck).build(bench.from_backend());
         let (verdict, output) = bench.verdict(Hook::Xdp, bench.back, &frame);
         assert_eq!((verdict, output.action), (Verdict::ReplyNoNeighbour, XDP_PASS));
         assert_eq!(output.frame, frame);
@@ -327,9 +371,13 @@ fn a_device_that_takes_no_redirects_is_left_to_tc() {
         bench.kernel.allow_redirect(back, true).unwrap();
         request_reaches_backend(&bench, Hook::Xdp, ends, Transport::Ack);
         bench.kernel.allow_redirect(front, false).unwrap();
-        let frame = packet(ends.backend, ends.client, Transport::SynAck).build(bench.from_backend());
+        let frame =
+            packet(ends.backend, ends.client, Transport::SynAck).build(bench.from_backend());
         let (verdict, output) = bench.verdict(Hook::Xdp, back, &frame);
-        assert_eq!((verdict, output.action, output.frame), (Verdict::ReplyNoRedirect, XDP_PASS, frame));
+        assert_eq!(
+            (verdict, output.action, output.frame),
+            (Verdict::ReplyNoRedirect, XDP_PASS, frame)
+        );
         bench.kernel.allow_redirect(front, true).unwrap();
     }
 }
@@ -339,14 +387,23 @@ fn a_packet_on_its_last_hop_is_left_to_the_stack() {
     let bench = Bench::new();
     for (number, hook) in HOOKS.into_iter().enumerate() {
         for ends in families(5100 + number as u16) {
-            let frame = packet(ends.client, ends.vip, Transport::Syn).hops(1).build(bench.from_client());
+            let frame =
+                packet(ends.client, ends.vip, Transport::Syn).hops(1).build(bench.from_client());
             let (verdict, output) = bench.verdict(hook, bench.front, &frame);
             assert_eq!((verdict, output.action), (Verdict::RequestHopLimit, pass(hook)));
             let to = if hook == Hook::Xdp { ends.vip } else { ends.backend };
-            assert_eq!(output.frame, packet(ends.client, to, Transport::Syn).hops(1).build(bench.from_client()));
-            let frame = packet(ends.backend, ends.client, Transport::SynAck).hops(1).build(bench.from_backend());
+            assert_eq!(
+                output.frame,
+                packet(ends.client, to, Transport::Syn).hops(1).build(bench.from_client())
+            );
+            let frame = packet(ends.backend, ends.client, Transport::SynAck)
+                .hops(1)
+                .build(bench.from_backend());
             let (verdict, output) = bench.verdict(hook, bench.back, &frame);
-            assert_eq!((verdict, output.action, output.frame), (Verdict::ReplyHopLimit, pass(hook), frame));
+            assert_eq!(
+                (verdict, output.action, output.frame),
+                (Verdict::ReplyHopLimit, pass(hook), frame)
+            );
         }
     }
 }
@@ -355,14 +412,21 @@ fn a_packet_on_its_last_hop_is_left_to_the_stack() {
 fn a_backend_on_this_host_gets_its_packets_from_the_stack() {
     let bench = Bench::new();
     for hook in HOOKS {
-        let frame = Packet::new("198.51.100.7:5200", "203.0.113.13:80", Transport::Syn).build(bench.from_client());
+        let frame = Packet::new("198.51.100.7:5200", "203.0.113.13:80", Transport::Syn)
+            .build(bench.from_client());
         let to = if hook == Hook::Xdp { "203.0.113.13:80" } else { "10.0.0.1:8080" };
-        let expected = Packet::new("198.51.100.7:5200", to, Transport::Syn).build(bench.from_client());
+        let expected =
+            Packet::new("198.51.100.7:5200", to, Transport::Syn).build(bench.from_client());
         let (verdict, output) = bench.verdict(hook, bench.front, &frame);
-        assert_eq!((verdict, output.action, output.frame), (Verdict::RequestToLocalBackend, pass(hook), expected));
+        assert_eq!(
+            (verdict, output.action, output.frame),
+            (Verdict::RequestToLocalBackend, pass(hook), expected)
+        );
     }
-    let frame = Packet::new("10.0.0.1:8080", "198.51.100.7:5200", Transport::SynAck).build(bench.from_client());
-    let expected = Packet::new("203.0.113.13:80", "198.51.100.7:5200", Transport::SynAck).build(bench.from_client());
+    let frame = Packet::new("10.0.0.1:8080", "198.51.100.7:5200", Transport::SynAck)
+        .build(bench.from_client());
+    let expected = Packet::new("203.0.113.13:80", "198.51.100.7:5200", Transport::SynAck)
+        .build(bench.from_client());
     let (verdict, output) = bench.verdict(Hook::Egress, bench.front, &frame);
     assert_eq!((verdict, output.frame), (Verdict::RewrittenReply, expected));
 }
@@ -372,7 +436,8 @@ fn a_service_without_a_backend_of_the_family_drops() {
     let bench = Bench::new();
     for hook in HOOKS {
         for transport in [Transport::Syn, Transport::Udp, Transport::Ack] {
-            let frame = Packet::new("198.51.100.7:5300", "203.0.113.14:80", transport).build(bench.from_client());
+            let frame = Packet::new("198.51.100.7:5300", "203.0.113.14:80", transport)
+                .build(bench.from_client());
             let (verdict, output) = bench.verdict(hook, bench.front, &frame);
             assert_eq!((verdict, output.action), (Verdict::NoBackend, dropped(hook)));
         }
@@ -402,7 +467,13 @@ fn a_syn_after_the_end_opens_a_new_flow() {
         }
         request_reaches_backend(&bench, Hook::Xdp, ends, Transport::Syn);
     }
-    let new: u64 = bench.kernel.backend_traffic(&[0, 1, 2, 3, 4, 5]).unwrap().values().map(|t| t.new_flows).sum();
+    let new: u64 = bench
+        .kernel
+        .backend_traffic(&[0, 1, 2, 3, 4, 5])
+        .unwrap()
+        .values()
+        .map(|t| t.new_flows)
+        .sum();
     assert_eq!(new, 2 * 3);
 }
 
@@ -420,9 +491,13 @@ fn services_and_backends_count_every_packet_and_byte() {
         }
     }
     let all = [0, 1, 2, 3, 4, 5];
-    for traffic in [bench.kernel.service_traffic(&all).unwrap(), bench.kernel.backend_traffic(&all).unwrap()] {
+    for traffic in
+        [bench.kernel.service_traffic(&all).unwrap(), bench.kernel.backend_traffic(&all).unwrap()]
+    {
         let counted: Vec<_> = traffic.values().filter(|t| t.packets_in > 0).collect();
-        let [one] = counted[..] else { panic!("one service and one backend have traffic: {counted:?}") };
+        let [one] = counted[..] else {
+            panic!("one service and one backend have traffic: {counted:?}")
+        };
         assert_eq!((one.new_flows, one.packets_in, one.packets_out), (2, 2 * PACKETS, 2 * PACKETS));
         assert_eq!((one.bytes_in, one.bytes_out), (bytes, bytes));
     }
@@ -433,9 +508,11 @@ fn a_dry_run_decides_alike_tells_its_steps_and_changes_nothing() {
     let bench = Bench::new();
     let mut twin = bench.netns.run(|| bench.kernel.twin()).unwrap();
     let mut explain = |hook, frame: &[u8]| {
-        let input = equipoise::dataplane::kernel::Input { frame, interface: bench.front, repeat: 1 };
+        let input =
+            equipoise::dataplane::kernel::Input { frame, interface: bench.front, repeat: 1 };
         let (output, steps) = bench.netns.run(|| twin.explain(hook, input)).unwrap();
-        let names: Vec<_> = steps.iter().map(|s| What::from_number(s.what).unwrap().name()).collect();
+        let names: Vec<_> =
+            steps.iter().map(|s| What::from_number(s.what).unwrap().name()).collect();
         (output, steps, names)
     };
     for (number, hook) in HOOKS.into_iter().enumerate() {

@@ -7,13 +7,18 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use balanced::{Attach, Balanced, Balancer, DEADLINE, GENERIC, NATIVE, PORT, TC, backends, config, service, vips, weights};
-use equipoise_lab::client::{Connect, HttpConnection, UdpAsker, download, http_get, udp_ask, upload};
+use balanced::{
+    Attach, Balanced, Balancer, DEADLINE, GENERIC, NATIVE, PORT, TC, backends, config, service,
+    vips, weights,
+};
+use equipoise_lab::client::{
+    Connect, HttpConnection, UdpAsker, download, http_get, udp_ask, upload,
+};
+use equipoise_lab::link::{Checksums, Gro};
 use equipoise_lab::load::Load;
 use equipoise_lab::serve::HttpServer;
 use equipoise_lab::spread::{chi_square, chi_square_limit};
 use equipoise_lab::topology::{Forwarding, Lab, Layout, Options};
-use equipoise_lab::link::{Checksums, Gro};
 use equipoise_lab::{scale, wait_until};
 
 /// The same test at each hook.
@@ -122,7 +127,12 @@ fn one_arm_works(attach: Attach) {
 fn two_vips_share_a_backend_and_a_client_port(attach: Attach) {
     let second: SocketAddr = "203.0.113.11:80".parse().unwrap();
     let first = vips()[0].1;
-    let lab = Lab::new(Options { vips: vec![first.ip(), second.ip()], backends: 1, ..Options::default() }).unwrap();
+    let lab = Lab::new(Options {
+        vips: vec![first.ip(), second.ip()],
+        backends: 1,
+        ..Options::default()
+    })
+    .unwrap();
     let [at, _] = lab.backends[0].at(PORT);
     let _server = HttpServer::start(&lab.backends[0].netns, "b1", &[at]).unwrap();
     let text = format!("[settings]\nattach = \"{}\"\n", attach.asked)
@@ -148,7 +158,9 @@ fn empty_neighbour_tables_lose_nothing(attach: Attach) {
             for device in balanced.lab.balancer_devices() {
                 balanced.lab.balancer.ip(&format!("neigh flush dev {device}")).unwrap();
             }
-            let answer = http_get(balanced.client(), vip, "/", &Connect::within(Duration::from_millis(900))).unwrap();
+            let answer =
+                http_get(balanced.client(), vip, "/", &Connect::within(Duration::from_millis(900)))
+                    .unwrap();
             assert_eq!(answer.status, 200);
             assert!(udp_ask(balanced.client(), vip, b"?", &Connect::default()).is_ok());
         }
@@ -158,7 +170,8 @@ fn empty_neighbour_tables_lose_nothing(attach: Attach) {
 fn a_neighbour_that_goes_in_mid_flow_is_found_again(attach: Attach) {
     let balanced = Balanced::new(attach, Options::default());
     for (_, vip) in vips() {
-        let mut connection = HttpConnection::open(balanced.client(), vip, &Connect::default()).unwrap();
+        let mut connection =
+            HttpConnection::open(balanced.client(), vip, &Connect::default()).unwrap();
         for seed in 0..5 {
             connection.download(100_000, seed).unwrap();
             for device in balanced.lab.balancer_devices() {
@@ -173,7 +186,10 @@ fn a_backend_that_changes_its_link_address_is_followed(attach: Attach) {
     let backend = &balanced.lab.backends[0];
     let mut connections: Vec<_> = vips()
         .into_iter()
-        .map(|(_, vip)| HttpConnection::open(balanced.client(), vip, &Connect::within(Duration::from_secs(60))).unwrap())
+        .map(|(_, vip)| {
+            HttpConnection::open(balanced.client(), vip, &Connect::within(Duration::from_secs(60)))
+                .unwrap()
+        })
         .collect();
     for connection in &mut connections {
         connection.download(10_000, 1).unwrap();
@@ -217,7 +233,8 @@ fn connections_of_this_host_from_a_service_port_go_on(attach: Attach) {
     let lab = Lab::new(Options::default()).unwrap();
     let [at, _] = lab.backends[0].at(PORT);
     let _server = HttpServer::start(&lab.backends[0].netns, "b1", &[at]).unwrap();
-    let theirs = HttpServer::start(&lab.client().netns, "theirs", &[lab.client().at(PORT)[0]]).unwrap();
+    let theirs =
+        HttpServer::start(&lab.client().netns, "theirs", &[lab.client().at(PORT)[0]]).unwrap();
     let text = format!(
         "[settings]\nattach = \"{}\"\n[[service]]\nname = \"own\"\n\
          listen = {{ interfaces = [\"front\"], port = 5353, protocol = \"both\" }}\n\
@@ -225,7 +242,9 @@ fn connections_of_this_host_from_a_service_port_go_on(attach: Attach) {
         attach.asked
     );
     let balancer = Balancer::start(&lab.balancer, &text);
-    let answered = download(&lab.balancer, theirs.addresses()[0], (1_000_000, 1), &Connect::from_port(5353)).unwrap();
+    let answered =
+        download(&lab.balancer, theirs.addresses()[0], (1_000_000, 1), &Connect::from_port(5353))
+            .unwrap();
     assert_eq!(answered, "theirs");
     assert!(balancer.verdict("local_socket") > 0);
     assert_eq!(balancer.sum("own", "new_flows"), 0);
@@ -254,7 +273,10 @@ fn counters_are_what_was_sent(attach: Attach) {
     });
     let sum = |key| balanced.balancer.sum(name, key);
     let packets = SOCKETS * EACH;
-    assert_eq!((sum("new_flows"), sum("packets_in"), sum("packets_out")), (SOCKETS, packets, packets));
+    assert_eq!(
+        (sum("new_flows"), sum("packets_in"), sum("packets_out")),
+        (SOCKETS, packets, packets)
+    );
     let bytes_in = packets * (20 + 8 + 10);
     // The answer has the backend's name and a colon before it.
     let bytes_out = packets * (20 + 8 + "b1:".len() as u64 + 10);
@@ -286,14 +308,18 @@ fn a_veth_peer_that_takes_no_redirects_is_reached_by_the_stack() {
 
 #[test]
 fn default_offloads_work_at_tc() {
-    let balanced = Balanced::new(TC, Options { checksums: Checksums::Partial, ..Options::default() });
+    let balanced =
+        Balanced::new(TC, Options { checksums: Checksums::Partial, ..Options::default() });
     for (name, vip) in vips() {
         download(balanced.client(), vip, (30_000_000, 1), &Connect::default()).unwrap();
         upload(balanced.client(), vip, (30_000_000, 1), &Connect::default()).unwrap();
         // Packets of many segments count as those.
         let bytes = balanced.balancer.sum(name, "bytes_out");
         let packets = balanced.balancer.sum(name, "packets_out");
-        assert!(bytes > 30_000_000 && bytes / packets <= 1500, "{bytes} bytes in {packets} packets");
+        assert!(
+            bytes > 30_000_000 && bytes / packets <= 1500,
+            "{bytes} bytes in {packets} packets"
+        );
     }
 }
 
@@ -309,7 +335,10 @@ fn an_xdp_program_of_another_is_kept_and_named() {
     std::fs::write(&file, format!("[settings]\nattach = \"xdp\"\n{text}")).unwrap();
     let (code, said) = second.ask(&["run", "-c", file.to_str().unwrap()]);
     assert_eq!(code, 1, "{said}");
-    assert!(said.contains("front has an XDP program already") && said.contains("equipoise_xdp"), "{said}");
+    assert!(
+        said.contains("front has an XDP program already") && said.contains("equipoise_xdp"),
+        "{said}"
+    );
     assert_eq!(first.status()["interfaces"][0]["mode"], "native");
 }
 
@@ -318,7 +347,10 @@ fn filters_of_others_survive_start_and_stop() {
     let lab = Lab::new(Options::default()).unwrap();
     let netns = &lab.balancer;
     netns.output("tc", &["qdisc", "add", "dev", "front", "clsact"]).unwrap();
-    let filter = ["filter", "add", "dev", "front", "ingress", "prio", "7", "protocol", "ip", "u32", "match", "u32", "0", "0", "classid", "1:1"];
+    let filter = [
+        "filter", "add", "dev", "front", "ingress", "prio", "7", "protocol", "ip", "u32", "match",
+        "u32", "0", "0", "classid", "1:1",
+    ];
     netns.output("tc", &filter).unwrap();
     let show = || {
         let qdiscs = netns.output("tc", &["qdisc", "show", "dev", "front"]).unwrap();
@@ -340,7 +372,10 @@ fn a_stopped_balancer_leaves_nothing() {
         assert!(std::fs::exists(&pins).unwrap());
         balanced.balancer.end();
         assert!(!std::fs::exists(&pins).unwrap());
-        assert!(!std::fs::exists(format!("/run/equipoise/{}.sock", balanced.balancer.instance)).unwrap());
+        assert!(
+            !std::fs::exists(format!("/run/equipoise/{}.sock", balanced.balancer.instance))
+                .unwrap()
+        );
         let links = balanced.lab.balancer.output("ip", &["-d", "link"]).unwrap();
         assert!(!links.contains("xdp"), "{links}");
         assert_eq!(balanced.balancer.ask(&["stop"]).0, 4);
@@ -351,9 +386,13 @@ fn a_stopped_balancer_leaves_nothing() {
 fn packets_flow_on_without_the_process_and_stop_ends_that() {
     for attach in [NATIVE, TC] {
         let lab = Lab::new(Options::default()).unwrap();
-        let _servers: Vec<_> =
-            lab.backends.iter().map(|b| HttpServer::start(&b.netns, &b.name, &b.at(PORT)).unwrap()).collect();
-        let text = config(&lab, attach.asked).replace("[settings]\n", "[settings]\non-exit = \"keep\"\n");
+        let _servers: Vec<_> = lab
+            .backends
+            .iter()
+            .map(|b| HttpServer::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
+            .collect();
+        let text =
+            config(&lab, attach.asked).replace("[settings]\n", "[settings]\non-exit = \"keep\"\n");
         let mut balancer = Balancer::start(&lab.balancer, &text);
         let vip = vips()[0].1;
         let client = &lab.client().netns;
@@ -374,12 +413,14 @@ fn a_new_configuration_moves_new_connections_and_breaks_none() {
         let mut balanced = Balanced::new(attach, Options::default());
         let vip = vips()[0].1;
         let client = balanced.lab.client().netns.clone();
-        let mut long: Vec<_> =
-            (0..50).map(|_| HttpConnection::open(&client, vip, &Connect::default()).unwrap()).collect();
+        let mut long: Vec<_> = (0..50)
+            .map(|_| HttpConnection::open(&client, vip, &Connect::default()).unwrap())
+            .collect();
         let held: Vec<_> = long.iter_mut().map(|c| c.ask("/").unwrap().backend).collect();
         let all = backends(&balanced.lab, vip);
         let only = |number: usize| {
-            format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n", attach.asked) + &service("web", vip, &[all[number]])
+            format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n", attach.asked)
+                + &service("web", vip, &[all[number]])
         };
         for number in 0..3 {
             balanced.balancer.reload(&only(number));
@@ -394,7 +435,92 @@ fn a_new_configuration_moves_new_connections_and_breaks_none() {
         // A bad file changes nothing and says so.
         balanced.balancer.write("[[service]]\nname = 7\n");
         balanced.balancer.signal(libc::SIGHUP);
-        wait_until(DEADLINE, "the error in status", || !balanced.balancer.status()["config"]["last_error"].is_null()).unwrap();
+        wait_until(DEADLINE, "the error in status", || {
+            !balanced.balancer.status()["config"]["last_error"].is_null()
+        })
+        .unwrap();
         assert_eq!(Load::of_count(vip, 20).run(&client).failed(), 0);
     }
+}
+
+/// Kernels before 6.6 have no other way; here it is asked for.
+#[test]
+fn filters_on_a_clsact_qdisc_balance_and_leave_others_alone() {
+    use equipoise::apply::Applier;
+    use equipoise::dataplane::kernel::{Device, Kernel, Options as KernelOptions, TcWay};
+    use equipoise_core::config::{AttachMode, parse};
+    use equipoise_core::facts::{Facts, Interface};
+    use equipoise_core::state::State;
+    use equipoise_lab::link::index;
+
+    let lab = Lab::new(Options::default()).unwrap();
+    let servers: Vec<_> = lab
+        .backends
+        .iter()
+        .map(|b| HttpServer::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
+        .collect();
+    let netns = &lab.balancer;
+    let qdiscs = || netns.output("tc", &["qdisc", "show"]).unwrap();
+    let filters = || {
+        ["front", "back"]
+            .map(|d| netns.output("tc", &["filter", "show", "dev", d, "ingress"]).unwrap())
+    };
+    // Another's filter on one device, so that its qdisc is not ours.
+    netns.output("tc", &["qdisc", "add", "dev", "front", "clsact"]).unwrap();
+    let other = [
+        "filter", "add", "dev", "front", "ingress", "prio", "7", "protocol", "ip", "u32", "match",
+        "u32", "0", "0", "classid", "1:1",
+    ];
+    netns.output("tc", &other).unwrap();
+    let before = (qdiscs(), filters());
+
+    let instance = format!("clsact-{}", std::process::id());
+    let start = || {
+        let mut kernel = Kernel::load(&KernelOptions {
+            instance: &instance,
+            max_flows: 1000,
+            tc: TcWay::Clsact,
+        })
+        .unwrap();
+        let interface = |name: &str| {
+            (
+                name.to_owned(),
+                Interface { index: index(netns, name).unwrap(), addresses: Vec::new() },
+            )
+        };
+        let facts = Facts { interfaces: [interface("front"), interface("back")].into() };
+        let mut state =
+            State::new(parse("clsact.toml", &config(&lab, "tc")).unwrap().config, facts);
+        Applier::default().converge(&mut kernel, state.plan()).unwrap();
+        for name in ["front", "back"] {
+            let device = Device {
+                name,
+                index: index(netns, name).unwrap(),
+                native_xdp: false,
+                xdp_program: None,
+                kind: Some("veth"),
+            };
+            let attachment = kernel.attach(&device, AttachMode::Auto).unwrap();
+            assert_eq!((attachment.hook, attachment.mode), ("tc", "clsact"));
+        }
+        kernel
+    };
+    let works = || {
+        for (_, vip) in vips() {
+            let tally = Load::of_count(vip, 50).run(&lab.client().netns);
+            assert_eq!((tally.failed(), tally.answered()), (0, 50), "{:?}", tally.failures);
+        }
+    };
+    let kernel = netns.run(start);
+    works();
+    netns.run(|| kernel.remove()).unwrap();
+    assert_eq!((qdiscs(), filters()), before);
+
+    // The filters outlive the process; what is left of it finds and removes them.
+    let kernel = netns.run(start);
+    netns.run(|| kernel.keep()).unwrap();
+    works();
+    assert!(netns.run(|| Kernel::remove_left(&instance)).unwrap());
+    assert_eq!((qdiscs(), filters()), before);
+    drop(servers);
 }

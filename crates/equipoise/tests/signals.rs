@@ -24,15 +24,9 @@ on-exit = "ON_EXIT"
 "#;
 
 fn world() -> World {
-    let eth0 = Device {
-        index: 2,
-        ..Device::default()
-    };
+    let eth0 = Device { index: 2, ..Device::default() };
     World {
-        reading: Reading {
-            devices: [("eth0".to_owned(), eth0)].into(),
-            ..Reading::default()
-        },
+        reading: Reading { devices: [("eth0".to_owned(), eth0)].into(), ..Reading::default() },
         settings: [("ipv4/conf/eth0/forwarding".to_owned(), "0".to_owned())].into(),
         ..World::default()
     }
@@ -44,10 +38,8 @@ async fn ended_by(signal: i32, on_exit: &str) -> (Option<End>, String, bool) {
     let directory = TempDir::new().unwrap();
     let socket = directory.path().join("test.sock");
     let text = CONFIG.replace("ON_EXIT", on_exit);
-    let (plane, planes) = SimulatedPlane::new(Plane {
-        memory: Memory::new(4096),
-        ..Plane::default()
-    });
+    let (plane, planes) =
+        SimulatedPlane::new(Plane { memory: Memory::new(4096), ..Plane::default() });
     let (machine, world) = SimulatedMachine::new(world());
     let driver = Driver::start(Start {
         instance: "test".to_owned(),
@@ -73,24 +65,13 @@ async fn ended_by(signal: i32, on_exit: &str) -> (Option<End>, String, bool) {
         assert_eq!(unsafe { libc::raise(signal) }, 0);
     };
     let ended = async { tokio::join!(driver.run(), running).0 };
-    tokio::time::timeout(Duration::from_secs(20), ended)
-        .await
-        .expect("it ends")
-        .unwrap();
-    assert_eq!(
-        fs::read_dir(directory.path()).unwrap().count(),
-        0,
-        "socket and lock are gone"
-    );
+    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it ends").unwrap();
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "socket and lock are gone");
     let vip = "203.0.113.10".parse().unwrap();
     let world = world.borrow();
     let end = planes.borrow().end;
     let has_vip = world.reading.devices["eth0"].addresses.contains(&vip);
-    (
-        end,
-        world.settings["ipv4/conf/eth0/forwarding"].clone(),
-        has_vip,
-    )
+    (end, world.settings["ipv4/conf/eth0/forwarding"].clone(), has_vip)
 }
 
 #[tokio::test]

@@ -57,20 +57,12 @@ impl Lab {
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("a.toml");
         fs::write(&file, text).unwrap();
-        let mut plane = Plane {
-            memory: Memory::new(65_536),
-            ..Plane::default()
-        };
+        let mut plane = Plane { memory: Memory::new(65_536), ..Plane::default() };
         prepare(&mut plane);
         let (plane, plane_handle) = SimulatedPlane::new(plane);
         let (machine, world) = SimulatedMachine::new(world());
         let socket = directory.path().join("test.sock");
-        let lab = Self {
-            plane: plane_handle,
-            world,
-            client: Client::new(&socket),
-            directory,
-        };
+        let lab = Self { plane: plane_handle, world, client: Client::new(&socket), directory };
         let driver = Driver::start(Start {
             instance: "test".to_owned(),
             signals: Signals::hear().unwrap(),
@@ -106,9 +98,7 @@ impl Lab {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(DEADLINE, asking)
-            .await
-            .expect("the status never came")
+        tokio::time::timeout(DEADLINE, asking).await.expect("the status never came")
     }
 
     fn attached(&self) -> BTreeSet<String> {
@@ -121,13 +111,7 @@ impl Lab {
 
     fn vips(&self) -> BTreeSet<String> {
         let plane = self.plane.borrow();
-        plane
-            .memory
-            .contents()
-            .services
-            .keys()
-            .map(ToString::to_string)
-            .collect()
+        plane.memory.contents().services.keys().map(ToString::to_string).collect()
     }
 }
 
@@ -157,22 +141,13 @@ fn world() -> World {
     ];
     let way = |address: &str| {
         let next_hop = address.parse().unwrap();
-        (
-            next_hop,
-            Way::Via {
-                interface: 3,
-                next_hop,
-            },
-        )
+        (next_hop, Way::Via { interface: 3, next_hop })
     };
     let ways = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(way);
     let settings = ["eth0", "eth1", "eth2"]
         .map(|name| (format!("ipv4/conf/{name}/forwarding"), "0".to_owned()));
     World {
-        reading: Reading {
-            devices: devices.into(),
-            ways: ways.into(),
-        },
+        reading: Reading { devices: devices.into(), ways: ways.into() },
         settings: settings.into(),
         ..World::default()
     }
@@ -204,12 +179,7 @@ fn ids(plane: &Plane, backend: &str) -> (u32, u32) {
 }
 
 fn keys(value: &Value) -> BTreeSet<String> {
-    value
-        .as_object()
-        .expect("an object")
-        .keys()
-        .cloned()
-        .collect()
+    value.as_object().expect("an object").keys().cloned().collect()
 }
 
 #[tokio::test]
@@ -223,14 +193,9 @@ async fn running_instance_is_attached_where_clients_and_backends_are() {
     assert_eq!(lab.setting("ipv4/conf/eth2/forwarding"), "0");
     // Native XDP runs: devices whose driver takes no redirects leave it to the stack.
     let redirects = lab.plane.borrow().redirects.clone();
-    assert_eq!(
-        redirects.into_iter().collect::<Vec<_>>(),
-        [(2, true), (3, false), (4, false)]
-    );
+    assert_eq!(redirects.into_iter().collect::<Vec<_>>(), [(2, true), (3, false), (4, false)]);
     run(driver, async {
-        let asked = lab
-            .status_when(|_| !lab.world.borrow().asked.is_empty())
-            .await;
+        let asked = lab.status_when(|_| !lab.world.borrow().asked.is_empty()).await;
         assert_eq!(asked.state, Health::Ok, "{:?}", asked.reasons);
         assert_eq!(
             lab.world.borrow().asked.len(),
@@ -282,10 +247,7 @@ async fn status_has_the_published_shape_and_counts() {
         assert!(keys(service).is_superset(&names(["name", "listen", "state", "pools"])));
         assert_eq!(service["new_flows"], 3);
         let pool = &service["pools"][0];
-        assert_eq!(
-            keys(pool),
-            names(["route", "algorithm", "panic", "backends"])
-        );
+        assert_eq!(keys(pool), names(["route", "algorithm", "panic", "backends"]));
         assert_eq!(service["state"], "up");
         let backend = &pool["backends"][0];
         let wanted = [
@@ -323,10 +285,7 @@ async fn status_has_the_published_shape_and_counts() {
         );
         assert_eq!(status["verdicts"]["forwarded_request"], 12);
         assert_eq!(status["hooks"]["xdp"]["forwarded_request"], 7);
-        assert_eq!(
-            keys(&status["interfaces"][0]),
-            names(["name", "hook", "mode", "reason"])
-        );
+        assert_eq!(keys(&status["interfaces"][0]), names(["name", "hook", "mode", "reason"]));
         lab.client.stop().await.unwrap();
     })
     .await
@@ -339,23 +298,11 @@ async fn flows_are_listed_by_service_backend_and_client() {
     lab.plane.send_modify(|plane| {
         let (one, two) = (ids(plane, "10.0.0.1:8080"), ids(plane, "10.0.0.2:8080"));
         let far = (0..1500u16).map(|n| {
-            flow(
-                &format!("198.51.100.1:{}", 1000 + n),
-                "10.0.0.1:8080",
-                one,
-                "established",
-            )
+            flow(&format!("198.51.100.1:{}", 1000 + n), "10.0.0.1:8080", one, "established")
         });
         plane.flows = far.collect();
-        plane
-            .flows
-            .push(flow("[2001:db8::7]:5", "10.0.0.2:8080", two, "opening"));
-        plane.flows.push(flow(
-            "198.51.100.9:5",
-            "10.0.0.9:8080",
-            (4000, 60_000),
-            "closing",
-        ));
+        plane.flows.push(flow("[2001:db8::7]:5", "10.0.0.2:8080", two, "opening"));
+        plane.flows.push(flow("198.51.100.9:5", "10.0.0.9:8080", (4000, 60_000), "closing"));
     });
     run(driver, async {
         let listed = async |service: &str, backend: &str, client: &str| {
@@ -370,13 +317,7 @@ async fn flows_are_listed_by_service_backend_and_client() {
         assert_eq!(listed("", "", "").await.unwrap().len(), 1502);
         assert_eq!(listed("web", "", "").await.unwrap().len(), 1501);
         assert_eq!(listed("", "", "2001:db8::/32").await.unwrap().len(), 1);
-        assert_eq!(
-            listed("web", "10.0.0.1:8080", "198.51.100.0/24")
-                .await
-                .unwrap()
-                .len(),
-            1500
-        );
+        assert_eq!(listed("web", "10.0.0.1:8080", "198.51.100.0/24").await.unwrap().len(), 1500);
         // Its backend has left the configuration, its flow has not ended.
         let gone = listed("", "10.0.0.9:8080", "").await.unwrap();
         assert_eq!((gone.len(), gone[0].service.clone()), (1, None));
@@ -402,35 +343,22 @@ async fn plan_tells_the_steps_and_changes_nothing() {
     let (driver, lab) = Lab::start(CONFIG).await;
     run(driver, async {
         let plan = async |text: &str| {
-            lab.client
-                .plan(&PlanRequest {
-                    name: "new.toml".into(),
-                    text: text.into(),
-                })
-                .await
+            lab.client.plan(&PlanRequest { name: "new.toml".into(), text: text.into() }).await
         };
         let same = plan(CONFIG).await.unwrap();
         assert_eq!((same.running, same.steps), (true, vec![]));
         let before = lab.plane.borrow().memory.contents().clone();
         let more = CONFIG.replace("10.0.0.2:8080", "10.0.0.3:8080");
         let steps = plan(&more).await.unwrap().steps;
-        assert!(
-            steps.iter().any(|step| step.contains("10.0.0.3:8080")),
-            "{steps:?}"
-        );
+        assert!(steps.iter().any(|step| step.contains("10.0.0.3:8080")), "{steps:?}");
         assert_eq!(lab.plane.borrow().memory.contents(), &before);
-        let bad = CONFIG
-            .replace("port = 80 ", "port = 0 ")
-            .replace("weight = 3", "wieght = 3");
+        let bad = CONFIG.replace("port = 80 ", "port = 0 ").replace("weight = 3", "wieght = 3");
         let Err(ClientError::Problem(problem)) = plan(&bad).await else {
             panic!("a bad file was planned")
         };
         assert_eq!(problem.status, 422);
         let pointers: Vec<_> = problem.errors.iter().map(|e| e.pointer.as_str()).collect();
-        assert_eq!(
-            pointers,
-            ["/service/0/listen/port", "/service/0/backends/0/wieght"]
-        );
+        assert_eq!(pointers, ["/service/0/listen/port", "/service/0/backends/0/wieght"]);
         let elsewhere = CONFIG.replace("eth0", "eth9");
         let Err(ClientError::Problem(problem)) = plan(&elsewhere).await else {
             panic!("eth9 was planned")
@@ -448,45 +376,29 @@ async fn reload_takes_a_good_file_and_refuses_a_bad_one_whole() {
     run(driver, async {
         lab.reload(&CONFIG.replace("10.0.0.2:8080", "10.0.0.3:8080"));
         let status = lab.status_when(|s| s.config.generation == 2).await;
-        let addresses: Vec<_> = status.services[0].pools[0]
-            .backends
-            .iter()
-            .map(|b| b.address.to_string())
-            .collect();
+        let addresses: Vec<_> =
+            status.services[0].pools[0].backends.iter().map(|b| b.address.to_string()).collect();
         assert_eq!(addresses, ["10.0.0.1:8080", "10.0.0.3:8080"]);
         assert_eq!(lab.plane.borrow().memory.check_references(), Ok(()));
         let running = lab.client.config().await.unwrap();
-        assert_eq!(
-            running["service"][0]["backends"][1]["address"],
-            "10.0.0.3:8080"
-        );
+        assert_eq!(running["service"][0]["backends"][1]["address"], "10.0.0.3:8080");
 
         let before = lab.plane.borrow().memory.contents().clone();
         for (text, told) in [
             (CONFIG.replace("weight = 3", "weight = 70000"), "70000"),
             (CONFIG.replace("eth0", "eth9"), "eth9"),
-            (
-                format!("{CONFIG}[settings]\nmax-flows = 5000\n"),
-                "settings.max-flows",
-            ),
+            (format!("{CONFIG}[settings]\nmax-flows = 5000\n"), "settings.max-flows"),
         ] {
             lab.reload(&text);
-            let refused = |s: &Status| {
-                s.config
-                    .last_error
-                    .as_ref()
-                    .is_some_and(|e| e.contains(told))
-            };
+            let refused =
+                |s: &Status| s.config.last_error.as_ref().is_some_and(|e| e.contains(told));
             let status = lab.status_when(refused).await;
             assert_eq!(status.config.generation, 2);
             assert_eq!(lab.plane.borrow().memory.contents(), &before);
         }
         lab.reload(&CONFIG.replace("10.0.0.2:8080", "10.0.0.3:8080"));
         let status = lab.status_when(|s| s.config.last_error.is_none()).await;
-        assert_eq!(
-            status.config.generation, 2,
-            "the same configuration again is no new one"
-        );
+        assert_eq!(status.config.generation, 2, "the same configuration again is no new one");
         lab.client.stop().await.unwrap();
     })
     .await
@@ -498,19 +410,10 @@ async fn interfaces_and_addresses_follow_the_configuration() {
     let (driver, lab) = Lab::start(CONFIG).await;
     run(driver, async {
         let has = |device: &str, address: &str| {
-            lab.world.borrow().reading.devices[device]
-                .addresses
-                .contains(&address.parse().unwrap())
+            lab.world.borrow().reading.devices[device].addresses.contains(&address.parse().unwrap())
         };
-        assert!(
-            has("eth0", "203.0.113.10"),
-            "the managed address is added at start"
-        );
-        lab.reload(
-            &CONFIG
-                .replace("eth0", "eth2")
-                .replace("203.0.113.10", "192.0.2.10"),
-        );
+        assert!(has("eth0", "203.0.113.10"), "the managed address is added at start");
+        lab.reload(&CONFIG.replace("eth0", "eth2").replace("203.0.113.10", "192.0.2.10"));
         lab.status_when(|s| {
             s.config.generation == 2 && s.interfaces.iter().any(|i| i.name == "eth2")
         })
@@ -532,9 +435,8 @@ async fn interfaces_and_addresses_follow_the_configuration() {
 
 #[tokio::test]
 async fn service_on_own_addresses_follows_them() {
-    let own = CONFIG
-        .replace("address = \"203.0.113.10\", ", "")
-        .replace("manage-address = true", "");
+    let own =
+        CONFIG.replace("address = \"203.0.113.10\", ", "").replace("manage-address = true", "");
     let (driver, lab) = Lab::start(&own).await;
     assert_eq!(lab.vips(), names(["203.0.113.1:80/tcp on interface 2"]));
     run(driver, async {
@@ -558,23 +460,14 @@ async fn interface_that_is_made_anew_is_attached_anew() {
     let (driver, lab) = Lab::start(CONFIG).await;
     run(driver, async {
         let mut eth0 = Device::default();
-        lab.world
-            .send_modify(|world| eth0 = world.reading.devices.remove("eth0").unwrap());
+        lab.world.send_modify(|world| eth0 = world.reading.devices.remove("eth0").unwrap());
         let status = lab.status_when(|s| s.state == Health::Degraded).await;
-        assert!(
-            status.reasons.iter().any(|r| r.contains("eth0")),
-            "{:?}",
-            status.reasons
-        );
+        assert!(status.reasons.iter().any(|r| r.contains("eth0")), "{:?}", status.reasons);
         assert_eq!(lab.attached(), names(["eth1"]));
         eth0.index = 12;
-        lab.world
-            .send_modify(|world| world.reading.devices.extend([("eth0".to_owned(), eth0)]));
+        lab.world.send_modify(|world| world.reading.devices.extend([("eth0".to_owned(), eth0)]));
         lab.status_when(|s| s.state == Health::Ok).await;
-        assert_eq!(
-            lab.plane.borrow().attached.get(&12).map(String::as_str),
-            Some("eth0")
-        );
+        assert_eq!(lab.plane.borrow().attached.get(&12).map(String::as_str), Some("eth0"));
         assert_eq!(lab.vips(), names(["203.0.113.10:80/tcp on interface 12"]));
         lab.client.stop().await.unwrap();
     })
@@ -586,14 +479,12 @@ async fn interface_that_is_made_anew_is_attached_anew() {
 async fn refused_write_is_told_and_tried_again_until_the_maps_are_right() {
     let (driver, lab) = Lab::start(CONFIG).await;
     run(driver, async {
-        lab.plane
-            .send_modify(|plane| plane.memory.inject(Fault::Every(1)));
+        lab.plane.send_modify(|plane| plane.memory.inject(Fault::Every(1)));
         lab.reload(&CONFIG.replace("10.0.0.2:8080", "10.0.0.3:8080"));
         let status = lab.status_when(|s| s.state == Health::Degraded).await;
         assert!(!status.reasons.is_empty());
         assert_eq!(lab.plane.borrow().memory.check_references(), Ok(()));
-        lab.plane
-            .send_modify(|plane| plane.memory.inject(Fault::Once(3)));
+        lab.plane.send_modify(|plane| plane.memory.inject(Fault::Once(3)));
         lab.status_when(|s| s.state == Health::Ok).await;
         let plane = lab.plane.borrow().clone();
         assert_eq!(plane.memory.check_references(), Ok(()));
@@ -609,15 +500,9 @@ async fn stop_is_answered_when_everything_is_gone() {
     let (driver, lab) = Lab::start(CONFIG).await;
     run(driver, async {
         let mode = fs::metadata(lab.path("test.sock")).unwrap();
-        assert_eq!(
-            std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777,
-            0o600
-        );
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777, 0o600);
         let answer = lab.client.stop().await.unwrap();
-        assert_eq!(
-            (answer.pid, answer.stopped),
-            (Some(std::process::id()), true)
-        );
+        assert_eq!((answer.pid, answer.stopped), (Some(std::process::id()), true));
         assert_eq!(lab.plane.borrow().end, Some(End::Removed));
         assert!(!lab.path("test.sock").exists());
         assert!(!lab.path("test.lock").exists());
@@ -635,24 +520,15 @@ async fn start_that_fails_leaves_nothing() {
     let (failed, lab) =
         Lab::try_start(CONFIG, |plane| plane.refusing.extend(["eth1".to_owned()])).await;
     let error = failed.err().expect("eth1 refuses programs");
-    assert_eq!(
-        error.to_string(),
-        "interface eth1 cannot be attached: eth1 refuses"
-    );
+    assert_eq!(error.to_string(), "interface eth1 cannot be attached: eth1 refuses");
     assert_eq!(lab.plane.borrow().end, Some(End::Removed));
     assert_eq!(lab.attached(), BTreeSet::new());
     assert_eq!(lab.setting("ipv4/conf/eth0/forwarding"), "0");
-    let left: Vec<_> = fs::read_dir(lab.directory.path())
-        .unwrap()
-        .map(|e| e.unwrap().file_name())
-        .collect();
+    let left: Vec<_> =
+        fs::read_dir(lab.directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["a.toml"]);
     let vip = "203.0.113.10".parse().unwrap();
-    assert!(
-        !lab.world.borrow().reading.devices["eth0"]
-            .addresses
-            .contains(&vip)
-    );
+    assert!(!lab.world.borrow().reading.devices["eth0"].addresses.contains(&vip));
 }
 
 #[tokio::test]
@@ -660,29 +536,18 @@ async fn maps_that_cannot_be_filled_at_start_are_a_failed_start() {
     let (failed, lab) = Lab::try_start(CONFIG, |plane| plane.memory.inject(Fault::Once(4))).await;
     assert!(matches!(failed.err(), Some(StartError::Maps(_))));
     assert_eq!(lab.plane.borrow().end, Some(End::Removed));
-    assert_eq!(
-        lab.attached(),
-        BTreeSet::new(),
-        "no program before its maps are right"
-    );
+    assert_eq!(lab.attached(), BTreeSet::new(), "no program before its maps are right");
 }
 
 #[tokio::test]
 async fn socket_of_a_dead_process_is_replaced_and_a_live_one_is_not() {
     let (driver, lab) = Lab::start(CONFIG).await;
     let taken = equipoise::admin::server::AdminSocket::bind(&lab.path("test.sock")).await;
-    assert!(
-        taken
-            .unwrap_err()
-            .to_string()
-            .contains("another process answers there")
-    );
+    assert!(taken.unwrap_err().to_string().contains("another process answers there"));
     let left = lab.path("left.sock");
     drop(tokio::net::UnixListener::bind(&left).unwrap());
     assert!(left.exists());
-    equipoise::admin::server::AdminSocket::bind(&left)
-        .await
-        .expect("nobody answers on it");
+    equipoise::admin::server::AdminSocket::bind(&left).await.expect("nobody answers on it");
     run(driver, async {
         lab.client.stop().await.unwrap();
     })
@@ -722,46 +587,25 @@ async fn commands_show_a_running_instance() {
     let (driver, lab) = Lab::start(CONFIG).await;
     lab.plane.send_modify(|plane| {
         let one = ids(plane, "10.0.0.1:8080");
-        plane.flows = vec![flow(
-            "198.51.100.1:1000",
-            "10.0.0.1:8080",
-            one,
-            "established",
-        )];
+        plane.flows = vec![flow("198.51.100.1:1000", "10.0.0.1:8080", one, "established")];
         plane.verdicts = vec![(Hook::Xdp, Verdict::ForwardedRequest, 7)];
     });
     run(driver, async {
         let command = async |line: &str| {
             let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_equipoise"));
-            command
-                .arg("--socket")
-                .arg(lab.path("test.sock"))
-                .args(line.split(' '));
-            let output = tokio::task::spawn_blocking(move || command.output().unwrap())
-                .await
-                .unwrap();
+            command.arg("--socket").arg(lab.path("test.sock")).args(line.split(' '));
+            let output =
+                tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
             let text = |bytes| String::from_utf8(bytes).unwrap();
-            (
-                output.status.code().unwrap(),
-                text(output.stdout) + &text(output.stderr),
-            )
+            (output.status.code().unwrap(), text(output.stdout) + &text(output.stderr))
         };
         let (exit, status) = command("status").await;
         assert_eq!(exit, 0, "{status}");
         assert!(status.starts_with("ok\n"), "{status}");
-        for told in [
-            "service web",
-            "10.0.0.1:8080",
-            "75",
-            "eth1",
-            "forwarded_request",
-        ] {
+        for told in ["service web", "10.0.0.1:8080", "75", "eth1", "forwarded_request"] {
             assert!(status.contains(told), "{told} in {status}");
         }
-        assert!(
-            !status.contains("no_backend"),
-            "verdicts that nothing met are left out: {status}"
-        );
+        assert!(!status.contains("no_backend"), "verdicts that nothing met are left out: {status}");
         let (exit, json) = command("status --json").await;
         let json: Value = serde_json::from_str(&json).unwrap();
         assert_eq!((exit, &json["instance"]), (0, &json!("test")));
@@ -778,16 +622,10 @@ async fn commands_show_a_running_instance() {
         let (exit, config) = command("config").await;
         assert_eq!(exit, 0, "{config}");
         let again = config::parse("again.toml", &config).unwrap().config;
-        assert_eq!(
-            again.services,
-            config::parse("a.toml", CONFIG).unwrap().config.services
-        );
+        assert_eq!(again.services, config::parse("a.toml", CONFIG).unwrap().config.services);
         let file = lab.path("a.toml").display().to_string();
         let (exit, plan) = command(&format!("plan {file}")).await;
-        assert!(
-            exit == 0 && plan.starts_with("0 steps, against the running instance"),
-            "{plan}"
-        );
+        assert!(exit == 0 && plan.starts_with("0 steps, against the running instance"), "{plan}");
         let (exit, stopped) = command("stop --instance test").await;
         assert_eq!((exit, stopped.as_str()), (0, "instance test stopped\n"));
     })

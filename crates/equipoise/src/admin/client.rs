@@ -47,9 +47,7 @@ pub enum ClientError {
 impl Client {
     /// A client of the instance that listens at `socket`.
     pub fn new(socket: &Path) -> Self {
-        Self {
-            socket: socket.to_owned(),
-        }
+        Self { socket: socket.to_owned() }
     }
 
     /// How the instance is.
@@ -58,8 +56,7 @@ impl Client {
     ///
     /// When there is no answer; so for all that follow.
     pub async fn status(&self) -> Result<Status, ClientError> {
-        self.read(self.send(Method::GET, "status", Bytes::new()).await?)
-            .await
+        self.read(self.send(Method::GET, "status", Bytes::new()).await?).await
     }
 
     /// The flows that pass `filter`.
@@ -69,8 +66,7 @@ impl Client {
     /// When there is no answer.
     pub async fn flows(&self, filter: &FlowFilter) -> Result<Vec<Flow>, ClientError> {
         let path = format!("flows?{}", query(filter));
-        self.read(self.send(Method::GET, &path, Bytes::new()).await?)
-            .await
+        self.read(self.send(Method::GET, &path, Bytes::new()).await?).await
     }
 
     /// The configuration that runs, as JSON.
@@ -79,8 +75,7 @@ impl Client {
     ///
     /// When there is no answer.
     pub async fn config(&self) -> Result<serde_json::Value, ClientError> {
-        self.read(self.send(Method::GET, "config", Bytes::new()).await?)
-            .await
+        self.read(self.send(Method::GET, "config", Bytes::new()).await?).await
     }
 
     /// What a configuration would change.
@@ -89,8 +84,7 @@ impl Client {
     ///
     /// When there is no answer, or the configuration is wrong.
     pub async fn plan(&self, request: &PlanRequest) -> Result<PlanAnswer, ClientError> {
-        self.read(self.send(Method::POST, "plan", json(request)?).await?)
-            .await
+        self.read(self.send(Method::POST, "plan", json(request)?).await?).await
     }
 
     /// Ends the instance; answered when everything is removed.
@@ -99,8 +93,7 @@ impl Client {
     ///
     /// When there is no answer, or something could not be removed.
     pub async fn stop(&self) -> Result<StopAnswer, ClientError> {
-        self.read(self.send(Method::POST, "stop", Bytes::new()).await?)
-            .await
+        self.read(self.send(Method::POST, "stop", Bytes::new()).await?).await
     }
 
     async fn send(
@@ -109,9 +102,7 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<Response<Incoming>, ClientError> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|e| self.unreachable(e))?;
+        let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.unreachable(e))?;
         let talk = |e: hyper::Error| ClientError::Talk(e.to_string());
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(talk)?;
@@ -132,9 +123,7 @@ impl Client {
     ) -> Result<T, ClientError> {
         let status = response.status();
         let body = response.into_body().collect().await;
-        let body = body
-            .map_err(|e| ClientError::Talk(e.to_string()))?
-            .to_bytes();
+        let body = body.map_err(|e| ClientError::Talk(e.to_string()))?.to_bytes();
         if status != StatusCode::OK {
             let problem = serde_json::from_slice(&body);
             let problem =
@@ -155,29 +144,14 @@ impl Client {
 }
 
 fn json<T: Serialize>(value: &T) -> Result<Bytes, ClientError> {
-    serde_json::to_vec(value)
-        .map(Bytes::from)
-        .map_err(|e| ClientError::Talk(e.to_string()))
+    serde_json::to_vec(value).map(Bytes::from).map_err(|e| ClientError::Talk(e.to_string()))
 }
 
 fn query(filter: &FlowFilter) -> String {
-    let FlowFilter {
-        service,
-        backend,
-        client,
-    } = filter;
-    let pairs = [
-        ("service", service),
-        ("backend", backend),
-        ("client", client),
-    ];
-    let given = pairs
-        .iter()
-        .filter_map(|(key, value)| Some((key, value.as_ref()?)));
-    given
-        .map(|(key, value)| format!("{key}={}", encode(value)))
-        .collect::<Vec<_>>()
-        .join("&")
+    let FlowFilter { service, backend, client } = filter;
+    let pairs = [("service", service), ("backend", backend), ("client", client)];
+    let given = pairs.iter().filter_map(|(key, value)| Some((key, value.as_ref()?)));
+    given.map(|(key, value)| format!("{key}={}", encode(value))).collect::<Vec<_>>().join("&")
 }
 
 /// Percent-encoding of all but the unreserved characters of RFC 3986.
@@ -205,9 +179,6 @@ mod tests {
             backend: Some("[2001:db8::1]:80".into()),
             client: None,
         };
-        assert_eq!(
-            query(&filter),
-            "service=a%20b%26c&backend=%5B2001%3Adb8%3A%3A1%5D%3A80"
-        );
+        assert_eq!(query(&filter), "service=a%20b%26c&backend=%5B2001%3Adb8%3A%3A1%5D%3A80");
     }
 }

@@ -50,10 +50,7 @@ impl InstanceLock {
     /// When another process has it, or the file cannot be made.
     pub fn take(directory: &Path, instance: &str) -> Result<Self, LockError> {
         let path = directory.join(format!("{instance}.lock"));
-        let failed = |source| LockError::File {
-            path: path.clone(),
-            source,
-        };
+        let failed = |source| LockError::File { path: path.clone(), source };
         let mut made_directory = false;
         loop {
             made_directory |= make(directory).map_err(failed)?;
@@ -73,10 +70,7 @@ impl InstanceLock {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     let instance = instance.to_owned();
-                    return Err(LockError::Held {
-                        instance,
-                        pid: pid(&mut file),
-                    });
+                    return Err(LockError::Held { instance, pid: pid(&mut file) });
                 }
                 Err(TryLockError::Error(source)) => return Err(failed(source)),
             }
@@ -84,15 +78,9 @@ impl InstanceLock {
             if !still_named(&file, &path) {
                 continue;
             }
-            let written = file
-                .set_len(0)
-                .and_then(|()| writeln!(file, "{}", std::process::id()));
+            let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
             written.map_err(failed)?;
-            return Ok(Self {
-                path,
-                file,
-                made_directory,
-            });
+            return Ok(Self { path, file, made_directory });
         }
     }
 }

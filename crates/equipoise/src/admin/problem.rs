@@ -72,10 +72,7 @@ impl ProblemDetails {
 
     /// The configuration in the request is wrong.
     pub fn bad_config(detail: impl Into<String>, errors: Vec<ConfigError>) -> Self {
-        Self {
-            errors,
-            ..Self::of(StatusCode::UNPROCESSABLE_ENTITY, "bad-config", detail)
-        }
+        Self { errors, ..Self::of(StatusCode::UNPROCESSABLE_ENTITY, "bad-config", detail) }
     }
 
     /// It was right and did not work.
@@ -85,20 +82,12 @@ impl ProblemDetails {
 
     /// The instance is ending.
     pub fn ending() -> Self {
-        Self::of(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "ending",
-            "the instance is ending",
-        )
+        Self::of(StatusCode::SERVICE_UNAVAILABLE, "ending", "the instance is ending")
     }
 
     /// The route is there, with another method.
     pub fn wrong_method() -> Self {
-        Self::of(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "wrong-method",
-            "this resource has no such method",
-        )
+        Self::of(StatusCode::METHOD_NOT_ALLOWED, "wrong-method", "this resource has no such method")
     }
 
     fn of(status: StatusCode, kind: &str, detail: impl Into<String>) -> Self {
@@ -148,14 +137,8 @@ mod tests {
 
     #[test]
     fn keys_become_json_pointers() {
-        assert_eq!(
-            pointer("service[0].listen.interfaces[1]"),
-            "/service/0/listen/interfaces/1"
-        );
-        assert_eq!(
-            pointer("settings.attach.\"eth0.100\""),
-            "/settings/attach/eth0.100"
-        );
+        assert_eq!(pointer("service[0].listen.interfaces[1]"), "/service/0/listen/interfaces/1");
+        assert_eq!(pointer("settings.attach.\"eth0.100\""), "/settings/attach/eth0.100");
         assert_eq!(pointer(""), "");
     }
 }

@@ -40,10 +40,7 @@ async fn flows(
 ) -> Result<Response, ProblemDetails> {
     let Query(filter) = filter.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
     let flows = ask(&access, |reply| Command::Flows(filter, reply)).await?;
-    Ok((
-        [(header::CONTENT_TYPE, "application/json")],
-        Body::from_stream(array(flows)),
-    )
+    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(array(flows)))
         .into_response())
 }
 
@@ -56,9 +53,7 @@ async fn plan(
     request: Result<Json<PlanRequest>, JsonRejection>,
 ) -> Result<Json<PlanAnswer>, ProblemDetails> {
     let Json(request) = request.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
-    ask(&access, |reply| Command::Plan(request, reply))
-        .await
-        .map(Json)
+    ask(&access, |reply| Command::Plan(request, reply)).await.map(Json)
 }
 
 async fn stop(State(access): State<Access>) -> Result<Json<StopAnswer>, ProblemDetails> {
@@ -70,11 +65,7 @@ async fn ask<T>(
     command: impl FnOnce(Reply<T>) -> Command,
 ) -> Result<T, ProblemDetails> {
     let (reply, answer) = oneshot::channel();
-    access
-        .commands
-        .send(command(reply))
-        .await
-        .map_err(|_| ProblemDetails::ending())?;
+    access.commands.send(command(reply)).await.map_err(|_| ProblemDetails::ending())?;
     answer.await.map_err(|_| ProblemDetails::ending())?
 }
 

@@ -48,10 +48,7 @@ impl AdminSocket {
     ///
     /// When somebody answers there, or it cannot be made.
     pub async fn bind(path: &Path) -> Result<Self, SocketError> {
-        let failed = |source| SocketError {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| SocketError { path: path.to_owned(), source };
         if UnixStream::connect(path).await.is_ok() {
             return Err(failed(io::Error::new(
                 io::ErrorKind::AddrInUse,
@@ -68,10 +65,7 @@ impl AdminSocket {
             remove(&fresh).map_err(failed)?;
             return Err(failed(source));
         }
-        Ok(Self {
-            path: path.to_owned(),
-            listener,
-        })
+        Ok(Self { path: path.to_owned(), listener })
     }
 
     /// Serves the admin API on it, in a task of its own.
@@ -86,11 +80,7 @@ impl AdminSocket {
                 })
                 .into_future(),
         );
-        Server {
-            path: self.path,
-            end,
-            task,
-        }
+        Server { path: self.path, end, task }
     }
 }
 

@@ -176,10 +176,7 @@ mod tests {
         let global = parse("equipoise --instance web-2 status").unwrap().global;
         assert_eq!(global.socket(), Path::new("/run/equipoise/web-2.sock"));
         assert_eq!(global.config(), Path::new(DEFAULT_CONFIG));
-        assert_eq!(
-            parse("equipoise status").unwrap().global.instance,
-            "default"
-        );
+        assert_eq!(parse("equipoise status").unwrap().global.instance, "default");
     }
 
     #[test]
@@ -195,17 +192,12 @@ mod tests {
     #[test]
     fn run_takes_several_interfaces_and_targets() {
         let line = "equipoise run -i eth0 eth1 -i eth2 -p 80 -t 10.0.0.1:8080 [2001:db8::1]:8080";
-        let Command::Run(run) = parse(line).unwrap().command else {
-            panic!("not run")
-        };
+        let Command::Run(run) = parse(line).unwrap().command else { panic!("not run") };
         assert_eq!(run.interface, ["eth0", "eth1", "eth2"]);
         assert_eq!(run.port, Some(80));
         assert_eq!(run.target.len(), 2);
         assert!(run.has_flags());
-        assert_eq!(
-            parse("equipoise run -i eth0 -p http").unwrap_err(),
-            ErrorKind::ValueValidation
-        );
+        assert_eq!(parse("equipoise run -i eth0 -p http").unwrap_err(), ErrorKind::ValueValidation);
     }
 
     #[test]
@@ -214,10 +206,7 @@ mod tests {
             parse("equipoise drain web 10.0.0.1:80").unwrap_err(),
             ErrorKind::InvalidSubcommand
         );
-        assert_eq!(
-            parse("equipoise reload").unwrap_err(),
-            ErrorKind::InvalidSubcommand
-        );
+        assert_eq!(parse("equipoise reload").unwrap_err(), ErrorKind::InvalidSubcommand);
         assert_eq!(
             parse("equipoise").unwrap_err(),
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand

@@ -34,10 +34,7 @@ pub(super) async fn check(global: &Global, asked: &Check) -> Result<(), Failure>
         Err(problems) => (problems, Vec::new()),
         Ok(checked) if asked.host => {
             let mut machine = Netlink::open().map_err(Failure::failed)?;
-            let reading = machine
-                .read(&targets(&checked.config))
-                .await
-                .map_err(Failure::failed)?;
+            let reading = machine.read(&targets(&checked.config)).await.map_err(Failure::failed)?;
             let found = check::check(&checked.config, &text.text, &reading);
             (found.problems, [checked.notes, found.notes].concat())
         }
@@ -57,11 +54,7 @@ pub(super) async fn check(global: &Global, asked: &Check) -> Result<(), Failure>
     if !problems.is_empty() {
         return Err(Failure::said(Exit::Usage));
     }
-    if global.json {
-        Ok(())
-    } else {
-        print(&format!("{}: ok\n", text.name))
-    }
+    if global.json { Ok(()) } else { print(&format!("{}: ok\n", text.name)) }
 }
 
 /// Reads and checks a file; says what is wrong with it.
@@ -69,11 +62,7 @@ pub(super) fn load(global: &Global, file: Option<&PathBuf>) -> Result<Loaded, Fa
     let path = self::file(global, file)?;
     let text = read(&path)?;
     match config::parse(&text.name, &text.text) {
-        Ok(checked) => Ok(Loaded {
-            config: checked.config,
-            text,
-            notes: checked.notes,
-        }),
+        Ok(checked) => Ok(Loaded { config: checked.config, text, notes: checked.notes }),
         Err(problems) => {
             report::problems(&text, &problems);
             Err(Failure::said(Exit::Usage))
@@ -84,10 +73,9 @@ pub(super) fn load(global: &Global, file: Option<&PathBuf>) -> Result<Loaded, Fa
 /// The file that a command is about.
 fn file(global: &Global, file: Option<&PathBuf>) -> Result<PathBuf, Failure> {
     match (file, &global.config) {
-        (Some(_), Some(_)) => Err(Failure::new(
-            Exit::Usage,
-            "the file is named twice, with -c and without",
-        )),
+        (Some(_), Some(_)) => {
+            Err(Failure::new(Exit::Usage, "the file is named twice, with -c and without"))
+        }
         (Some(file), None) => Ok(file.clone()),
         (None, _) => Ok(global.config()),
     }

@@ -46,11 +46,7 @@ fn shown(flows: &[Flow]) -> String {
         1 => "1 flow".to_owned(),
         n => format!("{n} flows"),
     };
-    if flows.is_empty() {
-        format!("{total}\n")
-    } else {
-        format!("{table}\n{total}\n")
-    }
+    if flows.is_empty() { format!("{total}\n") } else { format!("{table}\n{total}\n") }
 }
 
 fn seconds(seconds: f64) -> String {

@@ -29,11 +29,8 @@ pub(super) async fn plan(global: &Global, asked: &Plan) -> Result<(), Failure> {
     if asked.dump {
         return print(&answer.dump);
     }
-    let against = if answer.running {
-        "the running instance"
-    } else {
-        "nothing: no instance is running"
-    };
+    let against =
+        if answer.running { "the running instance" } else { "nothing: no instance is running" };
     let mut text = format!("{} steps, against {against}\n", answer.steps.len());
     for step in &answer.steps {
         text.push_str(&format!("  {step}\n"));
@@ -42,10 +39,7 @@ pub(super) async fn plan(global: &Global, asked: &Plan) -> Result<(), Failure> {
 }
 
 async fn against_instance(global: &Global, loaded: Loaded) -> Result<PlanAnswer, Failure> {
-    let request = PlanRequest {
-        name: loaded.text.name.clone(),
-        text: loaded.text.text.clone(),
-    };
+    let request = PlanRequest { name: loaded.text.name.clone(), text: loaded.text.text.clone() };
     match global.client().plan(&request).await {
         Ok(answer) => Ok(answer),
         Err(ClientError::NoInstance(_)) => against_nothing(loaded).await,
@@ -55,10 +49,7 @@ async fn against_instance(global: &Global, loaded: Loaded) -> Result<PlanAnswer,
 
 async fn against_nothing(loaded: Loaded) -> Result<PlanAnswer, Failure> {
     let mut machine = Netlink::open().map_err(Failure::failed)?;
-    let reading = machine
-        .read(&targets(&loaded.config))
-        .await
-        .map_err(Failure::failed)?;
+    let reading = machine.read(&targets(&loaded.config)).await.map_err(Failure::failed)?;
     let mut state = State::new(loaded.config, reading.facts());
     state.plan();
     let desired = state.planned();

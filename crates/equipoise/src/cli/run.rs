@@ -11,7 +11,7 @@ use super::check::{Loaded, load};
 use super::source::Text;
 use super::{Exit, Failure, print, print_json, report};
 use crate::admin::lock::InstanceLock;
-use crate::dataplane::kernel::{Kernel, Options};
+use crate::dataplane::kernel::{Kernel, Options, TcWay};
 use crate::driver::{Driver, Signals, Source, Start, targets};
 use crate::host::{Machine, Netlink, check, requirements};
 
@@ -29,19 +29,12 @@ pub(super) async fn run(global: &Global, flags: &Run) -> Result<(), Failure> {
     let options = Options {
         instance: &global.instance,
         max_flows: config.settings.max_flows,
+        tc: TcWay::default(),
     };
     let plane = Kernel::load(&options).map_err(Failure::failed)?;
     let instance = global.instance.clone();
-    let start = Start {
-        instance,
-        signals,
-        lock,
-        socket: global.socket(),
-        source,
-        config,
-        machine,
-        plane,
-    };
+    let start =
+        Start { instance, signals, lock, socket: global.socket(), source, config, machine, plane };
     let driver = Driver::start(start).await.map_err(Failure::failed)?;
     said(global)?;
     driver.run().await.map_err(Failure::failed)
@@ -61,20 +54,13 @@ fn usage(global: &Global, flags: &Run) -> Result<(), Failure> {
         ("-p", flags.port.is_some()),
         ("-t", !flags.target.is_empty()),
     ];
-    let missing: Vec<_> = there
-        .iter()
-        .filter(|(_, there)| !there)
-        .map(|(flag, _)| *flag)
-        .collect();
+    let missing: Vec<_> = there.iter().filter(|(_, there)| !there).map(|(flag, _)| *flag).collect();
     if missing.is_empty() {
         return Ok(());
     }
     Err(Failure::new(
         Exit::Usage,
-        format!(
-            "-i, -p and -t belong together; missing: {}",
-            missing.join(", ")
-        ),
+        format!("-i, -p and -t belong together; missing: {}", missing.join(", ")),
     ))
 }
 
@@ -88,14 +74,7 @@ fn configuration(global: &Global, flags: &Run) -> Result<(Loaded, Source), Failu
     let (interfaces, targets) = (&flags.interface, &flags.target);
     let text = Text::of_flags(config::flags_text(interfaces, port, targets));
     match config::from_flags(interfaces, port, targets) {
-        Ok(config) => Ok((
-            Loaded {
-                config,
-                text,
-                notes: Vec::new(),
-            },
-            Source::Flags,
-        )),
+        Ok(config) => Ok((Loaded { config, text, notes: Vec::new() }, Source::Flags)),
         Err(problems) => {
             report::problems(&text, &problems);
             Err(Failure::said(Exit::Usage))
@@ -104,10 +83,7 @@ fn configuration(global: &Global, flags: &Run) -> Result<(Loaded, Source), Failu
 }
 
 async fn check_host(machine: &mut Netlink, loaded: &Loaded) -> Result<(), Failure> {
-    let reading = machine
-        .read(&targets(&loaded.config))
-        .await
-        .map_err(Failure::failed)?;
+    let reading = machine.read(&targets(&loaded.config)).await.map_err(Failure::failed)?;
     let found = check::check(&loaded.config, &loaded.text.text, &reading);
     report::notes(&loaded.text, &[loaded.notes.clone(), found.notes].concat());
     if found.problems.is_empty() {
@@ -124,10 +100,7 @@ fn said(global: &Global) -> Result<(), Failure> {
             &json!({ "state": "running", "instance": instance, "pid": pid, "socket": socket }),
         );
     }
-    print(&format!(
-        "running: instance {instance}, pid {pid}, socket {}\n",
-        socket.display()
-    ))
+    print(&format!("running: instance {instance}, pid {pid}, socket {}\n", socket.display()))
 }
 
 #[cfg(test)]
@@ -138,9 +111,7 @@ mod tests {
 
     fn refused(line: &str) -> Option<(Exit, String)> {
         let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
-        let Command::Run(flags) = &arguments.command else {
-            panic!("not run")
-        };
+        let Command::Run(flags) = &arguments.command else { panic!("not run") };
         let failure = usage(&arguments.global, flags).err()?;
         Some((failure.exit, failure.message.unwrap_or_default()))
     }

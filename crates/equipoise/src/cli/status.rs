@@ -32,16 +32,8 @@ fn write(text: &mut String, status: &Status) -> std::fmt::Result {
     if let Some(error) = &status.config.last_error {
         writeln!(text, "  ! the last reload was refused: {error}")?;
     }
-    for service in status
-        .services
-        .iter()
-        .filter(|s| s.state == ServiceState::Down)
-    {
-        writeln!(
-            text,
-            "  ! service {} has no backend to choose",
-            service.name
-        )?;
+    for service in status.services.iter().filter(|s| s.state == ServiceState::Down) {
+        writeln!(text, "  ! service {} has no backend to choose", service.name)?;
     }
     for note in &status.notes {
         writeln!(text, "  note: {note}")?;
@@ -50,10 +42,7 @@ fn write(text: &mut String, status: &Status) -> std::fmt::Result {
     let path = config.path.as_deref().unwrap_or("from flags");
     let uptime = humantime::format_duration(std::time::Duration::from_secs(status.uptime_seconds));
     let (version, instance, pid) = (&status.version, &status.instance, status.pid);
-    writeln!(
-        text,
-        "instance {instance}, version {version}, pid {pid}, up {uptime}"
-    )?;
+    writeln!(text, "instance {instance}, version {version}, pid {pid}, up {uptime}")?;
     writeln!(
         text,
         "configuration {path}, generation {}, taken {}",
@@ -76,11 +65,8 @@ fn write_service(text: &mut String, service: &ServiceStatus) -> std::fmt::Result
     let listen = &service.listen;
     let (name, interfaces) = (&service.name, listen.interfaces.join(", "));
     let addresses: Vec<_> = listen.addresses.iter().map(ToString::to_string).collect();
-    let addresses = if addresses.is_empty() {
-        "no address".to_owned()
-    } else {
-        addresses.join(", ")
-    };
+    let addresses =
+        if addresses.is_empty() { "no address".to_owned() } else { addresses.join(", ") };
     writeln!(
         text,
         "\nservice {name}: {addresses} port {}/{} on {interfaces}",
@@ -119,23 +105,14 @@ fn write_service(text: &mut String, service: &ServiceStatus) -> std::fmt::Result
 fn write_interfaces(text: &mut String, status: &Status) -> std::fmt::Result {
     let mut table = table(&["INTERFACE", "HOOK", "MODE", "WHY"]);
     for interface in &status.interfaces {
-        table.add_row([
-            &interface.name,
-            &interface.hook,
-            &interface.mode,
-            &interface.reason,
-        ]);
+        table.add_row([&interface.name, &interface.hook, &interface.mode, &interface.reason]);
     }
     writeln!(text, "\n{table}")
 }
 
 fn write_verdicts(text: &mut String, status: &Status) -> std::fmt::Result {
     let mut table = table(&["VERDICT", "PACKETS"]);
-    let seen: Vec<_> = status
-        .verdicts
-        .iter()
-        .filter(|(_, count)| **count > 0)
-        .collect();
+    let seen: Vec<_> = status.verdicts.iter().filter(|(_, count)| **count > 0).collect();
     if seen.is_empty() {
         return writeln!(text, "\nno packets yet");
     }

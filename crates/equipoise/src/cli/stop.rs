@@ -28,21 +28,12 @@ fn clear(global: &Global) -> Result<(), Failure> {
     // It stays when another instance is in it.
     let _: std::io::Result<()> = std::fs::remove_dir(RUN_DIRECTORY);
     if !socket && !pins {
-        let message = format!(
-            "no instance {:?} is running, and nothing of one is left",
-            global.instance
-        );
+        let message =
+            format!("no instance {:?} is running, and nothing of one is left", global.instance);
         return Err(Failure::new(Exit::NoInstance, message));
     }
-    let answer = StopAnswer {
-        pid: None,
-        stopped: true,
-    };
-    said(
-        global,
-        &answer,
-        "was not running; what it had left is removed",
-    )
+    let answer = StopAnswer { pid: None, stopped: true };
+    said(global, &answer, "was not running; what it had left is removed")
 }
 
 fn said(global: &Global, answer: &StopAnswer, what: &str) -> Result<(), Failure> {

@@ -14,12 +14,13 @@ use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::AttachMode;
 use equipoise_core::diff::Step;
 
-use self::attach::Attached;
+use self::attach::{Attached, Place};
 use self::pin::{Pins, refused};
 use self::table::Tables;
 use super::{Maps, StepError};
 
 mod attach;
+mod clsact;
 mod flow;
 mod pin;
 mod run;
@@ -33,6 +34,18 @@ pub struct Options<'a> {
     pub instance: &'a str,
     /// Flows that each family's table holds.
     pub max_flows: u32,
+    /// How TC programs are attached.
+    pub tc: TcWay,
+}
+
+/// How TC programs are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TcWay {
+    /// By TCX links where the kernel has them (6.6), else by filters on a `clsact` qdisc.
+    #[default]
+    Newest,
+    /// By filters on a `clsact` qdisc.
+    Clsact,
 }
 
 /// What a device is like, as far as attaching depends on it.
@@ -100,6 +113,7 @@ pub struct Kernel {
     tables: Tables,
     attached: BTreeMap<u32, Attached>,
     max_flows: u32,
+    tc: TcWay,
 }
 
 impl Kernel {
@@ -117,7 +131,8 @@ impl Kernel {
         let pins = Pins::of(options.instance);
         if pins.exists() {
             tracing::info!(instance = options.instance, "replacing what an earlier process left");
-            pins.remove().map_err(|error| refused("removing what an earlier process left", &error))?;
+            pins.remove()
+                .map_err(|error| refused("removing what an earlier process left", &error))?;
         }
         pins.prepare()?;
         let loaded = open(&pins, options.max_flows, Dry::No).and_then(|mut ebpf| {
@@ -127,7 +142,8 @@ impl Kernel {
         });
         match loaded {
             Ok((ebpf, tables)) => {
-                Ok(Self { ebpf, pins, tables, attached: BTreeMap::new(), max_flows: options.max_flows })
+                let Options { max_flows, tc, .. } = *options;
+                Ok(Self { ebpf, pins, tables, attached: BTreeMap::new(), max_flows, tc })
             }
             Err(error) => {
                 if let Err(left) = pins.remove() {
@@ -143,8 +159,13 @@ impl Kernel {
     /// # Errors
     ///
     /// When the kernel or the device refuses; nothing is attached to the device then.
-    pub fn attach(&mut self, device: &Device<'_>, mode: AttachMode) -> Result<Attachment, KernelError> {
-        let (attached, attachment) = attach::attach(&mut self.ebpf, &self.pins, device, mode)?;
+    pub fn attach(
+        &mut self,
+        device: &Device<'_>,
+        mode: AttachMode,
+    ) -> Result<Attachment, KernelError> {
+        let (attached, attachment) =
+            attach::attach(&mut self.ebpf, &Place { pins: &self.pins, tc: self.tc }, device, mode)?;
         if let Some(old) = self.attached.insert(device.index, attached) {
             old.detach();
         }
@@ -302,7 +323,9 @@ fn open(pins: &Pins, max_flows: u32, dry: Dry) -> Result<Ebpf, KernelError> {
     }
     let mut ebpf = loader.load(OBJECT).map_err(|error| load_error(&error))?;
     for name in [attach::XDP, attach::XDP_GENERIC, attach::IN, attach::OUT] {
-        let program = ebpf.program_mut(name).ok_or_else(|| refused("loading", &format!("no program {name}")))?;
+        let program = ebpf
+            .program_mut(name)
+            .ok_or_else(|| refused("loading", &format!("no program {name}")))?;
         match program {
             Program::Xdp(program) => program.load(),
             Program::SchedClassifier(program) => program.load(),
@@ -310,7 +333,9 @@ fn open(pins: &Pins, max_flows: u32, dry: Dry) -> Result<Ebpf, KernelError> {
         }
         .map_err(|error| load_error(&error))?;
         if dry == 0 {
-            program.pin(pins.program(name)).map_err(|error| refused(&format!("pinning {name}"), &error))?;
+            program
+                .pin(pins.program(name))
+                .map_err(|error| refused(&format!("pinning {name}"), &error))?;
         }
     }
     Ok(ebpf)

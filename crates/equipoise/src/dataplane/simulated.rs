@@ -54,12 +54,7 @@ impl Simulated {
     /// A data plane and the handle by which a test watches and changes it.
     pub fn new(plane: Plane) -> (Self, watch::Sender<Plane>) {
         let (plane, _) = watch::channel(plane);
-        (
-            Self {
-                plane: plane.clone(),
-            },
-            plane,
-        )
+        (Self { plane: plane.clone() }, plane)
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Plane) -> T) -> T {
@@ -88,11 +83,7 @@ impl DataPlane for Simulated {
                 AttachMode::XdpGeneric => ("xdp", "generic"),
                 AttachMode::Auto | AttachMode::Tc => ("tc", "tcx"),
             };
-            Ok(Attachment {
-                hook,
-                mode: attached,
-                reason: "simulated".to_owned(),
-            })
+            Ok(Attachment { hook, mode: attached, reason: "simulated".to_owned() })
         })
     }
 
@@ -110,19 +101,13 @@ impl DataPlane for Simulated {
     }
 
     fn service_traffic(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, KernelError> {
-        Ok(self.with(|plane| {
-            ids.iter()
-                .map(|&id| (id, *plane.memory.service_traffic(id)))
-                .collect()
-        }))
+        Ok(self
+            .with(|plane| ids.iter().map(|&id| (id, *plane.memory.service_traffic(id))).collect()))
     }
 
     fn backend_traffic(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, KernelError> {
-        Ok(self.with(|plane| {
-            ids.iter()
-                .map(|&id| (id, *plane.memory.backend_traffic(id)))
-                .collect()
-        }))
+        Ok(self
+            .with(|plane| ids.iter().map(|&id| (id, *plane.memory.backend_traffic(id))).collect()))
     }
 
     fn flows(&self, each: &mut dyn FnMut(FlowRow) -> bool) -> Result<(), KernelError> {

@@ -58,11 +58,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.sample_flows()?;
         let counted = self.count()?;
         let flows = self.flows.as_ref();
-        let refused = counted
-            .verdicts
-            .get(Verdict::FlowRefused.name())
-            .copied()
-            .unwrap_or_default();
+        let refused =
+            counted.verdicts.get(Verdict::FlowRefused.name()).copied().unwrap_or_default();
         let reasons = self.reasons();
         let services = self.state.services();
         Ok(Status {
@@ -70,18 +67,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             instance: self.instance.clone(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            state: if reasons.is_empty() {
-                Health::Ok
-            } else {
-                Health::Degraded
-            },
+            state: if reasons.is_empty() { Health::Ok } else { Health::Degraded },
             reasons,
             notes: self.notes(),
             config: self.config_status(),
-            services: services
-                .iter()
-                .map(|view| service(view, &counted, flows))
-                .collect(),
+            services: services.iter().map(|view| service(view, &counted, flows)).collect(),
             interfaces: self.interfaces.status(),
             flow_table: FlowTable {
                 size: self.state.config().settings.max_flows.into(),
@@ -114,10 +104,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let planned = self.state.planned();
         let services: Vec<u32> = planned.service_terms.keys().copied().collect();
         let backends: Vec<u32> = planned.backends.keys().copied().collect();
-        let mut verdicts: BTreeMap<String, u64> = Verdict::ALL
-            .iter()
-            .map(|v| (v.name().to_owned(), 0))
-            .collect();
+        let mut verdicts: BTreeMap<String, u64> =
+            Verdict::ALL.iter().map(|v| (v.name().to_owned(), 0)).collect();
         let mut hooks: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
         for (hook, verdict, count) in self.plane.verdicts()? {
             *verdicts.entry(verdict.name().to_owned()).or_default() += count;
@@ -137,11 +125,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 
     fn sample_flows(&mut self) -> Result<(), KernelError> {
-        if self
-            .flows
-            .as_ref()
-            .is_some_and(|f| f.taken.elapsed() < f.took * 10)
-        {
+        if self.flows.as_ref().is_some_and(|f| f.taken.elapsed() < f.took * 10) {
             return Ok(());
         }
         let began = Instant::now();
@@ -190,11 +174,7 @@ fn service(view: &ServiceView<'_>, counted: &Counted, flows: Option<&FlowSample>
     let mut addresses: Vec<_> = view.keys.iter().map(|key| key.vip().ip()).collect();
     addresses.sort_unstable();
     addresses.dedup();
-    let backends: Vec<_> = view
-        .backends
-        .iter()
-        .map(|b| backend(b, counted, flows))
-        .collect();
+    let backends: Vec<_> = view.backends.iter().map(|b| backend(b, counted, flows)).collect();
     let up = backends.iter().any(|b| b.effective_weight > 0.0);
     ServiceStatus {
         name: config.name.clone(),
@@ -205,16 +185,8 @@ fn service(view: &ServiceView<'_>, counted: &Counted, flows: Option<&FlowSample>
             port: config.listen.port,
             protocol: protocol(config.listen.protocol).to_owned(),
         },
-        state: if up {
-            ServiceState::Up
-        } else {
-            ServiceState::Down
-        },
-        traffic: view
-            .id
-            .and_then(|id| counted.services.get(&id))
-            .map(counters)
-            .unwrap_or_default(),
+        state: if up { ServiceState::Up } else { ServiceState::Down },
+        traffic: view.id.and_then(|id| counted.services.get(&id)).map(counters).unwrap_or_default(),
         pools: vec![PoolStatus {
             route: "default".to_owned(),
             algorithm: algorithm(config.algorithm).to_owned(),
@@ -225,10 +197,7 @@ fn service(view: &ServiceView<'_>, counted: &Counted, flows: Option<&FlowSample>
 }
 
 fn backend(view: &BackendView, counted: &Counted, flows: Option<&FlowSample>) -> BackendStatus {
-    let live = view
-        .id
-        .zip(flows)
-        .and_then(|(id, flows)| flows.by_backend.get(&id));
+    let live = view.id.zip(flows).and_then(|(id, flows)| flows.by_backend.get(&id));
     BackendStatus {
         address: view.address,
         configured_weight: view.configured_weight,
@@ -238,31 +207,14 @@ fn backend(view: &BackendView, counted: &Counted, flows: Option<&FlowSample>) ->
         breaker: "closed".to_owned(),
         draining: false,
         live_flows: live.copied().unwrap_or_default(),
-        traffic: view
-            .id
-            .and_then(|id| counted.backends.get(&id))
-            .map(counters)
-            .unwrap_or_default(),
+        traffic: view.id.and_then(|id| counted.backends.get(&id)).map(counters).unwrap_or_default(),
     }
 }
 
 fn counters(traffic: &Traffic) -> Counters {
-    let Traffic {
-        new_flows,
-        packets_in,
-        bytes_in,
-        packets_out,
-        bytes_out,
-        ports_changed,
-    } = *traffic;
-    Counters {
-        new_flows,
-        packets_in,
-        bytes_in,
-        packets_out,
-        bytes_out,
-        ports_changed,
-    }
+    let Traffic { new_flows, packets_in, bytes_in, packets_out, bytes_out, ports_changed } =
+        *traffic;
+    Counters { new_flows, packets_in, bytes_in, packets_out, bytes_out, ports_changed }
 }
 
 fn protocol(protocol: Protocol) -> &'static str {

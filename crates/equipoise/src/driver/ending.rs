@@ -39,10 +39,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         drop(self.commands);
         if let Ending::Stop(reply) = ending {
             let answer = match &ended {
-                Ok(()) => Ok(StopAnswer {
-                    pid: Some(std::process::id()),
-                    stopped: true,
-                }),
+                Ok(()) => Ok(StopAnswer { pid: Some(std::process::id()), stopped: true }),
                 Err(error) => Err(ProblemDetails::failed(error.to_string())),
             };
             // Whoever asked may be gone.

@@ -40,10 +40,7 @@ impl Interfaces {
     ) {
         let wanted = wanted(config, reading);
         self.let_go(plane, |name, attached| {
-            let there = reading
-                .devices
-                .get(name)
-                .is_some_and(|d| d.index == attached.index);
+            let there = reading.devices.get(name).is_some_and(|d| d.index == attached.index);
             there && wanted.contains(name) && config.settings.attach.mode(name) == attached.asked
         });
         let before = std::mem::take(&mut self.failed);
@@ -97,10 +94,7 @@ impl Interfaces {
         reading: &Reading,
         config: &Config,
     ) -> Result<(), String> {
-        let device = reading
-            .devices
-            .get(name)
-            .ok_or("there is no such interface")?;
+        let device = reading.devices.get(name).ok_or("there is no such interface")?;
         let asked = config.settings.attach.mode(name);
         let described = KernelDevice {
             name,
@@ -117,14 +111,7 @@ impl Interfaces {
             reason = how.reason,
             "attached"
         );
-        self.attached.insert(
-            name.to_owned(),
-            Attached {
-                index: device.index,
-                asked,
-                how,
-            },
-        );
+        self.attached.insert(name.to_owned(), Attached { index: device.index, asked, how });
         Ok(())
     }
 
@@ -151,9 +138,8 @@ impl Interfaces {
             .devices
             .values()
             .filter(|d| !d.addresses.is_empty() || attached.contains(&d.index));
-        let now: BTreeMap<u32, bool> = concerned
-            .map(|d| (d.index, takes_redirects(d, &native)))
-            .collect();
+        let now: BTreeMap<u32, bool> =
+            concerned.map(|d| (d.index, takes_redirects(d, &native))).collect();
         for (&index, &allowed) in &now {
             if self.redirects.get(&index) == Some(&allowed) {
                 continue;
@@ -190,12 +176,8 @@ fn takes_redirects(device: &Device, native: &BTreeSet<u32>) -> bool {
 
 /// The interfaces that programs are to hang on.
 fn wanted(config: &Config, reading: &Reading) -> BTreeSet<String> {
-    let mut wanted: BTreeSet<String> = config
-        .services
-        .iter()
-        .flat_map(|s| &s.listen.interfaces)
-        .cloned()
-        .collect();
+    let mut wanted: BTreeSet<String> =
+        config.services.iter().flat_map(|s| &s.listen.interfaces).cloned().collect();
     match &config.settings.backend_interfaces {
         BackendInterfaces::Named(names) => wanted.extend(names.iter().cloned()),
         BackendInterfaces::Auto => {
@@ -222,44 +204,25 @@ mod tests {
 
     #[test]
     fn any_device_takes_redirects_while_nothing_runs_native_xdp() {
-        let device = Device {
-            features: Some(Features(0)),
-            ..Device::default()
-        };
+        let device = Device { features: Some(Features(0)), ..Device::default() };
         assert!(takes_redirects(&device, &BTreeSet::new()));
     }
 
     #[test]
     fn under_native_xdp_the_driver_must_take_redirects() {
         let native = BTreeSet::from([2]);
-        let device = |bits| Device {
-            index: 3,
-            features: Some(Features(bits)),
-            ..Device::default()
-        };
-        assert!(
-            !takes_redirects(&device(35), &native),
-            "a veth whose peer has no NAPI"
-        );
+        let device =
+            |bits| Device { index: 3, features: Some(Features(bits)), ..Device::default() };
+        assert!(!takes_redirects(&device(35), &native), "a veth whose peer has no NAPI");
         assert!(takes_redirects(&device(103), &native));
     }
 
     #[test]
     fn where_the_kernel_does_not_tell_only_our_own_nics_take_redirects() {
         let native = BTreeSet::from([2, 3]);
-        let nic = Device {
-            index: 2,
-            ..Device::default()
-        };
-        let veth = Device {
-            index: 3,
-            kind: Some("veth".into()),
-            ..Device::default()
-        };
-        let other = Device {
-            index: 4,
-            ..Device::default()
-        };
+        let nic = Device { index: 2, ..Device::default() };
+        let veth = Device { index: 3, kind: Some("veth".into()), ..Device::default() };
+        let other = Device { index: 4, ..Device::default() };
         assert!(takes_redirects(&nic, &native));
         assert!(!takes_redirects(&veth, &native));
         assert!(!takes_redirects(&other, &native));

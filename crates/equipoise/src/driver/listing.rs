@@ -24,16 +24,10 @@ struct Filter {
 impl<M: Machine, P: DataPlane> Driver<M, P> {
     pub(super) fn flows(&self, asked: &FlowFilter) -> Result<Vec<Flow>, ProblemDetails> {
         let services = self.state.services();
-        let names: BTreeMap<u32, &str> = services
-            .iter()
-            .filter_map(|s| Some((s.id?, s.service.name.as_str())))
-            .collect();
+        let names: BTreeMap<u32, &str> =
+            services.iter().filter_map(|s| Some((s.id?, s.service.name.as_str()))).collect();
         let filter = Filter {
-            service: asked
-                .service
-                .as_deref()
-                .map(|name| service_id(&names, name))
-                .transpose()?,
+            service: asked.service.as_deref().map(|name| service_id(&names, name)).transpose()?,
             backend: asked.backend.as_deref().map(backend).transpose()?,
             client: asked.client.as_deref().map(client).transpose()?,
         };
@@ -48,14 +42,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             .map_err(unreadable)?;
         if let Some(address) = filter.backend.filter(|_| flows.is_empty()) {
             // A backend that has left the configuration is known as long as flows go to it.
-            let configured = services
-                .iter()
-                .flat_map(|s| &s.backends)
-                .any(|b| b.address == address);
+            let configured =
+                services.iter().flat_map(|s| &s.backends).any(|b| b.address == address);
             if !configured {
-                return Err(ProblemDetails::not_found(format!(
-                    "there is no backend {address}"
-                )));
+                return Err(ProblemDetails::not_found(format!("there is no backend {address}")));
             }
         }
         Ok(flows)
@@ -65,12 +55,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 impl Filter {
     fn takes(&self, row: &FlowRow) -> bool {
         self.service.is_none_or(|id| id == row.service)
-            && self
-                .backend
-                .is_none_or(|address| address == row.backend_address)
-            && self
-                .client
-                .is_none_or(|prefix| prefix.contains(&row.client.ip()))
+            && self.backend.is_none_or(|address| address == row.backend_address)
+            && self.client.is_none_or(|prefix| prefix.contains(&row.client.ip()))
     }
 }
 
@@ -87,16 +73,12 @@ pub fn parse_prefix(text: &str) -> Result<IpNet, String> {
 }
 
 fn service_id(names: &BTreeMap<u32, &str>, wanted: &str) -> Result<u32, ProblemDetails> {
-    let found = names
-        .iter()
-        .find(|(_, name)| **name == wanted)
-        .map(|(id, _)| *id);
+    let found = names.iter().find(|(_, name)| **name == wanted).map(|(id, _)| *id);
     found.ok_or_else(|| ProblemDetails::not_found(format!("there is no service {wanted:?}")))
 }
 
 fn backend(text: &str) -> Result<SocketAddr, ProblemDetails> {
-    text.parse()
-        .map_err(|_| ProblemDetails::not_found(format!("there is no backend {text:?}")))
+    text.parse().map_err(|_| ProblemDetails::not_found(format!("there is no backend {text:?}")))
 }
 
 fn client(text: &str) -> Result<IpNet, ProblemDetails> {

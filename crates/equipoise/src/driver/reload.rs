@@ -48,11 +48,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let text = std::fs::read_to_string(path).map_err(|e| format!("{name}: {e}"))?;
         let checked = config::parse(&name, &text).map_err(|problems| in_words(&name, &problems))?;
         let config = checked.config;
-        let reading = self
-            .machine
-            .read(&targets(&config))
-            .await
-            .map_err(|e| e.to_string())?;
+        let reading = self.machine.read(&targets(&config)).await.map_err(|e| e.to_string())?;
         let findings = check::check(&config, &text, &reading);
         if !findings.problems.is_empty() {
             return Err(in_words(&name, &findings.problems));
@@ -76,10 +72,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 
     fn changeable(&self, config: &Config, name: &str, text: &str) -> Result<(), String> {
-        let (runs, asked) = (
-            self.state.config().settings.max_flows,
-            config.settings.max_flows,
-        );
+        let (runs, asked) = (self.state.config().settings.max_flows, config.settings.max_flows);
         if runs == asked {
             return Ok(());
         }
@@ -104,11 +97,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         state.plan();
         let desired = state.planned();
         let difference = diff(self.applier.applied(), desired);
-        let notes = checked
-            .notes
-            .iter()
-            .chain(&findings.notes)
-            .map(ToString::to_string);
+        let notes = checked.notes.iter().chain(&findings.notes).map(ToString::to_string);
         Ok(PlanAnswer {
             running: true,
             steps: difference.steps.iter().map(ToString::to_string).collect(),
@@ -126,9 +115,5 @@ fn bad_config(name: &str, problems: &[Problem]) -> ProblemDetails {
 }
 
 fn in_words(name: &str, problems: &[Problem]) -> String {
-    problems
-        .iter()
-        .map(|problem| format!("{name}:{problem}"))
-        .collect::<Vec<_>>()
-        .join("; ")
+    problems.iter().map(|problem| format!("{name}:{problem}")).collect::<Vec<_>>().join("; ")
 }

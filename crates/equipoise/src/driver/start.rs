@@ -77,28 +77,16 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     ///
     /// When anything fails; nothing is left then.
     pub async fn start(start: Start<M, P>) -> Result<Self, StartError> {
-        let Start {
-            instance,
-            signals,
-            lock,
-            socket,
-            source,
-            config,
-            mut machine,
-            mut plane,
-        } = start;
+        let Start { instance, signals, lock, socket, source, config, mut machine, mut plane } =
+            start;
         let mut begun = Begun::default();
         match begun.all(&mut machine, &mut plane, config, &socket).await {
             Ok((state, reading, listening)) => {
                 let (sender, commands) = mpsc::channel(COMMANDS);
-                let snapshot = Arc::new(Snapshot {
-                    config: running_config::to_json(state.config()),
-                });
+                let snapshot =
+                    Arc::new(Snapshot { config: running_config::to_json(state.config()) });
                 let (publish, snapshot) = watch::channel(snapshot);
-                let server = listening.serve(Access {
-                    commands: sender,
-                    snapshot,
-                });
+                let server = listening.serve(Access { commands: sender, snapshot });
                 Ok(Self {
                     instance,
                     source,
@@ -166,10 +154,7 @@ impl Begun {
         self.applier.converge(plane, state.plan())?;
         self.interfaces.follow(plane, state.config(), &reading);
         if let Some((name, reason)) = self.interfaces.failed().first_key_value() {
-            return Err(StartError::Interface {
-                name: name.clone(),
-                reason: reason.clone(),
-            });
+            return Err(StartError::Interface { name: name.clone(), reason: reason.clone() });
         }
         let listening = AdminSocket::bind(socket).await?;
         Ok((state, reading, listening))

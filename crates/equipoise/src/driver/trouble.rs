@@ -88,18 +88,12 @@ impl Troubles {
             return;
         }
         self.retry = Some(match self.retry {
-            None => Retry {
-                at: now + FIRST_RETRY,
-                delay: FIRST_RETRY,
-            },
+            None => Retry { at: now + FIRST_RETRY, delay: FIRST_RETRY },
             // A turn for another reason does not put the retry off.
             Some(retry) if retry.at > now => retry,
             Some(retry) => {
                 let delay = (retry.delay * 2).min(LAST_RETRY);
-                Retry {
-                    at: now + delay,
-                    delay,
-                }
+                Retry { at: now + delay, delay }
             }
         });
     }

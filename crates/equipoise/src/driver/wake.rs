@@ -51,17 +51,8 @@ impl Due {
         if self.settle {
             return Instant::now();
         }
-        let timers = [
-            self.reading,
-            retry,
-            Some(self.neighbours),
-            Some(self.resting),
-        ];
-        timers
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(self.neighbours)
+        let timers = [self.reading, retry, Some(self.neighbours), Some(self.resting)];
+        timers.into_iter().flatten().min().unwrap_or(self.neighbours)
     }
 }
 

@@ -81,9 +81,7 @@ fn wanted(config: &Config, reading: &Reading) -> BTreeSet<(u32, IpAddr)> {
 }
 
 fn name(reading: &Reading, index: u32) -> String {
-    reading
-        .by_index(index)
-        .map_or_else(|| index.to_string(), |(name, _)| name.to_owned())
+    reading.by_index(index).map_or_else(|| index.to_string(), |(name, _)| name.to_owned())
 }
 
 pub(super) async fn add(handle: &Handle, interface: u32, address: IpAddr) -> Result<bool, Error> {
@@ -94,9 +92,7 @@ pub(super) async fn add(handle: &Handle, interface: u32, address: IpAddr) -> Res
         // attribute carries what the header's eight bits cannot on all kernels.
         let message = request.message_mut();
         message.header.flags = AddressHeaderFlags::Nodad;
-        message
-            .attributes
-            .push(AddressAttribute::Flags(AddressFlags::Nodad));
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
     match request.execute().await {
         Ok(()) => Ok(true),

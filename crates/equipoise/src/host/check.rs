@@ -23,18 +23,10 @@ pub struct Findings {
 
 /// Checks `config`, which was read from `text`.
 pub fn check(config: &Config, text: &str, reading: &Reading) -> Findings {
-    let mut check = Check {
-        config,
-        text,
-        reading,
-        findings: Findings::default(),
-    };
+    let mut check = Check { config, text, reading, findings: Findings::default() };
     for (position, service) in config.services.iter().enumerate() {
         let key = format!("service[{position}]");
-        check.interfaces(
-            &format!("{key}.listen.interfaces"),
-            &service.listen.interfaces,
-        );
+        check.interfaces(&format!("{key}.listen.interfaces"), &service.listen.interfaces);
         check.address(&key, service);
         check.backends(&key, service);
     }
@@ -85,11 +77,7 @@ impl Check<'_> {
              the link, so clients get no answer unless it is routed here"
         );
         let allowed = "an address of this machine, or `manage-address = true` in the service to have it added";
-        self.note(
-            &format!("{key}.listen.address"),
-            message,
-            Some(allowed.to_owned()),
-        );
+        self.note(&format!("{key}.listen.address"), message, Some(allowed.to_owned()));
     }
 
     /// The configuration's own check knows VIPs that it names; those that are the interfaces' own
@@ -107,11 +95,7 @@ impl Check<'_> {
                     "backend {} is where the service `{name}` itself is reached",
                     backend.address
                 );
-                self.problem(
-                    &format!("{key}.backends[{position}].address"),
-                    message,
-                    None,
-                );
+                self.problem(&format!("{key}.backends[{position}].address"), message, None);
             }
         }
     }
@@ -129,16 +113,8 @@ impl Check<'_> {
         names.sort_by(|a, b| similarity(b).total_cmp(&similarity(a)));
         let more = names.len().saturating_sub(NAMES);
         names.truncate(NAMES);
-        let listed = names
-            .iter()
-            .map(|name| format!("`{name}`"))
-            .collect::<Vec<_>>()
-            .join(", ");
-        if more > 0 {
-            format!("{listed} and {more} more")
-        } else {
-            listed
-        }
+        let listed = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        if more > 0 { format!("{listed} and {more} more") } else { listed }
     }
 
     fn problem(&mut self, key: &str, message: String, allowed: Option<String>) {
@@ -152,13 +128,7 @@ impl Check<'_> {
     }
 
     fn note(&mut self, key: &str, message: String, allowed: Option<String>) {
-        self.findings.notes.push(problem_at(
-            &self.config.places,
-            self.text,
-            key,
-            message,
-            allowed,
-        ));
+        self.findings.notes.push(problem_at(&self.config.places, self.text, key, message, allowed));
     }
 }
 
@@ -169,14 +139,8 @@ fn share_protocol(a: &Service, b: &Service) -> bool {
 
 /// A name as the paths of keys write it.
 fn quoted(name: &str) -> String {
-    let bare = name
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
-    if bare {
-        name.to_owned()
-    } else {
-        format!("{name:?}")
-    }
+    let bare = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    if bare { name.to_owned() } else { format!("{name:?}") }
 }
 
 #[cfg(test)]
@@ -196,10 +160,7 @@ mod tests {
             ("eth1".to_owned(), device(3, "10.0.0.254")),
             ("lo".to_owned(), device(1, "127.0.0.1")),
         ];
-        Reading {
-            devices: devices.into(),
-            ..Reading::default()
-        }
+        Reading { devices: devices.into(), ..Reading::default() }
     }
 
     fn findings(text: &str) -> Findings {
@@ -214,21 +175,13 @@ mod tests {
 
     #[test]
     fn missing_interface_is_a_problem_with_its_place_and_the_near_names() {
-        let found = findings(&service(
-            "interfaces = [\"eth0\", \"eht1\"], port = 80",
-            "10.0.0.1:80",
-        ));
-        let [problem] = &found.problems[..] else {
-            panic!("{found:?}")
-        };
+        let found =
+            findings(&service("interfaces = [\"eth0\", \"eht1\"], port = 80", "10.0.0.1:80"));
+        let [problem] = &found.problems[..] else { panic!("{found:?}") };
         assert_eq!(problem.key, "service[0].listen.interfaces[1]");
         assert_eq!(problem.line, 3);
         assert_eq!(problem.message, "there is no interface `eht1`");
-        assert!(
-            problem.allowed.as_ref().unwrap().starts_with("`eth1`"),
-            "{:?}",
-            problem.allowed
-        );
+        assert!(problem.allowed.as_ref().unwrap().starts_with("`eth1`"), "{:?}", problem.allowed);
     }
 
     #[test]
@@ -236,9 +189,7 @@ mod tests {
         let listen = "interfaces = [\"eth0\"], address = \"203.0.113.10\", port = 80";
         let found = findings(&service(listen, "10.0.0.1:80"));
         assert_eq!(found.problems, []);
-        let [note] = &found.notes[..] else {
-            panic!("{found:?}")
-        };
+        let [note] = &found.notes[..] else { panic!("{found:?}") };
         assert_eq!(note.key, "service[0].listen.address");
         assert!(note.allowed.as_ref().unwrap().contains("manage-address"));
         let owned = findings(&service(
@@ -260,18 +211,10 @@ mod tests {
     fn backend_that_is_an_own_address_of_the_listening_interface_is_refused() {
         let listen = "interfaces = [\"eth0\"], port = 80";
         let found = findings(&service(listen, "192.0.2.1:80"));
-        let [problem] = &found.problems[..] else {
-            panic!("{found:?}")
-        };
+        let [problem] = &found.problems[..] else { panic!("{found:?}") };
         assert_eq!(problem.key, "service[0].backends[0].address");
-        assert_eq!(
-            findings(&service(listen, "192.0.2.1:8080")),
-            Findings::default()
-        );
-        assert_eq!(
-            findings(&service(listen, "10.0.0.254:80")),
-            Findings::default()
-        );
+        assert_eq!(findings(&service(listen, "192.0.2.1:8080")), Findings::default());
+        assert_eq!(findings(&service(listen, "10.0.0.254:80")), Findings::default());
     }
 
     #[test]

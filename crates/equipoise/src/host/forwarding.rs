@@ -64,18 +64,10 @@ impl Forwarding {
         reading: &Reading,
     ) -> Result<(), HostError> {
         self.put_back(machine, |change| {
-            change
-                .interface
-                .as_ref()
-                .is_some_and(|name| !wanted.attached.contains(name))
+            change.interface.as_ref().is_some_and(|name| !wanted.attached.contains(name))
         });
         for name in &wanted.attached {
-            self.ensure(
-                machine,
-                Some(name),
-                &format!("ipv4/conf/{name}/forwarding"),
-                "1",
-            )?;
+            self.ensure(machine, Some(name), &format!("ipv4/conf/{name}/forwarding"), "1")?;
         }
         if wanted.listens_on_loopback {
             // Replies to clients on this host come in with a source that is an own address.
@@ -99,10 +91,7 @@ impl Forwarding {
         reading: &Reading,
     ) -> Result<(), HostError> {
         if machine.setting(V6_ALL).as_deref() != Some("1") {
-            let links = reading
-                .devices
-                .iter()
-                .filter(|(_, device)| !device.loopback);
+            let links = reading.devices.iter().filter(|(_, device)| !device.loopback);
             for (name, _) in links {
                 let accept = format!("ipv6/conf/{name}/accept_ra");
                 if machine.setting(&accept).as_deref() == Some("1") {
@@ -133,12 +122,7 @@ impl Forwarding {
         for path in reading.devices.keys().map(forwarding) {
             if machine.setting(&path).as_deref() == Some("1") {
                 let on = || "1".to_owned();
-                self.changed.push(Change {
-                    interface: None,
-                    path,
-                    before: on(),
-                    after: on(),
-                });
+                self.changed.push(Change { interface: None, path, before: on(), after: on() });
             }
         }
         self.ensure(machine, None, V6_ALL, "1")
@@ -178,12 +162,7 @@ impl Forwarding {
 }
 
 fn undo_one<M: Machine>(machine: &mut M, change: &Change) {
-    let Change {
-        path,
-        before,
-        after,
-        ..
-    } = change;
+    let Change { path, before, after, .. } = change;
     // The interface is gone, and its settings with it.
     let Some(now) = machine.setting(path) else {
         return;

@@ -63,9 +63,13 @@ fn kind(infos: &[LinkInfo]) -> Option<String> {
 
 /// The kernel tells the id of the one program, or of the one that is native where there are two.
 fn program(xdp: &[LinkXdp]) -> Option<u32> {
-    let attached = xdp.iter().any(|x| matches!(x, LinkXdp::Attached(how) if *how != XdpAttached::None));
+    let attached =
+        xdp.iter().any(|x| matches!(x, LinkXdp::Attached(how) if *how != XdpAttached::None));
     let id = xdp.iter().find_map(|x| match x {
-        LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => Some(*id),
+        LinkXdp::ProgId(id)
+        | LinkXdp::DrvProgId(id)
+        | LinkXdp::SkbProgId(id)
+        | LinkXdp::HwProgId(id) => Some(*id),
         _ => None,
     });
     id.filter(|_| attached)

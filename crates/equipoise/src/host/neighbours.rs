@@ -44,10 +44,9 @@ fn due(
 ) -> BTreeSet<(u32, IpAddr)> {
     let lost = next_hops.iter().filter(|hop| match known.get(hop) {
         None => true,
-        Some(state) => matches!(
-            state,
-            NeighbourState::None | NeighbourState::Failed | NeighbourState::Stale
-        ),
+        Some(state) => {
+            matches!(state, NeighbourState::None | NeighbourState::Failed | NeighbourState::Stale)
+        }
     });
     let stale = known
         .iter()
@@ -82,14 +81,11 @@ async fn touch(handle: &Handle, interface: u32, address: IpAddr) -> Result<(), E
 }
 
 fn address(message: &NeighbourMessage) -> Option<IpAddr> {
-    message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => Some(IpAddr::V4(*a)),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => Some(IpAddr::V6(*a)),
-            _ => None,
-        })
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => Some(IpAddr::V4(*a)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => Some(IpAddr::V6(*a)),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -126,12 +122,7 @@ mod tests {
     #[test]
     fn one_turn_is_bounded_and_backends_come_first() {
         let known = (0..2000u32)
-            .map(|n| {
-                (
-                    (2, IpAddr::from([10, 1, (n >> 8) as u8, n as u8])),
-                    NeighbourState::Stale,
-                )
-            })
+            .map(|n| ((2, IpAddr::from([10, 1, (n >> 8) as u8, n as u8])), NeighbourState::Stale))
             .collect();
         let hop = (2, IpAddr::from([192, 0, 2, 1]));
         let due = due(&known, &BTreeSet::from([2]), &BTreeSet::from([hop]));

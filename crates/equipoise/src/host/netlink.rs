@@ -38,10 +38,7 @@ impl Netlink {
     /// When the kernel gives no netlink socket.
     pub fn open() -> Result<Self, HostError> {
         let open = |e: io::Error| HostError::new("netlink socket", &e);
-        Ok(Self {
-            handle: questions().map_err(open)?,
-            news: News::open().map_err(open)?,
-        })
+        Ok(Self { handle: questions().map_err(open)?, news: News::open().map_err(open)? })
     }
 }
 
@@ -98,10 +95,7 @@ impl Machine for Netlink {
                 device.features = Some(features.get(&device.index).copied().unwrap_or_default());
             }
         }
-        let mut reading = Reading {
-            devices,
-            ..Reading::default()
-        };
+        let mut reading = Reading { devices, ..Reading::default() };
         for &target in targets {
             let way = routes::way(&self.handle, target)
                 .await
@@ -166,10 +160,7 @@ impl std::fmt::Display for Way {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Local => f.write_str("this host"),
-            Self::Via {
-                interface,
-                next_hop,
-            } => write!(f, "{next_hop} on interface {interface}"),
+            Self::Via { interface, next_hop } => write!(f, "{next_hop} on interface {interface}"),
             Self::Unreachable => f.write_str("unreachable"),
         }
     }

@@ -29,9 +29,9 @@ fn kernel(release: &str) -> Result<(), String> {
     let (major, minor) = OLDEST;
     match version(release) {
         Some(found) if found >= OLDEST => Ok(()),
-        Some(_) => Err(format!(
-            "this kernel is {release}; equipoise needs Linux {major}.{minor} or later"
-        )),
+        Some(_) => {
+            Err(format!("this kernel is {release}; equipoise needs Linux {major}.{minor} or later"))
+        }
         None => Err(format!(
             "the kernel's release {release:?} is not understood; Linux {major}.{minor} or later is needed"
         )),
@@ -55,18 +55,12 @@ fn capabilities(status: &str) -> Result<(), String> {
         ("CAP_BPF", has(CAP_BPF) || has(CAP_SYS_ADMIN)),
         ("CAP_PERFMON", has(CAP_PERFMON) || has(CAP_SYS_ADMIN)),
     ];
-    let missing: Vec<_> = wanted
-        .iter()
-        .filter(|(_, there)| !there)
-        .map(|(name, _)| *name)
-        .collect();
+    let missing: Vec<_> =
+        wanted.iter().filter(|(_, there)| !there).map(|(name, _)| *name).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    Err(format!(
-        "run as root, or with the capabilities that are missing: {}",
-        missing.join(", ")
-    ))
+    Err(format!("run as root, or with the capabilities that are missing: {}", missing.join(", ")))
 }
 
 #[cfg(test)]
@@ -79,30 +73,17 @@ mod tests {
         assert_eq!(kernel("6.18.44-fc-v669"), Ok(()));
         assert_eq!(kernel("10.0"), Ok(()));
         let refused = kernel("5.15.0-generic").unwrap_err();
-        assert_eq!(
-            refused,
-            "this kernel is 5.15.0-generic; equipoise needs Linux 6.1 or later"
-        );
+        assert_eq!(refused, "this kernel is 5.15.0-generic; equipoise needs Linux 6.1 or later");
         assert!(kernel("6.0.19").is_err());
         assert!(kernel("unknown").is_err());
     }
 
     #[test]
     fn missing_capabilities_are_named() {
-        assert_eq!(
-            capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n"),
-            Ok(())
-        );
+        assert_eq!(capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n"), Ok(()));
         let only_net = capabilities("CapEff:\t0000000000001000\n").unwrap_err();
-        assert!(
-            only_net.ends_with("missing: CAP_BPF, CAP_PERFMON"),
-            "{only_net}"
-        );
-        assert!(
-            capabilities("CapEff:\t0000000000000000\n")
-                .unwrap_err()
-                .contains("CAP_NET_ADMIN")
-        );
+        assert!(only_net.ends_with("missing: CAP_BPF, CAP_PERFMON"), "{only_net}");
+        assert!(capabilities("CapEff:\t0000000000000000\n").unwrap_err().contains("CAP_NET_ADMIN"));
         assert!(capabilities("").is_err());
     }
 

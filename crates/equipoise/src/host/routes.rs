@@ -45,8 +45,5 @@ fn from_route(route: &RouteMessage, target: IpAddr) -> Way {
             _ => {}
         }
     }
-    interface.map_or(Way::Unreachable, |interface| Way::Via {
-        interface,
-        next_hop,
-    })
+    interface.map_or(Way::Unreachable, |interface| Way::Via { interface, next_hop })
 }

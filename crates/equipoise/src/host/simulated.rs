@@ -32,13 +32,7 @@ impl Simulated {
     /// A machine and the handle by which a test watches and changes it.
     pub fn new(world: World) -> (Self, watch::Sender<World>) {
         let (world, news) = watch::channel(world);
-        (
-            Self {
-                world: world.clone(),
-                news,
-            },
-            world,
-        )
+        (Self { world: world.clone(), news }, world)
     }
 }
 
@@ -51,14 +45,7 @@ impl Machine for Simulated {
             .iter()
             .map(|&target| {
                 let known = world.reading.ways.get(&target).copied();
-                (
-                    target,
-                    if own(target) {
-                        Way::Local
-                    } else {
-                        known.unwrap_or(Way::Unreachable)
-                    },
-                )
+                (target, if own(target) { Way::Local } else { known.unwrap_or(Way::Unreachable) })
             })
             .collect();
         Ok(reading)
@@ -84,11 +71,7 @@ impl Machine for Simulated {
 
     async fn add_address(&mut self, interface: u32, address: IpAddr) -> Result<bool, HostError> {
         Ok(self.world.send_if_modified(|world| {
-            let device = world
-                .reading
-                .devices
-                .values_mut()
-                .find(|d| d.index == interface);
+            let device = world.reading.devices.values_mut().find(|d| d.index == interface);
             let Some(device) = device.filter(|d| !d.addresses.contains(&address)) else {
                 return false;
             };
@@ -99,11 +82,7 @@ impl Machine for Simulated {
 
     async fn remove_address(&mut self, interface: u32, address: IpAddr) -> Result<(), HostError> {
         self.world.send_modify(|world| {
-            if let Some(device) = world
-                .reading
-                .devices
-                .values_mut()
-                .find(|d| d.index == interface)
+            if let Some(device) = world.reading.devices.values_mut().find(|d| d.index == interface)
             {
                 device.addresses.retain(|a| *a != address);
             }
@@ -132,10 +111,7 @@ impl Machine for Simulated {
         if known {
             Ok(())
         } else {
-            Err(HostError::new(
-                format!("setting {path}"),
-                &"there is no such setting",
-            ))
+            Err(HostError::new(format!("setting {path}"), &"there is no such setting"))
         }
     }
 }

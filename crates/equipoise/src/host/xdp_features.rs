@@ -83,10 +83,7 @@ impl FeatureNews {
             socket.connect(&SocketAddr::new(0, 0))?;
             socket
         };
-        let Some(Family {
-            news: Some(group), ..
-        }) = Family::find(&asking)?
-        else {
+        let Some(Family { news: Some(group), .. }) = Family::find(&asking)? else {
             return Ok(None);
         };
         let mut socket = TokioSocket::new(NETLINK_GENERIC)?;
@@ -122,11 +119,7 @@ impl Family {
             return Ok(Self::from_answer(answer.payload));
         }
         let error = error(answer.payload);
-        if error.raw_os_error() == Some(libc::ENOENT) {
-            Ok(None)
-        } else {
-            Err(error)
-        }
+        if error.raw_os_error() == Some(libc::ENOENT) { Ok(None) } else { Err(error) }
     }
 
     fn from_answer(payload: &[u8]) -> Option<Self> {
@@ -148,9 +141,7 @@ impl Family {
 fn group_id(group: &[u8], wanted: &[u8]) -> Option<u32> {
     let named =
         Attributes(group).any(|(kind, value)| kind == CTRL_ATTR_MCAST_GRP_NAME && value == wanted);
-    let id = Attributes(group)
-        .find(|(kind, _)| *kind == CTRL_ATTR_MCAST_GRP_ID)?
-        .1;
+    let id = Attributes(group).find(|(kind, _)| *kind == CTRL_ATTR_MCAST_GRP_ID)?.1;
     named.then(|| id.first_chunk().map(|b| u32::from_ne_bytes(*b)))?
 }
 

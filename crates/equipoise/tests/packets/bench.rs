@@ -7,14 +7,14 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use equipoise::apply::Applier;
-use equipoise::dataplane::kernel::{Input, Kernel, Options, Output};
+use equipoise::dataplane::kernel::{Input, Kernel, Options, Output, TcWay};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config;
 use equipoise_core::facts::{Facts, Interface};
 use equipoise_core::state::State;
 use equipoise_lab::Netns;
 use equipoise_lab::link::{Checksums, End, Gro, Properties, index, mac, veth};
-use etherparse::{PacketBuilder, PacketBuilderStep, IpHeaders};
+use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
 
 /// Two VIPs of the first service's pool and of the second's: one backend is in both.
 pub const CONFIG: &str = r#"
@@ -97,7 +97,8 @@ impl Bench {
         }
         let front = index(&netns, "front").unwrap();
         let back = index(&netns, "back").unwrap();
-        let instance = format!("packets-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let instance =
+            format!("packets-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let kernel = Loaded(Some(netns.run(|| filled(&instance, front, back))));
         let (front_mac, back_mac) = (link(&netns, "front"), link(&netns, "back"));
         Self { netns, kernel, front, back, front_mac, back_mac, _far: far }
@@ -124,7 +125,10 @@ impl Bench {
 
     fn verdicts(&self) -> BTreeMap<(u32, u32), u64> {
         let counted = self.kernel.verdicts().unwrap();
-        counted.into_iter().map(|(hook, verdict, count)| ((hook as u32, verdict as u32), count)).collect()
+        counted
+            .into_iter()
+            .map(|(hook, verdict, count)| ((hook as u32, verdict as u32), count))
+            .collect()
     }
 
     pub fn flows(&self) -> usize {
@@ -151,7 +155,11 @@ impl Bench {
     /// What a hook makes of the link addresses of a frame that it sends: XDP writes them itself,
     /// at TC the stack does so later.
     pub fn sent(&self, hook: Hook, out: u32) -> PacketBuilderStep<etherparse::Ethernet2Header> {
-        let (inside, outside) = if out == self.front { (self.back_mac, self.front_mac) } else { (self.front_mac, self.back_mac) };
+        let (inside, outside) = if out == self.front {
+            (self.back_mac, self.front_mac)
+        } else {
+            (self.front_mac, self.back_mac)
+        };
         match hook {
             Hook::Xdp => PacketBuilder::ethernet2(outside, FAR),
             Hook::Ingress | Hook::Egress => PacketBuilder::ethernet2(FAR, inside),
@@ -190,7 +198,8 @@ fn filled(instance: &str, front: u32, back: u32) -> Kernel {
     let interfaces = [("front".to_owned(), interface(front)), ("back".to_owned(), interface(back))];
     let facts = Facts { interfaces: interfaces.into() };
     let mut state = State::new(config, facts);
-    let mut kernel = Kernel::load(&Options { instance, max_flows: 1000 }).unwrap_or_else(|error| panic!("{error}"));
+    let mut kernel = Kernel::load(&Options { instance, max_flows: 1000, tc: TcWay::default() })
+        .unwrap_or_else(|error| panic!("{error}"));
     Applier::default().converge(&mut kernel, state.plan()).unwrap();
     for device in [front, back] {
         kernel.allow_redirect(device, true).unwrap();
@@ -200,7 +209,8 @@ fn filled(instance: &str, front: u32, back: u32) -> Kernel {
 
 fn link(netns: &Netns, device: &str) -> [u8; 6] {
     let text = mac(netns, device).unwrap();
-    let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    let bytes: Vec<u8> =
+        text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
     bytes.try_into().unwrap()
 }
 
@@ -246,14 +256,19 @@ impl Packet {
     pub fn build(self, link: PacketBuilderStep<etherparse::Ethernet2Header>) -> Vec<u8> {
         let mut headers = match (self.from.ip(), self.to.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
-                let mut header = etherparse::Ipv4Header { time_to_live: self.hops, identification: 77, ..Default::default() };
+                let mut header = etherparse::Ipv4Header {
+                    time_to_live: self.hops,
+                    identification: 77,
+                    ..Default::default()
+                };
                 (header.source, header.destination) = (from.octets(), to.octets());
                 header.dont_fragment = true;
                 header.options = vec![1; self.options].as_slice().try_into().unwrap();
                 IpHeaders::Ipv4(header, Default::default())
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {
-                let mut header = etherparse::Ipv6Header { hop_limit: self.hops, ..Default::default() };
+                let mut header =
+                    etherparse::Ipv6Header { hop_limit: self.hops, ..Default::default() };
                 (header.source, header.destination) = (from.octets(), to.octets());
                 IpHeaders::Ipv6(header, Default::default())
             }

@@ -50,7 +50,8 @@ impl Balancer {
     /// All but starting.
     pub fn prepare(netns: &Netns, config: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let instance = format!("traffic-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let instance =
+            format!("traffic-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let folder = tempfile::tempdir().unwrap();
         let balancer = Self { daemon: None, instance, netns: netns.clone(), folder };
         balancer.write(config);
@@ -79,7 +80,8 @@ impl Balancer {
     /// Runs a command of it to its end: exit code, standard output and error.
     pub fn ask(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.command().args(arguments).output().unwrap();
-        let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr);
+        let text =
+            String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr);
         (output.status.code().unwrap(), text)
     }
 
@@ -104,7 +106,11 @@ impl Balancer {
         let services = status["services"].as_array().unwrap();
         let service = services.iter().find(|s| s["name"] == service).unwrap();
         let pools = service["pools"].as_array().unwrap();
-        pools.iter().flat_map(|pool| pool["backends"].as_array().unwrap()).map(|b| b[key].as_u64().unwrap()).sum()
+        pools
+            .iter()
+            .flat_map(|pool| pool["backends"].as_array().unwrap())
+            .map(|b| b[key].as_u64().unwrap())
+            .sum()
     }
 
     /// Sends a signal.
@@ -118,7 +124,10 @@ impl Balancer {
         let before = generation(&self.status());
         self.write(config);
         self.signal(libc::SIGHUP);
-        equipoise_lab::wait_until(DEADLINE, "the new configuration", || generation(&self.status()) > before).unwrap();
+        equipoise_lab::wait_until(DEADLINE, "the new configuration", || {
+            generation(&self.status()) > before
+        })
+        .unwrap();
     }
 
     /// Ends it as `systemctl stop` would, and says what it has logged.
@@ -151,8 +160,16 @@ pub struct Balanced {
 impl Balanced {
     pub fn new(attach: Attach, options: Options) -> Self {
         let lab = Lab::new(options).unwrap();
-        let http = lab.backends.iter().map(|b| HttpServer::start(&b.netns, &b.name, &b.at(PORT)).unwrap()).collect();
-        let udp = lab.backends.iter().map(|b| UdpEcho::start(&b.netns, &b.name, &b.at(PORT)).unwrap()).collect();
+        let http = lab
+            .backends
+            .iter()
+            .map(|b| HttpServer::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
+            .collect();
+        let udp = lab
+            .backends
+            .iter()
+            .map(|b| UdpEcho::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
+            .collect();
         let balancer = Balancer::start(&lab.balancer, &config(&lab, attach.asked));
         let balanced = Self { balancer, http, udp, lab };
         balanced.assert_hook(attach);
@@ -165,7 +182,11 @@ impl Balanced {
         let interfaces = status["interfaces"].as_array().unwrap();
         assert_eq!(interfaces.len(), self.lab.balancer_devices().len());
         for interface in interfaces {
-            assert_eq!((&interface["hook"], &interface["mode"]), (&attach.hook.into(), &attach.mode.into()), "{interface}");
+            assert_eq!(
+                (&interface["hook"], &interface["mode"]),
+                (&attach.hook.into(), &attach.mode.into()),
+                "{interface}"
+            );
         }
     }
 
@@ -192,7 +213,11 @@ pub fn vips() -> [(&'static str, SocketAddr); 2] {
 pub fn backends(lab: &Lab, vip: SocketAddr) -> Vec<(SocketAddr, u32)> {
     let address = |at: [SocketAddr; 2]| if vip.is_ipv4() { at[0] } else { at[1] };
     let weight = |number: usize| WEIGHTS.get(number).copied().unwrap_or(1);
-    lab.backends.iter().enumerate().map(|(number, b)| (address(b.at(PORT)), weight(number))).collect()
+    lab.backends
+        .iter()
+        .enumerate()
+        .map(|(number, b)| (address(b.at(PORT)), weight(number)))
+        .collect()
 }
 
 pub fn service(name: &str, vip: SocketAddr, backends: &[(SocketAddr, u32)]) -> String {
@@ -210,5 +235,9 @@ pub fn service(name: &str, vip: SocketAddr, backends: &[(SocketAddr, u32)]) -> S
 
 /// The configured weights by the backends' names.
 pub fn weights(lab: &Lab) -> BTreeMap<String, u64> {
-    lab.backends.iter().zip(WEIGHTS).map(|(b, weight)| (b.name.clone(), u64::from(weight))).collect()
+    lab.backends
+        .iter()
+        .zip(WEIGHTS)
+        .map(|(b, weight)| (b.name.clone(), u64::from(weight)))
+        .collect()
 }

@@ -13,11 +13,11 @@ use std::path::PathBuf;
 use aya::Ebpf;
 use aya::programs::links::FdLink;
 use aya::programs::tc::{TcAttachOptions, TcAttachType};
-use aya::programs::{LinkOrder, loaded_programs, ProgramError, SchedClassifier, Xdp, XdpMode};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, Xdp, XdpMode, loaded_programs};
 use equipoise_core::config::AttachMode;
 
 use super::pin::{self, Pins, refused};
-use super::{Attachment, Device, KernelError};
+use super::{Attachment, Device, KernelError, TcWay, clsact};
 
 /// The programs' names in the object.
 pub(super) const XDP: &str = "equipoise_xdp";
@@ -26,7 +26,13 @@ pub(super) const IN: &str = "equipoise_in";
 pub(super) const OUT: &str = "equipoise_out";
 
 /// Whatever stopped an attachment.
-type Cause = Box<dyn std::error::Error>;
+pub(super) type Cause = Box<dyn std::error::Error>;
+
+/// Where and how programs are attached.
+pub(super) struct Place<'a> {
+    pub(super) pins: &'a Pins,
+    pub(super) tc: TcWay,
+}
 
 /// The links of one device.
 pub(super) struct Attached {
@@ -39,7 +45,7 @@ impl Attached {
     /// Takes the programs off.
     pub(super) fn detach(self) {
         for link in self.links.iter().rev() {
-            if let Err(error) = pin::detach(link) {
+            if let Err(error) = pin::release(link) {
                 tracing::warn!(interface = self.name, %error, "a program could not be taken off");
             }
         }
@@ -49,20 +55,23 @@ impl Attached {
 /// Hangs the programs on `device`.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
-    pins: &Pins,
+    place: &Place<'_>,
     device: &Device<'_>,
     mode: AttachMode,
 ) -> Result<(Attached, Attachment), KernelError> {
-    let mut attached =
-        Attached { links: Vec::new(), name: device.name.to_owned() };
+    let mut attached = Attached { links: Vec::new(), name: device.name.to_owned() };
     // TC first: it takes up what XDP leaves.
-    let result = tc(ebpf, pins, device, OUT, TcAttachType::Egress).and_then(|link| {
-        attached.links.push(link);
+    let result = (|| {
+        let (links, mut tc_mode) = tc(ebpf, place, device, TcAttachType::Egress)?;
+        attached.links.extend(links);
         if mode != AttachMode::XdpGeneric {
-            attached.links.push(tc(ebpf, pins, device, IN, TcAttachType::Ingress)?);
+            let (links, mode) = tc(ebpf, place, device, TcAttachType::Ingress)?;
+            attached.links.extend(links);
+            tc_mode = mode;
         }
-        incoming(ebpf, pins, device, mode, &mut attached)
-    });
+        let attachment = incoming(ebpf, place.pins, device, mode, &mut attached)?;
+        Ok(attachment.unwrap_or_else(|reason| Attachment { hook: "tc", mode: tc_mode, reason }))
+    })();
     match result {
         Ok(attachment) => Ok((attached, attachment)),
         Err(error) => {
@@ -72,42 +81,49 @@ pub(super) fn attach(
     }
 }
 
+/// Hangs the XDP program on the device if it is to have one; else says why TC has it alone.
 fn incoming(
     ebpf: &mut Ebpf,
     pins: &Pins,
     device: &Device<'_>,
     mode: AttachMode,
     attached: &mut Attached,
-) -> Result<Attachment, KernelError> {
+) -> Result<Result<Attachment, String>, KernelError> {
     let reason = match mode {
         AttachMode::Xdp => {
-            let link = xdp(ebpf, pins, device, XdpMode::Driver).map_err(|error| why_not(device, &error))?;
-            return Ok(attached.xdp(link, "native", "asked for".to_owned()));
+            let link = xdp(ebpf, pins, device, XdpMode::Driver)
+                .map_err(|error| why_not(device, &error))?;
+            return Ok(Ok(attached.xdp(link, "native", "asked for")));
         }
         AttachMode::XdpGeneric => {
-            let link = xdp(ebpf, pins, device, XdpMode::Skb).map_err(|error| why_not(device, &error))?;
-            return Ok(attached.xdp(link, "generic", "asked for".to_owned()));
+            let link =
+                xdp(ebpf, pins, device, XdpMode::Skb).map_err(|error| why_not(device, &error))?;
+            return Ok(Ok(attached.xdp(link, "generic", "asked for")));
         }
         AttachMode::Tc => "asked for".to_owned(),
         AttachMode::Auto if device.native_xdp => match xdp(ebpf, pins, device, XdpMode::Driver) {
-            Ok(link) => return Ok(attached.xdp(link, "native", "the driver has XDP".to_owned())),
+            Ok(link) => return Ok(Ok(attached.xdp(link, "native", "the driver has XDP"))),
             Err(error) if is_busy(&error) => "it has an XDP program already".to_owned(),
             Err(error) => format!("the driver refused XDP: {}", root(error.as_ref())),
         },
-        AttachMode::Auto if device.xdp_program.is_some() => "it has an XDP program already".to_owned(),
+        AttachMode::Auto if device.xdp_program.is_some() => {
+            "it has an XDP program already".to_owned()
+        }
         AttachMode::Auto => match device.kind {
             Some(kind) => format!("a {kind} device carries packets of this host"),
-            None if device.name == "lo" => "the loopback device carries packets of this host".to_owned(),
+            None if device.name == "lo" => {
+                "the loopback device carries packets of this host".to_owned()
+            }
             None => "the driver has no XDP".to_owned(),
         },
     };
-    Ok(Attachment { hook: "tc", mode: "tcx", reason })
+    Ok(Err(reason))
 }
 
 impl Attached {
-    fn xdp(&mut self, link: PathBuf, mode: &'static str, reason: String) -> Attachment {
+    fn xdp(&mut self, link: PathBuf, mode: &'static str, reason: &str) -> Attachment {
         self.links.push(link);
-        Attachment { hook: "xdp", mode, reason }
+        Attachment { hook: "xdp", mode, reason: reason.to_owned() }
     }
 }
 
@@ -122,27 +138,44 @@ fn xdp(ebpf: &mut Ebpf, pins: &Pins, device: &Device<'_>, mode: XdpMode) -> Resu
     Ok(pinned(link, pins.link("xdp", device.index))?)
 }
 
+/// Hangs a program on a side of TC; gives what stands for that among the pins, and how it hangs.
 fn tc(
     ebpf: &mut Ebpf,
+    place: &Place<'_>,
+    device: &Device<'_>,
+    hook: TcAttachType,
+) -> Result<(Vec<PathBuf>, &'static str), KernelError> {
+    let name = if hook == TcAttachType::Ingress { IN } else { OUT };
+    let attached = (|| -> Result<_, Cause> {
+        let program: &mut SchedClassifier =
+            ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()?;
+        if place.tc == TcWay::Newest {
+            match tcx(program, place.pins, device, hook) {
+                Ok(link) => return Ok((vec![link], "tcx")),
+                // Kernels before 6.6 do not know this kind of link.
+                Err(error) if errno(&error) == Some(libc::EINVAL) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let marks = clsact::attach(program, place.pins, (device.name, device.index), hook)?;
+        Ok((marks, "clsact"))
+    })();
+    attached.map_err(|error| {
+        refused(&format!("attaching TC to {}", device.name), &root(error.as_ref()))
+    })
+}
+
+fn tcx(
+    program: &mut SchedClassifier,
     pins: &Pins,
     device: &Device<'_>,
-    name: &str,
     hook: TcAttachType,
-) -> Result<PathBuf, KernelError> {
-    let what = || format!("attaching TC to {}", device.name);
-    let program: &mut SchedClassifier = ebpf
-        .program_mut(name)
-        .ok_or(ProgramError::NotLoaded)
-        .and_then(TryInto::try_into)
-        .map_err(|error| refused(&what(), &error))?;
+) -> Result<PathBuf, Cause> {
+    let path = pins.link(if hook == TcAttachType::Ingress { "in" } else { "out" }, device.index);
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let id = program
-        .attach_with_options(device.name, hook, options)
-        .map_err(|error| refused(&what(), &root(&error)))?;
-    let link = program.take_link(id).map_err(|error| refused(&what(), &error))?;
-    let link = FdLink::try_from(link).map_err(|error| refused(&what(), &error))?;
-    let path = pins.link(if name == IN { "in" } else { "out" }, device.index);
-    pinned(link, path).map_err(|error| refused(&what(), &error))
+    let id = program.attach_with_options(device.name, hook, options)?;
+    let link = FdLink::try_from(program.take_link(id)?)?;
+    Ok(pinned(link, path)?)
 }
 
 fn pinned(link: FdLink, path: PathBuf) -> Result<PathBuf, aya::pin::PinError> {
@@ -160,11 +193,18 @@ fn why_not(device: &Device<'_>, error: &Cause) -> KernelError {
     let name = device.name;
     KernelError::Refused(match errno(error) {
         Some(libc::EBUSY | libc::EEXIST) => {
-            let other = device.xdp_program.and_then(name_of).unwrap_or_else(|| "whose name cannot be read".to_owned());
-            format!("{name} has an XDP program already, {other}; take it off, or set attach = \"tc\" for {name}")
+            let other = device
+                .xdp_program
+                .and_then(name_of)
+                .unwrap_or_else(|| "whose name cannot be read".to_owned());
+            format!(
+                "{name} has an XDP program already, {other}; take it off, or set attach = \"tc\" for {name}"
+            )
         }
         Some(libc::EOPNOTSUPP) => {
-            format!("the driver of {name} has no native XDP; set attach = \"xdp-generic\" or \"tc\" for {name}")
+            format!(
+                "the driver of {name} has no native XDP; set attach = \"xdp-generic\" or \"tc\" for {name}"
+            )
         }
         _ => format!("attaching XDP to {name}: {}", root(error.as_ref())),
     })

@@ -7,8 +7,8 @@ use aya::maps::{HashMap, MapData, MapError};
 use equipoise_common::key::{Address, FiveTuple, TCP};
 use equipoise_common::value::{Flow, flag};
 
-use super::{FlowRow, KernelError};
 use super::pin::refused;
+use super::{FlowRow, KernelError};
 
 /// Calls `each` for every live flow of one family's table; false when it has asked to stop.
 pub(super) fn walk<A>(

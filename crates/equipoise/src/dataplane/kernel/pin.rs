@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use super::KernelError;
+use super::{KernelError, clsact};
 
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 
@@ -30,7 +30,8 @@ impl Pins {
         mount_if_missing()?;
         for folder in ["maps", "programs", "links"] {
             let path = self.root.join(folder);
-            fs::create_dir_all(&path).map_err(|error| refused(&format!("making {}", path.display()), &error))?;
+            fs::create_dir_all(&path)
+                .map_err(|error| refused(&format!("making {}", path.display()), &error))?;
         }
         Ok(())
     }
@@ -61,9 +62,12 @@ impl Pins {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            for entry in entries {
-                let path = entry?.path();
-                if folder == "links" { detach(&path)? } else { fs::remove_file(path)? }
+            let mut paths =
+                entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+            // Filters go before the qdisc that they hang on.
+            paths.sort_by_key(|path| path.to_string_lossy().contains("-own-"));
+            for path in paths {
+                if folder == "links" { release(&path)? } else { fs::remove_file(path)? }
             }
             fs::remove_dir(&path)?;
         }
@@ -80,11 +84,21 @@ impl Pins {
     }
 }
 
+/// Takes off what a pin among the links stands for, and the pin away.
+pub(super) fn release(path: &Path) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if name.starts_with(clsact::MARK) {
+        clsact::release(path)?;
+        return fs::remove_file(path);
+    }
+    detach(path)
+}
+
 /// Takes the program of a pinned link off its device, and the pin away.
 ///
 /// Removing the pin alone would do, some time later: the kernel lets links go in the background.
 /// No packet meets the program once this has returned. A device that is gone is no error.
-pub(super) fn detach(path: &Path) -> io::Result<()> {
+fn detach(path: &Path) -> io::Result<()> {
     const BPF_OBJ_GET: libc::c_long = 7;
     const BPF_LINK_DETACH: libc::c_long = 34;
     // The parts of `union bpf_attr` that these commands read.
@@ -101,7 +115,8 @@ pub(super) fn detach(path: &Path) -> io::Result<()> {
     let name = c_path(path);
     let get = ByPath { path: name.as_ptr() as u64, fd: 0, flags: 0 };
     // SAFETY: a whole attribute with its size; the path outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const get, size_of::<ByPath>()) };
+    let fd =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw const get, size_of::<ByPath>()) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -129,9 +144,13 @@ fn mount_if_missing() -> Result<(), KernelError> {
         .map_err(|error| refused(&format!("making {BPF_FILE_SYSTEM}"), &error))?;
     let (source, kind) = (c"bpffs", c"bpf");
     // SAFETY: NUL-terminated texts; this file system takes no data.
-    let result = unsafe { libc::mount(source.as_ptr(), path.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
+    let result =
+        unsafe { libc::mount(source.as_ptr(), path.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
     if result != 0 {
-        return Err(refused(&format!("mounting the BPF file system at {BPF_FILE_SYSTEM}"), &io::Error::last_os_error()));
+        return Err(refused(
+            &format!("mounting the BPF file system at {BPF_FILE_SYSTEM}"),
+            &io::Error::last_os_error(),
+        ));
     }
     tracing::info!(path = BPF_FILE_SYSTEM, "mounted the BPF file system");
     Ok(())

@@ -59,12 +59,18 @@ impl Twin {
     /// # Errors
     ///
     /// When the kernel refuses the frame or the interface.
-    pub fn explain(&mut self, hook: Hook, input: Input<'_>) -> Result<(Output, Vec<Step>), KernelError> {
+    pub fn explain(
+        &mut self,
+        hook: Hook,
+        input: Input<'_>,
+    ) -> Result<(Output, Vec<Step>), KernelError> {
         self.steps
             .set(0, Step::default(), 0)
             .map_err(|error| refused("clearing the step log", &error))?;
         let output = run(&self.ebpf, hook, input)?;
-        let step = |index| self.steps.get(&index, 0).map_err(|error| refused("reading the step log", &error));
+        let step = |index| {
+            self.steps.get(&index, 0).map_err(|error| refused("reading the step log", &error))
+        };
         let told = step(0)?.first.min(limit::STEPS - 1);
         let steps = (1..=told).map(step).collect::<Result<_, _>>()?;
         Ok((output, steps))
@@ -78,13 +84,20 @@ pub(super) fn run(ebpf: &Ebpf, hook: Hook, input: Input<'_>) -> Result<Output, K
         Hook::Ingress => attach::IN,
         Hook::Egress => attach::OUT,
     };
-    let program = ebpf.program(name).ok_or_else(|| refused("running", &format!("no program {name}")))?;
-    let fd = program.fd().map_err(|error| refused(&format!("running {name}"), &error))?.as_fd().as_raw_fd();
+    let program =
+        ebpf.program(name).ok_or_else(|| refused("running", &format!("no program {name}")))?;
+    let fd = program
+        .fd()
+        .map_err(|error| refused(&format!("running {name}"), &error))?
+        .as_fd()
+        .as_raw_fd();
     match hook {
         Hook::Xdp => test_run(fd, input, &mut xdp_context(input)),
         Hook::Ingress | Hook::Egress => test_run(fd, input, &mut tc_context(input)),
     }
-    .map_err(|error| refused(&format!("running {name} on a packet of {} bytes", input.frame.len()), &error))
+    .map_err(|error| {
+        refused(&format!("running {name} on a packet of {} bytes", input.frame.len()), &error)
+    })
 }
 
 /// `struct xdp_md`: data, data_end, data_meta, ingress interface, receive queue, egress interface.
@@ -100,7 +113,11 @@ fn tc_context(input: Input<'_>) -> [u32; 48] {
     context
 }
 
-fn test_run<const N: usize>(fd: RawFd, input: Input<'_>, context: &mut [u32; N]) -> io::Result<Output> {
+fn test_run<const N: usize>(
+    fd: RawFd,
+    input: Input<'_>,
+    context: &mut [u32; N],
+) -> io::Result<Output> {
     const BPF_PROG_TEST_RUN: libc::c_long = 10;
     /// Programs may make a packet longer.
     const ROOM: usize = 256;
@@ -145,7 +162,8 @@ fn test_run<const N: usize>(fd: RawFd, input: Input<'_>, context: &mut [u32; N])
     };
     let size = size_of::<Attributes>();
     // SAFETY: every address in `attributes` is of a buffer that outlives the call, with its size.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size) };
     if result != 0 {
         return Err(io::Error::last_os_error());
     }

@@ -12,9 +12,9 @@ use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use equipoise_common::key::{FiveTuple, ServiceKey as Key, V4, V6};
+use equipoise_common::limit;
 use equipoise_common::value::{Backend, Flow, Pool, Service, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
-use equipoise_common::limit;
 use equipoise_core::diff::Step;
 use equipoise_core::plan::ServiceKey;
 
@@ -64,7 +64,9 @@ impl Tables {
             Step::ResetServiceCounters { id, .. } => reset(&mut self.service_traffic, *id),
             Step::ResetBackendCounters { id, .. } => reset(&mut self.backend_traffic, *id),
             Step::PutBackend { id, value } => self.backends.set(*id, value, 0).map_err(io_error),
-            Step::RemoveBackend { id } => self.backends.set(*id, Backend::default(), 0).map_err(io_error),
+            Step::RemoveBackend { id } => {
+                self.backends.set(*id, Backend::default(), 0).map_err(io_error)
+            }
             Step::WriteSlots { run, slots } => self.slots.write_slots(run.offset, slots),
             Step::PutPool { id, value } => self.pools.write_pool(*id, value),
             Step::RemovePool { id } => self.pools.write_pool(*id, &Pool::default()),
@@ -83,7 +85,9 @@ impl Tables {
     }
 
     pub(super) fn allow_redirect(&mut self, index: u32, allowed: bool) -> Result<(), KernelError> {
-        let what = |error: &dyn std::fmt::Display| refused(&format!("redirecting to interface {index}"), error);
+        let what = |error: &dyn std::fmt::Display| {
+            refused(&format!("redirecting to interface {index}"), error)
+        };
         if allowed {
             return self.redirects.insert(index, index, None, 0).map_err(|error| what(&error));
         }
@@ -98,18 +102,27 @@ impl Tables {
         for &hook in Hook::ALL {
             for &verdict in Verdict::ALL {
                 let index = hook.counter(verdict);
-                let cpus = self.verdicts.get(&index, 0).map_err(|error| refused("reading verdicts", &error))?;
+                let cpus = self
+                    .verdicts
+                    .get(&index, 0)
+                    .map_err(|error| refused("reading verdicts", &error))?;
                 counted.push((hook, verdict, cpus.iter().sum()));
             }
         }
         Ok(counted)
     }
 
-    pub(super) fn service_traffic(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, KernelError> {
+    pub(super) fn service_traffic(
+        &self,
+        ids: &[u32],
+    ) -> Result<BTreeMap<u32, Traffic>, KernelError> {
         sum(&self.service_traffic, ids)
     }
 
-    pub(super) fn backend_traffic(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, KernelError> {
+    pub(super) fn backend_traffic(
+        &self,
+        ids: &[u32],
+    ) -> Result<BTreeMap<u32, Traffic>, KernelError> {
         sum(&self.backend_traffic, ids)
     }
 }
@@ -133,19 +146,24 @@ unsafe impl Sync for Mapped {}
 impl Mapped {
     fn new(map: Map, length: usize) -> Result<Self, KernelError> {
         let Map::Array(map) = map else {
-            return Err(KernelError::Refused("a map that should be an array is not one".to_owned()));
+            return Err(KernelError::Refused(
+                "a map that should be an array is not one".to_owned(),
+            ));
         };
         let page = 4096;
         let length = length.next_multiple_of(page);
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let fd = map.fd().as_fd().as_raw_fd();
         // SAFETY: a new shared mapping of a map made mappable; nothing else is touched.
-        let start = unsafe { libc::mmap(ptr::null_mut(), length, protection, libc::MAP_SHARED, fd, 0) };
+        let start =
+            unsafe { libc::mmap(ptr::null_mut(), length, protection, libc::MAP_SHARED, fd, 0) };
         if start == libc::MAP_FAILED {
             return Err(refused("mapping a map into memory", &io::Error::last_os_error()));
         }
-        let start = ptr::NonNull::new(start.cast()).ok_or_else(|| refused("mapping a map into memory", &"address 0"))?;
-        let length = NonZeroUsize::new(length).ok_or_else(|| refused("mapping a map into memory", &"no bytes"))?;
+        let start = ptr::NonNull::new(start.cast())
+            .ok_or_else(|| refused("mapping a map into memory", &"address 0"))?;
+        let length = NonZeroUsize::new(length)
+            .ok_or_else(|| refused("mapping a map into memory", &"no bytes"))?;
         Ok(Self { start, length, _map: map })
     }
 
@@ -207,7 +225,10 @@ fn reset(map: &mut PerCpuArray<MapData, Traffic>, id: u32) -> io::Result<()> {
     map.set(id, zeros, 0).map_err(io_error)
 }
 
-fn sum(map: &PerCpuArray<MapData, Traffic>, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, KernelError> {
+fn sum(
+    map: &PerCpuArray<MapData, Traffic>,
+    ids: &[u32],
+) -> Result<BTreeMap<u32, Traffic>, KernelError> {
     let mut sums = BTreeMap::new();
     for &id in ids {
         let cpus = map.get(&id, 0).map_err(|error| refused("reading counters", &error))?;
@@ -225,7 +246,9 @@ fn taken(ebpf: &mut Ebpf, name: &str) -> Result<Map, KernelError> {
 }
 
 fn typed<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, KernelError> {
-    taken(ebpf, name)?.try_into().map_err(|error: MapError| refused(&format!("using map {name}"), &error))
+    taken(ebpf, name)?
+        .try_into()
+        .map_err(|error: MapError| refused(&format!("using map {name}"), &error))
 }
 
 fn io_error(error: MapError) -> io::Error {

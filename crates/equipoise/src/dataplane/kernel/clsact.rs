@@ -1,0 +1,195 @@
+//! TC before kernel 6.6: filters on a `clsact` qdisc, which outlive the process by themselves.
+//!
+//! There are no links to pin. So each filter leaves a mark beside the pinned links, a pin of its
+//! program whose name says where the filter hangs; and the qdisc leaves one if it is ours. A
+//! qdisc that others use by then stays.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcHandle, qdisc_add_clsact,
+};
+use aya::programs::{ProgramError, SchedClassifier};
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::{Socket, SocketAddr};
+
+use super::attach::Cause;
+use super::pin::Pins;
+
+/// Begins the name of every mark.
+pub(super) const MARK: &str = "clsact";
+
+/// Before the filters of others, as TCX is: what is none of ours goes on to them, and what is
+/// ours they might end.
+const FIRST: u16 = 1;
+
+/// Hangs the program on the device and gives the marks that this has made, the filter's last.
+pub(super) fn attach(
+    program: &mut SchedClassifier,
+    pins: &Pins,
+    device: (&str, u32),
+    hook: TcAttachType,
+) -> Result<Vec<PathBuf>, Cause> {
+    let (name, index) = device;
+    let mut marks = Vec::new();
+    if !has_qdisc(index)? {
+        qdisc_add_clsact(name)?;
+        marks.push(mark(program, pins, &format!("{MARK}-own"), index)?);
+    }
+    let options = TcAttachOptions::Netlink(NlOptions { priority: FIRST, ..NlOptions::default() });
+    let id = program.attach_with_options(name, hook, options)?;
+    let link = program.take_link(id)?;
+    let (priority, handle) = (link.priority()?, u32::from(link.handle()?));
+    // Dropping the link would take the filter off.
+    std::mem::forget(link);
+    let what = format!("{MARK}-{}-{priority}-{handle}", side(hook));
+    marks.push(mark(program, pins, &what, index)?);
+    Ok(marks)
+}
+
+/// Takes off what a mark stands for; what is gone is no error.
+pub(super) fn release(mark: &Path) -> io::Result<()> {
+    let name = mark.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let parts: Vec<&str> = name.split('-').collect();
+    match parts[..] {
+        [_, "own", index] => remove_unused_qdisc(number(index)?),
+        [_, side, priority, handle, index] => {
+            let Some(device) = device_name(number(index)?) else {
+                return Ok(());
+            };
+            let hook = if side == "in" { TcAttachType::Ingress } else { TcAttachType::Egress };
+            let handle = TcHandle::from(number(handle)?);
+            let priority = u16::try_from(number(priority)?).map_err(io::Error::other)?;
+            // It is taken off when it is dropped.
+            SchedClassifierLink::attached(&device, hook, priority, handle, None).map(drop)
+        }
+        _ => Err(io::Error::other(format!("{name} is no mark of a filter"))),
+    }
+}
+
+fn side(hook: TcAttachType) -> &'static str {
+    match hook {
+        TcAttachType::Ingress => "in",
+        TcAttachType::Egress | TcAttachType::Custom(_) => "out",
+    }
+}
+
+fn number(text: &str) -> io::Result<u32> {
+    text.parse().map_err(io::Error::other)
+}
+
+fn mark(program: &SchedClassifier, pins: &Pins, what: &str, index: u32) -> Result<PathBuf, Cause> {
+    const BPF_OBJ_PIN: libc::c_long = 6;
+    // The part of `union bpf_attr` that this command reads.
+    #[repr(C)]
+    struct Pin {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    let path = pins.link(what, index);
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let fd = program.fd().map_err(ProgramError::from)?.as_fd().as_raw_fd();
+    let pin = Pin { path: name.as_ptr() as u64, fd: fd as u32, flags: 0 };
+    // SAFETY: a whole attribute with its size; the path outlives the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_PIN, &raw const pin, size_of::<Pin>()) };
+    if result != 0 {
+        return Err(io::Error::last_os_error().into());
+    }
+    Ok(path)
+}
+
+fn device_name(index: u32) -> Option<String> {
+    let mut name = [0_u8; libc::IF_NAMESIZE];
+    // SAFETY: room for the longest name there is.
+    let found = unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) };
+    if found.is_null() {
+        return None;
+    }
+    let end = name.iter().position(|&byte| byte == 0)?;
+    String::from_utf8(name[..end].to_vec()).ok()
+}
+
+/// `TC_H_CLSACT` of linux/pkt_sched.h, and its two sides.
+const CLSACT: u32 = 0xffff_fff1;
+const INGRESS: u32 = 0xffff_fff2;
+const EGRESS: u32 = 0xffff_fff3;
+
+fn has_qdisc(index: u32) -> io::Result<bool> {
+    let found = dump(libc::RTM_GETQDISC, index, 0)?;
+    Ok(found.iter().any(|&parent| parent == CLSACT))
+}
+
+fn remove_unused_qdisc(index: u32) -> io::Result<()> {
+    if device_name(index).is_none() {
+        return Ok(());
+    }
+    for side in [INGRESS, EGRESS] {
+        if !dump(libc::RTM_GETTFILTER, index, side)?.is_empty() {
+            tracing::info!(interface = index, "the clsact qdisc stays: others use it");
+            return Ok(());
+        }
+    }
+    const HANDLE: u32 = 0xffff_0000;
+    let socket = route_socket()?;
+    let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK;
+    socket.send(&message(libc::RTM_DELQDISC, flags, index, (HANDLE, CLSACT)), 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    match code(&answer) {
+        0 | libc::ENOENT => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}
+
+fn route_socket() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+/// The parents of what a dump lists for a device.
+fn dump(kind: u16, index: u32, parent: u32) -> io::Result<Vec<u32>> {
+    let socket = route_socket()?;
+    socket.send(&message(kind, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, index, (0, parent)), 0)?;
+    let mut parents = Vec::new();
+    loop {
+        let (datagram, _) = socket.recv_from_full()?;
+        let mut rest = &datagram[..];
+        while rest.len() >= HEADER {
+            let length = word(rest, 0) as usize;
+            let kind = word(rest, 4) as u16;
+            match i32::from(kind) {
+                libc::NLMSG_DONE => return Ok(parents),
+                libc::NLMSG_ERROR => return Err(io::Error::from_raw_os_error(code(rest))),
+                _ if word(rest, HEADER + 4) == index => parents.push(word(rest, HEADER + 12)),
+                _ => {}
+            }
+            rest = rest.get(length.next_multiple_of(4).max(HEADER)..).unwrap_or_default();
+        }
+    }
+}
+
+const HEADER: usize = 16;
+
+/// `struct nlmsghdr`, then `struct tcmsg`: family, interface, handle, parent, info.
+fn message(kind: u16, flags: i32, index: u32, (handle, parent): (u32, u32)) -> Vec<u8> {
+    const LENGTH: u32 = HEADER as u32 + 20;
+    let head = u32::from(kind) | (flags as u32) << 16;
+    let words = [LENGTH, head, 0, 0, 0, index, handle, parent, 0];
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).and_then(|word| word.try_into().ok()).map_or(0, u32::from_ne_bytes)
+}
+
+/// The error of an answer, positive.
+fn code(answer: &[u8]) -> i32 {
+    (word(answer, HEADER) as i32).wrapping_neg()
+}
