@@ -86,7 +86,7 @@ pub struct Flow<A> {
     pub source_port: Be16,
     /// Destination port after rewriting.
     pub destination_port: Be16,
-    /// [`Flow::REPLY`] and what has been seen so far: the `SEEN_` bits.
+    /// [`flag::REPLY`] and what has been seen so far: the `SEEN_` bits.
     pub flags: u32,
     /// Index into the service counters.
     pub service: u32,

@@ -37,7 +37,7 @@ fn packet(from: std::net::SocketAddr, to: std::net::SocketAddr, transport: Trans
 
 /// Sends a request, and checks that it leaves for the backend byte for byte.
 fn request_reaches_backend(bench: &Bench, hook: Hook, ends: Ends, transport: Transport) {
-    let frame = packet(ends.client, ends.vip, transport).build(bench.from_client());
+    let frame = packet(ends.client, ends.vip, transport).build(bench.client_link());
     let expected =
         packet(ends.client, ends.backend, transport).hops(63).build(bench.sent(hook, bench.back));
     let (verdict, output) = bench.verdict(hook, bench.front, &frame);
@@ -51,7 +51,7 @@ fn request_reaches_backend(bench: &Bench, hook: Hook, ends: Ends, transport: Tra
 
 /// Sends the backend's answer, and checks that it leaves for the client byte for byte.
 fn reply_reaches_client(bench: &Bench, hook: Hook, ends: Ends, transport: Transport) {
-    let frame = packet(ends.backend, ends.client, transport).build(bench.from_backend());
+    let frame = packet(ends.backend, ends.client, transport).build(bench.backend_link());
     let expected =
         packet(ends.vip, ends.client, transport).hops(63).build(bench.sent(hook, bench.front));
     let (verdict, output) = bench.verdict(hook, bench.back, &frame);
@@ -94,7 +94,7 @@ fn ipv4_headers_of_any_length_are_translated() {
                 let options = usize::from(words) * 4;
                 let frame = packet(ends.client, ends.vip, transport)
                     .options(options)
-                    .build(bench.from_client());
+                    .build(bench.client_link());
                 let expected =
                     packet(ends.client, ends.backend, transport).options(options).hops(63);
                 let (verdict, output) = bench.verdict(hook, bench.front, &frame);
@@ -123,7 +123,7 @@ fn packets_cut_short_at_any_byte_pass_untouched() {
     for hook in HOOKS {
         for ends in families(4200) {
             for (transport, header) in [(Transport::Syn, 20), (Transport::Udp, 8)] {
-                let whole = packet(ends.client, ends.vip, transport).build(bench.from_client());
+                let whole = packet(ends.client, ends.vip, transport).build(bench.client_link());
                 let network = if ends.client.is_ipv4() { 20 } else { 40 };
                 let headers = 14 + network + header;
                 // The kernel refuses test runs on less than an Ethernet header; at TC also on less
@@ -144,9 +144,9 @@ fn packets_cut_short_at_any_byte_pass_untouched() {
 fn headers_that_contradict_themselves_pass_untouched() {
     let bench = Bench::new();
     let [v4, v6] = families(4300);
-    let tcp = packet(v4.client, v4.vip, Transport::Syn).build(bench.from_client());
-    let udp = packet(v4.client, v4.vip, Transport::Udp).build(bench.from_client());
-    let tcp6 = packet(v6.client, v6.vip, Transport::Syn).build(bench.from_client());
+    let tcp = packet(v4.client, v4.vip, Transport::Syn).build(bench.client_link());
+    let udp = packet(v4.client, v4.vip, Transport::Udp).build(bench.client_link());
+    let tcp6 = packet(v6.client, v6.vip, Transport::Syn).build(bench.client_link());
     let changed = |frame: &[u8], at: usize, bytes: &[u8]| {
         let mut frame = frame.to_vec();
         frame[at..at + bytes.len()].copy_from_slice(bytes);
@@ -191,21 +191,21 @@ fn what_is_for_no_service_passes_untouched() {
             Packet::new("[2001:db8:c::7]:4400", "[2001:db8:f::11]:80", Transport::Udp),
         ];
         for other in others {
-            passes_untouched(&bench, hook, &other.build(bench.from_client()), Verdict::NoService);
+            passes_untouched(&bench, hook, &other.build(bench.client_link()), Verdict::NoService);
         }
         // A VIP is served on its interfaces alone.
-        let frame = Packet::new(client, bench::VIP, Transport::Syn).build(bench.from_backend());
+        let frame = Packet::new(client, bench::VIP, Transport::Syn).build(bench.backend_link());
         assert_eq!(bench.verdict(hook, bench.back, &frame).0, Verdict::NoService);
 
         let mut ping = Vec::new();
         let builder: etherparse::PacketBuilderStep<_> =
-            bench.from_client().ipv4([198, 51, 100, 7], [203, 0, 113, 10], 64);
+            bench.client_link().ipv4([198, 51, 100, 7], [203, 0, 113, 10], 64);
         builder.icmpv4_echo_request(1, 1).write(&mut ping, &[]).unwrap();
         passes_untouched(&bench, hook, &ping, Verdict::NotTcpUdp);
 
         let mut arp = Vec::new();
         bench
-            .from_client()
+            .client_link()
             .arp(
                 etherparse::ArpPacket::new(
                     etherparse::ArpHardwareId::ETHERNET,
@@ -241,7 +241,7 @@ fn a_client_port_used_through_two_vips_is_two_names_at_the_backend() {
         let client = format!("198.51.100.7:{}", 4500 + number);
         for transport in [Transport::Syn, Transport::Udp] {
             let run = |to: &str| {
-                let frame = Packet::new(&client, to, transport).build(bench.from_client());
+                let frame = Packet::new(&client, to, transport).build(bench.client_link());
                 let (verdict, output) = bench.verdict(hook, bench.front, &frame);
                 assert_eq!(verdict, Verdict::ForwardedRequest);
                 u16::from_be_bytes([output.frame[34], output.frame[35]])
@@ -260,7 +260,7 @@ fn a_client_port_used_through_two_vips_is_two_names_at_the_backend() {
                 let expected =
                     Packet::new(vip, &client, answer).hops(63).build(bench.sent(hook, bench.front));
                 let (verdict, output) =
-                    bench.verdict(hook, bench.back, &frame.build(bench.from_backend()));
+                    bench.verdict(hook, bench.back, &frame.build(bench.backend_link()));
                 assert_eq!(verdict, Verdict::ForwardedReply);
                 assert_eq!(output.frame, expected);
             }
@@ -281,7 +281,7 @@ fn udp_without_a_checksum_stays_without() {
     let bench = Bench::new();
     for hook in HOOKS {
         let [ends, _] = families(4600);
-        let mut frame = packet(ends.client, ends.vip, Transport::Udp).build(bench.from_client());
+        let mut frame = packet(ends.client, ends.vip, Transport::Udp).build(bench.client_link());
         frame[40..42].fill(0);
         let mut expected = packet(ends.client, ends.backend, Transport::Udp)
             .hops(63)
@@ -299,7 +299,7 @@ fn a_udp_checksum_that_comes_to_zero_is_sent_as_ones() {
             // The last two bytes of the payload make up for whatever the rest comes to.
             let build = |to, filler: [u8; 2]| {
                 let link =
-                    if to == ends.vip { bench.from_client() } else { bench.sent(hook, bench.back) };
+                    if to == ends.vip { bench.client_link() } else { bench.sent(hook, bench.back) };
                 let hops = if to == ends.vip { 64 } else { 63 };
                 let mut frame = packet(ends.client, to, Transport::Udp).hops(hops).build(link);
                 let end = frame.len();
@@ -331,12 +331,12 @@ fn a_request_without_neighbour_is_left_to_tc() {
     let bench = Bench::new();
     let frame = Packet::new("198.51.100.7:4800", "203.0.113.12:80", Transport::Syn);
     let (verdict, output) =
-        bench.verdict(Hook::Xdp, bench.front, &frame.build(bench.from_client()));
+        bench.verdict(Hook::Xdp, bench.front, &frame.build(bench.client_link()));
     assert_eq!((verdict, output.action), (Verdict::RequestNoNeighbour, XDP_PASS));
-    assert_eq!(output.frame, frame.build(bench.from_client()));
+    assert_eq!(output.frame, frame.build(bench.client_link()));
     // At TC the kernel asks for the neighbour while it sends.
     let (verdict, output) =
-        bench.verdict(Hook::Ingress, bench.front, &frame.build(bench.from_client()));
+        bench.verdict(Hook::Ingress, bench.front, &frame.build(bench.client_link()));
     assert_eq!((verdict, output.action), (Verdict::ForwardedRequest, TC_REDIRECT));
 }
 
@@ -347,12 +347,12 @@ fn a_reply_without_neighbour_is_left_as_it_came_and_rewritten_on_its_way_out() {
         request_reaches_backend(&bench, Hook::Xdp, ends, Transport::Syn);
         bench.netns.ip(&format!("neigh del {} dev front", ends.client.ip())).unwrap();
         let frame =
-            packet(ends.backend, ends.client, Transport::SynAck).build(bench.from_backend());
+            packet(ends.backend, ends.client, Transport::SynAck).build(bench.backend_link());
         let (verdict, output) = bench.verdict(Hook::Xdp, bench.back, &frame);
         assert_eq!((verdict, output.action), (Verdict::ReplyNoNeighbour, XDP_PASS));
         assert_eq!(output.frame, frame);
         let (verdict, output) = bench.verdict(Hook::Egress, bench.front, &frame);
-        let expected = packet(ends.vip, ends.client, Transport::SynAck).build(bench.from_backend());
+        let expected = packet(ends.vip, ends.client, Transport::SynAck).build(bench.backend_link());
         assert_eq!((verdict, output.action), (Verdict::RewrittenReply, TC_UNSPEC));
         assert_eq!(output.frame, expected);
     }
@@ -364,7 +364,7 @@ fn a_device_that_takes_no_redirects_is_left_to_tc() {
     let (front, back) = (bench.front, bench.back);
     for ends in families(5000) {
         bench.kernel.allow_redirect(back, false).unwrap();
-        let frame = packet(ends.client, ends.vip, Transport::Syn).build(bench.from_client());
+        let frame = packet(ends.client, ends.vip, Transport::Syn).build(bench.client_link());
         let (verdict, output) = bench.verdict(Hook::Xdp, front, &frame);
         assert_eq!((verdict, output.action), (Verdict::RequestNoRedirect, XDP_PASS));
         assert_eq!(output.frame, frame);
@@ -372,7 +372,7 @@ fn a_device_that_takes_no_redirects_is_left_to_tc() {
         request_reaches_backend(&bench, Hook::Xdp, ends, Transport::Ack);
         bench.kernel.allow_redirect(front, false).unwrap();
         let frame =
-            packet(ends.backend, ends.client, Transport::SynAck).build(bench.from_backend());
+            packet(ends.backend, ends.client, Transport::SynAck).build(bench.backend_link());
         let (verdict, output) = bench.verdict(Hook::Xdp, back, &frame);
         assert_eq!(
             (verdict, output.action, output.frame),
@@ -388,17 +388,17 @@ fn a_packet_on_its_last_hop_is_left_to_the_stack() {
     for (number, hook) in HOOKS.into_iter().enumerate() {
         for ends in families(5100 + number as u16) {
             let frame =
-                packet(ends.client, ends.vip, Transport::Syn).hops(1).build(bench.from_client());
+                packet(ends.client, ends.vip, Transport::Syn).hops(1).build(bench.client_link());
             let (verdict, output) = bench.verdict(hook, bench.front, &frame);
             assert_eq!((verdict, output.action), (Verdict::RequestHopLimit, pass(hook)));
             let to = if hook == Hook::Xdp { ends.vip } else { ends.backend };
             assert_eq!(
                 output.frame,
-                packet(ends.client, to, Transport::Syn).hops(1).build(bench.from_client())
+                packet(ends.client, to, Transport::Syn).hops(1).build(bench.client_link())
             );
             let frame = packet(ends.backend, ends.client, Transport::SynAck)
                 .hops(1)
-                .build(bench.from_backend());
+                .build(bench.backend_link());
             let (verdict, output) = bench.verdict(hook, bench.back, &frame);
             assert_eq!(
                 (verdict, output.action, output.frame),
@@ -413,10 +413,10 @@ fn a_backend_on_this_host_gets_its_packets_from_the_stack() {
     let bench = Bench::new();
     for hook in HOOKS {
         let frame = Packet::new("198.51.100.7:5200", "203.0.113.13:80", Transport::Syn)
-            .build(bench.from_client());
+            .build(bench.client_link());
         let to = if hook == Hook::Xdp { "203.0.113.13:80" } else { "10.0.0.1:8080" };
         let expected =
-            Packet::new("198.51.100.7:5200", to, Transport::Syn).build(bench.from_client());
+            Packet::new("198.51.100.7:5200", to, Transport::Syn).build(bench.client_link());
         let (verdict, output) = bench.verdict(hook, bench.front, &frame);
         assert_eq!(
             (verdict, output.action, output.frame),
@@ -424,9 +424,9 @@ fn a_backend_on_this_host_gets_its_packets_from_the_stack() {
         );
     }
     let frame = Packet::new("10.0.0.1:8080", "198.51.100.7:5200", Transport::SynAck)
-        .build(bench.from_client());
+        .build(bench.client_link());
     let expected = Packet::new("203.0.113.13:80", "198.51.100.7:5200", Transport::SynAck)
-        .build(bench.from_client());
+        .build(bench.client_link());
     let (verdict, output) = bench.verdict(Hook::Egress, bench.front, &frame);
     assert_eq!((verdict, output.frame), (Verdict::RewrittenReply, expected));
 }
@@ -437,7 +437,7 @@ fn a_service_without_a_backend_of_the_family_drops() {
     for hook in HOOKS {
         for transport in [Transport::Syn, Transport::Udp, Transport::Ack] {
             let frame = Packet::new("198.51.100.7:5300", "203.0.113.14:80", transport)
-                .build(bench.from_client());
+                .build(bench.client_link());
             let (verdict, output) = bench.verdict(hook, bench.front, &frame);
             assert_eq!((verdict, output.action), (Verdict::NoBackend, dropped(hook)));
         }
@@ -449,7 +449,7 @@ fn requests_on_their_way_out_are_none_of_egress() {
     let bench = Bench::new();
     for ends in families(5400) {
         request_reaches_backend(&bench, Hook::Xdp, ends, Transport::Syn);
-        let frame = packet(ends.client, ends.vip, Transport::Ack).build(bench.from_client());
+        let frame = packet(ends.client, ends.vip, Transport::Ack).build(bench.client_link());
         let (verdict, output) = bench.verdict(Hook::Egress, bench.front, &frame);
         assert_eq!((verdict, output.action, output.frame), (Verdict::Outgoing, TC_UNSPEC, frame));
     }
@@ -517,7 +517,7 @@ fn a_dry_run_decides_alike_tells_its_steps_and_changes_nothing() {
     };
     for (number, hook) in HOOKS.into_iter().enumerate() {
         for ends in families(5700 + number as u16) {
-            let frame = packet(ends.client, ends.vip, Transport::Syn).build(bench.from_client());
+            let frame = packet(ends.client, ends.vip, Transport::Syn).build(bench.client_link());
             let flows = bench.flows();
             let counted = bench.kernel.verdicts().unwrap();
             let (dry, steps, names) = explain(hook, &frame);

@@ -17,7 +17,7 @@ use equipoise_lab::link::{Checksums, End, Gro, Properties, index, mac, veth};
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep};
 
 /// Two VIPs of the first service's pool and of the second's: one backend is in both.
-pub const CONFIG: &str = r#"
+pub(crate) const CONFIG: &str = r#"
     [[service]]
     name = "web"
     listen = { interfaces = ["front"], address = "203.0.113.10", port = 80, protocol = "both" }
@@ -49,15 +49,15 @@ pub const CONFIG: &str = r#"
     backends = [{ address = "[2001:db8:b::11]:8080" }]
 "#;
 
-pub const CLIENT: &str = "198.51.100.7";
-pub const CLIENT6: &str = "2001:db8:c::7";
-pub const VIP: &str = "203.0.113.10:80";
-pub const VIP6: &str = "[2001:db8:f::10]:80";
-pub const BACKEND: &str = "10.0.0.11:8080";
-pub const BACKEND6: &str = "[2001:db8:b::11]:8080";
+pub(crate) const CLIENT: &str = "198.51.100.7";
+pub(crate) const CLIENT6: &str = "2001:db8:c::7";
+pub(crate) const VIP: &str = "203.0.113.10:80";
+pub(crate) const VIP6: &str = "[2001:db8:f::10]:80";
+pub(crate) const BACKEND: &str = "10.0.0.11:8080";
+pub(crate) const BACKEND6: &str = "[2001:db8:b::11]:8080";
 
 /// Link address of everything that is not the balancer.
-pub const FAR: [u8; 6] = [2, 0, 0, 0, 0, 7];
+pub(crate) const FAR: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
 const ADDRESSES: &str = "\
 addr add 198.51.100.1/24 dev front
@@ -71,18 +71,18 @@ neigh add 10.0.0.11 lladdr 02:00:00:00:00:07 dev back
 neigh add 2001:db8:b::11 lladdr 02:00:00:00:00:07 dev back";
 
 /// The balancer.
-pub struct Bench {
-    pub netns: Netns,
-    pub kernel: Loaded,
-    pub front: u32,
-    pub back: u32,
+pub(crate) struct Bench {
+    pub(crate) netns: Netns,
+    pub(crate) kernel: Loaded,
+    pub(crate) front: u32,
+    pub(crate) back: u32,
     front_mac: [u8; 6],
     back_mac: [u8; 6],
     _far: Netns,
 }
 
 impl Bench {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let netns = Netns::new().unwrap();
         let far = Netns::new().unwrap();
@@ -105,13 +105,13 @@ impl Bench {
     }
 
     /// Runs a packet at a hook of a device.
-    pub fn run(&self, hook: Hook, interface: u32, frame: &[u8]) -> Output {
+    pub(crate) fn run(&self, hook: Hook, interface: u32, frame: &[u8]) -> Output {
         let input = Input { frame, interface, repeat: 1 };
         self.netns.run(|| self.kernel.run(hook, input)).unwrap()
     }
 
     /// Runs a packet, and answers with the one verdict that it was counted under.
-    pub fn verdict(&self, hook: Hook, interface: u32, frame: &[u8]) -> (Verdict, Output) {
+    pub(crate) fn verdict(&self, hook: Hook, interface: u32, frame: &[u8]) -> (Verdict, Output) {
         let before = self.verdicts();
         let output = self.run(hook, interface, frame);
         let after = self.verdicts();
@@ -131,7 +131,7 @@ impl Bench {
             .collect()
     }
 
-    pub fn flows(&self) -> usize {
+    pub(crate) fn flows(&self) -> usize {
         let mut flows = 0;
         self.kernel
             .flows(&mut |_| {
@@ -143,18 +143,22 @@ impl Bench {
     }
 
     /// A frame from a client as it comes in at `front`.
-    pub fn from_client(&self) -> PacketBuilderStep<etherparse::Ethernet2Header> {
+    pub(crate) fn client_link(&self) -> PacketBuilderStep<etherparse::Ethernet2Header> {
         PacketBuilder::ethernet2(FAR, self.front_mac)
     }
 
     /// A frame from a backend as it comes in at `back`.
-    pub fn from_backend(&self) -> PacketBuilderStep<etherparse::Ethernet2Header> {
+    pub(crate) fn backend_link(&self) -> PacketBuilderStep<etherparse::Ethernet2Header> {
         PacketBuilder::ethernet2(FAR, self.back_mac)
     }
 
     /// What a hook makes of the link addresses of a frame that it sends: XDP writes them itself,
     /// at TC the stack does so later.
-    pub fn sent(&self, hook: Hook, out: u32) -> PacketBuilderStep<etherparse::Ethernet2Header> {
+    pub(crate) fn sent(
+        &self,
+        hook: Hook,
+        out: u32,
+    ) -> PacketBuilderStep<etherparse::Ethernet2Header> {
         let (inside, outside) = if out == self.front {
             (self.back_mac, self.front_mac)
         } else {
@@ -168,7 +172,7 @@ impl Bench {
 }
 
 /// Leaves nothing pinned, also when a test fails.
-pub struct Loaded(Option<Kernel>);
+pub(crate) struct Loaded(Option<Kernel>);
 
 impl Deref for Loaded {
     type Target = Kernel;
@@ -215,21 +219,21 @@ fn link(netns: &Netns, device: &str) -> [u8; 6] {
 }
 
 /// What a packet carries.
-pub const PAYLOAD: &[u8] = b"equipoise?";
+pub(crate) const PAYLOAD: &[u8] = b"equipoise?";
 
 /// A packet to be built: five-tuple and the few things that differ.
 #[derive(Clone, Copy, Debug)]
-pub struct Packet {
-    pub from: SocketAddr,
-    pub to: SocketAddr,
-    pub transport: Transport,
-    pub hops: u8,
+pub(crate) struct Packet {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) transport: Transport,
+    pub(crate) hops: u8,
     /// Bytes of IPv4 options, a multiple of 4.
-    pub options: usize,
+    pub(crate) options: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
+pub(crate) enum Transport {
     Udp,
     Syn,
     SynAck,
@@ -239,21 +243,21 @@ pub enum Transport {
 }
 
 impl Packet {
-    pub fn new(from: &str, to: &str, transport: Transport) -> Self {
+    pub(crate) fn new(from: &str, to: &str, transport: Transport) -> Self {
         let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
         Self { from, to, transport, hops: 64, options: 0 }
     }
 
-    pub fn hops(self, hops: u8) -> Self {
+    pub(crate) fn hops(self, hops: u8) -> Self {
         Self { hops, ..self }
     }
 
-    pub fn options(self, options: usize) -> Self {
+    pub(crate) fn options(self, options: usize) -> Self {
         Self { options, ..self }
     }
 
     /// Its bytes, with every checksum computed from scratch.
-    pub fn build(self, link: PacketBuilderStep<etherparse::Ethernet2Header>) -> Vec<u8> {
+    pub(crate) fn build(self, link: PacketBuilderStep<etherparse::Ethernet2Header>) -> Vec<u8> {
         let mut headers = match (self.from.ip(), self.to.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
                 let mut header = etherparse::Ipv4Header {
@@ -299,14 +303,14 @@ impl Packet {
 
 /// Client (with this port), VIP and backend of one family.
 #[derive(Clone, Copy, Debug)]
-pub struct Ends {
-    pub client: SocketAddr,
-    pub vip: SocketAddr,
-    pub backend: SocketAddr,
+pub(crate) struct Ends {
+    pub(crate) client: SocketAddr,
+    pub(crate) vip: SocketAddr,
+    pub(crate) backend: SocketAddr,
 }
 
 /// Both families.
-pub fn families(port: u16) -> [Ends; 2] {
+pub(crate) fn families(port: u16) -> [Ends; 2] {
     let ends = |client: &str, vip: &str, backend: &str| Ends {
         client: SocketAddr::new(client.parse().unwrap(), port),
         vip: vip.parse().unwrap(),

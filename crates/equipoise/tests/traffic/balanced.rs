@@ -13,42 +13,42 @@ use equipoise_lab::{Daemon, Netns};
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub const DEADLINE: Duration = Duration::from_secs(20);
-pub const BINARY: &str = env!("CARGO_BIN_EXE_equipoise");
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_equipoise");
 /// The servers' port.
-pub const PORT: u16 = 8080;
-pub const WEIGHTS: [u32; 3] = [50, 30, 20];
+pub(crate) const PORT: u16 = 8080;
+pub(crate) const WEIGHTS: [u32; 3] = [50, 30, 20];
 
 /// A hook to run on, as the configuration names it, and as `status` tells it.
 #[derive(Clone, Copy, Debug)]
-pub struct Attach {
-    pub asked: &'static str,
-    pub hook: &'static str,
-    pub mode: &'static str,
+pub(crate) struct Attach {
+    pub(crate) asked: &'static str,
+    pub(crate) hook: &'static str,
+    pub(crate) mode: &'static str,
 }
 
-pub const NATIVE: Attach = Attach { asked: "xdp", hook: "xdp", mode: "native" };
-pub const GENERIC: Attach = Attach { asked: "xdp-generic", hook: "xdp", mode: "generic" };
-pub const TC: Attach = Attach { asked: "tc", hook: "tc", mode: "tcx" };
+pub(crate) const NATIVE: Attach = Attach { asked: "xdp", hook: "xdp", mode: "native" };
+pub(crate) const GENERIC: Attach = Attach { asked: "xdp-generic", hook: "xdp", mode: "generic" };
+pub(crate) const TC: Attach = Attach { asked: "tc", hook: "tc", mode: "tcx" };
 
 /// The balancer's process, and what it is asked through.
-pub struct Balancer {
-    pub daemon: Option<Daemon>,
-    pub instance: String,
+pub(crate) struct Balancer {
+    pub(crate) daemon: Option<Daemon>,
+    pub(crate) instance: String,
     netns: Netns,
     folder: TempDir,
 }
 
 impl Balancer {
     /// Starts on a configuration, and waits until it balances.
-    pub fn start(netns: &Netns, config: &str) -> Self {
+    pub(crate) fn start(netns: &Netns, config: &str) -> Self {
         let mut balancer = Self::prepare(netns, config);
         balancer.run();
         balancer
     }
 
     /// All but starting.
-    pub fn prepare(netns: &Netns, config: &str) -> Self {
+    pub(crate) fn prepare(netns: &Netns, config: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let instance =
             format!("traffic-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -58,7 +58,7 @@ impl Balancer {
         balancer
     }
 
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         let mut command = self.command();
         command.args(["run", "-c"]).arg(self.folder.path().join("equipoise.toml"));
         let mut daemon = Daemon::start(command).unwrap();
@@ -66,42 +66,42 @@ impl Balancer {
         self.daemon = Some(daemon);
     }
 
-    pub fn write(&self, config: &str) {
+    pub(crate) fn write(&self, config: &str) {
         std::fs::write(self.folder.path().join("equipoise.toml"), config).unwrap();
     }
 
     /// `equipoise` with this instance's name.
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = self.netns.command(BINARY);
         command.args(["--instance", &self.instance]).env("NO_COLOR", "1");
         command
     }
 
     /// Runs a command of it to its end: exit code, standard output and error.
-    pub fn ask(&self, arguments: &[&str]) -> (i32, String) {
+    pub(crate) fn ask(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.command().args(arguments).output().unwrap();
         let text =
             String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr);
         (output.status.code().unwrap(), text)
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.daemon.as_ref().map(Daemon::log).unwrap_or_default()
     }
 
-    pub fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         let (code, text) = self.ask(&["status", "--json"]);
         assert_eq!(code, 0, "{text}");
         serde_json::from_str(&text).unwrap()
     }
 
     /// A verdict's count.
-    pub fn verdict(&self, name: &str) -> u64 {
+    pub(crate) fn verdict(&self, name: &str) -> u64 {
         self.status()["verdicts"][name].as_u64().unwrap_or_else(|| panic!("no verdict {name}"))
     }
 
     /// The sum of a number over all backends of a service.
-    pub fn sum(&self, service: &str, key: &str) -> u64 {
+    pub(crate) fn sum(&self, service: &str, key: &str) -> u64 {
         let status = self.status();
         let services = status["services"].as_array().unwrap();
         let service = services.iter().find(|s| s["name"] == service).unwrap();
@@ -114,12 +114,12 @@ impl Balancer {
     }
 
     /// Sends a signal.
-    pub fn signal(&mut self, signal: i32) {
+    pub(crate) fn signal(&mut self, signal: i32) {
         self.daemon.as_mut().unwrap().signal(signal).unwrap();
     }
 
     /// Reads a new configuration by SIGHUP, and waits until it is in force.
-    pub fn reload(&mut self, config: &str) {
+    pub(crate) fn reload(&mut self, config: &str) {
         let generation = |status: &Value| status["config"]["generation"].as_u64().unwrap();
         let before = generation(&self.status());
         self.write(config);
@@ -131,7 +131,7 @@ impl Balancer {
     }
 
     /// Ends it as `systemctl stop` would, and says what it has logged.
-    pub fn end(&mut self) -> String {
+    pub(crate) fn end(&mut self) -> String {
         let stopped = self.daemon.take().unwrap().stop(DEADLINE).unwrap();
         assert!(stopped.status.success(), "{}", stopped.log);
         stopped.log
@@ -150,15 +150,15 @@ impl Drop for Balancer {
 }
 
 /// Clients, a balancer that runs, and backends that answer.
-pub struct Balanced {
-    pub balancer: Balancer,
-    pub http: Vec<HttpServer>,
-    pub udp: Vec<UdpEcho>,
-    pub lab: Lab,
+pub(crate) struct Balanced {
+    pub(crate) balancer: Balancer,
+    _http: Vec<HttpServer>,
+    _udp: Vec<UdpEcho>,
+    pub(crate) lab: Lab,
 }
 
 impl Balanced {
-    pub fn new(attach: Attach, options: Options) -> Self {
+    pub(crate) fn new(attach: Attach, options: Options) -> Self {
         let lab = Lab::new(options).unwrap();
         let http = lab
             .backends
@@ -171,13 +171,13 @@ impl Balanced {
             .map(|b| UdpEcho::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
             .collect();
         let balancer = Balancer::start(&lab.balancer, &config(&lab, attach.asked));
-        let balanced = Self { balancer, http, udp, lab };
+        let balanced = Self { balancer, _http: http, _udp: udp, lab };
         balanced.assert_hook(attach);
         balanced
     }
 
     /// Every interface is attached as was asked.
-    pub fn assert_hook(&self, attach: Attach) {
+    pub(crate) fn assert_hook(&self, attach: Attach) {
         let status = self.balancer.status();
         let interfaces = status["interfaces"].as_array().unwrap();
         assert_eq!(interfaces.len(), self.lab.balancer_devices().len());
@@ -190,13 +190,13 @@ impl Balanced {
         }
     }
 
-    pub fn client(&self) -> &Netns {
+    pub(crate) fn client(&self) -> &Netns {
         &self.lab.client().netns
     }
 }
 
 /// The lab's VIPs, both families and protocols, over all backends with the weights 50, 30, 20.
-pub fn config(lab: &Lab, attach: &str) -> String {
+pub(crate) fn config(lab: &Lab, attach: &str) -> String {
     let mut text = format!("[settings]\nattach = \"{attach}\"\nmax-flows = 20000\n");
     for (name, vip) in vips() {
         text.push_str(&service(name, vip, &backends(lab, vip)));
@@ -204,13 +204,13 @@ pub fn config(lab: &Lab, attach: &str) -> String {
     text
 }
 
-pub fn vips() -> [(&'static str, SocketAddr); 2] {
+pub(crate) fn vips() -> [(&'static str, SocketAddr); 2] {
     use equipoise_lab::topology::{VIP_V4, VIP_V6};
     [("web", (VIP_V4, 80).into()), ("web6", (VIP_V6, 80).into())]
 }
 
 /// Address and weight of each backend, of the family of `vip`.
-pub fn backends(lab: &Lab, vip: SocketAddr) -> Vec<(SocketAddr, u32)> {
+pub(crate) fn backends(lab: &Lab, vip: SocketAddr) -> Vec<(SocketAddr, u32)> {
     let address = |at: [SocketAddr; 2]| if vip.is_ipv4() { at[0] } else { at[1] };
     let weight = |number: usize| WEIGHTS.get(number).copied().unwrap_or(1);
     lab.backends
@@ -220,7 +220,7 @@ pub fn backends(lab: &Lab, vip: SocketAddr) -> Vec<(SocketAddr, u32)> {
         .collect()
 }
 
-pub fn service(name: &str, vip: SocketAddr, backends: &[(SocketAddr, u32)]) -> String {
+pub(crate) fn service(name: &str, vip: SocketAddr, backends: &[(SocketAddr, u32)]) -> String {
     let mut text = format!(
         "[[service]]\nname = \"{name}\"\nalgorithm = \"random\"\n\
          listen = {{ interfaces = [\"front\"], address = \"{}\", port = {}, protocol = \"both\" }}\nbackends = [\n",
@@ -234,7 +234,7 @@ pub fn service(name: &str, vip: SocketAddr, backends: &[(SocketAddr, u32)]) -> S
 }
 
 /// The configured weights by the backends' names.
-pub fn weights(lab: &Lab) -> BTreeMap<String, u64> {
+pub(crate) fn weights(lab: &Lab) -> BTreeMap<String, u64> {
     lab.backends
         .iter()
         .zip(WEIGHTS)

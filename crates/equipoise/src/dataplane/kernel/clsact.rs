@@ -10,10 +10,10 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use aya::programs::SchedClassifier;
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcHandle, qdisc_add_clsact,
 };
-use aya::programs::{ProgramError, SchedClassifier};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
 
@@ -93,7 +93,7 @@ fn mark(program: &SchedClassifier, pins: &Pins, what: &str, index: u32) -> Resul
     }
     let path = pins.link(what, index);
     let name = CString::new(path.as_os_str().as_bytes())?;
-    let fd = program.fd().map_err(ProgramError::from)?.as_fd().as_raw_fd();
+    let fd = program.fd()?.as_fd().as_raw_fd();
     let pin = Pin { path: name.as_ptr() as u64, fd: fd as u32, flags: 0 };
     // SAFETY: a whole attribute with its size; the path outlives the call.
     let result =
@@ -122,7 +122,7 @@ const EGRESS: u32 = 0xffff_fff3;
 
 fn has_qdisc(index: u32) -> io::Result<bool> {
     let found = dump(libc::RTM_GETQDISC, index, 0)?;
-    Ok(found.iter().any(|&parent| parent == CLSACT))
+    Ok(found.contains(&CLSACT))
 }
 
 fn remove_unused_qdisc(index: u32) -> io::Result<()> {

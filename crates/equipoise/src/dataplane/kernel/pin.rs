@@ -131,13 +131,13 @@ fn detach(path: &Path) -> io::Result<()> {
 
 fn mount_if_missing() -> Result<(), KernelError> {
     /// `BPF_FS_MAGIC` of linux/magic.h.
-    const BPF_FS: i64 = 0xcafe_4a11;
+    const BPF_FS: libc::__fsword_t = 0xcafe_4a11;
     let path = c_path(Path::new(BPF_FILE_SYSTEM));
     // SAFETY: `statfs` is plain data for which zeros are a value.
     let mut about: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: a NUL-terminated path and a whole `statfs` to fill.
     let result = unsafe { libc::statfs(path.as_ptr(), &raw mut about) };
-    if result == 0 && i64::from(about.f_type) == BPF_FS {
+    if result == 0 && about.f_type == BPF_FS {
         return Ok(());
     }
     fs::create_dir_all(BPF_FILE_SYSTEM)
