@@ -330,7 +330,7 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
 
     #[inline(always)]
     fn drop() -> i32 {
-        TC_ACT_SHOT as i32
+        TC_ACT_SHOT
     }
 }
 

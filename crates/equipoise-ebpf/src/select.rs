@@ -34,8 +34,9 @@ pub fn run<F: Family>(pool: u32, headers: &Headers<F>) -> Option<Run> {
     // Offset and length are one aligned word, loaded at once: user space flips it at once.
     // SAFETY: the entry is in an array map and stays.
     let word = unsafe { ptr::read_volatile(pool.cast::<u64>()) };
-    // SAFETY: as above.
-    let pick = unsafe { ptr::read_volatile(&raw const (*pool).pick) };
+    // SAFETY: as above; the second word is epoch and pick.
+    let second = unsafe { ptr::read_volatile(pool.cast::<u64>().wrapping_add(1)) };
+    let pick = (second >> 32) as u32;
     let (offset, length) = (word as u32, (word >> 32) as u32);
     if length == 0 {
         return None;

@@ -59,8 +59,8 @@ fn has_connected_socket<H: Hook, F: Family>(hook: &H, tuple: &FiveTuple<F>) -> b
     let size = if F::IS_V6 { size_of::<Tuple<F>>() - 4 } else { size_of::<TupleV4>() } as u32;
     let pointer = (&raw const wanted).cast_mut().cast::<bpf_sock_tuple>();
     let context = hook.context();
-    // SAFETY: `wanted` has the layout that the helper expects for `size`.
     let socket = if tuple.protocol == UDP {
+        // SAFETY: `wanted` has the layout that the helper expects for `size`.
         unsafe { bpf_sk_lookup_udp(context, pointer, size, THIS_NETWORK, 0) }
     } else {
         // SAFETY: as above.
