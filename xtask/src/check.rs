@@ -42,7 +42,9 @@ pub(crate) fn run(steps: &mut Steps, kernel: Kernel) {
         "docs",
         cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"),
     );
-    steps.command("unused dependencies", &mut cargo(&["machete", "--skip-target-dir"]));
+    // Under `cargo run` it takes its own name for a folder, unless it is called directly.
+    let mut machete = Command::new("cargo-machete");
+    steps.command("unused dependencies", machete.arg("--skip-target-dir").current_dir(root()));
     // Not its advisories: they need a database from the network.
     let what = ["check", "bans", "licenses", "sources"];
     let deny = ["deny", "--locked", "--config", "deny.toml"];

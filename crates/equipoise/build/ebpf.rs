@@ -234,3 +234,60 @@ fn number(bytes: &[u8], at: usize, size: usize) -> Option<u64> {
     let bytes = bytes.get(at..at.checked_add(size)?)?;
     Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An ELF file of three sections: none, a symbol table, and the names that it uses.
+    fn elf(names: &[&str]) -> Vec<u8> {
+        const HEADER: usize = 64;
+        let texts: Vec<u8> =
+            names.iter().flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect();
+        let mut symbols = Vec::new();
+        let mut at = 0_u32;
+        for name in names {
+            symbols.extend(at.to_le_bytes());
+            symbols.extend([0; 20]);
+            at += u32::try_from(name.len()).unwrap() + 1;
+        }
+        let headers = HEADER + symbols.len() + texts.len();
+        let mut file = vec![0; HEADER];
+        file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        file[40..48].copy_from_slice(&(headers as u64).to_le_bytes());
+        file[58] = 64;
+        file[60] = 3;
+        file.extend(&symbols);
+        file.extend(&texts);
+        let section = |kind: u8, start: usize, size: usize| {
+            let mut header = vec![0; 64];
+            header[4] = kind;
+            header[24..32].copy_from_slice(&(start as u64).to_le_bytes());
+            header[32..40].copy_from_slice(&(size as u64).to_le_bytes());
+            header[40] = 2;
+            header
+        };
+        file.extend(section(0, 0, 0));
+        file.extend(section(2, HEADER, symbols.len()));
+        file.extend(section(3, HEADER + symbols.len(), texts.len()));
+        file
+    }
+
+    #[test]
+    fn an_object_with_a_panic_left_in_it_is_refused_by_name() {
+        assert_eq!(refuse_panics(&elf(&["", "equipoise_xdp"])), Ok(()));
+        let error = refuse_panics(&elf(&["", "_ZN4core9panicking5panic17h0E", "equipoise_xdp"]))
+            .unwrap_err();
+        assert!(error.contains("_ZN4core9panicking5panic17h0E"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_a_whole_elf_file_is_refused() {
+        let whole = elf(&["", "equipoise_xdp"]);
+        assert!(refuse_panics(b"").is_err());
+        assert!(refuse_panics(b"\x7fELF\x01\x01").is_err());
+        for length in [20, 64, whole.len() - 64] {
+            assert!(refuse_panics(&whole[..length]).is_err(), "{length}");
+        }
+    }
+}

@@ -126,7 +126,8 @@ impl Kernel {
     /// When the kernel refuses; with the verifier's own log where it was the verifier.
     pub fn load(options: &Options<'_>) -> Result<Self, KernelError> {
         if OBJECT.is_empty() {
-            return Err(KernelError::Refused(STUB.to_owned()));
+            let advice = STUB.unwrap_or("this build has no kernel programs in it");
+            return Err(KernelError::Refused(advice.to_owned()));
         }
         let pins = Pins::of(options.instance);
         if pins.exists() {
@@ -292,8 +293,8 @@ impl Maps for Kernel {
 /// The object with the packet programs; empty when it could not be built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/equipoise.o"));
 
-const STUB: &str = "this binary was built without the eBPF toolchain and has no packet programs: \
-                    run `cargo xtask ebpf`, which says what is missing, and build again";
+/// What to do about an empty object; the build script has found out.
+const STUB: Option<&str> = option_env!("EQUIPOISE_EBPF_STUB");
 
 /// Whether the programs only explain.
 #[derive(Clone, Copy, PartialEq, Eq)]
