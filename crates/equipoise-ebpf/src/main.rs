@@ -62,12 +62,6 @@ fn equipoise_out(context: TcContext) -> i32 {
     outgoing(&Tc::<true>(context))
 }
 
-/// Lets everything pass: an XDP program at a veth device lets its peer redirect frames to it.
-#[xdp(frags)]
-fn equipoise_pass(_context: XdpContext) -> u32 {
-    Xdp::<false>::pass() as u32
-}
-
 #[inline(always)]
 fn incoming<H: Hook>(hook: &H) -> i32 {
     if !hook.is_for_this_host() {

@@ -5,6 +5,8 @@
 #[path = "packets/bench.rs"]
 mod bench;
 
+use std::fmt::Write as _;
+
 use bench::{Bench, Ends, Packet, Transport, families};
 use equipoise_common::step::What;
 use equipoise_common::verdict::{Hook, Kind, Verdict};
@@ -501,6 +503,33 @@ fn services_and_backends_count_every_packet_and_byte() {
         assert_eq!((one.new_flows, one.packets_in, one.packets_out), (2, 2 * PACKETS, 2 * PACKETS));
         assert_eq!((one.bytes_in, one.bytes_out), (bytes, bytes));
     }
+}
+
+#[test]
+fn a_pool_of_4096_backends_uses_them_all_evenly() {
+    const BACKENDS: u16 = 4096;
+    const FLOWS: u16 = 40_960;
+    let mut config = String::from(
+        "[[service]]\nname = \"many\"\n\
+         listen = { interfaces = [\"front\"], address = \"203.0.113.10\", port = 80 }\nbackends = [\n",
+    );
+    for number in 0..BACKENDS {
+        let [high, low] = number.to_be_bytes();
+        writeln!(config, "  {{ address = \"10.1.{high}.{low}:8080\" }},").unwrap();
+    }
+    let bench = Bench::of(&(config + "]\n"));
+    for port in 0..FLOWS {
+        let frame = Packet::new(&format!("198.51.100.7:{}", port + 1), bench::VIP, Transport::Syn);
+        bench.run(Hook::Xdp, bench.front, &frame.build(bench.client_link()));
+    }
+    let ids: Vec<u32> = (0..u32::from(BACKENDS)).collect();
+    let counts: Vec<u64> =
+        bench.kernel.backend_traffic(&ids).unwrap().values().map(|t| t.new_flows).collect();
+    assert_eq!(counts.iter().sum::<u64>(), u64::from(FLOWS));
+    // Ten flows each on average; by chance fewer than one backend in ten thousand gets none.
+    let idle = counts.iter().filter(|&&count| count == 0).count();
+    assert!(idle <= 4, "{idle} backends got nothing");
+    assert!(*counts.iter().max().unwrap() < 40, "{counts:?}");
 }
 
 #[test]

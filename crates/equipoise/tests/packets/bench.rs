@@ -83,6 +83,10 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Self {
+        Self::of(CONFIG)
+    }
+
+    pub(crate) fn of(config: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let netns = Netns::new().unwrap();
         let far = Netns::new().unwrap();
@@ -99,7 +103,7 @@ impl Bench {
         let back = index(&netns, "back").unwrap();
         let instance =
             format!("packets-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let kernel = Loaded(Some(netns.run(|| filled(&instance, front, back))));
+        let kernel = Loaded(Some(netns.run(|| filled(&instance, config, [front, back]))));
         let (front_mac, back_mac) = (link(&netns, "front"), link(&netns, "back"));
         Self { netns, kernel, front, back, front_mac, back_mac, _far: far }
     }
@@ -196,13 +200,13 @@ impl Drop for Loaded {
     }
 }
 
-fn filled(instance: &str, front: u32, back: u32) -> Kernel {
-    let config = config::parse("packets.toml", CONFIG).unwrap().config;
+fn filled(instance: &str, config: &str, [front, back]: [u32; 2]) -> Kernel {
+    let config = config::parse("packets.toml", config).unwrap().config;
     let interface = |index| Interface { index, addresses: Vec::new() };
     let interfaces = [("front".to_owned(), interface(front)), ("back".to_owned(), interface(back))];
     let facts = Facts { interfaces: interfaces.into() };
     let mut state = State::new(config, facts);
-    let mut kernel = Kernel::load(&Options { instance, max_flows: 1000, tc: TcWay::default() })
+    let mut kernel = Kernel::load(&Options { instance, max_flows: 50_000, tc: TcWay::default() })
         .unwrap_or_else(|error| panic!("{error}"));
     Applier::default().converge(&mut kernel, state.plan()).unwrap();
     for device in [front, back] {

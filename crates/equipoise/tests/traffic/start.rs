@@ -1,0 +1,105 @@
+//! Starting, and failing to start: what is said, the exit code, and that nothing is left.
+
+use std::fs;
+use std::path::Path;
+
+use crate::balanced::{self, Balancer, DEADLINE, NATIVE, PORT, config, service, vips};
+use equipoise_lab::client::{Connect, http_get};
+use equipoise_lab::serve::HttpServer;
+use equipoise_lab::topology::{Lab, Options};
+use equipoise_lab::{Netns, wait_until};
+
+/// Runs to the end of a start that must fail, checks that nothing is left of it, and gives the exit
+/// code with what was said.
+fn failed_start(netns: &Netns, text: &str, before: &[&str]) -> (i32, String) {
+    let balancer = Balancer::prepare(netns, text);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("equipoise.toml");
+    fs::write(&file, text).unwrap();
+    let mut command = netns.command(before.first().copied().unwrap_or(balanced::BINARY));
+    if !before.is_empty() {
+        command.args(&before[1..]).arg(balanced::BINARY);
+    }
+    let output =
+        command.args(["--instance", &balancer.instance, "run", "-c"]).arg(&file).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let instance = &balancer.instance;
+    assert!(!Path::new(&format!("/sys/fs/bpf/equipoise/{instance}")).exists(), "{said}");
+    assert!(!Path::new(&format!("/run/equipoise/{instance}.sock")).exists(), "{said}");
+    let links = netns.output("ip", &["-d", "link"]).unwrap();
+    assert!(!links.contains("xdp"), "{links}");
+    (output.status.code().unwrap(), said)
+}
+
+#[test]
+fn an_interface_that_does_not_exist_is_named_with_its_place() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let text = config(&lab, "auto").replace("\"front\"", "\"frond\"");
+    let (code, said) = failed_start(&lab.balancer, &text, &[]);
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("frond") && said.contains("front") && said.contains("equipoise.toml:"), "{said}");
+}
+
+#[test]
+fn missing_capabilities_are_named() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let without = ["setpriv", "--bounding-set", "-bpf,-sys_admin,-net_admin,-perfmon"];
+    let (code, said) = failed_start(&lab.balancer, &config(&lab, "auto"), &without);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("CAP_BPF") && said.contains("CAP_NET_ADMIN"), "{said}");
+}
+
+#[test]
+fn a_second_process_of_an_instance_is_refused_and_the_first_goes_on() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let _servers: Vec<_> =
+        lab.backends.iter().map(|b| HttpServer::start(&b.netns, &b.name, &b.at(PORT)).unwrap()).collect();
+    let text = config(&lab, NATIVE.asked);
+    let first = Balancer::start(&lab.balancer, &text);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("equipoise.toml");
+    fs::write(&file, &text).unwrap();
+    let (code, said) = first.ask(&["run", "-c", file.to_str().unwrap()]);
+    assert_eq!(code, 1, "{said}");
+    let pid = first.daemon.as_ref().unwrap().pid().to_string();
+    assert!(said.contains(&pid), "{said}");
+    let client = &lab.client().netns;
+    assert_eq!(http_get(client, vips()[0].1, "/", &Connect::default()).unwrap().status, 200);
+}
+
+#[test]
+fn an_address_nobody_owns_is_put_on_the_interface_and_taken_away_again() {
+    let lab = Lab::new(Options { vips: Vec::new(), ..Options::default() }).unwrap();
+    let [at, _] = lab.backends[0].at(PORT);
+    let _server = HttpServer::start(&lab.backends[0].netns, "b1", &[at]).unwrap();
+    let vip = vips()[0].1;
+    let text = service("web", vip, &[(at, 1)]).replace("backends", "manage-address = true\nbackends");
+    let addresses = || lab.balancer.output("ip", &["-o", "addr"]).unwrap();
+    let before = addresses();
+    let mut balancer = Balancer::start(&lab.balancer, &text);
+    assert_ne!(addresses(), before);
+    let client = &lab.client().netns;
+    assert_eq!(http_get(client, vip, "/", &Connect::default()).unwrap().backend, "b1");
+    balancer.end();
+    assert_eq!(addresses(), before);
+}
+
+#[test]
+fn a_process_that_is_killed_leaves_packets_flowing_and_the_next_one_takes_its_place() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let _servers: Vec<_> =
+        lab.backends.iter().map(|b| HttpServer::start(&b.netns, &b.name, &b.at(PORT)).unwrap()).collect();
+    let mut balancer = Balancer::start(&lab.balancer, &config(&lab, NATIVE.asked));
+    let client = &lab.client().netns;
+    let vip = vips()[0].1;
+    balancer.daemon.take().unwrap().kill().unwrap();
+    for _ in 0..20 {
+        assert_eq!(http_get(client, vip, "/", &Connect::default()).unwrap().status, 200);
+    }
+    balancer.run();
+    wait_until(DEADLINE, "the next process to balance", || {
+        http_get(client, vip, "/", &Connect::default()).is_ok_and(|answer| answer.status == 200)
+    })
+    .unwrap();
+    assert!(balancer.verdict("forwarded_request") > 0);
+}
