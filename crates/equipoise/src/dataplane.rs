@@ -7,7 +7,7 @@ use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::AttachMode;
 use equipoise_core::diff::Step;
 
-use self::kernel::{Attachment, Device, FlowRow, Kernel, KernelError};
+use self::kernel::{Attachment, Device, FlowRow, KernelError};
 
 pub mod kernel;
 pub mod memory;
@@ -93,42 +93,4 @@ pub trait DataPlane: Maps {
     ///
     /// When something is left.
     fn remove(self) -> Result<(), KernelError>;
-}
-
-impl DataPlane for Kernel {
-    fn attach(&mut self, device: &Device<'_>, mode: AttachMode) -> Result<Attachment, KernelError> {
-        Self::attach(self, device, mode)
-    }
-
-    fn detach(&mut self, index: u32) {
-        Self::detach(self, index);
-    }
-
-    fn allow_redirect(&mut self, index: u32, allowed: bool) -> Result<(), KernelError> {
-        Self::allow_redirect(self, index, allowed)
-    }
-
-    fn verdicts(&self) -> Result<Vec<(Hook, Verdict, u64)>, KernelError> {
-        Self::verdicts(self)
-    }
-
-    fn service_traffic(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, KernelError> {
-        Self::service_traffic(self, ids)
-    }
-
-    fn backend_traffic(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, KernelError> {
-        Self::backend_traffic(self, ids)
-    }
-
-    fn flows(&self, each: &mut dyn FnMut(FlowRow) -> bool) -> Result<(), KernelError> {
-        Self::flows(self, each)
-    }
-
-    fn keep(self) -> Result<(), KernelError> {
-        Self::keep(self)
-    }
-
-    fn remove(self) -> Result<(), KernelError> {
-        Self::remove(self)
-    }
 }

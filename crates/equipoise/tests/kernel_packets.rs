@@ -8,6 +8,7 @@ mod bench;
 use std::fmt::Write as _;
 
 use bench::{Bench, Ends, Packet, Transport, families};
+use equipoise::dataplane::DataPlane as _;
 use equipoise_common::step::What;
 use equipoise_common::verdict::{Hook, Kind, Verdict};
 use etherparse::PacketBuilder;

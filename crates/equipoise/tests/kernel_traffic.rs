@@ -282,4 +282,3 @@ fn counters_are_what_was_sent(attach: Attach) {
     let bytes_out = packets * (20 + 8 + "b1:".len() as u64 + 10);
     assert_eq!((sum("bytes_in"), sum("bytes_out")), (bytes_in, bytes_out));
 }
-

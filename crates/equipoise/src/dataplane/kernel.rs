@@ -17,7 +17,7 @@ use equipoise_core::diff::Step;
 use self::attach::{Attached, Place};
 use self::pin::{Pins, refused};
 use self::table::Tables;
-use super::{Maps, StepError};
+use super::{DataPlane, Maps, StepError};
 
 mod attach;
 mod clsact;
@@ -155,80 +155,6 @@ impl Kernel {
         }
     }
 
-    /// Attaches to a device, as `mode` says; once per device.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel or the device refuses; nothing is attached to the device then.
-    pub fn attach(
-        &mut self,
-        device: &Device<'_>,
-        mode: AttachMode,
-    ) -> Result<Attachment, KernelError> {
-        let (attached, attachment) =
-            attach::attach(&mut self.ebpf, &Place { pins: &self.pins, tc: self.tc }, device, mode)?;
-        if let Some(old) = self.attached.insert(device.index, attached) {
-            old.detach();
-        }
-        Ok(attachment)
-    }
-
-    /// Takes the programs off a device; one that has vanished is no error.
-    pub fn detach(&mut self, index: u32) {
-        if let Some(attached) = self.attached.remove(&index) {
-            attached.detach();
-        }
-    }
-
-    /// Tells the XDP programs whether a device takes redirected frames.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
-    pub fn allow_redirect(&mut self, index: u32, allowed: bool) -> Result<(), KernelError> {
-        self.tables.allow_redirect(index, allowed)
-    }
-
-    /// The packets counted, by hook and verdict.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be read.
-    pub fn verdicts(&self) -> Result<Vec<(Hook, Verdict, u64)>, KernelError> {
-        self.tables.verdicts()
-    }
-
-    /// What has gone through these services, by id.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be read.
-    pub fn service_traffic(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, KernelError> {
-        self.tables.service_traffic(ids)
-    }
-
-    /// What has gone through these backends, by id.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be read.
-    pub fn backend_traffic(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, KernelError> {
-        self.tables.backend_traffic(ids)
-    }
-
-    /// Calls `each` for every flow, until it answers false.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be read.
-    pub fn flows(&self, each: &mut dyn FnMut(FlowRow) -> bool) -> Result<(), KernelError> {
-        let limit = entries(self.max_flows);
-        if flow::walk(&self.tables.flows_v4, limit, each)? {
-            flow::walk(&self.tables.flows_v6, limit, each)?;
-        }
-        Ok(())
-    }
-
     /// Runs the program of a hook on a packet that nobody sends; maps change as for a real one.
     ///
     /// # Errors
@@ -247,27 +173,6 @@ impl Kernel {
         Twin::new(open(&self.pins, self.max_flows, Dry::Yes)?)
     }
 
-    /// Leaves everything pinned, so that packets flow on without this process.
-    ///
-    /// # Errors
-    ///
-    /// None: links and maps are pinned from the start.
-    pub fn keep(self) -> Result<(), KernelError> {
-        Ok(())
-    }
-
-    /// Detaches and removes everything of ours, and nothing else.
-    ///
-    /// # Errors
-    ///
-    /// When a pin cannot be removed.
-    pub fn remove(self) -> Result<(), KernelError> {
-        for attached in self.attached.into_values() {
-            attached.detach();
-        }
-        self.pins.remove().map_err(|error| refused("removing pins", &error))
-    }
-
     /// Removes what a process that is gone has left pinned under this instance's name; says if
     /// there was anything.
     ///
@@ -281,6 +186,58 @@ impl Kernel {
         }
         pins.remove().map_err(|error| refused("removing pins", &error))?;
         Ok(true)
+    }
+}
+
+impl DataPlane for Kernel {
+    fn attach(&mut self, device: &Device<'_>, mode: AttachMode) -> Result<Attachment, KernelError> {
+        // One that is there already has the names of its pins, and the one place of XDP.
+        self.detach(device.index);
+        let place = Place { pins: &self.pins, tc: self.tc };
+        let (attached, attachment) = attach::attach(&mut self.ebpf, &place, device, mode)?;
+        self.attached.insert(device.index, attached);
+        Ok(attachment)
+    }
+
+    fn detach(&mut self, index: u32) {
+        if let Some(attached) = self.attached.remove(&index) {
+            attached.detach();
+        }
+    }
+
+    fn allow_redirect(&mut self, index: u32, allowed: bool) -> Result<(), KernelError> {
+        self.tables.allow_redirect(index, allowed)
+    }
+
+    fn verdicts(&self) -> Result<Vec<(Hook, Verdict, u64)>, KernelError> {
+        self.tables.verdicts()
+    }
+
+    fn service_traffic(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, KernelError> {
+        self.tables.service_traffic(ids)
+    }
+
+    fn backend_traffic(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, KernelError> {
+        self.tables.backend_traffic(ids)
+    }
+
+    fn flows(&self, each: &mut dyn FnMut(FlowRow) -> bool) -> Result<(), KernelError> {
+        let limit = entries(self.max_flows);
+        if flow::walk(&self.tables.flows_v4, limit, each)? {
+            flow::walk(&self.tables.flows_v6, limit, each)?;
+        }
+        Ok(())
+    }
+
+    fn keep(self) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn remove(self) -> Result<(), KernelError> {
+        for attached in self.attached.into_values() {
+            attached.detach();
+        }
+        self.pins.remove().map_err(|error| refused("removing pins", &error))
     }
 }
 

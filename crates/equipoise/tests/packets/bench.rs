@@ -7,6 +7,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use equipoise::apply::Applier;
+use equipoise::dataplane::DataPlane as _;
 use equipoise::dataplane::kernel::{Input, Kernel, Options, Output, TcWay};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config;

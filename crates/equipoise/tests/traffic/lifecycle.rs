@@ -178,6 +178,7 @@ fn a_new_configuration_moves_new_connections_and_breaks_none() {
 #[test]
 fn filters_on_a_clsact_qdisc_balance_and_leave_others_alone() {
     use equipoise::apply::Applier;
+    use equipoise::dataplane::DataPlane as _;
     use equipoise::dataplane::kernel::{Device, Kernel, Options as KernelOptions, TcWay};
     use equipoise_core::config::{AttachMode, parse};
     use equipoise_core::facts::{Facts, Interface};

@@ -37,7 +37,10 @@ fn an_interface_that_does_not_exist_is_named_with_its_place() {
     let text = config(&lab, "auto").replace("\"front\"", "\"frond\"");
     let (code, said) = failed_start(&lab.balancer, &text, &[]);
     assert_eq!(code, 2, "{said}");
-    assert!(said.contains("frond") && said.contains("front") && said.contains("equipoise.toml:"), "{said}");
+    assert!(
+        said.contains("frond") && said.contains("front") && said.contains("equipoise.toml:"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -52,8 +55,11 @@ fn missing_capabilities_are_named() {
 #[test]
 fn a_second_process_of_an_instance_is_refused_and_the_first_goes_on() {
     let lab = Lab::new(Options::default()).unwrap();
-    let _servers: Vec<_> =
-        lab.backends.iter().map(|b| HttpServer::start(&b.netns, &b.name, &b.at(PORT)).unwrap()).collect();
+    let _servers: Vec<_> = lab
+        .backends
+        .iter()
+        .map(|b| HttpServer::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
+        .collect();
     let text = config(&lab, NATIVE.asked);
     let first = Balancer::start(&lab.balancer, &text);
     let folder = tempfile::tempdir().unwrap();
@@ -73,7 +79,8 @@ fn an_address_nobody_owns_is_put_on_the_interface_and_taken_away_again() {
     let [at, _] = lab.backends[0].at(PORT);
     let _server = HttpServer::start(&lab.backends[0].netns, "b1", &[at]).unwrap();
     let vip = vips()[0].1;
-    let text = service("web", vip, &[(at, 1)]).replace("backends", "manage-address = true\nbackends");
+    let text =
+        service("web", vip, &[(at, 1)]).replace("backends", "manage-address = true\nbackends");
     let addresses = || lab.balancer.output("ip", &["-o", "addr"]).unwrap();
     let before = addresses();
     let mut balancer = Balancer::start(&lab.balancer, &text);
@@ -87,8 +94,11 @@ fn an_address_nobody_owns_is_put_on_the_interface_and_taken_away_again() {
 #[test]
 fn a_process_that_is_killed_leaves_packets_flowing_and_the_next_one_takes_its_place() {
     let lab = Lab::new(Options::default()).unwrap();
-    let _servers: Vec<_> =
-        lab.backends.iter().map(|b| HttpServer::start(&b.netns, &b.name, &b.at(PORT)).unwrap()).collect();
+    let _servers: Vec<_> = lab
+        .backends
+        .iter()
+        .map(|b| HttpServer::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
+        .collect();
     let mut balancer = Balancer::start(&lab.balancer, &config(&lab, NATIVE.asked));
     let client = &lab.client().netns;
     let vip = vips()[0].1;
