@@ -149,7 +149,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     async fn handle(&mut self, event: Event) -> Option<Ending> {
         match event {
             Event::End => return Some(Ending::Signal),
-            Event::Reload => self.reload().await,
+            Event::Reload => {
+                self.reload().await;
+                // Before any command of this turn: what `status` calls taken is in force.
+                self.catch_up().await;
+            }
             Event::Machine => {
                 // Counted from the first news of a burst, so that a steady stream cannot put it off.
                 let at = (Instant::now() + BURST).max(self.due.not_before);

@@ -262,10 +262,11 @@ enum Dry {
     Yes,
 }
 
-/// Each flow has an entry for either direction, and the kernel's LRU evicts in batches before the
-/// map is full: twice the flows, and a quarter on top.
+/// Each flow has an entry for either direction; and each CPU keeps free entries of the kernel's LRU
+/// to itself, some hundred at a time, which count as used.
 fn entries(max_flows: u32) -> u32 {
-    max_flows.saturating_mul(2).saturating_add(max_flows / 2)
+    const KEPT_BY_CPUS: u32 = 8_192;
+    max_flows.saturating_mul(2).saturating_add(KEPT_BY_CPUS)
 }
 
 fn open(pins: &Pins, max_flows: u32, dry: Dry) -> Result<Ebpf, KernelError> {
