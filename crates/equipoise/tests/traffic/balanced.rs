@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use equipoise_lab::serve::{HttpServer, UdpEcho};
-use equipoise_lab::topology::{Lab, Options};
+use equipoise_lab::topology::{Host, Lab, Options};
 use equipoise_lab::{Daemon, Netns};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -160,11 +160,7 @@ pub(crate) struct Balanced {
 impl Balanced {
     pub(crate) fn new(attach: Attach, options: Options) -> Self {
         let lab = Lab::new(options).unwrap();
-        let http = lab
-            .backends
-            .iter()
-            .map(|b| HttpServer::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
-            .collect();
+        let http = web_servers(&lab);
         let udp = lab
             .backends
             .iter()
@@ -193,6 +189,12 @@ impl Balanced {
     pub(crate) fn client(&self) -> &Netns {
         &self.lab.client().netns
     }
+}
+
+/// An HTTP server on every backend, both families.
+pub(crate) fn web_servers(lab: &Lab) -> Vec<HttpServer> {
+    let start = |b: &Host| HttpServer::start(&b.netns, &b.name, &b.at(PORT)).unwrap();
+    lab.backends.iter().map(start).collect()
 }
 
 /// The lab's VIPs, both families and protocols, over all backends with the weights 50, 30, 20.

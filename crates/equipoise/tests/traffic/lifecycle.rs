@@ -12,6 +12,7 @@ use equipoise_lab::wait_until;
 
 use crate::balanced::{
     Balanced, Balancer, DEADLINE, GENERIC, NATIVE, PORT, TC, backends, config, service, vips,
+    web_servers,
 };
 
 #[test]
@@ -117,11 +118,7 @@ fn a_stopped_balancer_leaves_nothing() {
 fn packets_flow_on_without_the_process_and_stop_ends_that() {
     for attach in [NATIVE, TC] {
         let lab = Lab::new(Options::default()).unwrap();
-        let _servers: Vec<_> = lab
-            .backends
-            .iter()
-            .map(|b| HttpServer::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
-            .collect();
+        let _servers = web_servers(&lab);
         let text =
             config(&lab, attach.asked).replace("[settings]\n", "[settings]\non-exit = \"keep\"\n");
         let mut balancer = Balancer::start(&lab.balancer, &text);
@@ -186,11 +183,7 @@ fn filters_on_a_clsact_qdisc_balance_and_leave_others_alone() {
     use equipoise_lab::link::index;
 
     let lab = Lab::new(Options::default()).unwrap();
-    let servers: Vec<_> = lab
-        .backends
-        .iter()
-        .map(|b| HttpServer::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
-        .collect();
+    let servers = web_servers(&lab);
     let netns = &lab.balancer;
     let qdiscs = || netns.output("tc", &["qdisc", "show"]).unwrap();
     let filters = || {

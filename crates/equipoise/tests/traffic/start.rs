@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::balanced::{self, Balancer, DEADLINE, NATIVE, PORT, config, service, vips};
+use crate::balanced::{self, Balancer, DEADLINE, NATIVE, PORT, config, service, vips, web_servers};
 use equipoise_lab::client::{Connect, http_get};
 use equipoise_lab::serve::HttpServer;
 use equipoise_lab::topology::{Lab, Options};
@@ -55,11 +55,7 @@ fn missing_capabilities_are_named() {
 #[test]
 fn a_second_process_of_an_instance_is_refused_and_the_first_goes_on() {
     let lab = Lab::new(Options::default()).unwrap();
-    let _servers: Vec<_> = lab
-        .backends
-        .iter()
-        .map(|b| HttpServer::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
-        .collect();
+    let _servers = web_servers(&lab);
     let text = config(&lab, NATIVE.asked);
     let first = Balancer::start(&lab.balancer, &text);
     let folder = tempfile::tempdir().unwrap();
@@ -94,11 +90,7 @@ fn an_address_nobody_owns_is_put_on_the_interface_and_taken_away_again() {
 #[test]
 fn a_process_that_is_killed_leaves_packets_flowing_and_the_next_one_takes_its_place() {
     let lab = Lab::new(Options::default()).unwrap();
-    let _servers: Vec<_> = lab
-        .backends
-        .iter()
-        .map(|b| HttpServer::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
-        .collect();
+    let _servers = web_servers(&lab);
     let mut balancer = Balancer::start(&lab.balancer, &config(&lab, NATIVE.asked));
     let client = &lab.client().netns;
     let vip = vips()[0].1;
