@@ -2,14 +2,17 @@
 //!
 //! [`Netns`] is a namespace that lives only as long as a file of this process, so nothing is left
 //! behind however the process ends. [`Lab`] joins some of them to a client, a balancer and
-//! backends; [`serve`] answers there, [`client`] and [`load`] ask there, and [`Daemon`] runs a
-//! program there. Root is needed for all but the content and the statistics.
+//! backends; [`serve`] answers there, [`client`] and [`load`] ask there, [`crowd`] stays connected,
+//! [`flood`] sends packets that nobody asked for, and [`Daemon`] runs a program there. Root is
+//! needed for all but the content and the statistics.
 //!
 //! It knows nothing of Equipoise itself: tests and the demo bring the balancer.
 
 pub mod client;
 pub mod content;
+pub mod crowd;
 pub mod daemon;
+pub mod flood;
 pub mod link;
 pub mod load;
 pub mod netns;

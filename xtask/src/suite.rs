@@ -78,8 +78,10 @@ fn run_kernel_tiers(suite: Suite, steps: &mut Steps, count: &mut Count) {
         Ok(before) => before,
         Err(error) => return steps.take("traces before the kernel tiers", || Err(error)),
     };
-    let lab = suite.kernel_test("netns");
-    steps.take("kernel tests of the bench", || count.add(lab));
+    for name in ["netns", "crowd", "flood"] {
+        let lab = suite.kernel_test(name);
+        steps.take(&format!("kernel tests of the bench: {name}"), || count.add(lab));
+    }
     for name in kernel_tests(steps) {
         let test = suite.kernel_test(&name);
         steps.take(&format!("kernel tests: {name}"), || count.add(test));

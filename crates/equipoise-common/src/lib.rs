@@ -9,6 +9,8 @@
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 pub mod checksum;
+pub mod event;
+pub mod flow;
 pub mod hash;
 pub mod key;
 pub mod limit;

@@ -14,6 +14,13 @@ pub const BACKENDS: u32 = 65_536;
 pub const SLOTS: u32 = 4_194_304;
 /// Flows when the configuration does not say.
 pub const FLOWS: u32 = 1_000_000;
+/// Words of the counts of live flows: two for each family's table, 8 words apart.
+pub const LIVE: u32 = 32;
+/// Bytes of the buffer of flow events: some 6 000 events, what a burst of 50 000 new flows a second leaves
+/// unread in a tenth of a second.
+pub const EVENTS: u32 = 1 << 20;
+/// Slots that a new flow looks at before it finds all backends at their limits.
+pub const BACKEND_TRIES: u32 = 16;
 /// Devices that the packet programs redirect to.
 pub const INTERFACES: u32 = 1_024;
 /// Steps that a dry run can tell.

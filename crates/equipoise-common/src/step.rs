@@ -61,6 +61,12 @@ steps! {
     Rewritten = 8, "rewritten";
     /// The route look-up: its result; the interface.
     Route = 9, "route";
+    /// The flow has been idle for longer than it may: backend.
+    FlowExpired = 11, "flow_expired";
+    /// The backend has as many flows as it may: backend; its limit.
+    BackendFull = 12, "backend_full";
+    /// A packet that answers one which was not remembered: backend.
+    Unremembered = 13, "unremembered_reply";
     /// The end: the verdict.
     Verdict = 10, "verdict";
 }

@@ -8,7 +8,7 @@ use crate::key::{Be16, V6};
 
 /// Tells one layout of the maps from another: raised with every change to a key, a value or to
 /// the meaning of either. A pinned map with another tag is not taken over.
-pub const LAYOUT: u64 = 1;
+pub const LAYOUT: u64 = 2;
 
 /// A service, as the packet program finds it by its key.
 #[repr(C, align(8))]
@@ -51,6 +51,8 @@ pub enum Pick {
 }
 
 /// A backend of one pool of one service. Its id names it in slots, flows and counters.
+///
+/// It stays in the map after it has left the configuration, as [`Backend::GONE`], while flows name it.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
@@ -59,78 +61,125 @@ pub struct Backend {
     pub address: V6,
     /// The port.
     pub port: Be16,
-    /// 0 while the entry is not in use, else [`Backend::LIVE`].
+    /// 0 while the entry is not in use, else [`Backend::LIVE`] or [`Backend::GONE`].
     pub state: u16,
     /// The service it belongs to.
     pub service: u32,
+    /// Raised each time the backend goes away; flows remember the one that they were opened in.
+    pub generation: u16,
+    /// What becomes of TCP flows of earlier generations: a [`Fate`] as a number. UDP flows of
+    /// earlier generations always choose anew.
+    pub fate: u16,
+    /// Live flows at most; 0 for no limit.
+    pub max_flows: u32,
 }
 
 impl Backend {
     /// `state` of an entry that may be chosen.
     pub const LIVE: u16 = 1;
+    /// `state` of an entry that flows may name and that is not chosen any more.
+    pub const GONE: u16 = 2;
 }
 
-/// One direction of a flow: what its packets become. 64 bytes for IPv4.
-///
-/// Both directions have an entry of their own, found by their own five-tuple, so that a packet
-/// costs one look-up whichever way it goes.
+/// What becomes of the TCP flows of a backend that has gone away.
+#[repr(u16)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub enum Fate {
+    /// They go on to their end.
+    #[default]
+    Keep = 0,
+    /// Both ends get a RST.
+    Reset = 1,
+    /// Their next packet chooses anew.
+    Reselect = 2,
+}
+
+/// How a service treats its flows, by service id. Stays while flows of the id may be there.
 #[repr(C, align(8))]
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(any(test, feature = "user"), derive(Debug))]
-pub struct Flow<A> {
-    /// Source address after rewriting.
-    pub source: A,
-    /// Destination address after rewriting.
-    pub destination: A,
-    /// Source port after rewriting.
-    pub source_port: Be16,
-    /// Destination port after rewriting.
-    pub destination_port: Be16,
-    /// [`flag::REPLY`] and what has been seen so far: the `SEEN_` bits.
-    pub flags: u32,
-    /// Index into the service counters.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub struct Policy {
+    /// How long a flow lives without a packet, by [`crate::flow::State`] as a number, in
+    /// [`crate::flow::tick`]s; 0 where there is no such state.
+    pub timeouts: [u32; 8],
+    /// Live flows of the service at most; 0 for no limit.
+    pub max_flows: u32,
+    /// A TCP packet of no flow that opens none: an [`OnUnknown`] as a number.
+    pub on_unknown: u8,
+    /// No backend to choose: an [`OnEmpty`] as a number.
+    pub on_empty: u8,
+    /// No room in the flow table: an [`OnFull`] as a number.
+    pub on_full: u8,
+    /// [`Policy::EVENTS`], [`Policy::RESET_ON_EXPIRY`].
+    pub switches: u8,
+}
+
+impl Policy {
+    /// `switches`: opened and closed flows are told.
+    pub const EVENTS: u8 = 1;
+    /// `switches`: both ends of a TCP flow that has been idle too long get a RST.
+    pub const RESET_ON_EXPIRY: u8 = 2;
+}
+
+/// What becomes of a TCP packet that is of no flow and opens none.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub enum OnUnknown {
+    /// It goes where its hash says, as at a peer that had the flow.
+    #[default]
+    Hash = 0,
+    /// Its sender gets a RST.
+    Reset = 1,
+    /// It is dropped.
+    Drop = 2,
+}
+
+/// What becomes of a packet of a new flow for which there is no backend.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub enum OnEmpty {
+    /// Its sender gets a RST, or for UDP an ICMP port unreachable.
+    #[default]
+    Reset = 0,
+    /// It is dropped.
+    Drop = 1,
+    /// It is left to the stack of this host.
+    Pass = 2,
+}
+
+/// What becomes of a new flow for which the flow table has no room.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub enum OnFull {
+    /// Each of its packets goes where its hash says, without being remembered.
+    #[default]
+    Hash = 0,
+    /// It is dropped.
+    Drop = 1,
+}
+
+/// What the replies of a backend are rewritten to where there is no flow that says it: for packets
+/// that were decided without being remembered. Only for a backend that serves one VIP and port alone.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub struct Reply {
+    /// The VIP; an IPv4 one takes the first 4 bytes.
+    pub vip: V6,
+    /// The VIP's port.
+    pub port: Be16,
+    /// Zero.
+    pub reserved: u16,
+    /// Service id.
     pub service: u32,
-    /// Index into the backends and their counters.
+    /// Backend id.
     pub backend: u32,
-    /// Monotonic clock at the flow's opening, nanoseconds.
-    pub opened: u64,
-    /// Monotonic clock at the last packet of this direction, nanoseconds, coarse (one kernel tick).
-    pub last_seen: u64,
-    /// Packets of this direction.
-    pub packets: u64,
-    /// IP bytes of this direction.
-    pub bytes: u64,
-}
-
-/// `flags` of a [`Flow`].
-pub mod flag {
-    /// The entry is of the direction from the backend to the client.
-    pub const REPLY: u32 = 1 << 0;
-    /// The client has sent something other than its opening packet.
-    pub const SEEN_CLIENT_AGAIN: u32 = 1 << 1;
-    /// The backend has answered.
-    pub const SEEN_ANSWER: u32 = 1 << 2;
-    /// The client has sent a FIN.
-    pub const SEEN_CLIENT_FIN: u32 = 1 << 3;
-    /// The backend has sent a FIN.
-    pub const SEEN_BACKEND_FIN: u32 = 1 << 4;
-    /// Either end has sent a RST.
-    pub const SEEN_RST: u32 = 1 << 5;
-}
-
-impl<A> Flow<A> {
-    /// True for the direction from the backend to the client.
-    #[inline(always)]
-    pub const fn is_reply(&self) -> bool {
-        self.flags & flag::REPLY != 0
-    }
-
-    /// True once both ends have finished, or either has reset: a SYN opens a new flow then.
-    #[inline(always)]
-    pub const fn is_closing(&self) -> bool {
-        const BOTH: u32 = flag::SEEN_CLIENT_FIN | flag::SEEN_BACKEND_FIN;
-        self.flags & BOTH == BOTH || self.flags & flag::SEEN_RST != 0
-    }
+    /// Zero.
+    pub reserved_too: u32,
 }
 
 /// What has gone through a service or a backend. Kept per CPU; never goes down.
@@ -153,18 +202,17 @@ pub struct Traffic {
 }
 
 const _: () = {
-    use crate::key::V4;
     assert!(size_of::<Service>() == 8);
     assert!(size_of::<Pool>() == 16);
-    assert!(size_of::<Backend>() == 24);
-    assert!(size_of::<Flow<V4>>() == 56);
-    assert!(size_of::<Flow<V6>>() == 80);
+    assert!(size_of::<Backend>() == 32);
+    assert!(size_of::<Policy>() == 40);
+    assert!(size_of::<Reply>() == 32);
     assert!(size_of::<Traffic>() == 48);
 };
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Backend, Flow, Pool, Service, Traffic};
+    use super::{Backend, Policy, Pool, Reply, Service, Traffic};
 
     // SAFETY: `repr(C)` words without padding (sizes asserted above); any bit pattern is a value.
     unsafe impl aya::Pod for Service {}
@@ -173,7 +221,9 @@ mod user {
     // SAFETY: as above.
     unsafe impl aya::Pod for Backend {}
     // SAFETY: as above.
-    unsafe impl<A: aya::Pod> aya::Pod for Flow<A> {}
+    unsafe impl aya::Pod for Policy {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Reply {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Traffic {}
 

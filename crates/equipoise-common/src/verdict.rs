@@ -10,6 +10,8 @@ pub enum Kind {
     Forward,
     /// Ours, and TC ingress after XDP, or the stack of this host, finishes the job.
     Stack,
+    /// Turned round: its sender gets an answer from here.
+    Answer,
     /// Not ours: handed to the stack untouched, byte for byte.
     Pass,
     /// Not sent on.
@@ -81,6 +83,15 @@ verdicts! {
     /// A reply for a client to which the routing table knows no way.
     ReplyNoRoute = "reply_no_route", Stack;
 
+    /// A packet of a flow whose backend has gone, answered with a RST.
+    ResetFlow = "reset_flow", Answer;
+    /// A TCP packet of no flow from the middle of a stream, answered with a RST.
+    ResetUnknown = "reset_unknown", Answer;
+    /// A TCP packet for which there is no backend to choose, answered with a RST.
+    ResetNoBackend = "reset_no_backend", Answer;
+    /// A UDP packet for which there is no backend to choose, answered with port unreachable.
+    UnreachableNoBackend = "unreachable_no_backend", Answer;
+
     /// Not IPv4 or IPv6.
     NotIp = "not_ip", Pass;
     /// Neither TCP nor UDP.
@@ -100,8 +111,17 @@ verdicts! {
     /// Of no flow, and a connection of this host's own.
     LocalSocket = "local_socket", Pass;
 
+    /// For a service that has no backend to choose, and leaves that to the stack.
+    NoBackendPassed = "no_backend_passed", Pass;
+
     /// For a service that has no backend of this address family to choose.
     NoBackend = "no_backend", Drop;
+    /// For a new flow where the service, or each backend tried, has as many flows as it may.
+    FlowLimit = "flow_limit", Drop;
+    /// A TCP packet of no flow from the middle of a stream, for a service that drops those.
+    UnknownFlow = "unknown_flow", Drop;
+    /// To be answered with a RST or an ICMP error, and cannot be: it is a RST itself, or on its way out.
+    Unanswerable = "unanswerable", Drop;
     /// For a new flow that the flow table did not take.
     FlowRefused = "flow_refused", Drop;
     /// For a new flow for which no source port is free at any backend tried.

@@ -13,9 +13,10 @@ mod problem;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::time::Duration;
 
 use equipoise_common::limit;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 pub use flags::{flags_text, from_flags};
 pub use problem::{Problem, problem_at};
@@ -78,6 +79,133 @@ pub struct Service {
     pub backends: Vec<Backend>,
     /// Whether the VIP is put on the first listening interface at start and taken away at stop.
     pub manage_address: bool,
+    /// How its flows are treated.
+    #[serde(flatten)]
+    pub policy: Policy,
+}
+
+/// How a service treats its flows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Policy {
+    /// TCP flows of a backend that is down. UDP flows always choose anew.
+    pub on_backend_down: OnBackendDown,
+    /// TCP flows of a backend that has left the configuration. UDP flows always choose anew.
+    pub on_backend_removed: OnBackendRemoved,
+    /// TCP packets of no flow that open none.
+    pub on_unknown: OnUnknown,
+    /// New flows for which there is no backend.
+    pub on_empty: OnEmpty,
+    /// New flows for which the flow table has no room.
+    pub on_full: OnFull,
+    /// Live flows at most; 0 for no limit of the service's own.
+    pub max_flows: u32,
+    /// How long flows live without a packet.
+    pub timeouts: Timeouts,
+}
+
+/// What becomes of the TCP flows of a backend that is down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBackendDown {
+    /// They go on.
+    #[default]
+    Keep,
+    /// Both ends get a RST.
+    Reset,
+    /// Their next packet chooses anew.
+    Reselect,
+}
+
+/// What becomes of the TCP flows of a backend that has left the configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBackendRemoved {
+    /// They go on to their end.
+    #[default]
+    Keep,
+    /// Both ends get a RST.
+    Reset,
+}
+
+/// What becomes of a TCP packet that is of no flow and opens none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnUnknown {
+    /// It goes where its hash says.
+    #[default]
+    Hash,
+    /// Its sender gets a RST.
+    Reset,
+    /// It is dropped.
+    Drop,
+}
+
+/// What becomes of a new flow for which there is no backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnEmpty {
+    /// Its sender gets a RST, or for UDP an ICMP port unreachable.
+    #[default]
+    Reset,
+    /// It is dropped.
+    Drop,
+    /// It is left to the stack of this host.
+    Pass,
+}
+
+/// What becomes of a new flow for which the flow table has no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFull {
+    /// Its packets go where their hash says, without being remembered.
+    #[default]
+    Hash,
+    /// It is dropped.
+    Drop,
+}
+
+/// How long flows live without a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Timeouts {
+    /// TCP, until the client has acknowledged the backend's SYN.
+    #[serde(serialize_with = "as_text")]
+    pub tcp_opening: Duration,
+    /// TCP, from then on.
+    #[serde(serialize_with = "as_text")]
+    pub tcp_established: Duration,
+    /// TCP, after both ends have finished or one has reset.
+    #[serde(serialize_with = "as_text")]
+    pub tcp_closing: Duration,
+    /// UDP, until the client has sent again after an answer.
+    #[serde(serialize_with = "as_text")]
+    pub udp_one_way: Duration,
+    /// UDP, from then on.
+    #[serde(serialize_with = "as_text")]
+    pub udp_two_way: Duration,
+    /// Whether both ends of an established TCP flow get a RST when it has been idle for too long.
+    pub reset_on_expiry: bool,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        const MINUTE: u64 = 60;
+        Self {
+            tcp_opening: Duration::from_secs(10),
+            // Over the 2 h of TCP keep-alive, and RFC 5382's 2 h 4 min.
+            tcp_established: Duration::from_secs(125 * MINUTE),
+            tcp_closing: Duration::from_secs(30),
+            udp_one_way: Duration::from_secs(30),
+            udp_two_way: Duration::from_secs(2 * MINUTE),
+            reset_on_expiry: false,
+        }
+    }
+}
+
+/// Durations are written as they are read.
+fn as_text<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_duration(*duration))
 }
 
 /// Where a service is reached.
@@ -125,6 +253,8 @@ pub struct Backend {
     pub address: SocketAddr,
     /// Configured weight; 0 keeps flows and gets no new ones.
     pub weight: u16,
+    /// Live flows at most; 0 for no limit.
+    pub max_flows: u32,
 }
 
 /// Everything that is not of one service.
@@ -139,6 +269,8 @@ pub struct Settings {
     pub max_flows: u32,
     /// What becomes of the data plane when the process ends.
     pub on_exit: OnExit,
+    /// Whether flows that open and close are told.
+    pub events: bool,
 }
 
 impl Default for Settings {
@@ -148,6 +280,7 @@ impl Default for Settings {
             backend_interfaces: BackendInterfaces::Auto,
             max_flows: limit::FLOWS,
             on_exit: OnExit::Detach,
+            events: true,
         }
     }
 }

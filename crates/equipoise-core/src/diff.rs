@@ -22,6 +22,7 @@ use self::applied::AppliedPool;
 use self::run::Room;
 pub use self::run::Run;
 pub use self::step::Step;
+pub(crate) use self::step::{describe_backend, describe_policy, describe_reply, traits};
 use crate::plan::{Desired, PoolPlan, ServiceKey};
 
 /// What is left to do.
@@ -54,9 +55,11 @@ impl fmt::Display for Unplaced {
 /// The steps from `applied` to `desired`; none when they agree.
 pub fn diff(applied: &Applied, desired: &Desired) -> Difference {
     let mut work = Work::new(applied, desired);
+    work.put_policies();
     work.put_backends();
     work.put_pools();
     work.put_services();
+    work.follow_replies();
     work.remove_services();
     work.remove_pools();
     // What has been given up by now may be the room that a pool was missing. Each round gives up
@@ -121,6 +124,14 @@ impl<'a> Work<'a> {
         work
     }
 
+    fn put_policies(&mut self) {
+        for (&id, wanted, there) in sides(&self.desired.policies, &self.applied.policies) {
+            if let Some(&value) = wanted.filter(|_| wanted != there) {
+                self.steps.push(Step::PutPolicy { id, value });
+            }
+        }
+    }
+
     fn put_backends(&mut self) {
         let (applied, desired) = (self.applied, self.desired);
         for (&id, wanted, there) in sides(&desired.service_terms, &applied.service_terms) {
@@ -129,12 +140,12 @@ impl<'a> Work<'a> {
             }
         }
         for (&id, wanted, there) in sides(&desired.backends, &applied.backend_terms) {
-            if let Some(backend) = wanted.filter(|backend| there != Some(&backend.term)) {
+            if let Some(backend) = wanted.filter(|b| !b.is_gone() && there != Some(&b.term)) {
                 self.steps.push(Step::ResetBackendCounters { id, term: backend.term });
             }
         }
         for (&id, wanted, there) in sides(&desired.backends, &applied.backends) {
-            if let Some(backend) = wanted.filter(|backend| there != Some(&backend.value)) {
+            if let Some(backend) = wanted.filter(|b| !b.is_gone() && there != Some(&b.value)) {
                 self.steps.push(Step::PutBackend { id, value: backend.value });
             }
         }
@@ -212,6 +223,19 @@ impl<'a> Work<'a> {
         true
     }
 
+    /// What replies of no flow become. Whoever looks one up looks nothing else up, so order does not matter.
+    fn follow_replies(&mut self) {
+        for (&key, wanted, there) in sides(&self.desired.replies, &self.applied.replies) {
+            match (wanted, there) {
+                (Some(&value), there) if there != Some(&value) => {
+                    self.steps.push(Step::PutReply { key, value });
+                }
+                (None, Some(_)) => self.steps.push(Step::RemoveReply { key }),
+                (Some(_), _) | (None, None) => {}
+            }
+        }
+    }
+
     fn remove_services(&mut self) {
         for (&key, wanted, there) in sides(&self.desired.services, &self.applied.services) {
             if wanted.is_none() && there.is_some() {
@@ -248,7 +272,7 @@ impl<'a> Work<'a> {
         true
     }
 
-    /// Removes what no slot names any more.
+    /// Removes what no slot names any more, or leaves it to its flows.
     fn remove_backends(&mut self) {
         let needed: BTreeSet<u32> = self
             .pools
@@ -258,8 +282,13 @@ impl<'a> Work<'a> {
             .flat_map(|pool| pool.slots.iter().copied())
             .collect();
         for (&id, wanted, there) in sides(&self.desired.backends, &self.applied.backends) {
-            if wanted.is_none() && there.is_some() && !needed.contains(&id) {
-                self.steps.push(Step::RemoveBackend { id });
+            let Some(there) = there.filter(|_| !needed.contains(&id)) else { continue };
+            match wanted {
+                None => self.steps.push(Step::RemoveBackend { id }),
+                Some(gone) if gone.is_gone() && gone.value != *there => {
+                    self.steps.push(Step::PutBackend { id, value: gone.value });
+                }
+                Some(_) => {}
             }
         }
     }
@@ -332,6 +361,9 @@ mod tests {
         let is_told = |step: &&Step| match step {
             Step::ResetServiceCounters { .. }
             | Step::ResetBackendCounters { .. }
+            | Step::PutPolicy { .. }
+            | Step::PutReply { .. }
+            | Step::RemoveReply { .. }
             | Step::PutBackend { .. } => false,
             Step::WriteSlots { .. }
             | Step::PutPool { .. }
@@ -392,6 +424,43 @@ mod tests {
         assert_eq!(steps, [] as [&str; 0]);
         assert_eq!(applied.pools().next().unwrap().2, [1, 1, 1]);
         assert!(applied.backends().contains_key(&1));
+    }
+
+    #[test]
+    fn backend_is_gone_only_when_its_slots_are() {
+        for (room, expected) in [
+            (4, &[][..]),
+            (
+                8,
+                &[
+                    "write slots 3..5",
+                    "put pool 1: slots 3..5, hash, epoch 2",
+                    "wait for packets in flight",
+                    "put backend 1: 0.0.0.0:0 of service 0, generation 1, gone",
+                ],
+            ),
+        ] {
+            let mut applied = Applied::new(room);
+            let mut other = desired(&[(1, 3)]);
+            other.backends.insert(7, other.backends[&1]);
+            apply(&mut applied, &other);
+            let gone = other.backends.get_mut(&1).unwrap();
+            (gone.value.state, gone.value.generation) = (value::Backend::GONE, 1);
+            other.pools.get_mut(&1).unwrap().slots = vec![7, 7].into();
+            let steps = diff(&applied, &other).steps;
+            assert_eq!(steps.iter().map(Step::to_string).collect::<Vec<_>>(), expected);
+        }
+    }
+
+    #[test]
+    fn backend_that_left_before_it_was_put_is_not_put() {
+        let mut applied = Applied::new(4);
+        let mut left = desired(&[(1, 3)]);
+        left.backends.insert(7, left.backends[&1]);
+        left.backends.get_mut(&7).unwrap().value.state = value::Backend::GONE;
+        apply(&mut applied, &left);
+        assert_eq!(applied.backends().keys().copied().collect::<Vec<_>>(), [1]);
+        assert_eq!(diff(&applied, &left), Difference::default());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::fmt::{self, Write as _};
 
 use equipoise_common::value::Pick;
 
+use crate::diff::{describe_backend, describe_policy, describe_reply, traits};
 use crate::facts::Facts;
 use crate::plan::{Desired, PoolPlan, ServiceKey};
 
@@ -24,7 +25,17 @@ fn write(text: &mut String, desired: &Desired, facts: &Facts) -> fmt::Result {
         write_pool(text, *id, pool)?;
     }
     for (id, pool_name, address) in backends(desired) {
-        writeln!(text, "backend {id}: {address} of {pool_name}")?;
+        let traits = desired.backends.get(&id).map(|backend| traits(&backend.value));
+        writeln!(text, "backend {id}: {address} of {pool_name}{}", traits.unwrap_or_default())?;
+    }
+    for (id, backend) in desired.backends.iter().filter(|(_, backend)| backend.is_gone()) {
+        writeln!(text, "backend {id}: {}", describe_backend(&backend.value))?;
+    }
+    for (id, policy) in &desired.policies {
+        writeln!(text, "policy of service {id}: {}", describe_policy(policy))?;
+    }
+    for (key, reply) in &desired.replies {
+        writeln!(text, "{}", describe_reply(key, reply))?;
     }
     for note in &desired.notes {
         writeln!(text, "note: {note}")?;

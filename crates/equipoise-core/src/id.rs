@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use equipoise_common::limit;
+use equipoise_common::value::Fate;
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +60,8 @@ pub struct Wanted {
     pub service: Arc<str>,
     /// Its backends.
     pub backends: Vec<SocketAddr>,
+    /// What becomes of the TCP flows of a backend that leaves.
+    pub removal: Fate,
 }
 
 /// How many ids there are.
@@ -98,8 +101,32 @@ pub struct Ids {
     services: Numbers<Arc<str>>,
     pools: Numbers<(Arc<str>, Family)>,
     backends: Numbers<(Arc<str>, SocketAddr)>,
+    /// By backend id, for those whose holder has left before, also when it is back.
+    departures: BTreeMap<u32, Departure>,
     /// Raised at each [`Ids::hold`].
     now: u64,
+}
+
+/// How the holder of a backend id has left, so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Departure {
+    /// How many times.
+    pub generation: u16,
+    /// What becomes of the TCP flows that were there the last time.
+    pub fate: Fate,
+    /// The service that it belongs to, by id.
+    pub service: u32,
+}
+
+/// A backend that has left the configuration and whose id rests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// Its id.
+    pub id: Id,
+    /// Address and port.
+    pub address: SocketAddr,
+    /// How it has left.
+    pub departure: Departure,
 }
 
 /// The ids that a service holds; what has none found none.
@@ -111,6 +138,8 @@ pub struct Held {
     pub pools: [Option<Id>; 2],
     /// Of its backends.
     pub backends: BTreeMap<SocketAddr, Id>,
+    /// What becomes of the TCP flows of a backend that leaves.
+    pub removal: Fate,
 }
 
 impl Ids {
@@ -121,6 +150,7 @@ impl Ids {
             services: Numbers::new(limits.services),
             pools: Numbers::new(limits.pools),
             backends: Numbers::new(limits.backends),
+            departures: BTreeMap::new(),
             now: 0,
         }
     }
@@ -129,12 +159,13 @@ impl Ids {
     pub fn hold(&mut self, wanted: &[Wanted]) {
         self.now += 1;
         let mut before = std::mem::take(&mut self.held);
-        for Wanted { service, backends } in wanted {
+        for Wanted { service, backends, removal } in wanted {
             let mut old = before.remove(service).unwrap_or_default();
             let mut held = Held {
                 service: old.service.or_else(|| self.services.give(service)),
                 pools: old.pools,
                 backends: BTreeMap::new(),
+                removal: *removal,
             };
             for (family, pool) in Family::ALL.into_iter().zip(&mut held.pools) {
                 *pool = pool.or_else(|| self.pools.give(&(Arc::clone(service), family)));
@@ -145,7 +176,7 @@ impl Ids {
                     held.backends.insert(address, id);
                 }
             }
-            self.release_backends(service, old.backends);
+            self.release_backends(service, old.backends, *removal, held.service);
             self.held.insert(Arc::clone(service), held);
         }
         for (service, old) in before {
@@ -158,6 +189,20 @@ impl Ids {
         self.held.get(service)
     }
 
+    /// How a backend has left before; with generation 0 if it never has.
+    pub fn departure(&self, backend: Id) -> Departure {
+        self.departures.get(&backend.number).copied().unwrap_or_default()
+    }
+
+    /// The backends that have left and whose ids rest.
+    pub fn gone(&self) -> impl Iterator<Item = Gone> {
+        self.backends.resting.iter().map(|((_, address), resting)| Gone {
+            id: resting.id,
+            address: *address,
+            departure: self.departure(resting.id),
+        })
+    }
+
     /// What rests by now; none when nothing does.
     pub fn resting(&self) -> Option<Mark> {
         let is_any = self.services.is_any_resting()
@@ -166,15 +211,20 @@ impl Ids {
         is_any.then_some(Mark(self.now))
     }
 
-    /// Of what rested at `mark`, everything but what is still named may be given out again.
+    /// Of what rested at `mark`, everything but what is still named may be given out again. Says
+    /// whether backends were among it: they are [`Ids::gone`] no longer.
     ///
     /// The mark must have been taken when the maps agreed with the plan, a grace period included,
     /// and the flow table read after that: otherwise a packet in flight could open a flow that
     /// names an id which this calls unnamed.
-    pub fn rested(&mut self, mark: Mark, still_named: &Named) {
+    pub fn rested(&mut self, mark: Mark, still_named: &Named) -> bool {
         self.services.rested(mark, &still_named.services);
         self.pools.rested(mark, &BTreeSet::new());
-        self.backends.rested(mark, &still_named.backends);
+        let backends = self.backends.rested(mark, &still_named.backends);
+        for id in &backends {
+            self.departures.remove(&id.number);
+        }
+        !backends.is_empty()
     }
 
     fn release(&mut self, service: Arc<str>, held: Held) {
@@ -183,14 +233,24 @@ impl Ids {
                 self.pools.release((Arc::clone(&service), family), id, self.now);
             }
         }
-        self.release_backends(&service, held.backends);
+        self.release_backends(&service, held.backends, held.removal, held.service);
         if let Some(id) = held.service {
             self.services.release(service, id, self.now);
         }
     }
 
-    fn release_backends(&mut self, service: &Arc<str>, backends: BTreeMap<SocketAddr, Id>) {
+    fn release_backends(
+        &mut self,
+        service: &Arc<str>,
+        backends: BTreeMap<SocketAddr, Id>,
+        fate: Fate,
+        holder: Option<Id>,
+    ) {
         for (address, id) in backends {
+            let departure = self.departures.entry(id.number).or_default();
+            departure.generation = departure.generation.wrapping_add(1);
+            departure.fate = fate;
+            departure.service = holder.map_or(departure.service, |holder| holder.number);
             self.backends.release((Arc::clone(service), address), id, self.now);
         }
     }
@@ -246,14 +306,17 @@ impl<K: Ord> Numbers<K> {
         !self.resting.is_empty()
     }
 
-    fn rested(&mut self, mark: Mark, still_named: &BTreeSet<u32>) {
+    /// Answers with those that may be given out again.
+    fn rested(&mut self, mark: Mark, still_named: &BTreeSet<u32>) -> Vec<Id> {
         let is_rested = |resting: &Resting| {
             resting.since <= mark.0 && !still_named.contains(&resting.id.number)
         };
         let mut rested: Vec<Resting> =
             self.resting.extract_if(.., |_, resting| is_rested(resting)).map(|(_, r)| r).collect();
         rested.sort_by_key(|resting| resting.since);
-        self.free.extend(rested.into_iter().map(|resting| resting.id));
+        let rested: Vec<Id> = rested.into_iter().map(|resting| resting.id).collect();
+        self.free.extend(&rested);
+        rested
     }
 }
 
@@ -263,7 +326,7 @@ mod tests {
 
     fn wanted(service: &str, backends: &[u16]) -> Wanted {
         let backends = backends.iter().map(|&port| address(port)).collect();
-        Wanted { service: service.into(), backends }
+        Wanted { service: service.into(), backends, removal: Fate::Keep }
     }
 
     fn address(port: u16) -> SocketAddr {
@@ -277,6 +340,20 @@ mod tests {
     /// Room for three backends.
     fn small() -> Ids {
         Ids::new(Limits { services: 2, pools: 4, backends: 3 })
+    }
+
+    /// What becomes of the backends of `web` that leave.
+    fn leaving(removal: Fate, backends: &[u16]) -> Wanted {
+        Wanted { removal, ..wanted("web", backends) }
+    }
+
+    /// Of the backends that are gone: port, generation, fate and service.
+    fn gone(ids: &Ids) -> Vec<(u16, u16, Fate, u32)> {
+        let of = |gone: Gone| {
+            let Departure { generation, fate, service } = gone.departure;
+            (gone.address.port(), generation, fate, service)
+        };
+        ids.gone().map(of).collect()
     }
 
     fn named(backends: &[u32]) -> Named {
@@ -364,5 +441,51 @@ mod tests {
         ids.rested(ids.resting().unwrap(), &named(&[]));
         ids.hold(&[wanted("web", &[4])]);
         assert_eq!(backend(&ids, 4), Some((0, 1)));
+    }
+
+    #[test]
+    fn each_departure_raises_the_generation_until_the_id_has_rested() {
+        let mut ids = small();
+        ids.hold(&[wanted("web", &[1, 2])]);
+        let id = ids.held("web").unwrap().backends[&address(1)];
+        assert_eq!(ids.departure(id).generation, 0);
+        for generation in 1..4 {
+            ids.hold(&[wanted("web", &[2])]);
+            assert_eq!(gone(&ids), [(1, generation, Fate::Keep, 0)]);
+            ids.hold(&[wanted("web", &[1, 2])]);
+            assert_eq!(gone(&ids), []);
+            assert_eq!(ids.departure(id).generation, generation);
+        }
+        ids.hold(&[wanted("web", &[2])]);
+        assert!(!ids.rested(ids.resting().unwrap(), &named(&[0])));
+        assert_eq!(gone(&ids), [(1, 4, Fate::Keep, 0)]);
+        assert!(ids.rested(ids.resting().unwrap(), &named(&[])));
+        assert_eq!(gone(&ids), []);
+        ids.hold(&[wanted("web", &[2, 3, 1])]);
+        assert_eq!(backend(&ids, 1), Some((0, 1)));
+        assert_eq!(ids.departure(ids.held("web").unwrap().backends[&address(1)]).generation, 0);
+    }
+
+    #[test]
+    fn fate_is_that_of_the_latest_departure() {
+        let mut ids = small();
+        ids.hold(&[leaving(Fate::Keep, &[1])]);
+        // What the configuration that no longer names the backend says about it holds.
+        ids.hold(&[leaving(Fate::Reset, &[])]);
+        assert_eq!(gone(&ids), [(1, 1, Fate::Reset, 0)]);
+        ids.hold(&[leaving(Fate::Keep, &[1])]);
+        let id = ids.held("web").unwrap().backends[&address(1)];
+        assert_eq!(ids.departure(id).fate, Fate::Reset);
+        ids.hold(&[leaving(Fate::Keep, &[])]);
+        ids.hold(&[leaving(Fate::Reset, &[])]);
+        assert_eq!(gone(&ids), [(1, 2, Fate::Keep, 0)]);
+    }
+
+    #[test]
+    fn backends_of_a_service_that_leaves_go_by_what_it_said_last() {
+        let mut ids = small();
+        ids.hold(&[wanted("dns", &[]), leaving(Fate::Reset, &[1, 2])]);
+        ids.hold(&[wanted("dns", &[])]);
+        assert_eq!(gone(&ids), [(1, 1, Fate::Reset, 1), (2, 1, Fate::Reset, 1)]);
     }
 }

@@ -6,6 +6,8 @@
 
 mod key;
 mod note;
+mod policy;
+mod reply;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -17,9 +19,9 @@ use equipoise_common::value::{self, Pick};
 
 pub use self::key::ServiceKey;
 pub use self::note::Note;
-use crate::config::{Algorithm, Config, Protocol, Service};
+use crate::config::{Algorithm, Backend, Config, Protocol, Service};
 use crate::facts::{Facts, Interface};
-use crate::id::{Family, Held, Id, Ids};
+use crate::id::{Departure, Family, Gone, Held, Id, Ids};
 use crate::maglev::{self, Resolution};
 use crate::weight::{self, Weight};
 
@@ -32,8 +34,12 @@ pub struct Desired {
     pub service_terms: BTreeMap<u32, u32>,
     /// The pools by id.
     pub pools: BTreeMap<u32, PoolPlan>,
-    /// The backends by id.
+    /// The backends by id; those that have left, too, while flows may name them.
     pub backends: BTreeMap<u32, BackendPlan>,
+    /// How services treat their flows, by service id.
+    pub policies: BTreeMap<u32, value::Policy>,
+    /// What replies of no flow become, by the backend's address, port and protocol on interface 0.
+    pub replies: BTreeMap<ServiceKey, value::Reply>,
     /// What works less than the configuration asks for.
     pub notes: Vec<Note>,
 }
@@ -82,6 +88,13 @@ pub struct BackendPlan {
     pub term: u32,
 }
 
+impl BackendPlan {
+    /// Whether it has left, and is there for its flows alone.
+    pub fn is_gone(&self) -> bool {
+        self.value.state == value::Backend::GONE
+    }
+}
+
 /// Plans everything. What has not changed since `previous` is taken from there instead of being
 /// computed again, which makes no difference to the answer.
 pub fn plan(config: &Config, facts: &Facts, ids: &Ids, previous: Option<&Desired>) -> Desired {
@@ -92,14 +105,34 @@ pub fn plan(config: &Config, facts: &Facts, ids: &Ids, previous: Option<&Desired
         .filter_map(|service| draft(service, facts, ids, &mut desired.notes))
         .collect();
     for draft in &drafts {
-        desired.service_terms.insert(draft.id.number, draft.id.term);
+        let Id { number, term } = draft.id;
+        desired.service_terms.insert(number, term);
+        desired.policies.insert(number, policy::of(draft.service, &config.settings));
     }
     place_pools(&drafts, previous, &mut desired);
     for draft in &drafts {
         note_families_without_backend(draft, &mut desired);
     }
     place_keys(&drafts, &mut desired);
+    place_gone(ids, &mut desired);
+    reply::place(&drafts, &mut desired);
     desired
+}
+
+/// Backends that have left, for the flows that may still name them.
+fn place_gone(ids: &Ids, desired: &mut Desired) {
+    for Gone { id, address, departure } in ids.gone() {
+        let value = value::Backend {
+            address: address.ip().into(),
+            port: Be16::new(address.port()),
+            state: value::Backend::GONE,
+            service: departure.service,
+            generation: departure.generation,
+            fate: departure.fate as u16,
+            max_flows: 0,
+        };
+        desired.backends.insert(id.number, BackendPlan { value, term: id.term });
+    }
 }
 
 /// A service with its ids and its keys.
@@ -108,8 +141,15 @@ struct Draft<'a> {
     name: Arc<str>,
     id: Id,
     pools: [(Family, u32); 2],
-    backends: &'a BTreeMap<SocketAddr, Id>,
+    backends: Vec<Placed<'a>>,
     keys: Vec<ServiceKey>,
+}
+
+/// A backend, with its id and how it has left before.
+#[derive(Clone, Copy)]
+struct Placed<'a> {
+    backend: &'a Backend,
+    id: Option<(Id, Departure)>,
 }
 
 fn draft<'a>(
@@ -119,7 +159,8 @@ fn draft<'a>(
     notes: &mut Vec<Note>,
 ) -> Option<Draft<'a>> {
     let name: Arc<str> = service.name.as_str().into();
-    let Some(Held { service: Some(id), pools: [Some(v4), Some(v6)], backends }) = ids.held(&name)
+    let Some(Held { service: Some(id), pools: [Some(v4), Some(v6)], backends, .. }) =
+        ids.held(&name)
     else {
         notes.push(Note::NoIds { service: name });
         return None;
@@ -141,6 +182,11 @@ fn draft<'a>(
                 .push(Note::NoAddress { service: Arc::clone(&name), interface: interface.clone() });
         }
     }
+    let placed = |backend: &'a Backend| Placed {
+        backend,
+        id: backends.get(&backend.address).map(|&id| (id, ids.departure(id))),
+    };
+    let backends = service.backends.iter().map(placed).collect();
     Some(Draft { service, name, id: *id, pools, backends, keys })
 }
 
@@ -190,9 +236,9 @@ fn place_pools(drafts: &[Draft<'_>], previous: Option<&Desired>, desired: &mut D
 fn place_backends(draft: &Draft<'_>, desired: &mut Desired) -> [Vec<Member>; 2] {
     let mut members: [Vec<Member>; 2] = Default::default();
     let mut left_out = Vec::new();
-    for backend in &draft.service.backends {
+    for &Placed { backend, id } in &draft.backends {
         let address = backend.address;
-        let Some(&Id { number: id, term }) = draft.backends.get(&address) else {
+        let Some((Id { number: id, term }, departure)) = id else {
             left_out.push(address);
             continue;
         };
@@ -201,6 +247,9 @@ fn place_backends(draft: &Draft<'_>, desired: &mut Desired) -> [Vec<Member>; 2] 
             port: Be16::new(address.port()),
             state: value::Backend::LIVE,
             service: draft.id.number,
+            generation: departure.generation,
+            fate: departure.fate as u16,
+            max_flows: backend.max_flows,
         };
         desired.backends.insert(id, BackendPlan { value, term });
         let member = Member { id, address, weight: weight::effective(backend), slots: 0 };
@@ -294,28 +343,28 @@ fn place_keys(drafts: &[Draft<'_>], desired: &mut Desired) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Attach, AttachMode, Backend, BackendInterfaces, Listen, OnExit, Settings};
+    use crate::config::{Backend, Listen, Policy, Settings};
     use crate::id::{Limits, Wanted};
 
     fn config(services: Vec<Service>) -> Config {
-        let attach = Attach { default: AttachMode::Auto, interfaces: BTreeMap::new() };
-        let backend_interfaces = BackendInterfaces::Auto;
-        let settings =
-            Settings { attach, backend_interfaces, max_flows: 1, on_exit: OnExit::Detach };
-        Config { services, settings, places: BTreeMap::new() }
+        Config { services, settings: Settings::default(), places: BTreeMap::new() }
     }
 
     /// On the own addresses of eth0.
     fn service(name: &str, backends: u16) -> Service {
         let (interfaces, protocol) = (vec!["eth0".to_owned()], Protocol::Tcp);
-        let backend =
-            |port| Backend { address: SocketAddr::from(([192, 0, 2, 9], port)), weight: 1 };
+        let backend = |port| Backend {
+            address: SocketAddr::from(([192, 0, 2, 9], port)),
+            weight: 1,
+            max_flows: 0,
+        };
         Service {
             name: name.to_owned(),
             listen: Listen { interfaces, address: None, port: 80, protocol },
             algorithm: Algorithm::Maglev,
             backends: (1..=backends).map(backend).collect(),
             manage_address: false,
+            policy: Policy::default(),
         }
     }
 
@@ -329,6 +378,7 @@ mod tests {
         let wanted = config.services.iter().map(|service| Wanted {
             service: service.name.as_str().into(),
             backends: service.backends.iter().map(|backend| backend.address).collect(),
+            removal: value::Fate::Keep,
         });
         ids.hold(&wanted.collect::<Vec<_>>());
         plan(config, facts, &ids, None)
@@ -402,6 +452,7 @@ mod tests {
         let wanted = |service: &Service| Wanted {
             service: service.name.as_str().into(),
             backends: service.backends.iter().map(|backend| backend.address).collect(),
+            removal: value::Fate::Keep,
         };
         ids.hold(&config.services.iter().map(wanted).collect::<Vec<_>>());
         let before = plan(&config, &Facts::default(), &ids, None);

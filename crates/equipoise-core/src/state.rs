@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use crate::config::{self, Config};
+use equipoise_common::value::Fate;
+
+use crate::config::{self, Config, OnBackendRemoved};
 use crate::facts::Facts;
 use crate::id::{Ids, Mark, Named, Wanted};
 use crate::plan::{Desired, Note, PoolPlan, ServiceKey, plan};
@@ -79,7 +81,7 @@ impl State {
     /// As [`Ids::rested`] says, the mark must have been taken with the plan wholly applied, and
     /// the table read after that.
     pub fn handle_named(&mut self, mark: Mark, still_named: &Named) {
-        self.ids.rested(mark, still_named);
+        self.stale |= self.ids.rested(mark, still_named);
         if self.desired.notes.iter().any(Note::is_about_ids) {
             self.ids.hold(&wanted(&self.config));
             self.stale = true;
@@ -166,6 +168,10 @@ fn wanted(config: &Config) -> Vec<Wanted> {
     let wanted = |service: &config::Service| Wanted {
         service: service.name.as_str().into(),
         backends: service.backends.iter().map(|backend| backend.address).collect(),
+        removal: match service.policy.on_backend_removed {
+            OnBackendRemoved::Keep => Fate::Keep,
+            OnBackendRemoved::Reset => Fate::Reset,
+        },
     };
     config.services.iter().map(wanted).collect()
 }
@@ -175,6 +181,7 @@ mod tests {
     use super::*;
     use crate::config::parse;
     use crate::facts::Interface;
+    use crate::plan::BackendPlan;
 
     fn config(backends: &str) -> Config {
         let text = format!(
@@ -220,10 +227,30 @@ mod tests {
         state.ids = Ids::new(crate::id::Limits { backends: 1, ..Default::default() });
         state.handle_config(config("{ address = '10.0.0.1:80' }"));
         state.handle_config(config("{ address = '10.0.0.2:80' }"));
-        assert!(state.plan().backends.is_empty());
+        assert!(state.plan().backends.values().all(BackendPlan::is_gone));
         let mark = state.resting().unwrap();
         state.handle_named(mark, &Named::default());
         assert_eq!(state.plan().backends.len(), 1);
+        assert!(!state.plan().backends[&0].is_gone());
         assert_eq!(state.resting(), None);
+    }
+
+    #[test]
+    fn backend_that_has_left_is_in_the_plan_until_no_flow_names_it() {
+        let both = "{ address = '10.0.0.1:80', max-flows = 7 }, { address = '10.0.0.2:80' }";
+        let mut state = State::new(config(both), facts());
+        let there = state.plan().backends[&0].value;
+        assert_eq!((there.generation, there.max_flows), (0, 7));
+        state.handle_config(config("{ address = '10.0.0.2:80' }"));
+        let gone = state.plan().backends[&0];
+        assert!(gone.is_gone());
+        assert_eq!((gone.value.address, gone.value.port), (there.address, there.port));
+        assert_eq!((gone.value.service, gone.value.generation), (there.service, 1));
+        let mark = state.resting().unwrap();
+        let named = Named { backends: [0].into(), ..Named::default() };
+        state.handle_named(mark, &named);
+        assert_eq!(state.plan().backends[&0], gone);
+        state.handle_named(mark, &Named::default());
+        assert_eq!(state.plan().backends.keys().copied().collect::<Vec<_>>(), [1]);
     }
 }

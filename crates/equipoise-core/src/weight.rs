@@ -52,7 +52,8 @@ mod tests {
     #[test]
     fn effective_weight_is_the_configured_one() {
         for weight in [0, 1, 50, u16::MAX] {
-            let backend = Backend { address: "192.0.2.1:80".parse().unwrap(), weight };
+            let address = "192.0.2.1:80".parse().unwrap();
+            let backend = Backend { address, weight, max_flows: 0 };
             assert_eq!(effective(&backend).value(), f64::from(weight));
         }
     }

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use equipoise_common::limit;
 use equipoise_core::config::{
-    Attach, AttachMode, BackendInterfaces, Checked, Config, OnExit, Problem, Protocol, Settings,
-    flags_text, from_flags, parse, problem_at,
+    Attach, AttachMode, BackendInterfaces, Checked, Config, OnBackendDown, OnBackendRemoved,
+    OnEmpty, OnExit, OnFull, OnUnknown, Policy, Problem, Protocol, Settings, Timeouts, flags_text,
+    from_flags, parse, problem_at,
 };
 use expect_test::expect_file;
 use proptest::prelude::*;
@@ -103,6 +104,26 @@ fn every_key_arrives() {
         ]
     );
     assert!(service.manage_address);
+    let max_flows = service.backends.iter().map(|backend| backend.max_flows);
+    assert_eq!(max_flows.collect::<Vec<_>>(), [64_000_000, 0, 0]);
+    let timeouts = Timeouts {
+        tcp_opening: Duration::from_millis(100),
+        tcp_established: Duration::from_secs(604_800),
+        tcp_closing: Duration::from_secs(1),
+        udp_one_way: Duration::from_secs(90),
+        udp_two_way: Duration::from_millis(7_500_500),
+        reset_on_expiry: true,
+    };
+    let policy = Policy {
+        on_backend_down: OnBackendDown::Reselect,
+        on_backend_removed: OnBackendRemoved::Reset,
+        on_unknown: OnUnknown::Reset,
+        on_empty: OnEmpty::Pass,
+        on_full: OnFull::Drop,
+        max_flows: 5_000,
+        timeouts,
+    };
+    assert_eq!(service.policy, policy);
     let attach = Attach {
         default: AttachMode::Xdp,
         interfaces: BTreeMap::from([
@@ -112,8 +133,13 @@ fn every_key_arrives() {
         ]),
     };
     let backend_interfaces = BackendInterfaces::Named(vec!["eth1".to_owned(), "br0".to_owned()]);
-    let settings =
-        Settings { attach, backend_interfaces, max_flows: 64_000_000, on_exit: OnExit::Keep };
+    let settings = Settings {
+        attach,
+        backend_interfaces,
+        max_flows: 64_000_000,
+        on_exit: OnExit::Keep,
+        events: false,
+    };
     assert_eq!(config.settings, settings);
 }
 
@@ -123,7 +149,27 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(config.settings, Settings::default());
     assert_eq!(config.settings.max_flows, 1_000_000);
     assert_eq!(config.settings.attach.mode("eth0"), AttachMode::Auto);
+    assert!(config.settings.events);
     assert!(!config.services[0].manage_address);
+    assert!(config.services[0].backends.iter().all(|backend| backend.max_flows == 0));
+    let timeouts = Timeouts {
+        tcp_opening: Duration::from_secs(10),
+        tcp_established: Duration::from_secs(2 * 3_600 + 5 * 60),
+        tcp_closing: Duration::from_secs(30),
+        udp_one_way: Duration::from_secs(30),
+        udp_two_way: Duration::from_secs(2 * 60),
+        reset_on_expiry: false,
+    };
+    let policy = Policy {
+        on_backend_down: OnBackendDown::Keep,
+        on_backend_removed: OnBackendRemoved::Keep,
+        on_unknown: OnUnknown::Hash,
+        on_empty: OnEmpty::Reset,
+        on_full: OnFull::Hash,
+        max_flows: 0,
+        timeouts,
+    };
+    assert_eq!(config.services[0].policy, policy);
 }
 
 #[test]
@@ -137,6 +183,7 @@ fn places_of_keys_are_where_they_stand() {
         ("service[0].listen.interfaces", "interfaces"),
         ("service[0].listen.interfaces[0]", "\"eth0\""),
         ("service[0].backends[1].address", "\"[2001:db8::1]:8080\""),
+        ("service[0].timeouts.udp-two-way", "\"3m\""),
         ("settings.attach.eth0", "\"xdp\""),
     ] {
         assert_eq!(&text[config.places[key].clone()], at, "{key}");
@@ -145,7 +192,7 @@ fn places_of_keys_are_where_they_stand() {
     let config = good("every-key.toml", text).config;
     let key = "settings.attach.\"eth0.100\"";
     let problem = problem_at(&config.places, text, key, "there is no `eth0.100`", None);
-    assert_eq!((problem.line, problem.column), (14, 55));
+    assert_eq!((problem.line, problem.column), (28, 55));
 }
 
 #[test]

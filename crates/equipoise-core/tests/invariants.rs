@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use equipoise_common::value::{Backend, Pool, Service};
+use equipoise_common::value::{Backend, Fate, Policy, Pool, Reply, Service};
 use equipoise_core::config::{
-    self, Algorithm, Attach, AttachMode, BackendInterfaces, Config, Listen, OnExit, Protocol,
-    Settings,
+    self, Algorithm, Config, Listen, OnBackendRemoved, Protocol, Settings,
 };
 use equipoise_core::diff::{Applied, Difference, Run, Step, diff};
 use equipoise_core::facts::{Facts, Interface};
@@ -26,6 +25,8 @@ struct Maps {
     services: BTreeMap<ServiceKey, Service>,
     pools: BTreeMap<u32, Pool>,
     backends: BTreeMap<u32, Backend>,
+    policies: BTreeMap<u32, Policy>,
+    replies: BTreeMap<ServiceKey, Reply>,
     slots: BTreeMap<Run, Slots>,
     given_up: Vec<Run>,
 }
@@ -46,8 +47,16 @@ impl Maps {
             Step::ResetBackendCounters { id, .. } => {
                 assert!(self.read_runs().all(|run| !self.slots[&run].named.contains(id)), "{step}");
             }
+            Step::PutPolicy { id, value } => {
+                self.policies.insert(*id, *value);
+            }
+            Step::PutReply { key, value } => {
+                self.replies.insert(*key, *value);
+            }
+            Step::RemoveReply { key } => assert!(self.replies.remove(key).is_some(), "{step}"),
             Step::PutBackend { id, value } => {
-                self.backends.insert(*id, *value);
+                let was = self.backends.insert(*id, *value);
+                was.into_iter().for_each(|was| check_generation(&was, value, step));
             }
             Step::WriteSlots { run, slots } => {
                 assert!(self.read_runs().all(|read| !read.overlaps(*run)), "{step}");
@@ -69,7 +78,10 @@ impl Maps {
                 let old = self.pools.remove(id).expect("only what is there is removed");
                 self.given_up.push(Run::of(&old));
             }
-            Step::RemoveBackend { id } => assert!(self.backends.remove(id).is_some(), "{step}"),
+            Step::RemoveBackend { id } => {
+                let was = self.backends.remove(id).expect("only what is there is removed");
+                assert_eq!(was.state, Backend::GONE, "{step}");
+            }
             Step::Grace => self.given_up.clear(),
         }
         self.check(step);
@@ -79,14 +91,22 @@ impl Maps {
     fn check(&self, step: &Step) {
         for service in self.services.values() {
             assert!(self.pools.contains_key(&service.pool), "after {step}: {service:?}");
+            assert!(self.policies.contains_key(&service.id), "after {step}: {service:?}");
+        }
+        let is_live =
+            |id: &u32| self.backends.get(id).is_some_and(|there| there.state == Backend::LIVE);
+        for reply in self.replies.values() {
+            assert!(is_live(&reply.backend), "after {step}: {reply:?}");
+            assert!(self.policies.contains_key(&reply.service), "after {step}: {reply:?}");
         }
         for run in self.read_runs() {
             let slots = &self.slots[&run];
-            assert!(
-                slots.named.iter().all(|id| self.backends.contains_key(id)),
-                "after {step}: {run}"
-            );
+            assert!(slots.named.iter().all(is_live), "after {step}: {run}");
         }
+    }
+
+    fn is_there(&self, backend: u32) -> bool {
+        self.backends.contains_key(&backend)
     }
 
     fn read_runs(&self) -> impl Iterator<Item = Run> {
@@ -100,12 +120,32 @@ impl Maps {
 
     fn assert_is(&self, desired: &Desired) {
         assert_eq!(self.services, desired.services);
-        let backends: BTreeMap<u32, Backend> =
-            desired.backends.iter().map(|(&id, backend)| (id, backend.value)).collect();
-        assert_eq!(self.backends, backends);
+        assert_eq!(self.replies, desired.replies);
+        // A service that has left leaves its policy.
+        let policies = desired.policies.iter();
+        assert!(policies.clone().all(|(id, policy)| self.policies.get(id) == Some(policy)));
+        // A backend that left before it was ever put was never seen.
+        let backends = desired.backends.iter().map(|(&id, backend)| (id, backend.value));
+        let is_seen =
+            |(id, backend): &(u32, Backend)| backend.state == Backend::LIVE || self.is_there(*id);
+        assert_eq!(self.backends, backends.filter(is_seen).collect());
         let pools = self.pools.iter().map(|(&id, pool)| (id, (pool.pick, self.ids(pool))));
         let wanted = desired.pools.iter().map(|(&id, pool)| (id, (pool.pick as u32, &*pool.slots)));
         assert!(pools.eq(wanted));
+    }
+}
+
+/// A flow of a backend that went is told from one opened since by its generation alone.
+fn check_generation(was: &Backend, is: &Backend, step: &Step) {
+    if (was.address, was.port, was.service) != (is.address, is.port, is.service) {
+        return;
+    }
+    assert!(is.generation >= was.generation, "{step}");
+    if was.state == Backend::LIVE && is.state == Backend::GONE {
+        assert!(is.generation > was.generation, "{step}");
+    }
+    if was.state == Backend::GONE && is.state == Backend::LIVE {
+        assert!(is.generation > 0, "{step}");
     }
 }
 
@@ -143,8 +183,8 @@ fn service(name: &'static str) -> impl Strategy<Value = config::Service> {
         prop::option::of(prop::sample::select(vec!["192.0.2.1", "192.0.2.2", "2001:db8::1"]));
     let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Both]);
     let algorithm = prop::sample::select(vec![Algorithm::Maglev, Algorithm::Random]);
-    (address, protocol, algorithm, backends()).prop_map(
-        move |(address, protocol, algorithm, backends)| {
+    (address, protocol, algorithm, backends(), policy()).prop_map(
+        move |(address, protocol, algorithm, backends, policy)| {
             let address = address.map(|address| address.parse().unwrap());
             let interfaces = vec!["eth0".to_owned(), "eth1".to_owned()];
             let listen = Listen { interfaces, address, port: 80, protocol };
@@ -154,9 +194,19 @@ fn service(name: &'static str) -> impl Strategy<Value = config::Service> {
                 algorithm,
                 backends,
                 manage_address: false,
+                policy,
             }
         },
     )
+}
+
+fn policy() -> impl Strategy<Value = config::Policy> {
+    let removed = prop::sample::select(vec![OnBackendRemoved::Keep, OnBackendRemoved::Reset]);
+    (removed, 0_u32..3).prop_map(|(on_backend_removed, max_flows)| config::Policy {
+        on_backend_removed,
+        max_flows,
+        ..config::Policy::default()
+    })
 }
 
 /// Some of a few backends, in any order, so that they go and come back.
@@ -173,7 +223,7 @@ fn backends() -> impl Strategy<Value = Vec<config::Backend>> {
     .to_vec();
     let some = prop::sample::subsequence(all, 0..=6).prop_shuffle();
     (some, prop::array::uniform6(0_u16..4)).prop_map(|(addresses, weights)| {
-        let backend = |(address, weight)| config::Backend { address, weight };
+        let backend = |(address, weight)| config::Backend { address, weight, max_flows: 0 };
         addresses.into_iter().zip(weights).map(backend).collect()
     })
 }
@@ -196,10 +246,7 @@ fn facts() -> impl Strategy<Value = Facts> {
 }
 
 fn config(services: Vec<config::Service>) -> Config {
-    let attach = Attach { default: AttachMode::Auto, interfaces: BTreeMap::new() };
-    let backend_interfaces = BackendInterfaces::Auto;
-    let settings = Settings { attach, backend_interfaces, max_flows: 1, on_exit: OnExit::Detach };
-    Config { services, settings, places: BTreeMap::new() }
+    Config { services, settings: Settings::default(), places: BTreeMap::new() }
 }
 
 /// Lives through the turns as the shell does, and says after each what is planned and in the maps.
@@ -254,6 +301,7 @@ proptest! {
             let wanted = config.services.iter().map(|service| Wanted {
                 service: service.name.as_str().into(),
                 backends: service.backends.iter().map(|backend| backend.address).collect(),
+                removal: Fate::Keep,
             });
             ids.hold(&wanted.collect::<Vec<_>>());
             let desired = plan(&config, &facts, &ids, Some(&previous));

@@ -39,10 +39,14 @@ scenarios! {
     backend_that_comes_back_after_its_id_has_rested_is_a_new_one
     backend_that_comes_back_has_its_old_id
     backend_that_comes_back_while_a_flow_names_it_has_its_old_id
+    backend_that_comes_back_is_of_another_generation
+    backend_that_has_left_stays_until_no_flow_names_it
     backend_that_leaves_goes_after_packets_in_flight
+    backend_that_leaves_with_a_reset_goes_after_packets_in_flight
     exact_address_wins_over_own_addresses
     interface_that_does_not_exist_is_a_note_until_it_appears
     new_weight_touches_its_pool_alone
+    policy_change_touches_the_policy_alone
     refused_step_is_taken_by_the_next_try
     second_service_leaves_the_first_untouched
     service_of_both_families_has_a_pool_for_each

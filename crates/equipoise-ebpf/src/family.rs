@@ -1,17 +1,21 @@
 //! What differs between IPv4 and IPv6 outside of parsing: maps, header writes, kernel structures.
 
-use aya_ebpf::btf_maps::LruHashMap;
 use equipoise_common::checksum;
+use equipoise_common::flow::open::Opened;
+use equipoise_common::flow::{Reason, Storage as _};
 use equipoise_common::key::{Address, FiveTuple, ServiceKey, V4, V6};
-use equipoise_common::limit;
-use equipoise_common::value::{Flow, Service};
+use equipoise_common::value::{Reply, Service};
 
+use crate::answer::{HOPS, pseudo_rest};
+use crate::flow::{self, Decision, Found, Passage};
 use crate::hook::Packet;
-use crate::map::{FLOWS_V4, FLOWS_V6, SCRATCH_V4, SCRATCH_V6, SERVICES_V4, SERVICES_V6};
+use crate::map::{REPLIES_V4, REPLIES_V6, SERVICES_V4, SERVICES_V6, WORK_V4, WORK_V6};
+use crate::packet::Window;
 use crate::parse::Headers;
-
-/// The flow table of one family.
-pub type Flows<F> = LruHashMap<FiveTuple<F>, Flow<F>, { limit::FLOWS as usize }>;
+use crate::report;
+use crate::select::Run;
+use crate::slow::Work;
+use crate::table::{FlowsV4, FlowsV6};
 
 /// IPv4 or IPv6.
 pub trait Family: Address + 'static {
@@ -20,10 +24,30 @@ pub trait Family: Address + 'static {
 
     /// The service with this key.
     fn service(key: &ServiceKey<Self>) -> Option<Service>;
-    /// The flow table.
-    fn flows() -> &'static Flows<Self>;
-    /// This CPU's place to put a new flow together.
-    fn scratch() -> Option<&'static mut Flow<Self>>;
+    /// What a reply with this source becomes where no flow says it.
+    fn reply(key: &ServiceKey<Self>) -> Option<Reply>;
+    /// This CPU's place for what is handed on about a packet.
+    fn work() -> Option<&'static mut Work<Self>>;
+    /// The flow that a packet is of; the packet is noted in it unless it has been.
+    fn look_up(headers: &Headers<Self>, passage: Passage, decision: &mut Decision<Self>) -> Found;
+    /// Whether a flow is found by this five-tuple.
+    fn is_taken(key: &FiveTuple<Self>) -> bool;
+    /// Finds a backend and a name at it for the flow that is in this CPU's scratch, as [`flow::find_name`].
+    fn name(run: &Run) -> u64;
+    /// Opens the flow that is in this CPU's work.
+    fn open() -> Opened;
+    /// Ends the flow with an entry at `at`; true if it was this call that did it.
+    fn end(at: u32, why: Reason) -> bool;
+    /// Closes the flow with an entry at `at`; true if it was this call that did it.
+    fn close(at: u32, why: Reason) -> bool;
+    /// Changes the state of the flow as the packet says that this CPU's work has.
+    fn turn();
+    /// Fills in what an entry says that another CPU has opened just now.
+    fn recall(at: u32, decision: &mut Decision<Self>);
+    /// Tells of a flow that has just been opened.
+    fn tell_opened(at: u32);
+    /// Takes the note of a packet back, which the next hook will note again.
+    fn leave(at: u32, headers: &Headers<Self>);
     /// The differences that this address in place of `old` makes to a checksum.
     fn change(self, old: Self) -> u64;
     /// Writes the addresses and, if `hop` says so, one hop less; with the header's own checksum
@@ -36,7 +60,30 @@ pub trait Family: Address + 'static {
     ) -> bool;
     /// The address as the words of `struct bpf_fib_lookup`.
     fn fib(self) -> [u32; 4];
+    /// The address as a part of a checksum's sum.
+    fn sum(self) -> u64;
+
+    /// Bytes of a header without options.
+    const HEADER: usize;
+    /// Type and code of ICMP's port unreachable.
+    const PORT_UNREACHABLE: u16;
+    /// Makes the header that of an answer with so many IP bytes. False if the packet is too short.
+    fn turn_round(window: &Window, headers: &Headers<Self>, length: u16) -> bool;
+    /// Writes the header of an ICMP error about the packet, with so many IP bytes, where the packet's own
+    /// header was. False if the packet is too short.
+    fn write_header(window: &Window, headers: &Headers<Self>, length: u16) -> bool;
+    /// Sum of the pseudo-header that ICMP's checksum covers.
+    fn icmp_pseudo(tuple: &FiveTuple<Self>, length: u16) -> u64;
+
+    /// Sum of a pseudo-header.
+    #[inline(always)]
+    fn pseudo(tuple: &FiveTuple<Self>, protocol: u8, length: u16) -> u64 {
+        tuple.source.sum() + tuple.destination.sum() + pseudo_rest(protocol, length)
+    }
 }
+
+/// IANA protocol number.
+const ICMPV6: u8 = 58;
 
 /// Addresses to write.
 #[derive(Clone, Copy)]
@@ -57,14 +104,65 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn flows() -> &'static Flows<Self> {
-        &FLOWS_V4
+    fn reply(key: &ServiceKey<Self>) -> Option<Reply> {
+        // SAFETY: entries are replaced whole; a reader of the old one finds what was right just now.
+        unsafe { REPLIES_V4.get(key).copied() }
     }
 
     #[inline(always)]
-    fn scratch() -> Option<&'static mut Flow<Self>> {
+    fn look_up(headers: &Headers<Self>, passage: Passage, decision: &mut Decision<Self>) -> Found {
+        flow::look_up(&FlowsV4, headers, passage, decision)
+    }
+
+    #[inline(always)]
+    fn is_taken(key: &FiveTuple<Self>) -> bool {
+        FlowsV4::is_taken(key)
+    }
+
+    #[inline(always)]
+    fn name(run: &Run) -> u64 {
+        FlowsV4::name(run)
+    }
+
+    #[inline(always)]
+    fn open() -> Opened {
+        FlowsV4::open()
+    }
+
+    #[inline(always)]
+    fn recall(at: u32, decision: &mut Decision<Self>) {
+        flow::recall(&FlowsV4, at, decision);
+    }
+
+    #[inline(always)]
+    fn tell_opened(at: u32) {
+        flow::tell_opened(&FlowsV4, at);
+    }
+
+    #[inline(always)]
+    fn leave(at: u32, headers: &Headers<Self>) {
+        flow::leave(&FlowsV4, at, headers);
+    }
+
+    #[inline(always)]
+    fn work() -> Option<&'static mut Work<Self>> {
         // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
-        SCRATCH_V4.get_ptr_mut(0).map(|flow| unsafe { &mut *flow })
+        WORK_V4.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+    }
+
+    #[inline(always)]
+    fn end(at: u32, why: Reason) -> bool {
+        !report::is_dry() && FlowsV4.end(at, why, flow::now())
+    }
+
+    #[inline(always)]
+    fn close(at: u32, why: Reason) -> bool {
+        !report::is_dry() && FlowsV4::close(at, why)
+    }
+
+    #[inline(always)]
+    fn turn() {
+        FlowsV4::turn();
     }
 
     #[inline(always)]
@@ -96,6 +194,62 @@ impl Family for V4 {
     fn fib(self) -> [u32; 4] {
         [self.0, 0, 0, 0]
     }
+
+    #[inline(always)]
+    fn sum(self) -> u64 {
+        u64::from(self.0)
+    }
+
+    const HEADER: usize = 20;
+    const PORT_UNREACHABLE: u16 = 0x0303;
+
+    #[inline(always)]
+    fn turn_round(window: &Window, headers: &Headers<Self>, length: u16) -> bool {
+        let Some(header) = window.header::<20>(usize::from(headers.network)) else {
+            return false;
+        };
+        let old = (header.load::<u16, 2>(), header.load::<u16, 8>());
+        let hops = u16::from_be(old.1) & 0xff | u16::from(HOPS) << 8;
+        let new = (length.to_be(), hops.to_be());
+        let change = checksum::difference(u32::from(old.0), u32::from(new.0))
+            + checksum::difference(u32::from(old.1), u32::from(new.1));
+        header.store::<u16, 2>(new.0);
+        header.store::<u16, 8>(new.1);
+        // The addresses change places, which changes no sum.
+        header.store::<u16, 10>(checksum::update(header.load::<u16, 10>(), change));
+        header.store::<V4, 12>(headers.tuple.destination);
+        header.store::<V4, 16>(headers.tuple.source);
+        true
+    }
+
+    #[inline(always)]
+    fn write_header(window: &Window, headers: &Headers<Self>, length: u16) -> bool {
+        let Some(header) = window.header::<20>(usize::from(headers.network)) else {
+            return false;
+        };
+        /// Version 4, five words of header, precedence of network control (RFC 1812 section 4.3.2.5).
+        const FIRST: u16 = 0x45c0;
+        const ICMP: u16 = 1;
+        let hops = u16::from(HOPS) << 8 | ICMP;
+        let sum = u64::from(FIRST.to_be())
+            + u64::from(length.to_be())
+            + u64::from(hops.to_be())
+            + headers.tuple.source.sum()
+            + headers.tuple.destination.sum();
+        header.store::<u16, 0>(FIRST.to_be());
+        header.store::<u16, 2>(length.to_be());
+        header.store::<u32, 4>(0);
+        header.store::<u16, 8>(hops.to_be());
+        header.store::<u16, 10>(!checksum::fold(sum));
+        header.store::<V4, 12>(headers.tuple.destination);
+        header.store::<V4, 16>(headers.tuple.source);
+        true
+    }
+
+    #[inline(always)]
+    fn icmp_pseudo(_tuple: &FiveTuple<Self>, _length: u16) -> u64 {
+        0
+    }
 }
 
 impl Family for V6 {
@@ -108,14 +262,65 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn flows() -> &'static Flows<Self> {
-        &FLOWS_V6
+    fn reply(key: &ServiceKey<Self>) -> Option<Reply> {
+        // SAFETY: entries are replaced whole; a reader of the old one finds what was right just now.
+        unsafe { REPLIES_V6.get(key).copied() }
     }
 
     #[inline(always)]
-    fn scratch() -> Option<&'static mut Flow<Self>> {
+    fn look_up(headers: &Headers<Self>, passage: Passage, decision: &mut Decision<Self>) -> Found {
+        flow::look_up(&FlowsV6, headers, passage, decision)
+    }
+
+    #[inline(always)]
+    fn is_taken(key: &FiveTuple<Self>) -> bool {
+        FlowsV6::is_taken(key)
+    }
+
+    #[inline(always)]
+    fn name(run: &Run) -> u64 {
+        FlowsV6::name(run)
+    }
+
+    #[inline(always)]
+    fn open() -> Opened {
+        FlowsV6::open()
+    }
+
+    #[inline(always)]
+    fn recall(at: u32, decision: &mut Decision<Self>) {
+        flow::recall(&FlowsV6, at, decision);
+    }
+
+    #[inline(always)]
+    fn tell_opened(at: u32) {
+        flow::tell_opened(&FlowsV6, at);
+    }
+
+    #[inline(always)]
+    fn leave(at: u32, headers: &Headers<Self>) {
+        flow::leave(&FlowsV6, at, headers);
+    }
+
+    #[inline(always)]
+    fn work() -> Option<&'static mut Work<Self>> {
         // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
-        SCRATCH_V6.get_ptr_mut(0).map(|flow| unsafe { &mut *flow })
+        WORK_V6.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+    }
+
+    #[inline(always)]
+    fn end(at: u32, why: Reason) -> bool {
+        !report::is_dry() && FlowsV6.end(at, why, flow::now())
+    }
+
+    #[inline(always)]
+    fn close(at: u32, why: Reason) -> bool {
+        !report::is_dry() && FlowsV6::close(at, why)
+    }
+
+    #[inline(always)]
+    fn turn() {
+        FlowsV6::turn();
     }
 
     #[inline(always)]
@@ -145,5 +350,44 @@ impl Family for V6 {
     fn fib(self) -> [u32; 4] {
         let [first, second] = self.0;
         [first as u32, (first >> 32) as u32, second as u32, (second >> 32) as u32]
+    }
+
+    #[inline(always)]
+    fn sum(self) -> u64 {
+        self.fib().iter().map(|&word| u64::from(word)).sum()
+    }
+
+    const HEADER: usize = 40;
+    const PORT_UNREACHABLE: u16 = 0x0104;
+
+    #[inline(always)]
+    fn turn_round(window: &Window, headers: &Headers<Self>, length: u16) -> bool {
+        let Some(header) = window.header::<40>(usize::from(headers.network)) else {
+            return false;
+        };
+        header.store::<u16, 4>((length - 40).to_be());
+        header.store::<u8, 7>(HOPS);
+        header.store::<V6, 8>(headers.tuple.destination);
+        header.store::<V6, 24>(headers.tuple.source);
+        true
+    }
+
+    #[inline(always)]
+    fn write_header(window: &Window, headers: &Headers<Self>, length: u16) -> bool {
+        let Some(header) = window.header::<40>(usize::from(headers.network)) else {
+            return false;
+        };
+        header.store::<u32, 0>(0x6000_0000_u32.to_be());
+        header.store::<u16, 4>((length - 40).to_be());
+        header.store::<u8, 6>(ICMPV6);
+        header.store::<u8, 7>(HOPS);
+        header.store::<V6, 8>(headers.tuple.destination);
+        header.store::<V6, 24>(headers.tuple.source);
+        true
+    }
+
+    #[inline(always)]
+    fn icmp_pseudo(tuple: &FiveTuple<Self>, length: u16) -> u64 {
+        Self::pseudo(tuple, ICMPV6, length)
     }
 }

@@ -4,13 +4,17 @@ use aya_ebpf::bindings::{bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use equipoise_common::key::FiveTuple;
 use equipoise_common::step::What;
+use equipoise_common::verdict::Verdict;
 
 use crate::family::Family;
-use crate::hook::Hook;
+use crate::flow::Decision;
+use crate::hook::{Hook, Packet, Refusal};
+use crate::leave;
 use crate::map::LOOKUP;
 use crate::packet::Header;
 use crate::parse::Headers;
-use crate::report;
+use crate::report::{self, Direction};
+use crate::rewrite::{self, Hops};
 
 /// `struct bpf_fib_lookup` as words, so that making one is eight stores. It lies in a map, since
 /// the stack is too small for it.
@@ -89,6 +93,60 @@ impl Hop {
             __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: self.0.destination },
         }
     }
+}
+
+/// Rewrites a packet as its flow says and finds its way.
+///
+/// What XDP in the driver cannot send it passes as it came, and TC ingress of the same device takes
+/// it up: TC can send by any device and resolves neighbours. What TC cannot send is the stack's:
+/// requests are rewritten for it; replies stay as they came, since the stack drops an IPv4 packet
+/// whose source is an address of this host, and are rewritten when they go out.
+#[inline(always)]
+pub fn forward<H: Hook, F: Family>(
+    hook: &H,
+    packet: &Packet,
+    headers: &Headers<F>,
+    decision: &Decision<F>,
+) -> Result<i32, Verdict> {
+    let is_request = decision.direction == Direction::Request;
+    let pick = |request: Verdict, reply: Verdict| if is_request { request } else { reply };
+    let by_stack = match route(hook, headers, &decision.to) {
+        Route::Way(_, _) if headers.hop_limit <= 1 => {
+            pick(Verdict::RequestHopLimit, Verdict::ReplyHopLimit)
+        }
+        Route::Way(hop, link) => match hook.takes(link, &hop) {
+            Ok(()) => {
+                rewrite::apply(hook, packet, headers, &decision.to, Hops::TakeOne)?;
+                report::packet(headers, decision);
+                let verdict = pick(Verdict::ForwardedRequest, Verdict::ForwardedReply);
+                report::verdict(H::HOOK, verdict);
+                return Ok(hook.send(&hop));
+            }
+            Err(Refusal::NoNeighbour) => {
+                pick(Verdict::RequestNoNeighbour, Verdict::ReplyNoNeighbour)
+            }
+            Err(Refusal::NoRedirect) => pick(Verdict::RequestNoRedirect, Verdict::ReplyNoRedirect),
+        },
+        Route::Local => pick(Verdict::RequestToLocalBackend, Verdict::ReplyToLocalClient),
+        Route::TooBig => pick(Verdict::RequestTooBig, Verdict::ReplyTooBig),
+        Route::None => pick(Verdict::RequestNoRoute, Verdict::ReplyNoRoute),
+    };
+    if !H::IS_LAST {
+        if !report::is_dry() {
+            F::leave(decision.at, headers);
+        }
+        return Ok(leave::<H>(by_stack));
+    }
+    let deliver = by_stack == Verdict::ReplyToLocalClient;
+    if is_request || deliver {
+        rewrite::apply(hook, packet, headers, &decision.to, Hops::Keep)?;
+        report::packet(headers, decision);
+    }
+    if deliver {
+        report::verdict(H::HOOK, by_stack);
+        return Ok(hook.deliver());
+    }
+    Ok(leave::<H>(by_stack))
 }
 
 /// Asks the routing table for the way of a packet with these headers after rewriting.

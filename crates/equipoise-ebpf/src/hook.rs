@@ -11,7 +11,8 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{
-    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_type,
+    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head,
+    bpf_skb_change_tail, bpf_skb_change_type, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
     bpf_xdp_get_buff_len,
 };
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -19,9 +20,9 @@ use equipoise_common::checksum;
 use equipoise_common::key::{Be16, UDP};
 use equipoise_common::verdict;
 
-use crate::flow::Noted;
+use crate::flow::Passage;
 use crate::forward::{Hop, Link};
-use crate::map::REDIRECTS;
+use crate::map::{REDIRECTS, SLOW_TC, SLOW_XDP};
 use crate::packet::Window;
 
 /// A packet at a hook.
@@ -72,8 +73,8 @@ pub trait Hook {
     fn interface(&self) -> u32;
     /// False for a frame that the link delivered for another machine.
     fn is_for_this_host(&self) -> bool;
-    /// At egress: whether the packet came in by an interface, and so has been noted there.
-    fn noted(&self) -> Noted;
+    /// How the packet has come here.
+    fn passage(&self) -> Passage;
     /// Whether frames can be sent through a route with this link.
     fn takes(&self, link: Link, hop: &Hop) -> Result<(), Refusal>;
     /// Adjusts the TCP or UDP checksum. False if the kernel refuses. The window is void after it.
@@ -84,6 +85,17 @@ pub trait Hook {
     const IS_LAST: bool;
     /// Hands the rewritten packet to this host as if it came by the loopback device.
     fn deliver(&self) -> i32;
+    /// Cuts the frame to so many bytes. False if the kernel refuses. Windows are void after it.
+    fn truncate(&self, length: u32) -> bool;
+    /// Makes room for so many bytes at the front of the frame. False if the kernel refuses. Windows are void after it.
+    fn grow(&self, bytes: u32) -> bool;
+    /// Whether the transport checksum at this offset has still to be completed by a device. Windows are
+    /// void after it.
+    fn has_partial_checksum(&self, field: u32) -> bool;
+    /// Sends the frame out by the device that it came by.
+    fn bounce(&self) -> i32;
+    /// Goes on in the program of the slow path; comes back only if that is not there.
+    fn go_slow(&self);
     /// Lets the packet go on as it is.
     fn pass() -> i32;
     /// Ends the packet.
@@ -140,8 +152,8 @@ impl<const GENERIC: bool> Hook for Xdp<GENERIC> {
     }
 
     #[inline(always)]
-    fn noted(&self) -> Noted {
-        Noted::NotYet
+    fn passage(&self) -> Passage {
+        Passage::In
     }
 
     #[inline(always)]
@@ -195,6 +207,37 @@ impl<const GENERIC: bool> Hook for Xdp<GENERIC> {
         }
         // SAFETY: takes plain numbers.
         unsafe { bpf_redirect(LOOPBACK, 0) as i32 }
+    }
+
+    #[inline(always)]
+    fn truncate(&self, length: u32) -> bool {
+        // SAFETY: the context is the one that the kernel gave us; so for the calls below.
+        let now = unsafe { bpf_xdp_get_buff_len(self.0.ctx) } as i32;
+        // SAFETY: as above.
+        unsafe { bpf_xdp_adjust_tail(self.0.ctx, length as i32 - now) == 0 }
+    }
+
+    #[inline(always)]
+    fn grow(&self, bytes: u32) -> bool {
+        // SAFETY: as above.
+        unsafe { bpf_xdp_adjust_head(self.0.ctx, -(bytes as i32)) == 0 }
+    }
+
+    #[inline(always)]
+    fn has_partial_checksum(&self, _field: u32) -> bool {
+        // XDP owns the frame as it came off the wire.
+        false
+    }
+
+    #[inline(always)]
+    fn bounce(&self) -> i32 {
+        xdp_action::XDP_TX as i32
+    }
+
+    #[inline(always)]
+    fn go_slow(&self) {
+        // SAFETY: nothing here has to be dropped.
+        unsafe { SLOW_XDP.tail_call(&self.0, GENERIC as u32) };
     }
 
     #[inline(always)]
@@ -271,8 +314,12 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
     }
 
     #[inline(always)]
-    fn noted(&self) -> Noted {
-        if self.field(|skb| skb.ingress_ifindex) == 0 { Noted::NotYet } else { Noted::Already }
+    fn passage(&self) -> Passage {
+        match (EGRESS, self.field(|skb| skb.ingress_ifindex)) {
+            (false, _) => Passage::In,
+            (true, 0) => Passage::Out,
+            (true, _) => Passage::Through,
+        }
     }
 
     #[inline(always)]
@@ -320,6 +367,47 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
         }
         // SAFETY: takes plain numbers.
         unsafe { bpf_redirect(LOOPBACK, u64::from(BPF_F_INGRESS)) as i32 }
+    }
+
+    #[inline(always)]
+    fn truncate(&self, length: u32) -> bool {
+        // SAFETY: the context is the kernel's; the helper checks the length.
+        unsafe { bpf_skb_change_tail(self.0.skb.skb, length, 0) == 0 }
+    }
+
+    #[inline(always)]
+    fn grow(&self, bytes: u32) -> bool {
+        // SAFETY: as above.
+        unsafe { bpf_skb_change_head(self.0.skb.skb, bytes, 0) == 0 }
+    }
+
+    #[inline(always)]
+    fn has_partial_checksum(&self, field: u32) -> bool {
+        // There is no helper that tells. But where the device is to complete a checksum, the kernel leaves its
+        // field alone when a part of the payload changes (`inet_proto_csum_replace_by_diff`), and else it does not.
+        let skb = self.0.skb.skb;
+        let Some(before) = self.window().header::<2>(field as usize) else { return false };
+        let old = before.load::<u16, 0>();
+        // Not zero, which the helper may take for "no checksum".
+        before.store::<u16, 0>(0x1234);
+        // SAFETY: as above.
+        let refused = unsafe { bpf_l4_csum_replace(skb, field, 0, 0x0100, 0) } != 0;
+        let Some(after) = self.window().header::<2>(field as usize) else { return false };
+        let changed = after.load::<u16, 0>() != 0x1234;
+        after.store::<u16, 0>(old);
+        !refused && !changed
+    }
+
+    #[inline(always)]
+    fn bounce(&self) -> i32 {
+        // SAFETY: takes plain numbers.
+        unsafe { bpf_redirect(self.interface(), 0) as i32 }
+    }
+
+    #[inline(always)]
+    fn go_slow(&self) {
+        // SAFETY: nothing here has to be dropped.
+        unsafe { SLOW_TC.tail_call(&self.0, 0) };
     }
 
     #[inline(always)]

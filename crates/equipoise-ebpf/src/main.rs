@@ -8,11 +8,10 @@
 #![no_main]
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(internal_features, reason = "atomics for this target are intrinsics alone")]
-#![expect(
-    clippy::needless_borrows_for_generic_args,
-    reason = "a key that is passed by value is copied to a stack of 512 bytes"
-)]
 
+mod answer;
+#[cfg(feature = "bench")]
+mod bench;
 mod family;
 mod flow;
 mod forward;
@@ -24,18 +23,21 @@ mod report;
 mod rewrite;
 mod select;
 mod service;
+mod slow;
+mod table;
 
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use equipoise_common::flow::open::Opened;
+use equipoise_common::key::{V4, V6};
 use equipoise_common::step::What;
+use equipoise_common::value::Service;
 use equipoise_common::verdict::{Kind, Verdict};
 
 use family::Family;
-use flow::Decision;
-use forward::Route;
-use hook::{Hook, Packet, Refusal, Tc, Xdp};
+use flow::{Decision, Found, Passage};
+use hook::{Hook, Packet, Tc, Xdp};
 use parse::{Headers, Network};
-use report::Direction;
 use rewrite::Hops;
 
 /// On listening interfaces and those that lead to backends, in the driver.
@@ -62,95 +64,198 @@ fn equipoise_out(context: TcContext) -> i32 {
     outgoing(&Tc::<true>(context))
 }
 
+/// The slow path of the three programs above that see packets come in.
+#[xdp(frags)]
+fn slow_xdp(context: XdpContext) -> u32 {
+    slow_path(&Xdp::<false>(context)) as u32
+}
+
+/// As [`slow_xdp`], in the stack.
+#[xdp(frags)]
+fn slow_xdpg(context: XdpContext) -> u32 {
+    slow_path(&Xdp::<true>(context)) as u32
+}
+
+/// As [`slow_xdp`], at TC ingress.
+#[classifier]
+fn slow_in(context: TcContext) -> i32 {
+    slow_path(&Tc::<false>(context))
+}
+
 #[inline(always)]
 fn incoming<H: Hook>(hook: &H) -> i32 {
     if !hook.is_for_this_host() {
         return leave::<H>(Verdict::OtherHost);
     }
     match parse::network(&hook.packet().window) {
-        Ok(Network::V4(at)) => incoming_ipv4(hook, at),
-        Ok(Network::V6(at)) => incoming_ipv6(hook, at),
+        Ok(Network::V4(at)) => conclude::<H, V4>(hook, incoming_ipv4(hook, at)),
+        Ok(Network::V6(at)) => conclude::<H, V6>(hook, incoming_ipv6(hook, at)),
         Err(verdict) => leave::<H>(verdict),
     }
 }
 
 // A function for each family: the kernel gives a program 512 bytes of stack, and the compiler
-// would add up what the two need.
+// would add up what the two need. What is called from the entry points alone has their stack to itself.
 
 #[inline(never)]
-fn incoming_ipv4<H: Hook>(hook: &H, at: usize) -> i32 {
+fn incoming_ipv4<H: Hook>(hook: &H, at: usize) -> u64 {
     let packet = hook.packet();
-    let left = parse::ipv4(&packet, at).and_then(|headers| balance(hook, &packet, &headers));
-    left.unwrap_or_else(leave::<H>)
+    concluded::<H>(parse::ipv4(&packet, at).and_then(|headers| balance(hook, &packet, &headers)))
 }
 
 #[inline(never)]
-fn incoming_ipv6<H: Hook>(hook: &H, at: usize) -> i32 {
+fn incoming_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
     let packet = hook.packet();
-    let left = parse::ipv6(&packet, at).and_then(|headers| balance(hook, &packet, &headers));
-    left.unwrap_or_else(leave::<H>)
+    concluded::<H>(parse::ipv6(&packet, at).and_then(|headers| balance(hook, &packet, &headers)))
+}
+
+/// Beside a program's action: the flow's state is to be changed as the packet says.
+const TURN: u64 = 1 << 32;
+/// In place of a program's action: the slow path goes on with the packet.
+const SLOW: u64 = 1 << 33;
+
+#[inline(always)]
+fn concluded<H: Hook>(left: Result<u64, Verdict>) -> u64 {
+    left.unwrap_or_else(|verdict| action(leave::<H>(verdict)))
 }
 
 #[inline(always)]
-fn outgoing<H: Hook>(hook: &H) -> i32 {
+pub fn action(action: i32) -> u64 {
+    u64::from(action as u32)
+}
+
+/// Does what is left to do once the stack is free.
+#[inline(always)]
+fn conclude<H: Hook, F: Family>(hook: &H, concluded: u64) -> i32 {
+    if concluded & SLOW != 0 {
+        hook.go_slow();
+        return leave::<H>(Verdict::FlowRefused);
+    }
+    if concluded & TURN != 0 {
+        F::turn();
+    }
+    concluded as i32
+}
+
+#[inline(always)]
+fn slow_path<H: Hook>(hook: &H) -> i32 {
     match parse::network(&hook.packet().window) {
-        Ok(Network::V4(at)) => outgoing_ipv4(hook, at),
-        Ok(Network::V6(at)) => outgoing_ipv6(hook, at),
+        Ok(Network::V4(_)) => slow::go_on::<H, V4>(hook, begin_ipv4, complete_ipv4),
+        Ok(Network::V6(_)) => slow::go_on::<H, V6>(hook, begin_ipv6, complete_ipv6),
         Err(verdict) => leave::<H>(verdict),
     }
 }
 
 #[inline(never)]
-fn outgoing_ipv4<H: Hook>(hook: &H, at: usize) -> i32 {
-    let packet = hook.packet();
-    let left = parse::ipv4(&packet, at).and_then(|headers| answer(hook, &packet, &headers));
-    left.unwrap_or_else(leave::<H>)
+fn begin_ipv4<H: Hook>(hook: &H) -> u64 {
+    slow::begin::<H, V4>(hook)
 }
 
 #[inline(never)]
-fn outgoing_ipv6<H: Hook>(hook: &H, at: usize) -> i32 {
+fn begin_ipv6<H: Hook>(hook: &H) -> u64 {
+    slow::begin::<H, V6>(hook)
+}
+
+#[inline(never)]
+fn complete_ipv4<H: Hook>(hook: &H, opened: Opened) -> i32 {
+    slow::complete::<H, V4>(hook, opened)
+}
+
+#[inline(never)]
+fn complete_ipv6<H: Hook>(hook: &H, opened: Opened) -> i32 {
+    slow::complete::<H, V6>(hook, opened)
+}
+
+#[inline(always)]
+fn outgoing<H: Hook>(hook: &H) -> i32 {
+    match parse::network(&hook.packet().window) {
+        Ok(Network::V4(at)) => conclude::<H, V4>(hook, outgoing_ipv4(hook, at)),
+        Ok(Network::V6(at)) => conclude::<H, V6>(hook, outgoing_ipv6(hook, at)),
+        Err(verdict) => leave::<H>(verdict),
+    }
+}
+
+#[inline(never)]
+fn outgoing_ipv4<H: Hook>(hook: &H, at: usize) -> u64 {
     let packet = hook.packet();
-    let left = parse::ipv6(&packet, at).and_then(|headers| answer(hook, &packet, &headers));
-    left.unwrap_or_else(leave::<H>)
+    concluded::<H>(parse::ipv4(&packet, at).and_then(|headers| answer(hook, &packet, &headers)))
+}
+
+#[inline(never)]
+fn outgoing_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
+    let packet = hook.packet();
+    concluded::<H>(parse::ipv6(&packet, at).and_then(|headers| answer(hook, &packet, &headers)))
 }
 
 /// Counts the way out and answers with the program's action; what is sent or delivered by
 /// redirect has an action of its own.
 #[inline(always)]
-fn leave<H: Hook>(verdict: Verdict) -> i32 {
+pub fn leave<H: Hook>(verdict: Verdict) -> i32 {
     report::verdict(H::HOOK, verdict);
     match verdict.kind() {
         Kind::Drop => H::drop(),
-        Kind::Forward | Kind::Stack | Kind::Pass => H::pass(),
+        Kind::Forward | Kind::Answer | Kind::Stack | Kind::Pass => H::pass(),
     }
 }
 
-/// A packet that comes in: by its flow, or by a new one.
+/// A packet that comes in: by its flow, or by the slow path.
 #[inline(always)]
 fn balance<H: Hook, F: Family>(
     hook: &H,
     packet: &Packet,
     headers: &Headers<F>,
-) -> Result<i32, Verdict> {
+) -> Result<u64, Verdict> {
     parsed(headers);
     let mut decision = Decision::none(headers);
-    if !flow::find(headers, &mut decision) {
-        admit(hook, headers, &mut decision)?;
+    let found = F::look_up(headers, Passage::In, &mut decision);
+    match found {
+        Found::Flow | Found::Eventful => {}
+        Found::Reset => return hand_on(headers, &decision, found, Service { id: 0, pool: 0 }),
+        Found::Nothing | Found::Idle | Found::Replaced | Found::Reselected => {
+            match service::find(hook, headers) {
+                Ok(service) => return hand_on(headers, &decision, found, service),
+                Err(Verdict::NoService) if flow::unremembered_reply(headers, &mut decision) => {}
+                Err(verdict) => return Err(verdict),
+            }
+        }
     }
-    forward(hook, packet, headers, &decision)
+    let action = action(forward::forward(hook, packet, headers, &decision)?);
+    turned(headers, &decision, found, action)
 }
 
-/// A packet of no flow: for a service, or none of ours.
-///
-/// Not inlined: its stack is wanted only while it runs.
-#[inline(never)]
-fn admit<H: Hook, F: Family>(
-    hook: &H,
+/// Leaves a packet to the slow path.
+#[inline(always)]
+fn hand_on<F: Family>(
     headers: &Headers<F>,
-    decision: &mut Decision<F>,
-) -> Result<(), Verdict> {
-    let service = service::find(hook, headers)?;
-    flow::open(headers, &service, decision)
+    decision: &Decision<F>,
+    found: Found,
+    service: Service,
+) -> Result<u64, Verdict> {
+    let Some(work) = F::work() else { return Err(Verdict::FlowRefused) };
+    work.headers = *headers;
+    work.service = service;
+    work.at = decision.at;
+    work.flow_service = decision.service;
+    work.found = found;
+    Ok(SLOW)
+}
+
+/// The action, with word of an eventful packet left for when the stack is free.
+#[inline(always)]
+fn turned<F: Family>(
+    headers: &Headers<F>,
+    decision: &Decision<F>,
+    found: Found,
+    action: u64,
+) -> Result<u64, Verdict> {
+    if found != Found::Eventful {
+        return Ok(action);
+    }
+    if let Some(work) = F::work() {
+        work.headers.segment = headers.segment;
+        work.at = decision.at;
+    }
+    Ok(action | TURN)
 }
 
 /// A packet that goes out: only replies are ours here, and the stack sends them.
@@ -159,72 +264,21 @@ fn answer<H: Hook, F: Family>(
     hook: &H,
     packet: &Packet,
     headers: &Headers<F>,
-) -> Result<i32, Verdict> {
+) -> Result<u64, Verdict> {
     parsed(headers);
     let mut reply = Decision::none(headers);
-    if !flow::find_reply(headers, hook.noted(), &mut reply) {
-        return Err(Verdict::Outgoing);
+    let found = F::look_up(headers, hook.passage(), &mut reply);
+    match found {
+        Found::Flow | Found::Eventful => {}
+        // There is nobody on this side to be answered.
+        Found::Reset => return Err(Verdict::Unanswerable),
+        Found::Nothing | Found::Idle | Found::Replaced | Found::Reselected => {
+            return Err(Verdict::Outgoing);
+        }
     }
     rewrite::apply(hook, packet, headers, &reply.to, Hops::Keep)?;
-    count(headers, &reply);
-    Ok(leave::<H>(Verdict::RewrittenReply))
-}
-
-/// Rewrites a packet as its flow says and finds its way.
-///
-/// What XDP in the driver cannot send it passes as it came, and TC ingress of the same device takes
-/// it up: TC can send by any device and resolves neighbours. What TC cannot send is the stack's:
-/// requests are rewritten for it; replies stay as they came, since the stack drops an IPv4 packet
-/// whose source is an address of this host, and are rewritten when they go out.
-#[inline(always)]
-fn forward<H: Hook, F: Family>(
-    hook: &H,
-    packet: &Packet,
-    headers: &Headers<F>,
-    decision: &Decision<F>,
-) -> Result<i32, Verdict> {
-    let is_request = decision.direction == Direction::Request;
-    let pick = |request: Verdict, reply: Verdict| if is_request { request } else { reply };
-    let by_stack = match forward::route(hook, headers, &decision.to) {
-        Route::Way(_, _) if headers.hop_limit <= 1 => {
-            pick(Verdict::RequestHopLimit, Verdict::ReplyHopLimit)
-        }
-        Route::Way(hop, link) => match hook.takes(link, &hop) {
-            Ok(()) => {
-                rewrite::apply(hook, packet, headers, &decision.to, Hops::TakeOne)?;
-                count(headers, decision);
-                let verdict = pick(Verdict::ForwardedRequest, Verdict::ForwardedReply);
-                report::verdict(H::HOOK, verdict);
-                return Ok(hook.send(&hop));
-            }
-            Err(Refusal::NoNeighbour) => {
-                pick(Verdict::RequestNoNeighbour, Verdict::ReplyNoNeighbour)
-            }
-            Err(Refusal::NoRedirect) => pick(Verdict::RequestNoRedirect, Verdict::ReplyNoRedirect),
-        },
-        Route::Local => pick(Verdict::RequestToLocalBackend, Verdict::ReplyToLocalClient),
-        Route::TooBig => pick(Verdict::RequestTooBig, Verdict::ReplyTooBig),
-        Route::None => pick(Verdict::RequestNoRoute, Verdict::ReplyNoRoute),
-    };
-    if !H::IS_LAST {
-        flow::leave_to_next_hook(headers);
-        return Ok(leave::<H>(by_stack));
-    }
-    let deliver = by_stack == Verdict::ReplyToLocalClient;
-    if is_request || deliver {
-        rewrite::apply(hook, packet, headers, &decision.to, Hops::Keep)?;
-        count(headers, decision);
-    }
-    if deliver {
-        report::verdict(H::HOOK, by_stack);
-        return Ok(hook.deliver());
-    }
-    Ok(leave::<H>(by_stack))
-}
-
-#[inline(always)]
-fn count<F: Family>(headers: &Headers<F>, decision: &Decision<F>) {
-    report::traffic(decision.service, decision.backend, decision.direction, headers.size);
+    report::packet(headers, &reply);
+    turned(headers, &reply, found, action(leave::<H>(Verdict::RewrittenReply)))
 }
 
 #[inline(always)]

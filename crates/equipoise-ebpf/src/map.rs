@@ -5,15 +5,19 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
-use equipoise_common::key::{FiveTuple, ServiceKey, V4, V6};
+use equipoise_common::flow::Set;
+use equipoise_common::flow::count::PRESSURES;
+use equipoise_common::key::{ServiceKey, V4, V6};
 use equipoise_common::limit;
 use equipoise_common::step::Step;
-use equipoise_common::value::{Backend, Flow, Pool, Service, Traffic};
+use equipoise_common::value::{Backend, Policy, Pool, Reply, Service, Traffic};
 use equipoise_common::verdict::COUNTERS;
 
 use crate::forward::Lookup;
+use crate::slow::Work;
+use crate::table::Shared;
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -22,6 +26,31 @@ const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 /// kernel removes what hangs on it before the program runs.
 #[unsafe(no_mangle)]
 pub static DRY: Global<u8> = Global::new(0);
+
+/// Sets of each flow table. Numbers like this one are read-only data: the program has them as constants.
+#[unsafe(no_mangle)]
+pub static SETS: Global<u32> = Global::new(8);
+
+/// The secret that keys the hash of the flow tables.
+#[unsafe(no_mangle)]
+pub static SEED: Global<u64> = Global::new(0);
+
+/// Live flows of each flow table at most.
+#[unsafe(no_mangle)]
+pub static MAX_FLOWS: Global<u32> = Global::new(1);
+
+/// 0 in tests alone, where the oldest flow gives way whatever it is, as in a table that knows no classes: to show
+/// what that leads to.
+#[unsafe(no_mangle)]
+pub static SPARES_CONFIRMED: Global<u8> = Global::new(1);
+
+/// 1 where tests set the time: [`CLOCK`] is the clock then.
+#[unsafe(no_mangle)]
+pub static TEST_CLOCK: Global<u8> = Global::new(0);
+
+/// User space, tests alone: nanoseconds.
+#[btf_map(name = "CLOCK")]
+pub static CLOCK: Array<u64, 1> = Array::new();
 
 /// User space: the layout tag of these maps, checked before pinned ones are taken over.
 #[btf_map(name = "LAYOUT")]
@@ -61,15 +90,51 @@ pub static BACKENDS: Array<Backend, { limit::BACKENDS as usize }> = Array::new()
 #[btf_map(name = "REDIRECTS")]
 pub static REDIRECTS: DevMapHash<{ limit::INTERFACES as usize }> = DevMapHash::new();
 
-/// Program: IPv4 flows, both directions, by the five-tuple as it arrives.
-#[btf_map(name = "FLOWS_V4")]
-pub static FLOWS_V4: LruHashMap<FiveTuple<V4>, Flow<V4>, { limit::FLOWS as usize }> =
-    LruHashMap::new();
+/// User space: how services treat their flows, by service id.
+#[btf_map(name = "POLICIES")]
+pub static POLICIES: Array<Policy, { limit::SERVICES as usize }> = Array::new();
 
-/// Program: IPv6 flows, both directions, by the five-tuple as it arrives.
+/// User space: what replies of no flow become, by the backend's IPv4 address, port and protocol.
+#[btf_map(name = "REPLIES_V4")]
+pub static REPLIES_V4: HashMap<ServiceKey<V4>, Reply, { limit::BACKENDS as usize }, NO_PREALLOC> =
+    HashMap::new();
+
+/// User space: what replies of no flow become, by the backend's IPv6 address, port and protocol.
+#[btf_map(name = "REPLIES_V6")]
+pub static REPLIES_V6: HashMap<ServiceKey<V6>, Reply, { limit::BACKENDS as usize }, NO_PREALLOC> =
+    HashMap::new();
+
+/// Program; user space ends flows in it: IPv4 flows, an entry for each direction.
+#[btf_map(name = "FLOWS_V4")]
+pub static FLOWS_V4: Array<Set<Shared, 8>, 8, MMAPABLE> = Array::new();
+
+/// Program; user space ends flows in it: IPv6 flows, an entry for each direction.
 #[btf_map(name = "FLOWS_V6")]
-pub static FLOWS_V6: LruHashMap<FiveTuple<V6>, Flow<V6>, { limit::FLOWS as usize }> =
-    LruHashMap::new();
+pub static FLOWS_V6: Array<Set<Shared, 16>, 8, MMAPABLE> = Array::new();
+
+/// Both, by exact additions: live flows of each table, at multiples of 8 so that no two share a cache line.
+#[btf_map(name = "LIVE")]
+pub static LIVE: Array<Shared, { limit::LIVE as usize }, MMAPABLE> = Array::new();
+
+/// Both, by exact additions: live flows by service id.
+#[btf_map(name = "LIVE_SERVICES")]
+pub static LIVE_SERVICES: Array<Shared, { limit::SERVICES as usize }, MMAPABLE> = Array::new();
+
+/// Both, by exact additions: live flows by backend id.
+#[btf_map(name = "LIVE_BACKENDS")]
+pub static LIVE_BACKENDS: Array<Shared, { limit::BACKENDS as usize }, MMAPABLE> = Array::new();
+
+/// Program: what became of flows under pressure.
+#[btf_map(name = "PRESSURE")]
+pub static PRESSURE: PerCpuArray<u64, { PRESSURES as usize }> = PerCpuArray::new();
+
+/// Program: when a packet was last decided without being remembered, in ticks + 1; 0 for never.
+#[btf_map(name = "STATELESS")]
+pub static STATELESS: Array<u64, 1> = Array::new();
+
+/// Program: flows that have opened and closed ([`equipoise_common::event::Event`]), taken up by user space.
+#[btf_map(name = "EVENTS")]
+pub static EVENTS: RingBuf<(), { limit::EVENTS as usize }> = RingBuf::new();
 
 /// Program: packets by hook and verdict.
 #[btf_map(name = "VERDICTS")]
@@ -91,10 +156,18 @@ pub static STEPS: Array<Step, { limit::STEPS as usize }> = Array::new();
 #[btf_map(name = "LOOKUP")]
 pub static LOOKUP: PerCpuArray<Lookup, 1> = PerCpuArray::new();
 
-/// Program: where a new IPv4 flow is put together; the stack is too small for it.
-#[btf_map(name = "SCRATCH_V4")]
-pub static SCRATCH_V4: PerCpuArray<Flow<V4>, 1> = PerCpuArray::new();
+/// Program: what is handed on about an IPv4 packet; the stack is too small for it.
+#[btf_map(name = "WORK_V4")]
+pub static WORK_V4: PerCpuArray<Work<V4>, 1> = PerCpuArray::new();
 
-/// Program: where a new IPv6 flow is put together.
-#[btf_map(name = "SCRATCH_V6")]
-pub static SCRATCH_V6: PerCpuArray<Flow<V6>, 1> = PerCpuArray::new();
+/// Program: what is handed on about an IPv6 packet.
+#[btf_map(name = "WORK_V6")]
+pub static WORK_V6: PerCpuArray<Work<V6>, 1> = PerCpuArray::new();
+
+/// User space: the programs of the slow path at XDP, in the driver and in the stack.
+#[btf_map(name = "SLOW_XDP")]
+pub static SLOW_XDP: ProgramArray<2> = ProgramArray::new();
+
+/// User space: the program of the slow path at TC ingress.
+#[btf_map(name = "SLOW_TC")]
+pub static SLOW_TC: ProgramArray<1> = ProgramArray::new();

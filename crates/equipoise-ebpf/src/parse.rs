@@ -3,6 +3,7 @@
 //! Gives the offsets and values that the rest needs, or the verdict for a packet that is not
 //! ours to touch. Looks at nothing but the packet.
 
+use equipoise_common::flow::track::{Segment, tcp};
 use equipoise_common::key::{Address, Be16, FiveTuple, TCP, UDP, V4, V6};
 use equipoise_common::limit::EXTENSION_HEADERS;
 use equipoise_common::verdict::Verdict;
@@ -54,29 +55,23 @@ pub struct Headers<A> {
     pub network: u16,
     /// Offset of the TCP or UDP header, bytes.
     pub transport: u16,
-    /// TCP flags, or 0 for UDP.
-    pub tcp_flags: u8,
+    /// What the flow table is told of a TCP packet; all 0 for UDP.
+    pub segment: Segment,
     /// TTL or hop limit.
     pub hop_limit: u8,
-}
-
-/// TCP flags.
-pub mod tcp {
-    /// No more data from the sender.
-    pub const FIN: u8 = 1;
-    /// Opens a connection.
-    pub const SYN: u8 = 2;
-    /// Ends it at once.
-    pub const RST: u8 = 4;
-    /// Carries an acknowledgement.
-    pub const ACK: u8 = 16;
 }
 
 impl<A> Headers<A> {
     /// True for the first packet of a TCP connection.
     #[inline(always)]
     pub fn is_syn(&self) -> bool {
-        self.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN
+        self.segment.flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN
+    }
+
+    /// True for a TCP packet that ends its connection at once.
+    #[inline(always)]
+    pub fn is_reset(&self) -> bool {
+        self.segment.flags & tcp::RST != 0
     }
 
     /// True for a TCP packet that can only be of a connection that is there already.
@@ -212,7 +207,8 @@ fn transport<A: Address>(
     mut tuple: FiveTuple<A>,
     found: Found,
 ) -> Result<Headers<A>, Verdict> {
-    let (header_length, tcp_flags) = match tuple.protocol {
+    let mut segment = Segment::default();
+    let header_length = match tuple.protocol {
         TCP => {
             let header =
                 packet.window.header::<TCP_MIN>(found.transport).ok_or(Verdict::Malformed)?;
@@ -222,7 +218,13 @@ fn transport<A: Address>(
             if header_length < TCP_MIN {
                 return Err(Verdict::Malformed);
             }
-            (header_length, header.load::<u8, 13>())
+            segment = Segment {
+                flags: header.load::<u8, 13>(),
+                sequence: u32::from_be(header.load::<u32, 4>()),
+                acknowledgement: u32::from_be(header.load::<u32, 8>()),
+                length: 0,
+            };
+            header_length
         }
         UDP => {
             let header =
@@ -233,7 +235,7 @@ fn transport<A: Address>(
             if length < UDP_HEADER || found.transport + length > found.end {
                 return Err(Verdict::Malformed);
             }
-            (UDP_HEADER, 0)
+            UDP_HEADER
         }
         _ => return Err(Verdict::NotTcpUdp),
     };
@@ -241,6 +243,9 @@ fn transport<A: Address>(
     if data > found.end {
         return Err(Verdict::Malformed);
     }
+    // SYN and FIN take a sequence number each.
+    let spoken = (segment.flags & tcp::SYN != 0) as u32 + (segment.flags & tcp::FIN != 0) as u32;
+    segment.length = (found.end - data) as u32 + spoken;
     let length = found.end - found.network;
     let repeated = (data - found.network) as u64;
     let size =
@@ -249,7 +254,7 @@ fn transport<A: Address>(
         tuple,
         network: found.network as u16,
         transport: found.transport as u16,
-        tcp_flags,
+        segment,
         hop_limit: found.hop_limit,
         class: found.class,
         length: length as u32,

@@ -2,12 +2,15 @@
 
 use core::ptr;
 
+use equipoise_common::flow::count::Pressure;
 use equipoise_common::step::{Step, What};
 use equipoise_common::value::Traffic;
 use equipoise_common::verdict::{Hook, Verdict};
 
-use crate::map::{BACKEND_TRAFFIC, DRY, SERVICE_TRAFFIC, STEPS, VERDICTS};
-use crate::parse::Size;
+use crate::family::Family;
+use crate::flow::Decision;
+use crate::map::{BACKEND_TRAFFIC, DRY, PRESSURE, SERVICE_TRAFFIC, STEPS, VERDICTS};
+use crate::parse::{Headers, Size};
 
 /// True in the twin that only explains.
 #[inline(always)]
@@ -23,6 +26,18 @@ pub fn verdict(hook: Hook, verdict: Verdict) {
         return;
     }
     if let Some(counter) = VERDICTS.get_ptr_mut(hook.counter(verdict)) {
+        // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Counts what became of a flow under pressure.
+#[inline(always)]
+pub fn pressure(pressure: Pressure) {
+    if is_dry() {
+        return;
+    }
+    if let Some(counter) = PRESSURE.get_ptr_mut(pressure as u32) {
         // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
         unsafe { *counter += 1 };
     }
@@ -59,7 +74,12 @@ pub enum Direction {
 
 /// Counts a packet for its service and its backend.
 #[inline(always)]
-pub fn traffic(service: u32, backend: u32, direction: Direction, size: Size) {
+pub fn packet<F: Family>(headers: &Headers<F>, decision: &Decision<F>) {
+    traffic(decision.service, decision.backend, decision.direction, headers.size);
+}
+
+#[inline(always)]
+fn traffic(service: u32, backend: u32, direction: Direction, size: Size) {
     if is_dry() {
         return;
     }

@@ -16,7 +16,9 @@ use crate::report;
 ///
 /// The host's own connections may use a service's port as their local port: their packets look
 /// the same and are told apart by the socket that waits for them.
-#[inline(always)]
+///
+/// Not inlined: its stack is wanted only while it runs.
+#[inline(never)]
 pub fn find<H: Hook, F: Family>(hook: &H, headers: &Headers<F>) -> Result<Service, Verdict> {
     let tuple = &headers.tuple;
     let key = ServiceKey {

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use equipoise_common::flow::count::Pressure;
 use equipoise_common::value::Traffic;
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::AttachMode;
 use equipoise_core::diff::Step;
+use equipoise_core::id::Named;
 
-use self::kernel::{Attachment, Device, FlowRow, KernelError};
+use self::kernel::{Attachment, Device, Events, Expiry, FlowRow, KernelError, Occupancy, Part};
 
 pub mod kernel;
 pub mod memory;
@@ -79,6 +81,33 @@ pub trait DataPlane: Maps {
     ///
     /// When the flow table cannot be read.
     fn flows(&self, each: &mut dyn FnMut(FlowRow) -> bool) -> Result<(), KernelError>;
+
+    /// Ends the flows in a part of the tables that are past their time, closes those whose backend has gone where
+    /// their service wants that, and sends the RSTs that follow from either.
+    fn sweep(&mut self, part: Part) -> Expiry;
+
+    /// How full the flow tables are.
+    fn occupancy(&self) -> Occupancy;
+
+    /// The live flows of a backend, by id.
+    fn live_flows(&self, backend: u32) -> u64;
+
+    /// The ids that flows name.
+    fn named(&self) -> Named;
+
+    /// What became of flows under pressure.
+    ///
+    /// # Errors
+    ///
+    /// When the counters cannot be read.
+    fn pressures(&self) -> Result<Vec<(Pressure, u64)>, KernelError>;
+
+    /// The source of flow events, once; none for a data plane that has none.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    fn events(&mut self) -> Result<Option<Events>, KernelError>;
 
     /// Leaves everything in force without this process.
     ///

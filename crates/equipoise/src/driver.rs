@@ -11,8 +11,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use equipoise_common::value::{Backend, Fate};
 use equipoise_core::config::Config;
-use equipoise_core::plan::Note;
+use equipoise_core::plan::{BackendPlan, Note};
 use equipoise_core::state::State;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -22,6 +23,7 @@ use crate::admin::server::Server;
 use crate::admin::{Command, Reply, Snapshot};
 use crate::apply::Applier;
 use crate::dataplane::DataPlane;
+use crate::dataplane::kernel::Part;
 use crate::host::addresses::Managed;
 use crate::host::forwarding::{self, Forwarding};
 use crate::host::{HostError, Machine, Reading, Way};
@@ -29,6 +31,7 @@ use crate::status::StopAnswer;
 
 mod answer;
 mod ending;
+mod events;
 mod interfaces;
 mod listing;
 mod reload;
@@ -42,9 +45,10 @@ pub use start::{Start, StartError};
 pub use wake::Signals;
 
 use answer::FlowSample;
+use events::EventTask;
 use interfaces::Interfaces;
 use trouble::{Topic, Troubles};
-use wake::{BURST, Due, NEIGHBOURS, RESTING};
+use wake::{BURST, Due, NEIGHBOURS, RESTING, SWEEP, SWEEP_PARTS};
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +75,7 @@ pub struct Driver<M, P> {
     troubles: Troubles,
     generation: Generation,
     flows: Option<FlowSample>,
+    events: EventTask,
     due: Due,
     signals: Signals,
     commands: mpsc::Receiver<Command>,
@@ -183,6 +188,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if self.due.neighbours <= now {
             self.refresh_neighbours().await;
         }
+        if self.due.sweep <= now {
+            self.due.sweep = now + SWEEP;
+            self.sweep(Part::OneOf(SWEEP_PARTS));
+        }
         if self.due.resting <= now {
             self.due.resting = now + RESTING;
             self.ask_for_resting_ids();
@@ -239,8 +248,22 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.applier.converge(&mut self.plane, desired).map_err(|e| e.to_string())?;
         if converged.steps > 0 {
             tracing::info!(steps = converged.steps, "applied");
+            // Flows of a backend that has gone are not to wait for their next packet.
+            if self.state.planned().backends.values().any(is_to_be_reset) {
+                self.sweep(Part::All);
+            }
         }
         Ok(())
+    }
+
+    /// Ends the flows that are past their time, and closes those whose backend has gone.
+    fn sweep(&mut self, part: Part) {
+        let expiry = self.plane.sweep(part);
+        if expiry.ended + expiry.closed > 0 {
+            let (ended, closed) = (expiry.ended, expiry.closed);
+            tracing::debug!(ended, closed, "flows ended");
+        }
+        self.events.tell(expiry.events);
     }
 
     /// What is not as it should be, in words.
@@ -277,13 +300,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let Some(mark) = self.state.resting() else {
             return;
         };
-        match answer::named_ids(&self.plane) {
-            Ok(named) => {
-                self.state.handle_named(mark, &named);
-                self.due.settle = true;
-            }
-            Err(error) => tracing::warn!(%error, "the flow table cannot be read"),
-        }
+        self.state.handle_named(mark, &self.plane.named());
+        self.due.settle = true;
     }
 }
 
@@ -297,6 +315,11 @@ fn is_missing(note: &Note) -> bool {
         | Note::NoKeys { .. } => true,
         Note::NoBackend { .. } | Note::CoarseShares { .. } => false,
     }
+}
+
+/// Whether the flows of a backend that has gone get a RST.
+fn is_to_be_reset(backend: &BackendPlan) -> bool {
+    backend.value.state == Backend::GONE && backend.value.fate == Fate::Reset as u16
 }
 
 /// The addresses whose ways matter: those of the backends.

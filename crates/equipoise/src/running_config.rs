@@ -18,6 +18,7 @@ pub fn to_json(config: &Config) -> Value {
             "backend_interfaces": backend_interfaces(&config.settings.backend_interfaces),
             "max_flows": config.settings.max_flows,
             "on_exit": config.settings.on_exit,
+            "events": config.settings.events,
         },
     })
 }
@@ -45,8 +46,22 @@ fn service(service: &Service) -> Value {
         "listen": listen,
         "algorithm": service.algorithm,
         "manage_address": service.manage_address,
-        "backends": service.backends,
+        "backends": service.backends.iter().map(|backend| snake(json!(backend))).collect::<Vec<_>>(),
+        "on_backend_down": service.policy.on_backend_down,
+        "on_backend_removed": service.policy.on_backend_removed,
+        "on_unknown": service.policy.on_unknown,
+        "on_empty": service.policy.on_empty,
+        "on_full": service.policy.on_full,
+        "max_flows": service.policy.max_flows,
+        "timeouts": snake(json!(service.policy.timeouts)),
     })
+}
+
+/// The fields of a table in snake case.
+fn snake(value: Value) -> Value {
+    let Value::Object(fields) = value else { return value };
+    let renamed = fields.into_iter().map(|(name, value)| (name.replace('-', "_"), value));
+    Value::Object(renamed.collect())
 }
 
 fn attach(attach: &Attach) -> Value {
@@ -88,10 +103,20 @@ mod tests {
         [[service]]
         name = "web"
         listen = { interfaces = ["eth_0"], address = "192.0.2.1", port = 80 }
-        backends = [{ address = "10.0.0.1:8080", weight = 3 }, { address = "[2001:db8::1]:8080" }]
+        backends = [
+          { address = "10.0.0.1:8080", weight = 3, max-flows = 9 }, { address = "[2001:db8::1]:8080" },
+        ]
+        on-backend-down = "reselect"
+        on-backend-removed = "reset"
+        on-unknown = "drop"
+        on-empty = "pass"
+        on-full = "drop"
+        max-flows = 20
+        timeouts = { tcp-opening = "3s", udp-two-way = "2m 500ms", reset-on-expiry = true }
         [settings]
         attach = { default = "tc", eth_0 = "xdp" }
         backend-interfaces = ["eth1"]
+        events = false
     "#;
 
     #[test]
@@ -110,5 +135,9 @@ mod tests {
         assert_eq!(json["settings"]["attach"], json!({ "default": "tc", "eth_0": "xdp" }));
         assert_eq!(json["service"][0]["manage_address"], false);
         assert_eq!(json["service"][0]["listen"]["protocol"], "tcp");
+        assert_eq!(json["service"][0]["backends"][0]["max_flows"], 9);
+        assert_eq!(json["service"][0]["on_backend_down"], "reselect");
+        assert_eq!(json["service"][0]["timeouts"]["tcp_established"], "2h 5m");
+        assert_eq!(json["service"][0]["timeouts"]["reset_on_expiry"], true);
     }
 }

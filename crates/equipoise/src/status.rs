@@ -173,7 +173,7 @@ pub struct InterfaceStatus {
 }
 
 /// The flow table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowTable {
     /// Flows that each address family's table holds.
     pub size: u64,
@@ -183,10 +183,29 @@ pub struct FlowTable {
     pub established: u64,
     /// Flows that are ending.
     pub closing: u64,
-    /// Flows that gave way to others; none while the table does not tell.
-    pub evicted: Option<u64>,
-    /// New flows that the table did not take.
+    /// Flows of both families now, exact.
+    pub live: u64,
+    /// Bytes of memory that the tables of both families take.
+    pub memory_bytes: u64,
+    /// Flows that gave way to others: not confirmed, or over.
+    pub evicted: u64,
+    /// New flows that were refused, for want of room or by a limit.
     pub refused: u64,
+    /// What became of flows under pressure, by name.
+    pub pressure: BTreeMap<String, u64>,
+    /// Flows that have opened and closed, where services have them told.
+    pub events: FlowEvents,
+}
+
+/// Flow events so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowEvents {
+    /// Flows that have opened.
+    pub opened: u64,
+    /// Flows that have closed, by reason.
+    pub closed: BTreeMap<String, u64>,
+    /// Events that were lost.
+    pub lost: u64,
 }
 
 /// A flow.

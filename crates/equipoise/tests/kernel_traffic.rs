@@ -2,6 +2,8 @@
 
 #[path = "traffic/balanced.rs"]
 mod balanced;
+#[path = "traffic/flows.rs"]
+mod flows;
 #[path = "traffic/lifecycle.rs"]
 mod lifecycle;
 #[path = "traffic/start.rs"]
@@ -49,7 +51,22 @@ at_each_hook! {
     clients_and_backends_on_this_host_are_served
     connections_of_this_host_from_a_service_port_go_on
     counters_are_what_was_sent
+    a_removed_backend_with_reset_makes_a_reading_client_fail_at_once
+    a_removed_backend_that_is_kept_ends_its_downloads_well
+    a_udp_client_of_a_removed_backend_is_answered_by_another
+    a_port_that_is_used_again_and_again_always_connects
+    without_a_control_plane_dead_flows_make_room
+    a_load_beyond_its_limit_goes_to_other_backends
 }
+
+use flows::{
+    a_load_beyond_its_limit_goes_to_other_backends,
+    a_port_that_is_used_again_and_again_always_connects,
+    a_removed_backend_that_is_kept_ends_its_downloads_well,
+    a_removed_backend_with_reset_makes_a_reading_client_fail_at_once,
+    a_udp_client_of_a_removed_backend_is_answered_by_another,
+    without_a_control_plane_dead_flows_make_room,
+};
 
 fn new_connections_follow_the_weights(attach: Attach) {
     let balanced = Balanced::new(attach, Options::default());

@@ -14,7 +14,9 @@ use equipoise::driver::{Driver, EndError, Signals, Source, Start, StartError};
 use equipoise::host::simulated::{Simulated as SimulatedMachine, World};
 use equipoise::host::{Device, Features, Reading, Way};
 use equipoise::status::{FlowFilter, Health, PlanRequest, Status};
+use equipoise_common::flow::count::Pressure;
 use equipoise_common::key::TCP;
+use equipoise_common::value::{Backend, Fate, OnEmpty};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config;
 use serde_json::{Value, json};
@@ -221,8 +223,8 @@ async fn status_has_the_published_shape_and_counts() {
         plane.verdicts = vec![
             (Hook::Xdp, Verdict::ForwardedRequest, 7),
             (Hook::Ingress, Verdict::ForwardedRequest, 5),
-            (Hook::Xdp, Verdict::FlowRefused, 2),
         ];
+        plane.pressures = vec![(Pressure::RefusedFull, 2), (Pressure::EvictedUnconfirmed, 4)];
         plane.memory.backend_traffic(one.1).packets_in = 11;
         plane.memory.service_traffic(one.0).new_flows = 3;
     });
@@ -280,8 +282,8 @@ async fn status_has_the_published_shape_and_counts() {
             "refused"
         ])));
         assert_eq!(
-            (&table["opening"], &table["established"], &table["refused"]),
-            (&json!(1), &json!(2), &json!(2))
+            (&table["opening"], &table["established"], &table["refused"], &table["evicted"]),
+            (&json!(1), &json!(2), &json!(2), &json!(4))
         );
         assert_eq!(status["verdicts"]["forwarded_request"], 12);
         assert_eq!(status["hooks"]["xdp"]["forwarded_request"], 7);
@@ -399,6 +401,45 @@ async fn reload_takes_a_good_file_and_refuses_a_bad_one_whole() {
         lab.reload(&CONFIG.replace("10.0.0.2:8080", "10.0.0.3:8080"));
         let status = lab.status_when(|s| s.config.last_error.is_none()).await;
         assert_eq!(status.config.generation, 2, "the same configuration again is no new one");
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn backend_that_is_removed_is_kept_for_its_flows_and_told_no_more() {
+    let (driver, lab) = Lab::start(CONFIG).await;
+    let (_, two) = ids(&lab.plane.borrow(), "10.0.0.2:8080");
+    run(driver, async {
+        let fewer = CONFIG.replace("  { address = \"10.0.0.2:8080\", weight = 1 },\n", "");
+        lab.reload(&format!("{fewer}on-backend-removed = \"reset\"\n"));
+        let status = lab.status_when(|s| s.config.generation == 2).await;
+        assert_eq!(status.services[0].pools[0].backends.len(), 1);
+        let gone = lab.plane.borrow().memory.contents().backends[&two];
+        assert_eq!((gone.state, gone.generation), (Backend::GONE, 1));
+        assert_eq!(gone.fate, Fate::Reset as u16);
+        assert_eq!(lab.plane.borrow().memory.check_references(), Ok(()));
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn policies_of_the_file_are_in_the_maps_and_in_the_configuration_told() {
+    let (driver, lab) = Lab::start(CONFIG).await;
+    let (web, _) = ids(&lab.plane.borrow(), "10.0.0.1:8080");
+    let policy = || lab.plane.borrow().memory.contents().policies[&web];
+    assert_eq!((policy().on_empty, policy().max_flows), (OnEmpty::Reset as u8, 0));
+    run(driver, async {
+        let timeouts = "timeouts = { tcp-opening = \"500ms\" }";
+        lab.reload(&format!("{CONFIG}on-empty = \"drop\"\nmax-flows = 7\n{timeouts}\n"));
+        lab.status_when(|s| s.config.generation == 2).await;
+        assert_eq!((policy().on_empty, policy().max_flows), (OnEmpty::Drop as u8, 7));
+        let running = lab.client.config().await.unwrap();
+        assert_eq!(running["service"][0]["on_empty"], "drop");
+        assert_eq!(running["service"][0]["timeouts"]["tcp_opening"], "500ms");
         lab.client.stop().await.unwrap();
     })
     .await

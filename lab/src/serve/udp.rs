@@ -64,9 +64,12 @@ impl UdpEcho {
 impl Drop for UdpEcho {
     fn drop(&mut self) {
         self.state.ending.store(true, Ordering::Relaxed);
-        for socket in &self.sockets {
-            // Says ENOTCONN, and yet wakes whoever receives: Linux does it for sockets of any state.
-            drop(SockRef::from(socket).shutdown(Shutdown::Both));
+        for (socket, address) in self.sockets.iter().zip(&self.addresses) {
+            // A datagram to itself wakes whoever receives; where its device is gone, shutting down does, with an
+            // answer that the library takes amiss.
+            if socket.send_to(&[], address).is_err() {
+                drop(SockRef::from(socket).shutdown(Shutdown::Both));
+            }
         }
         for thread in self.threads.drain(..) {
             drop(thread.join());

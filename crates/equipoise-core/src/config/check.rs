@@ -7,6 +7,7 @@
 mod across;
 mod address;
 mod nearest;
+mod policy;
 mod report;
 mod service;
 mod settings;

@@ -19,6 +19,8 @@ pub struct Applied {
     pub(super) services: BTreeMap<ServiceKey, value::Service>,
     pub(super) pools: BTreeMap<u32, AppliedPool>,
     pub(super) backends: BTreeMap<u32, value::Backend>,
+    pub(super) policies: BTreeMap<u32, value::Policy>,
+    pub(super) replies: BTreeMap<ServiceKey, value::Reply>,
     /// Whose traffic the counters of each service count.
     pub(super) service_terms: BTreeMap<u32, u32>,
     /// Whose traffic the counters of each backend count. Stays when the backend goes, so that a
@@ -51,6 +53,8 @@ impl Applied {
             services: BTreeMap::new(),
             pools: BTreeMap::new(),
             backends: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            replies: BTreeMap::new(),
             service_terms: BTreeMap::new(),
             backend_terms: BTreeMap::new(),
             room: Room::new(slots),
@@ -74,6 +78,16 @@ impl Applied {
         &self.backends
     }
 
+    /// How services treat their flows, by service id.
+    pub fn policies(&self) -> &BTreeMap<u32, value::Policy> {
+        &self.policies
+    }
+
+    /// What replies of no flow become.
+    pub fn replies(&self) -> &BTreeMap<ServiceKey, value::Reply> {
+        &self.replies
+    }
+
     /// Takes note that a step has been taken.
     pub fn record(&mut self, step: &Step) {
         match step {
@@ -82,6 +96,15 @@ impl Applied {
             }
             Step::ResetBackendCounters { id, term } => {
                 self.backend_terms.insert(*id, *term);
+            }
+            Step::PutPolicy { id, value } => {
+                self.policies.insert(*id, *value);
+            }
+            Step::PutReply { key, value } => {
+                self.replies.insert(*key, *value);
+            }
+            Step::RemoveReply { key } => {
+                self.replies.remove(key);
             }
             Step::PutBackend { id, value } => {
                 self.backends.insert(*id, *value);

@@ -6,9 +6,13 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use equipoise_common::key::{Address, V4, V6};
-use equipoise_common::value::{Backend, Pick, Pool, Service};
+use equipoise_common::flow::State;
+use equipoise_common::key::{Address, Be16, V4, V6};
+use equipoise_common::value::{
+    Backend, Fate, OnEmpty, OnFull, OnUnknown, Pick, Policy, Pool, Reply, Service,
+};
 
 use super::Run;
 use crate::plan::ServiceKey;
@@ -29,6 +33,25 @@ pub enum Step {
         id: u32,
         /// Which holder of the id this is; of no interest to the maps.
         term: u32,
+    },
+    /// How a service treats its flows is set; flows that are there go by it from their next packet on.
+    PutPolicy {
+        /// The service.
+        id: u32,
+        /// Its value.
+        value: Policy,
+    },
+    /// What a backend's replies of no flow become is set.
+    PutReply {
+        /// The backend's address, port and protocol, on interface 0.
+        key: ServiceKey,
+        /// Its value.
+        value: Reply,
+    },
+    /// Its replies of no flow are no longer ours.
+    RemoveReply {
+        /// As in [`Step::PutReply`].
+        key: ServiceKey,
     },
     /// The entry of a backend is set.
     PutBackend {
@@ -82,9 +105,15 @@ impl fmt::Display for Step {
         match self {
             Self::ResetServiceCounters { id, .. } => write!(f, "reset counters of service {id}"),
             Self::ResetBackendCounters { id, .. } => write!(f, "reset counters of backend {id}"),
+            Self::PutPolicy { id, value } => {
+                write!(f, "put policy of service {id}: {}", describe_policy(value))
+            }
+            Self::PutReply { key, value } => write!(f, "put {}", describe_reply(key, value)),
+            Self::RemoveReply { key } => {
+                write!(f, "remove replies of {}/{}", key.vip(), key.protocol_name())
+            }
             Self::PutBackend { id, value } => {
-                let (address, service) = (address(value), value.service);
-                write!(f, "put backend {id}: {address} of service {service}")
+                write!(f, "put backend {id}: {}", describe_backend(value))
             }
             Self::WriteSlots { run, .. } => write!(f, "write slots {run}"),
             Self::PutPool { id, value } => {
@@ -102,17 +131,103 @@ impl fmt::Display for Step {
     }
 }
 
-/// The entry does not say its family; no IPv6 host has an address of zeros after the first 32 bits.
-fn address(backend: &Backend) -> SocketAddr {
-    let narrow = V4::unpack(backend.address);
-    let address = if narrow.pack() == backend.address {
-        IpAddr::from(narrow)
-    } else {
-        IpAddr::from(V6::unpack(backend.address))
+/// Address and service of a backend, and its [`traits`].
+pub(crate) fn describe_backend(backend: &Backend) -> String {
+    let (address, service) = (address(backend.address, backend.port), backend.service);
+    format!("{address} of service {service}{}", traits(backend))
+}
+
+/// What is not so for every backend from the start.
+pub(crate) fn traits(backend: &Backend) -> String {
+    const RESET: u16 = Fate::Reset as u16;
+    const RESELECT: u16 = Fate::Reselect as u16;
+    let Backend { generation, max_flows, .. } = backend;
+    let mut text = String::new();
+    if *generation > 0 {
+        text.push_str(&format!(", generation {generation}"));
+    }
+    if *max_flows > 0 {
+        text.push_str(&format!(", at most {max_flows} flows"));
+    }
+    if backend.state == Backend::GONE {
+        text.push_str(", gone");
+    }
+    text.push_str(match backend.fate {
+        RESET => ", earlier flows are reset",
+        RESELECT => ", earlier flows choose anew",
+        _ => "",
+    });
+    text
+}
+
+/// Timeouts in the order of [`State::LIVE`], then what is not the default.
+pub(crate) fn describe_policy(policy: &Policy) -> String {
+    const UNKNOWN: [(u8, &str); 2] =
+        [(OnUnknown::Reset as u8, "reset"), (OnUnknown::Drop as u8, "drop")];
+    const EMPTY: [(u8, &str); 2] = [(OnEmpty::Drop as u8, "drop"), (OnEmpty::Pass as u8, "pass")];
+    const FULL: [(u8, &str); 1] = [(OnFull::Drop as u8, "drop")];
+    let timeout = |state: &State| {
+        let timeout = rounded(policy.timeouts[*state as usize]);
+        format!("{} {}", state.name(), humantime::format_duration(timeout))
     };
-    SocketAddr::new(address, backend.port.get())
+    let mut parts: Vec<String> = State::LIVE.iter().map(timeout).collect();
+    for (name, value, words) in [
+        ("unknown", policy.on_unknown, &UNKNOWN[..]),
+        ("empty", policy.on_empty, &EMPTY),
+        ("full", policy.on_full, &FULL),
+    ] {
+        let word = words.iter().find(|(number, _)| *number == value);
+        parts.extend(word.map(|(_, word)| format!("on {name} {word}")));
+    }
+    if policy.max_flows > 0 {
+        parts.push(format!("at most {} flows", policy.max_flows));
+    }
+    if policy.switches & Policy::RESET_ON_EXPIRY != 0 {
+        parts.push("reset on expiry".to_owned());
+    }
+    if policy.switches & Policy::EVENTS == 0 {
+        parts.push("no events".to_owned());
+    }
+    parts.join(", ")
+}
+
+/// What a backend's replies of no flow go out from.
+pub(crate) fn describe_reply(key: &ServiceKey, value: &Reply) -> String {
+    let vip = address(value.vip, value.port);
+    format!("replies of {}/{}: from {vip}", key.vip(), key.protocol_name())
+}
+
+/// Of the milliseconds that come to so many ticks, one or two, those that people write.
+fn rounded(ticks: u32) -> Duration {
+    let milliseconds = |ticks: u32| (u64::from(ticks) << 20) / 1_000_000;
+    let last = milliseconds(ticks);
+    let mut all = milliseconds(ticks.saturating_sub(1)) + 1..=last;
+    Duration::from_millis(all.find(|all| all.is_multiple_of(10)).unwrap_or(last))
+}
+
+/// Entries do not say their family; no IPv6 host has an address of zeros after the first 32 bits.
+fn address(packed: V6, port: Be16) -> SocketAddr {
+    let narrow = V4::unpack(packed);
+    let address = if narrow.pack() == packed { IpAddr::from(narrow) } else { packed.into() };
+    SocketAddr::new(address, port.get())
 }
 
 fn pick(number: u32) -> &'static str {
     if number == Pick::Random as u32 { "random" } else { "hash" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_told_as_they_were_written() {
+        for milliseconds in [100, 110, 500, 1_000, 10_000, 30_000, 120_000, 7_500_000, 604_800_000]
+        {
+            let written = Duration::from_millis(milliseconds);
+            let ticks = written.as_nanos().div_ceil(1 << 20) as u32;
+            assert_eq!(rounded(ticks), written);
+        }
+        assert_eq!(rounded(0), Duration::ZERO);
+    }
 }

@@ -11,7 +11,7 @@ use super::check::{Loaded, load};
 use super::source::Text;
 use super::{Exit, Failure, print, print_json, report};
 use crate::admin::lock::InstanceLock;
-use crate::dataplane::kernel::{Kernel, Options, TcWay};
+use crate::dataplane::kernel::{Clock, Eviction, Kernel, Options, TcWay};
 use crate::driver::{Driver, Signals, Source, Start, targets};
 use crate::host::{Machine, Netlink, check, requirements};
 
@@ -30,6 +30,8 @@ pub(super) async fn run(global: &Global, flags: &Run) -> Result<(), Failure> {
         instance: &global.instance,
         max_flows: config.settings.max_flows,
         tc: TcWay::default(),
+        clock: Clock::default(),
+        eviction: Eviction::default(),
     };
     let plane = Kernel::load(&options).map_err(Failure::failed)?;
     let instance = global.instance.clone();

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::args::Global;
 use super::{Failure, print, print_json, table};
-use crate::status::{Health, ServiceState, ServiceStatus, Status};
+use crate::status::{FlowTable, Health, ServiceState, ServiceStatus, Status};
 
 pub(super) async fn status(global: &Global) -> Result<(), Failure> {
     let status = global.client().status().await?;
@@ -52,13 +52,34 @@ fn write(text: &mut String, status: &Status) -> std::fmt::Result {
         write_service(text, service)?;
     }
     write_interfaces(text, status)?;
-    let flows = &status.flow_table;
+    write_flows(text, &status.flow_table)?;
+    write_verdicts(text, status)
+}
+
+fn write_flows(text: &mut String, flows: &FlowTable) -> std::fmt::Result {
+    let part = |count: u64| 100.0 * count as f64 / flows.size.max(1) as f64;
+    let megabytes = flows.memory_bytes.div_ceil(1_000_000);
     writeln!(
         text,
-        "\nflow table: {} opening, {} established, {} closing, room for {}, {} refused",
-        flows.opening, flows.established, flows.closing, flows.size, flows.refused
+        "\nflow table: room for {} of each family, {megabytes} MB; {} opening ({:.1} %), {} established ({:.1} %), \
+         {} closing ({:.1} %)",
+        flows.size,
+        flows.opening,
+        part(flows.opening),
+        flows.established,
+        part(flows.established),
+        flows.closing,
+        part(flows.closing),
     )?;
-    write_verdicts(text, status)
+    let pressed: Vec<_> = flows.pressure.iter().filter(|(_, count)| **count > 0).collect();
+    if pressed.is_empty() {
+        return Ok(());
+    }
+    let mut table = table(&["PRESSURE", "FLOWS OR PACKETS"]);
+    for (name, count) in pressed {
+        table.add_row([name.clone(), count.to_string()]);
+    }
+    writeln!(text, "{table}")
 }
 
 fn write_service(text: &mut String, service: &ServiceStatus) -> std::fmt::Result {

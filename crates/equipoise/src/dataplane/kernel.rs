@@ -7,26 +7,40 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use aya::programs::{Program, ProgramError};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+
+use aya::maps::ProgramArray;
+use aya::programs::{Program, ProgramError, ProgramFd};
 use aya::{Ebpf, EbpfLoader};
+use equipoise_common::event::Event;
+use equipoise_common::flow::count::Pressure;
+use equipoise_common::flow::{Live as Count, sets_for, tick};
+use equipoise_common::key::{V4, V6};
+use equipoise_common::limit;
 use equipoise_common::value::{LAYOUT, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::AttachMode;
 use equipoise_core::diff::Step;
+use equipoise_core::id::Named;
 
 use self::attach::{Attached, Place};
+use self::flow::{FIRST_V4, FIRST_V6, Table};
 use self::pin::{Pins, refused};
-use self::table::Tables;
+use self::table::{SET_V4, SET_V6, Tables};
 use super::{DataPlane, Maps, StepError};
 
 mod attach;
 mod clsact;
+mod event;
 mod flow;
+mod mapped;
 mod pin;
+mod reset;
 mod run;
 mod table;
 
-pub use self::run::{Input, Output, Twin};
+pub use self::event::{Arrivals, Events};
+pub use self::run::{Input, Output, Runner, Twin};
 
 /// How to load.
 pub struct Options<'a> {
@@ -36,6 +50,30 @@ pub struct Options<'a> {
     pub max_flows: u32,
     /// How TC programs are attached.
     pub tc: TcWay,
+    /// What the programs go by.
+    pub clock: Clock,
+    /// What gives way when there is no room.
+    pub eviction: Eviction,
+}
+
+/// What gives way when there is no room for a new flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Eviction {
+    /// The oldest flow that is not confirmed.
+    #[default]
+    Unconfirmed,
+    /// The oldest flow, whatever it is. For tests: what a table without classes would do to its users.
+    Any,
+}
+
+/// What flows are timed by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// The kernel's monotonic clock, at its last tick.
+    #[default]
+    Kernel,
+    /// What [`Kernel::set_time`] has set; for tests.
+    Set,
 }
 
 /// How TC programs are attached.
@@ -98,6 +136,56 @@ pub struct FlowRow {
     pub traffic: [u64; 4],
 }
 
+/// What a sweep over the flow tables has done.
+#[derive(Debug, Default)]
+pub struct Expiry {
+    /// Flows that were past their time.
+    pub ended: u64,
+    /// Flows closed because their backend has gone.
+    pub closed: u64,
+    /// Flows whose ends get a RST.
+    pub resets: Vec<Ties>,
+    /// What there is to tell, where services want it told.
+    pub events: Vec<Event>,
+}
+
+/// Both ends of a TCP flow, as a RST to either needs them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ties {
+    /// The client.
+    pub client: SocketAddr,
+    /// What it is connected to.
+    pub vip: SocketAddr,
+    /// The client as the backend sees it.
+    pub client_at_backend: SocketAddr,
+    /// The backend.
+    pub backend: SocketAddr,
+    /// The next sequence number of the client.
+    pub client_sent: u32,
+    /// The next sequence number of the backend.
+    pub backend_sent: u32,
+}
+
+/// How full the flow tables are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Occupancy {
+    /// Live flows, both families.
+    pub live: u64,
+    /// Those that are confirmed.
+    pub confirmed: u64,
+    /// Bytes of memory of both tables.
+    pub memory: u64,
+}
+
+/// How much of the flow tables a sweep goes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of them.
+    All,
+    /// The next part of so many.
+    OneOf(u32),
+}
+
 /// Why the programs could not be loaded or attached.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
@@ -112,8 +200,31 @@ pub struct Kernel {
     pins: Pins,
     tables: Tables,
     attached: BTreeMap<u32, Attached>,
-    max_flows: u32,
+    sizes: Sizes,
+    /// Where the next sweep goes on, in sets.
+    cursor: u32,
+    /// Nanoseconds, where the clock is one that is set.
+    time: u64,
     tc: TcWay,
+}
+
+/// What the programs have as constants.
+#[derive(Clone, Copy)]
+struct Sizes {
+    max_flows: u32,
+    sets: u32,
+    seed: u64,
+    clock: Clock,
+    eviction: Eviction,
+}
+
+impl Sizes {
+    /// With a secret of its own: nobody outside can tell which packets meet in one set.
+    fn new(options: &Options<'_>) -> Self {
+        let seed = RandomState::new().build_hasher().finish();
+        let Options { max_flows, clock, eviction, .. } = *options;
+        Self { max_flows, sets: sets_for(max_flows), seed, clock, eviction }
+    }
 }
 
 impl Kernel {
@@ -136,15 +247,17 @@ impl Kernel {
                 .map_err(|error| refused("removing what an earlier process left", &error))?;
         }
         pins.prepare()?;
-        let loaded = open(&pins, options.max_flows, Dry::No).and_then(|mut ebpf| {
-            let mut tables = Tables::take(&mut ebpf)?;
+        let sizes = Sizes::new(options);
+        let loaded = open(&pins, sizes, Dry::No).and_then(|mut ebpf| {
+            let mut tables = Tables::take(&mut ebpf, sizes.max_flows)?;
             tables.tag(LAYOUT)?;
             Ok((ebpf, tables))
         });
         match loaded {
             Ok((ebpf, tables)) => {
-                let Options { max_flows, tc, .. } = *options;
-                Ok(Self { ebpf, pins, tables, attached: BTreeMap::new(), max_flows, tc })
+                let attached = BTreeMap::new();
+                let tc = options.tc;
+                Ok(Self { ebpf, pins, tables, attached, sizes, cursor: 0, time: 0, tc })
             }
             Err(error) => {
                 if let Err(left) = pins.remove() {
@@ -164,13 +277,56 @@ impl Kernel {
         run::run(&self.ebpf, hook, input)
     }
 
+    /// The program of a hook, to be run as by [`Kernel::run`] from other threads.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn runner(&self, hook: Hook) -> Result<Runner, KernelError> {
+        Runner::of(&self.ebpf, hook)
+    }
+
     /// Loads the programs once more on the same maps, to explain.
     ///
     /// # Errors
     ///
     /// When the kernel refuses.
     pub fn twin(&self) -> Result<Twin, KernelError> {
-        Twin::new(open(&self.pins, self.max_flows, Dry::Yes)?)
+        Twin::new(open(&self.pins, self.sizes, Dry::Yes)?)
+    }
+
+    /// Sets the time that a clock of [`Clock::Set`] shows.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn set_time(&mut self, time: Duration) -> Result<(), KernelError> {
+        self.time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.tables.set_time(self.time)
+    }
+
+    /// The time, in ticks.
+    fn now(&self) -> u32 {
+        self.set_clock().unwrap_or_else(flow::now)
+    }
+
+    fn set_clock(&self) -> Option<u32> {
+        (self.sizes.clock == Clock::Set).then(|| tick(self.time))
+    }
+
+    /// One family's flow table.
+    fn table<A>(&self, first: usize) -> Table<'_, A> {
+        Table {
+            memory: if first == FIRST_V4 { &self.tables.flows_v4 } else { &self.tables.flows_v6 },
+            live: &self.tables.live,
+            first,
+            sets: self.sizes.sets,
+            seed: self.sizes.seed,
+            policies: self.tables.policies(),
+            clock: self.set_clock(),
+            ended: Default::default(),
+            family: Default::default(),
+        }
     }
 
     /// Removes what a process that is gone has left pinned under this instance's name; says if
@@ -222,11 +378,65 @@ impl DataPlane for Kernel {
     }
 
     fn flows(&self, each: &mut dyn FnMut(FlowRow) -> bool) -> Result<(), KernelError> {
-        let limit = entries(self.max_flows);
-        if flow::walk(&self.tables.flows_v4, limit, each)? {
-            flow::walk(&self.tables.flows_v6, limit, each)?;
+        let now = self.now();
+        if flow::walk::<V4, 8>(&self.table(FIRST_V4), now, each) {
+            flow::walk::<V6, 16>(&self.table(FIRST_V6), now, each);
         }
         Ok(())
+    }
+
+    fn sweep(&mut self, part: Part) -> Expiry {
+        let sets = self.sizes.sets;
+        let range = match part {
+            Part::All => 0..sets,
+            Part::OneOf(parts) => {
+                let first = if self.cursor < sets { self.cursor } else { 0 };
+                self.cursor = first.saturating_add(sets.div_ceil(parts.max(1))).min(sets);
+                first..self.cursor
+            }
+        };
+        let mut expiry = Expiry::default();
+        let fates = self.tables.fates();
+        flow::sweep::<V4, 8>(&self.table(FIRST_V4), range.clone(), fates, &mut expiry);
+        flow::sweep::<V6, 16>(&self.table(FIRST_V6), range, fates, &mut expiry);
+        if !expiry.resets.is_empty() {
+            reset::send(&expiry.resets);
+        }
+        expiry
+    }
+
+    fn occupancy(&self) -> Occupancy {
+        let count = |of| {
+            let live = &self.tables.live;
+            live.count(of, FIRST_V4) + live.count(of, FIRST_V6)
+        };
+        Occupancy {
+            live: count(Count::Table),
+            confirmed: count(Count::Confirmed),
+            memory: u64::from(self.sizes.sets) * (SET_V4 + SET_V6) as u64,
+        }
+    }
+
+    fn live_flows(&self, backend: u32) -> u64 {
+        self.tables.live.count(Count::Backend(backend), FIRST_V4)
+    }
+
+    fn named(&self) -> Named {
+        let live = &self.tables.live;
+        let service = |&id: &u32| live.count(Count::Service(id), FIRST_V4) > 0;
+        let backend = |&id: &u32| live.count(Count::Backend(id), FIRST_V4) > 0;
+        Named {
+            services: (0..limit::SERVICES).filter(service).collect(),
+            backends: (0..limit::BACKENDS).filter(backend).collect(),
+        }
+    }
+
+    fn pressures(&self) -> Result<Vec<(Pressure, u64)>, KernelError> {
+        self.tables.pressures()
+    }
+
+    fn events(&mut self) -> Result<Option<Events>, KernelError> {
+        Events::of(&mut self.ebpf).map(Some)
     }
 
     fn keep(self) -> Result<(), KernelError> {
@@ -262,26 +472,26 @@ enum Dry {
     Yes,
 }
 
-/// Each flow has an entry for either direction; and each CPU keeps free entries of the kernel's LRU
-/// to itself, some hundred at a time, which count as used.
-fn entries(max_flows: u32) -> u32 {
-    const KEPT_BY_CPUS: u32 = 8_192;
-    max_flows.saturating_mul(2).saturating_add(KEPT_BY_CPUS)
-}
-
-fn open(pins: &Pins, max_flows: u32, dry: Dry) -> Result<Ebpf, KernelError> {
-    let dry = u8::from(dry == Dry::Yes);
+fn open(pins: &Pins, sizes: Sizes, dry: Dry) -> Result<Ebpf, KernelError> {
+    let dry_run = u8::from(dry == Dry::Yes);
+    let test_clock = u8::from(sizes.clock == Clock::Set);
+    let spares_confirmed = u8::from(sizes.eviction == Eviction::Unconfirmed);
     let paths: Vec<_> = MAPS.iter().map(|&name| (name, pins.map(name))).collect();
     let mut loader = EbpfLoader::new();
     loader
-        .override_global("DRY", &dry, true)
-        .map_max_entries("FLOWS_V4", entries(max_flows))
-        .map_max_entries("FLOWS_V6", entries(max_flows));
+        .override_global("DRY", &dry_run, true)
+        .override_global("SETS", &sizes.sets, true)
+        .override_global("SEED", &sizes.seed, true)
+        .override_global("MAX_FLOWS", &sizes.max_flows, true)
+        .override_global("TEST_CLOCK", &test_clock, true)
+        .override_global("SPARES_CONFIRMED", &spares_confirmed, true)
+        .map_max_entries("FLOWS_V4", sizes.sets)
+        .map_max_entries("FLOWS_V6", sizes.sets);
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
     }
     let mut ebpf = loader.load(OBJECT).map_err(|error| load_error(&error))?;
-    for name in [attach::XDP, attach::XDP_GENERIC, attach::IN, attach::OUT] {
+    for name in attach::PROGRAMS {
         let program = ebpf
             .program_mut(name)
             .ok_or_else(|| refused("loading", &format!("no program {name}")))?;
@@ -291,13 +501,47 @@ fn open(pins: &Pins, max_flows: u32, dry: Dry) -> Result<Ebpf, KernelError> {
             _ => Err(ProgramError::UnexpectedProgramType),
         }
         .map_err(|error| load_error(&error))?;
-        if dry == 0 {
+        if dry == Dry::No {
             program
                 .pin(pins.program(name))
                 .map_err(|error| refused(&format!("pinning {name}"), &error))?;
         }
     }
+    for (map, programs) in SLOW_PATHS {
+        link_slow_path(&mut ebpf, pins, dry, (map, programs))?;
+    }
     Ok(ebpf)
+}
+
+/// The programs of the slow path, in the order of their places.
+const SLOW_PATHS: [(&str, &[&str]); 2] =
+    [("SLOW_XDP", &["slow_xdp", "slow_xdpg"]), ("SLOW_TC", &["slow_in"])];
+
+/// Puts the programs of the slow path where those of the fast path go on. The twin has places of its own: its
+/// packets must not get into programs that write.
+fn link_slow_path(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    dry: Dry,
+    (map, programs): (&str, &[&str]),
+) -> Result<(), KernelError> {
+    let failed = |error: &dyn std::fmt::Display| refused(&format!("filling {map}"), error);
+    let fd = |name: &&str| -> Result<ProgramFd, KernelError> {
+        let program = ebpf.program(name).ok_or_else(|| failed(&format!("no program {name}")))?;
+        let fd = program.fd().map_err(|error| failed(&error))?;
+        fd.try_clone().map_err(|error| failed(&error))
+    };
+    let fds = programs.iter().map(fd).collect::<Result<Vec<_>, _>>()?;
+    let there = ebpf.map_mut(map).ok_or_else(|| failed(&"the object has no such map"))?;
+    let mut places = ProgramArray::try_from(there).map_err(|error| failed(&error))?;
+    for (place, fd) in (0..).zip(&fds) {
+        places.set(place, fd, 0).map_err(|error| failed(&error))?;
+    }
+    if dry == Dry::No {
+        // The kernel empties such a map when nobody in user space holds it any more; a pin does.
+        places.pin(pins.map(map)).map_err(|error| failed(&error))?;
+    }
+    Ok(())
 }
 
 /// Every map that is pinned, and so shared with the programs that only explain.
@@ -309,8 +553,18 @@ const MAPS: &[&str] = &[
     "SLOTS",
     "BACKENDS",
     "REDIRECTS",
+    "POLICIES",
+    "REPLIES_V4",
+    "REPLIES_V6",
     "FLOWS_V4",
     "FLOWS_V6",
+    "LIVE",
+    "LIVE_SERVICES",
+    "LIVE_BACKENDS",
+    "PRESSURE",
+    "STATELESS",
+    "CLOCK",
+    "EVENTS",
     "VERDICTS",
     "SERVICE_TRAFFIC",
     "BACKEND_TRAFFIC",

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use equipoise_common::limit;
-use equipoise_common::value::{Backend, Pool, Service, Traffic};
+use equipoise_common::value::{Backend, Policy, Pool, Reply, Service, Traffic};
 use equipoise_core::diff::{Run, Step};
 use equipoise_core::plan::ServiceKey;
 
@@ -47,8 +47,12 @@ pub struct Contents {
     pub services: BTreeMap<ServiceKey, Service>,
     /// The pools.
     pub pools: BTreeMap<u32, Pool>,
-    /// The backends that are in use.
+    /// The backends that are in use, and those that have left and whose flows may be there.
     pub backends: BTreeMap<u32, Backend>,
+    /// How services treat their flows.
+    pub policies: BTreeMap<u32, Policy>,
+    /// What replies of no flow become.
+    pub replies: BTreeMap<ServiceKey, Reply>,
 }
 
 /// A slot that was never written.
@@ -81,7 +85,7 @@ impl Memory {
         self.tried = 0;
     }
 
-    /// Services, pools and backends.
+    /// Everything but slots and counters.
     pub fn contents(&self) -> &Contents {
         &self.contents
     }
@@ -117,6 +121,18 @@ impl Memory {
                     service.pool
                 ));
             }
+            if !self.contents.policies.contains_key(&service.id) {
+                return Err(format!("service {key} is {}, which has no policy", service.id));
+            }
+        }
+        for (key, reply) in &self.contents.replies {
+            if !self.is_live(reply.backend) {
+                return Err(format!(
+                    "replies of {} are of backend {}, which is not live",
+                    key.vip(),
+                    reply.backend
+                ));
+            }
         }
         for (id, pool) in &self.contents.pools {
             self.check_run(*id, Run::of(pool))?;
@@ -134,10 +150,15 @@ impl Memory {
             return Err(format!("pool {pool} has slots {run}, beyond the array"));
         };
         let named: BTreeSet<u32> = slots.iter().copied().collect();
-        match named.iter().find(|id| !self.contents.backends.contains_key(id)) {
-            Some(id) => Err(format!("pool {pool} leads to backend {id}, which is not there")),
+        match named.iter().find(|&&id| !self.is_live(id)) {
+            Some(id) => Err(format!("pool {pool} leads to backend {id}, which is not live")),
             None => Ok(()),
         }
+    }
+
+    fn is_live(&self, backend: u32) -> bool {
+        let there = self.contents.backends.get(&backend);
+        there.is_some_and(|there| there.state == Backend::LIVE)
     }
 
     fn slots_in(&self, run: Run) -> Option<&[u32]> {
@@ -162,8 +183,21 @@ impl Memory {
                 within(*id, limit::BACKENDS)?;
                 self.backend_traffic.insert(*id, Traffic::default());
             }
+            Step::PutPolicy { id, value } => {
+                within(*id, limit::SERVICES)?;
+                self.contents.policies.insert(*id, *value);
+            }
+            Step::PutReply { key, value } => {
+                self.contents.replies.insert(*key, *value);
+            }
+            Step::RemoveReply { key } => {
+                self.contents.replies.remove(key).ok_or(io::ErrorKind::NotFound)?;
+            }
             Step::PutBackend { id, value } => {
                 within(*id, limit::BACKENDS)?;
+                if value.state != Backend::LIVE {
+                    self.check_unnamed(*id, "gone");
+                }
                 self.contents.backends.insert(*id, *value);
             }
             Step::WriteSlots { run, slots } => self.write_slots(*run, slots)?,
@@ -204,12 +238,17 @@ impl Memory {
         self.given_up.extend(pool.map(|pool| Run::of(&pool)).filter(|run| run.length > 0));
     }
 
-    fn remove_backend(&mut self, id: u32) -> io::Result<()> {
+    /// Notes when packets still find a backend in a slot.
+    fn check_unnamed(&mut self, id: u32, what: &str) {
         let names_it = |run: &Run| self.slots_in(*run).is_some_and(|slots| slots.contains(&id));
         if let Some(run) = self.run_read_by_packets(names_it) {
             self.mistakes
-                .push(format!("backend {id} is removed while packets find it in slots {run}"));
+                .push(format!("backend {id} is {what} while packets find it in slots {run}"));
         }
+    }
+
+    fn remove_backend(&mut self, id: u32) -> io::Result<()> {
+        self.check_unnamed(id, "removed");
         self.contents.backends.remove(&id).ok_or(io::ErrorKind::NotFound)?;
         Ok(())
     }
@@ -250,7 +289,15 @@ mod tests {
     }
 
     fn backend(id: u32) -> Step {
-        Step::PutBackend { id, value: Backend::default() }
+        Step::PutBackend { id, value: Backend { state: Backend::LIVE, ..Backend::default() } }
+    }
+
+    fn gone(id: u32) -> Step {
+        Step::PutBackend { id, value: Backend { state: Backend::GONE, ..Backend::default() } }
+    }
+
+    fn policy() -> Step {
+        Step::PutPolicy { id: 0, value: Policy::default() }
     }
 
     fn slots(offset: u32, slots: &[u32]) -> Step {
@@ -272,6 +319,7 @@ mod tests {
     #[test]
     fn maps_in_order_have_nothing_to_say() {
         let steps = [
+            policy(),
             backend(1),
             slots(0, &[1, 1]),
             pool(0, 2),
@@ -281,15 +329,23 @@ mod tests {
             pool(2, 1),
         ];
         assert_eq!(after(&steps), Ok(()));
-        let then = [Step::Grace, Step::RemoveBackend { id: 1 }, slots(0, &[2, 2])];
+        let then = [Step::Grace, gone(1), Step::RemoveBackend { id: 1 }, slots(0, &[2, 2])];
         assert_eq!(after(&[&steps[..], &then].concat()), Ok(()));
     }
 
     #[test]
     fn reference_to_nothing_is_noticed() {
         assert!(after(&[service(0)]).unwrap_err().contains("pool 0, which is not there"));
+        let steps = [backend(1), slots(0, &[1]), pool(0, 1), service(0)];
+        assert!(after(&steps).unwrap_err().contains("0, which has no policy"));
         let steps = [slots(0, &[1]), pool(0, 1)];
-        assert!(after(&steps).unwrap_err().contains("backend 1, which is not there"));
+        assert!(after(&steps).unwrap_err().contains("backend 1, which is not live"));
+        let steps = [gone(1), slots(0, &[1]), pool(0, 1)];
+        assert!(after(&steps).unwrap_err().contains("backend 1, which is not live"));
+        let key = ServiceKey::new(SocketAddr::from(([10, 0, 0, 1], 80)), 0, TCP);
+        let reply = Step::PutReply { key, value: Reply { backend: 1, ..Reply::default() } };
+        assert_eq!(after(&[backend(1), reply.clone()]), Ok(()));
+        assert!(after(&[reply]).unwrap_err().contains("backend 1, which is not live"));
         assert!(after(&[pool(0, 1)]).is_err(), "slots that were never written");
         assert!(after(&[pool(7, 2)]).unwrap_err().contains("beyond the array"));
     }
@@ -306,10 +362,14 @@ mod tests {
     }
 
     #[test]
-    fn backend_that_packets_in_flight_find_is_not_removed() {
-        let steps =
-            [backend(1), slots(0, &[1]), pool(0, 1), pool(0, 0), Step::RemoveBackend { id: 1 }];
-        assert!(after(&steps).unwrap_err().contains("backend 1 is removed while"));
+    fn backend_that_packets_in_flight_find_is_neither_gone_nor_removed() {
+        let steps = [backend(1), slots(0, &[1]), pool(0, 1), pool(0, 0)];
+        let removed = [Step::RemoveBackend { id: 1 }];
+        let told = after(&[&steps[..], &removed].concat()).unwrap_err();
+        assert!(told.contains("backend 1 is removed while"), "{told}");
+        let told = after(&[&steps[..], &[gone(1)]].concat()).unwrap_err();
+        assert!(told.contains("backend 1 is gone while"), "{told}");
+        assert_eq!(after(&[&steps[..], &[Step::Grace, gone(1)]].concat()), Ok(()));
     }
 
     #[test]

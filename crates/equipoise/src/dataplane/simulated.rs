@@ -6,13 +6,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use equipoise_common::flow::count::Pressure;
 use equipoise_common::value::Traffic;
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::AttachMode;
 use equipoise_core::diff::Step;
+use equipoise_core::id::Named;
 use tokio::sync::watch;
 
-use super::kernel::{Attachment, Device, FlowRow, KernelError};
+use super::kernel::{Attachment, Device, Events, Expiry, FlowRow, KernelError, Occupancy, Part};
 use super::memory::Memory;
 use super::{DataPlane, Maps, StepError};
 
@@ -29,6 +31,10 @@ pub struct Plane {
     pub redirects: BTreeMap<u32, bool>,
     /// The flow table.
     pub flows: Vec<FlowRow>,
+    /// What became of flows under pressure.
+    pub pressures: Vec<(Pressure, u64)>,
+    /// Sweeps over the flow table so far.
+    pub sweeps: u64,
     /// The packets counted.
     pub verdicts: Vec<(Hook, Verdict, u64)>,
     /// What has become of it; none while it is in use.
@@ -114,6 +120,37 @@ impl DataPlane for Simulated {
         let flows = self.plane.borrow().flows.clone();
         let _: bool = flows.into_iter().all(each);
         Ok(())
+    }
+
+    fn sweep(&mut self, _part: Part) -> Expiry {
+        self.with(|plane| plane.sweeps += 1);
+        Expiry::default()
+    }
+
+    fn occupancy(&self) -> Occupancy {
+        let plane = self.plane.borrow();
+        let confirmed = plane.flows.iter().filter(|f| matches!(f.state, "established" | "two-way"));
+        Occupancy { live: plane.flows.len() as u64, confirmed: confirmed.count() as u64, memory: 0 }
+    }
+
+    fn live_flows(&self, backend: u32) -> u64 {
+        self.plane.borrow().flows.iter().filter(|flow| flow.backend == backend).count() as u64
+    }
+
+    fn named(&self) -> Named {
+        let plane = self.plane.borrow();
+        Named {
+            services: plane.flows.iter().map(|flow| flow.service).collect(),
+            backends: plane.flows.iter().map(|flow| flow.backend).collect(),
+        }
+    }
+
+    fn pressures(&self) -> Result<Vec<(Pressure, u64)>, KernelError> {
+        Ok(self.plane.borrow().pressures.clone())
+    }
+
+    fn events(&mut self) -> Result<Option<Events>, KernelError> {
+        Ok(None)
     }
 
     fn keep(self) -> Result<(), KernelError> {

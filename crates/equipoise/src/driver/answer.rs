@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use equipoise_common::flow::count::Pressure;
 use equipoise_common::value::Traffic;
 use equipoise_common::verdict::Verdict;
 use equipoise_core::config::{Algorithm, Protocol};
-use equipoise_core::id::Named;
 use equipoise_core::state::{BackendView, ServiceView};
 use tokio::time::Instant;
 
@@ -19,7 +19,7 @@ use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::KernelError;
 use crate::host::Machine;
 use crate::status::{
-    BackendStatus, ConfigStatus, Counters, FlowTable, Health, ListenStatus, PoolStatus,
+    BackendStatus, ConfigStatus, Counters, FlowEvents, FlowTable, Health, ListenStatus, PoolStatus,
     ServiceState, ServiceStatus, Status,
 };
 
@@ -28,7 +28,6 @@ use crate::status::{
 pub(super) struct FlowSample {
     taken: Instant,
     took: Duration,
-    by_backend: BTreeMap<u32, u64>,
     opening: u64,
     established: u64,
     closing: u64,
@@ -38,6 +37,8 @@ pub(super) struct FlowSample {
 struct Counted {
     services: BTreeMap<u32, Traffic>,
     backends: BTreeMap<u32, Traffic>,
+    live: BTreeMap<u32, u64>,
+    pressure: BTreeMap<String, u64>,
     verdicts: BTreeMap<String, u64>,
     hooks: BTreeMap<String, BTreeMap<String, u64>>,
 }
@@ -58,8 +59,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.sample_flows()?;
         let counted = self.count()?;
         let flows = self.flows.as_ref();
-        let refused =
-            counted.verdicts.get(Verdict::FlowRefused.name()).copied().unwrap_or_default();
+        let pressed = |kinds: &[Pressure]| -> u64 {
+            kinds.iter().filter_map(|kind| counted.pressure.get(kind.name())).sum()
+        };
+        let counted_lost = pressed(&[Pressure::EventsLost]);
+        let occupancy = self.plane.occupancy();
+        let tally = self.events.tally();
         let reasons = self.reasons();
         let services = self.state.services();
         Ok(Status {
@@ -71,15 +76,27 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             reasons,
             notes: self.notes(),
             config: self.config_status(),
-            services: services.iter().map(|view| service(view, &counted, flows)).collect(),
+            services: services.iter().map(|view| service(view, &counted)).collect(),
             interfaces: self.interfaces.status(),
             flow_table: FlowTable {
                 size: self.state.config().settings.max_flows.into(),
                 opening: flows.map_or(0, |f| f.opening),
                 established: flows.map_or(0, |f| f.established),
                 closing: flows.map_or(0, |f| f.closing),
-                evicted: None,
-                refused,
+                live: occupancy.live,
+                memory_bytes: occupancy.memory,
+                evicted: pressed(&[Pressure::EvictedUnconfirmed, Pressure::EvictedClosing]),
+                refused: pressed(&[
+                    Pressure::RefusedFull,
+                    Pressure::RefusedService,
+                    Pressure::RefusedBackend,
+                ]),
+                pressure: counted.pressure,
+                events: FlowEvents {
+                    opened: tally.opened,
+                    closed: tally.closed.into_iter().map(|(k, n)| (k.to_owned(), n)).collect(),
+                    lost: tally.lost + counted_lost,
+                },
             },
             verdicts: counted.verdicts,
             hooks: counted.hooks,
@@ -103,7 +120,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     fn count(&self) -> Result<Counted, KernelError> {
         let planned = self.state.planned();
         let services: Vec<u32> = planned.service_terms.keys().copied().collect();
-        let backends: Vec<u32> = planned.backends.keys().copied().collect();
+        let live = planned.backends.iter().filter(|(_, backend)| !backend.is_gone());
+        let backends: Vec<u32> = live.map(|(&id, _)| id).collect();
         let mut verdicts: BTreeMap<String, u64> =
             Verdict::ALL.iter().map(|v| (v.name().to_owned(), 0)).collect();
         let mut hooks: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
@@ -117,6 +135,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             }
         }
         Ok(Counted {
+            live: backends.iter().map(|&id| (id, self.plane.live_flows(id))).collect(),
+            pressure: self
+                .plane
+                .pressures()?
+                .into_iter()
+                .map(|(pressure, count)| (pressure.name().to_owned(), count))
+                .collect(),
             services: self.plane.service_traffic(&services)?,
             backends: self.plane.backend_traffic(&backends)?,
             verdicts,
@@ -132,13 +157,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let mut sample = FlowSample {
             taken: began,
             took: Duration::ZERO,
-            by_backend: BTreeMap::new(),
             opening: 0,
             established: 0,
             closing: 0,
         };
         self.plane.flows(&mut |row| {
-            *sample.by_backend.entry(row.backend).or_default() += 1;
             match row.state {
                 "opening" | "one-way" => sample.opening += 1,
                 "established" | "two-way" => sample.established += 1,
@@ -153,28 +176,17 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 }
 
-/// Ids that flows name.
-pub(super) fn named_ids<P: DataPlane>(plane: &P) -> Result<Named, KernelError> {
-    let mut named = Named::default();
-    plane.flows(&mut |row| {
-        named.services.insert(row.service);
-        named.backends.insert(row.backend);
-        true
-    })?;
-    Ok(named)
-}
-
 #[expect(clippy::needless_pass_by_value, reason = "given to map_err")]
 pub(super) fn unreadable(error: KernelError) -> ProblemDetails {
     ProblemDetails::failed(error.to_string())
 }
 
-fn service(view: &ServiceView<'_>, counted: &Counted, flows: Option<&FlowSample>) -> ServiceStatus {
+fn service(view: &ServiceView<'_>, counted: &Counted) -> ServiceStatus {
     let config = view.service;
     let mut addresses: Vec<_> = view.keys.iter().map(|key| key.vip().ip()).collect();
     addresses.sort_unstable();
     addresses.dedup();
-    let backends: Vec<_> = view.backends.iter().map(|b| backend(b, counted, flows)).collect();
+    let backends: Vec<_> = view.backends.iter().map(|b| backend(b, counted)).collect();
     let up = backends.iter().any(|b| b.effective_weight > 0.0);
     ServiceStatus {
         name: config.name.clone(),
@@ -196,8 +208,8 @@ fn service(view: &ServiceView<'_>, counted: &Counted, flows: Option<&FlowSample>
     }
 }
 
-fn backend(view: &BackendView, counted: &Counted, flows: Option<&FlowSample>) -> BackendStatus {
-    let live = view.id.zip(flows).and_then(|(id, flows)| flows.by_backend.get(&id));
+fn backend(view: &BackendView, counted: &Counted) -> BackendStatus {
+    let live = view.id.and_then(|id| counted.live.get(&id));
     BackendStatus {
         address: view.address,
         configured_weight: view.configured_weight,

@@ -12,6 +12,7 @@ use equipoise_core::state::State;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::events::EventTask;
 use super::interfaces::{self, Interfaces};
 use super::trouble::Troubles;
 use super::{Driver, Due, Generation, Signals, Source, targets};
@@ -19,6 +20,7 @@ use crate::admin::lock::InstanceLock;
 use crate::admin::server::{AdminSocket, SocketError};
 use crate::admin::{Access, Snapshot};
 use crate::apply::Applier;
+use crate::dataplane::kernel::KernelError;
 use crate::dataplane::{DataPlane, StepError};
 use crate::host::addresses::Managed;
 use crate::host::forwarding::{Forwarding, Wanted};
@@ -65,6 +67,12 @@ pub enum StartError {
         /// Why not.
         reason: String,
     },
+    /// The data plane does not give its flow events.
+    #[error(transparent)]
+    Plane(#[from] KernelError),
+    /// Flow events cannot be waited for.
+    #[error("waiting for flow events: {0}")]
+    Events(#[source] std::io::Error),
     /// The admin socket cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -81,7 +89,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             start;
         let mut begun = Begun::default();
         match begun.all(&mut machine, &mut plane, config, &socket).await {
-            Ok((state, reading, listening)) => {
+            Ok((state, reading, listening, events)) => {
+                let (flows, bytes) = (state.config().settings.max_flows, plane.occupancy().memory);
+                tracing::info!(
+                    flows,
+                    megabytes = bytes.div_ceil(1_000_000),
+                    "flow tables, for each family"
+                );
                 let (sender, commands) = mpsc::channel(COMMANDS);
                 let snapshot =
                     Arc::new(Snapshot { config: running_config::to_json(state.config()) });
@@ -106,6 +120,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                         last_error: None,
                     },
                     flows: None,
+                    events,
                     due: Due::at_start(),
                     signals,
                     commands,
@@ -142,7 +157,7 @@ impl Begun {
         plane: &mut P,
         config: Config,
         socket: &Path,
-    ) -> Result<(State, Reading, AdminSocket), StartError> {
+    ) -> Result<(State, Reading, AdminSocket, EventTask), StartError> {
         let targets = targets(&config);
         let before = machine.read(&targets).await?;
         self.managed.follow(machine, &config, &before).await?;
@@ -156,7 +171,8 @@ impl Begun {
         if let Some((name, reason)) = self.interfaces.failed().first_key_value() {
             return Err(StartError::Interface { name: name.clone(), reason: reason.clone() });
         }
+        let events = EventTask::start(plane.events()?).map_err(StartError::Events)?;
         let listening = AdminSocket::bind(socket).await?;
-        Ok((state, reading, listening))
+        Ok((state, reading, listening, events))
     }
 }

@@ -13,6 +13,12 @@ pub(super) const NEIGHBOURS: Duration = Duration::from_secs(5);
 /// Ids that rest: how often flows are asked whether they still name them.
 pub(super) const RESTING: Duration = Duration::from_secs(30);
 
+/// Flows past their time: a part of the tables each time. The programs themselves go by the time, so this
+/// only decides how soon an ended flow is told and taken off the counts.
+pub(super) const SWEEP: Duration = Duration::from_millis(100);
+/// Parts that the tables are swept in: all of them in 5 s, so that a sweep is short.
+pub(super) const SWEEP_PARTS: u32 = 50;
+
 /// When what is to be done next.
 #[derive(Debug)]
 pub(super) struct Due {
@@ -24,6 +30,7 @@ pub(super) struct Due {
     pub(super) settle: bool,
     pub(super) neighbours: Instant,
     pub(super) resting: Instant,
+    pub(super) sweep: Instant,
 }
 
 /// The signals that are heard, from when this is made.
@@ -43,6 +50,7 @@ impl Due {
             settle: false,
             neighbours: now,
             resting: now + RESTING,
+            sweep: now + SWEEP,
         }
     }
 
@@ -51,7 +59,8 @@ impl Due {
         if self.settle {
             return Instant::now();
         }
-        let timers = [self.reading, retry, Some(self.neighbours), Some(self.resting)];
+        let timers =
+            [self.reading, retry, Some(self.neighbours), Some(self.resting), Some(self.sweep)];
         timers.into_iter().flatten().min().unwrap_or(self.neighbours)
     }
 }

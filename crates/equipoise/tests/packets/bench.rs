@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use equipoise::apply::Applier;
 use equipoise::dataplane::DataPlane as _;
-use equipoise::dataplane::kernel::{Input, Kernel, Options, Output, TcWay};
+use equipoise::dataplane::kernel::{Clock, Eviction, Input, Kernel, Options, Output, TcWay};
 use equipoise_common::verdict::{Hook, Verdict};
-use equipoise_core::config;
+use equipoise_core::config::{self, Config};
 use equipoise_core::facts::{Facts, Interface};
 use equipoise_core::state::State;
 use equipoise_lab::Netns;
@@ -77,6 +77,9 @@ pub(crate) struct Bench {
     pub(crate) kernel: Loaded,
     pub(crate) front: u32,
     pub(crate) back: u32,
+    /// What the maps are filled from.
+    pub(crate) state: State,
+    applier: Applier,
     front_mac: [u8; 6],
     back_mac: [u8; 6],
     _far: Netns,
@@ -88,6 +91,11 @@ impl Bench {
     }
 
     pub(crate) fn of(config: &str) -> Self {
+        Self::sized(config, 50_000)
+    }
+
+    /// With room for so many flows of each family.
+    pub(crate) fn sized(config: &str, max_flows: u32) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let netns = Netns::new().unwrap();
         let far = Netns::new().unwrap();
@@ -104,9 +112,29 @@ impl Bench {
         let back = index(&netns, "back").unwrap();
         let instance =
             format!("packets-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let kernel = Loaded(Some(netns.run(|| filled(&instance, config, [front, back]))));
+        let kernel = Loaded(Some(netns.run(|| loaded(&instance, max_flows, [front, back]))));
         let (front_mac, back_mac) = (link(&netns, "front"), link(&netns, "back"));
-        Self { netns, kernel, front, back, front_mac, back_mac, _far: far }
+        let interface = |index| Interface { index, addresses: Vec::new() };
+        let interfaces =
+            [("front".to_owned(), interface(front)), ("back".to_owned(), interface(back))];
+        let state = State::new(parsed(config), Facts { interfaces: interfaces.into() });
+        let applier = Applier::default();
+        let mut bench =
+            Self { netns, kernel, front, back, state, applier, front_mac, back_mac, _far: far };
+        bench.converge();
+        bench
+    }
+
+    /// Another configuration, by the same steps as in a reload.
+    pub(crate) fn reconfigure(&mut self, config: &str) {
+        self.state.handle_config(parsed(config));
+        self.converge();
+    }
+
+    /// Makes the maps what is planned.
+    pub(crate) fn converge(&mut self) {
+        let Self { kernel, state, applier, .. } = self;
+        applier.converge(&mut **kernel, state.plan()).unwrap();
     }
 
     /// Runs a packet at a hook of a device.
@@ -201,19 +229,19 @@ impl Drop for Loaded {
     }
 }
 
-fn filled(instance: &str, config: &str, [front, back]: [u32; 2]) -> Kernel {
-    let config = config::parse("packets.toml", config).unwrap().config;
-    let interface = |index| Interface { index, addresses: Vec::new() };
-    let interfaces = [("front".to_owned(), interface(front)), ("back".to_owned(), interface(back))];
-    let facts = Facts { interfaces: interfaces.into() };
-    let mut state = State::new(config, facts);
-    let mut kernel = Kernel::load(&Options { instance, max_flows: 50_000, tc: TcWay::default() })
-        .unwrap_or_else(|error| panic!("{error}"));
-    Applier::default().converge(&mut kernel, state.plan()).unwrap();
-    for device in [front, back] {
+fn loaded(instance: &str, max_flows: u32, devices: [u32; 2]) -> Kernel {
+    let (tc, clock, eviction) = (TcWay::default(), Clock::Set, Eviction::default());
+    let options = Options { instance, max_flows, tc, clock, eviction };
+    let mut kernel = Kernel::load(&options).unwrap_or_else(|error| panic!("{error}"));
+    for device in devices {
         kernel.allow_redirect(device, true).unwrap();
     }
     kernel
+}
+
+fn parsed(text: &str) -> Config {
+    let problems = |problems| panic!("{problems:?}\n{text}");
+    config::parse("packets.toml", text).unwrap_or_else(problems).config
 }
 
 fn link(netns: &Netns, device: &str) -> [u8; 6] {
@@ -233,8 +261,12 @@ pub(crate) struct Packet {
     pub(crate) to: SocketAddr,
     pub(crate) transport: Transport,
     pub(crate) hops: u8,
+    /// Sequence number of its first byte, and its acknowledgement.
+    pub(crate) numbers: [u32; 2],
     /// Bytes of IPv4 options, a multiple of 4.
     pub(crate) options: usize,
+    /// What it carries.
+    pub(crate) payload: &'static [u8],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,12 +277,32 @@ pub(crate) enum Transport {
     Ack,
     Fin,
     Reset,
+    /// A RST that acknowledges a SYN.
+    Refusal,
+    /// An acknowledgement without a payload.
+    Bare,
+    /// A FIN without an acknowledgement.
+    LoneFin,
 }
+
+/// Sequence number and acknowledgement where neither matters.
+pub(crate) const NUMBERS: [u32; 2] = [1000, 5000];
 
 impl Packet {
     pub(crate) fn new(from: &str, to: &str, transport: Transport) -> Self {
-        let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
-        Self { from, to, transport, hops: 64, options: 0 }
+        Self::between([from.parse().unwrap(), to.parse().unwrap()], transport)
+    }
+
+    pub(crate) fn between([from, to]: [SocketAddr; 2], transport: Transport) -> Self {
+        let payload = match transport {
+            Transport::Bare | Transport::LoneFin | Transport::Reset | Transport::Refusal => &[],
+            Transport::Udp
+            | Transport::Syn
+            | Transport::SynAck
+            | Transport::Ack
+            | Transport::Fin => PAYLOAD,
+        };
+        Self { from, to, transport, hops: 64, numbers: NUMBERS, options: 0, payload }
     }
 
     pub(crate) fn hops(self, hops: u8) -> Self {
@@ -290,18 +342,22 @@ impl Packet {
         let step = link.ip(headers);
         let mut bytes = Vec::new();
         if udp {
-            step.udp(from, to).write(&mut bytes, PAYLOAD).unwrap();
+            step.udp(from, to).write(&mut bytes, self.payload).unwrap();
             return bytes;
         }
-        let step = step.tcp(from, to, 1000, 65_000);
+        let [sequence, acknowledgement] = self.numbers;
+        let resets = matches!(self.transport, Transport::Reset | Transport::Refusal);
+        let step = step.tcp(from, to, sequence, if resets { 0 } else { 65_000 });
         let step = match self.transport {
             Transport::Udp | Transport::Syn => step.syn(),
-            Transport::SynAck => step.syn().ack(5000),
-            Transport::Ack => step.ack(5000),
-            Transport::Fin => step.fin().ack(5000),
+            Transport::SynAck => step.syn().ack(acknowledgement),
+            Transport::Ack | Transport::Bare => step.ack(acknowledgement),
+            Transport::Fin => step.fin().ack(acknowledgement),
+            Transport::LoneFin => step.fin(),
             Transport::Reset => step.rst(),
+            Transport::Refusal => step.rst().ack(acknowledgement),
         };
-        step.write(&mut bytes, PAYLOAD).unwrap();
+        step.write(&mut bytes, self.payload).unwrap();
         bytes
     }
 }

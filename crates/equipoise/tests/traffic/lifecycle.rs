@@ -176,7 +176,9 @@ fn a_new_configuration_moves_new_connections_and_breaks_none() {
 fn filters_on_a_clsact_qdisc_balance_and_leave_others_alone() {
     use equipoise::apply::Applier;
     use equipoise::dataplane::DataPlane as _;
-    use equipoise::dataplane::kernel::{Device, Kernel, Options as KernelOptions, TcWay};
+    use equipoise::dataplane::kernel::{
+        Clock, Device, Eviction, Kernel, Options as KernelOptions, TcWay,
+    };
     use equipoise_core::config::{AttachMode, parse};
     use equipoise_core::facts::{Facts, Interface};
     use equipoise_core::state::State;
@@ -205,6 +207,8 @@ fn filters_on_a_clsact_qdisc_balance_and_leave_others_alone() {
             instance: &instance,
             max_flows: 1000,
             tc: TcWay::Clsact,
+            clock: Clock::default(),
+            eviction: Eviction::default(),
         })
         .unwrap();
         let interface = |name: &str| {

@@ -114,17 +114,42 @@ impl Keys {
     pub(super) const FILE: Self = Self { home: "the file itself", names: &["service", "settings"] };
     pub(super) const SERVICE: Self = Self {
         home: "`service`",
-        names: &["algorithm", "backends", "listen", "manage-address", "name"],
+        names: &[
+            "algorithm",
+            "backends",
+            "listen",
+            "manage-address",
+            "max-flows",
+            "name",
+            "on-backend-down",
+            "on-backend-removed",
+            "on-empty",
+            "on-full",
+            "on-unknown",
+            "timeouts",
+        ],
     };
     pub(super) const LISTEN: Self =
         Self { home: "`listen`", names: &["address", "interfaces", "port", "protocol"] };
     pub(super) const BACKEND: Self =
-        Self { home: "an entry of `backends`", names: &["address", "weight"] };
+        Self { home: "an entry of `backends`", names: &["address", "max-flows", "weight"] };
     pub(super) const SETTINGS: Self = Self {
         home: "`settings`",
-        names: &["attach", "backend-interfaces", "max-flows", "on-exit"],
+        names: &["attach", "backend-interfaces", "events", "max-flows", "on-exit"],
     };
-    const ALL: [Self; 5] = [Self::FILE, Self::SERVICE, Self::LISTEN, Self::BACKEND, Self::SETTINGS];
+    pub(super) const TIMEOUTS: Self = Self {
+        home: "`timeouts`",
+        names: &[
+            "reset-on-expiry",
+            "tcp-closing",
+            "tcp-established",
+            "tcp-opening",
+            "udp-one-way",
+            "udp-two-way",
+        ],
+    };
+    const ALL: [Self; 6] =
+        [Self::FILE, Self::SERVICE, Self::TIMEOUTS, Self::LISTEN, Self::BACKEND, Self::SETTINGS];
 
     /// What to say about a name that is not one of these.
     fn instead_of(&self, name: &str) -> String {

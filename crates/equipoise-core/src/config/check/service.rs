@@ -8,9 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use equipoise_common::limit;
 
-use super::address;
 use super::report::{At, Keys, Place, Report, clipped};
-use crate::config::{Algorithm, Backend, Listen, Protocol, Service};
+use super::{address, policy};
+use crate::config::{Algorithm, Backend, Listen, Policy, Protocol, Service};
 
 /// A service as far as it is right.
 pub(super) struct Draft {
@@ -20,6 +20,7 @@ pub(super) struct Draft {
     pub(super) algorithm: Algorithm,
     pub(super) backends: Vec<BackendDraft>,
     pub(super) manage_address: bool,
+    pub(super) policy: Policy,
 }
 
 /// A listen as far as it is right.
@@ -66,6 +67,7 @@ impl Draft {
             algorithm: self.algorithm,
             backends: self.backends.into_iter().map(|draft| draft.backend).collect(),
             manage_address: self.manage_address,
+            policy: self.policy,
         })
     }
 }
@@ -120,6 +122,7 @@ fn service(report: &mut Report<'_>, at: &At<'_>) -> Option<Draft> {
         algorithm: algorithm.unwrap_or(Algorithm::Maglev),
         backends,
         manage_address,
+        policy: policy::policy(report, &fields),
     })
 }
 
@@ -227,7 +230,12 @@ fn backend_drafts(report: &mut Report<'_>, at: &At<'_>) -> Vec<BackendDraft> {
             continue;
         }
         seen.insert(address, drafts.len());
-        let backend = Backend { address, weight: weight.unwrap_or(1) };
+        let max_flows = fields.get("max-flows").and_then(|at| policy::max_flows(report, &at));
+        let backend = Backend {
+            address,
+            weight: weight.unwrap_or(1),
+            max_flows: max_flows.unwrap_or_default(),
+        };
         drafts.push(BackendDraft { place, backend });
     }
     if !items.is_empty() && idle == items.len() {

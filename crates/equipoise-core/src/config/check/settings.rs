@@ -7,7 +7,7 @@ use super::report::{At, Keys, Report, shown};
 use super::service::interfaces;
 use crate::config::{Attach, AttachMode, BackendInterfaces, OnExit, Settings};
 
-/// Each flow takes two entries of 100 to 150 bytes: what the most takes, few machines have.
+/// A flow takes some 200 bytes of the IPv4 table and 400 of the IPv6 one: what the most takes, few machines have.
 const MAX_FLOWS: RangeInclusive<u32> = 1..=64_000_000;
 
 const ATTACH: [(&str, AttachMode); 4] = [
@@ -31,6 +31,9 @@ pub(super) fn settings(report: &mut Report<'_>, at: &At<'_>) -> Settings {
     }
     if let Some(found) = fields.get("max-flows").and_then(|at| report.number(&at, &MAX_FLOWS)) {
         settings.max_flows = found;
+    }
+    if let Some(found) = fields.get("events").and_then(|at| report.boolean(&at)) {
+        settings.events = found;
     }
     if let Some(found) = fields.get("on-exit").and_then(|at| report.choice(&at, &ON_EXIT)) {
         settings.on_exit = found;

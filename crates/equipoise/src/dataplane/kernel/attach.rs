@@ -24,6 +24,9 @@ pub(super) const XDP: &str = "equipoise_xdp";
 pub(super) const XDP_GENERIC: &str = "equipoise_xdpg";
 pub(super) const IN: &str = "equipoise_in";
 pub(super) const OUT: &str = "equipoise_out";
+/// All programs, those that others go on in included.
+pub(super) const PROGRAMS: [&str; 7] =
+    [XDP, XDP_GENERIC, IN, OUT, "slow_xdp", "slow_xdpg", "slow_in"];
 
 /// Whatever stopped an attachment.
 pub(super) type Cause = Box<dyn std::error::Error>;

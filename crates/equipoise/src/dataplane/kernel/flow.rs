@@ -1,108 +1,315 @@
-//! Reading the flow table.
+//! The flow tables in our address space: listing, counting, and ending what is past its time.
+//!
+//! The same source as in the programs walks the same memory, so nothing here costs a system call per flow. A set whose
+//! header has no tag is passed over at the cost of one cache line.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aya::maps::{HashMap, MapData, MapError};
-use equipoise_common::key::{Address, FiveTuple, TCP};
-use equipoise_common::value::{Flow, flag};
+use equipoise_common::event::Event;
+use equipoise_common::flow::end::{discard, end};
+use equipoise_common::flow::entry::{Facts, both, facts, key, last_seen, opened, owner, sent};
+use equipoise_common::flow::find::{is_expired, is_past};
+use equipoise_common::flow::set::{End, WAYS, at, position};
+use equipoise_common::flow::track::close;
+use equipoise_common::flow::{
+    Live as Count, Meta, Position, Reason, Set, State, Storage, flag, tick,
+};
+use equipoise_common::key::{Address, FiveTuple};
+use equipoise_common::value::{Fate, Policy};
 
-use super::pin::refused;
-use super::{FlowRow, KernelError};
+use super::mapped::Mapped;
+use super::{Expiry, FlowRow, Ties};
+
+/// Counts of live flows.
+pub(super) struct Live {
+    /// Of each table and its confirmed flows, 8 words apart.
+    pub(super) tables: Mapped,
+    /// By service id.
+    pub(super) services: Mapped,
+    /// By backend id.
+    pub(super) backends: Mapped,
+}
+
+impl Live {
+    fn word(&self, of: Count, first: usize) -> Option<&AtomicU64> {
+        const WORD: usize = size_of::<u64>();
+        match of {
+            Count::Table => self.tables.word(first * WORD),
+            Count::Confirmed => self.tables.word((first + 8) * WORD),
+            Count::Service(id) => self.services.word(id as usize * WORD),
+            Count::Backend(id) => self.backends.word(id as usize * WORD),
+        }
+    }
+
+    /// A count. One that another CPU is taking off while it adds may be read a moment too early.
+    pub(super) fn count(&self, of: Count, first: usize) -> u64 {
+        self.word(of, first).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+}
+
+/// Where the counts of a family's table begin.
+pub(super) const FIRST_V4: usize = 0;
+/// As [`FIRST_V4`].
+pub(super) const FIRST_V6: usize = 16;
+
+/// One family's table.
+pub(super) struct Table<'a, A> {
+    pub(super) memory: &'a Mapped,
+    pub(super) live: &'a Live,
+    /// Where its counts begin.
+    pub(super) first: usize,
+    pub(super) sets: u32,
+    pub(super) seed: u64,
+    /// The time, where it is one that is set.
+    pub(super) clock: Option<u32>,
+    /// How services treat their flows, by id.
+    pub(super) policies: &'a [Policy],
+    /// Flows that have ended or closed by a call of ours.
+    pub(super) ended: RefCell<Vec<Event>>,
+    pub(super) family: std::marker::PhantomData<A>,
+}
+
+impl<A: Address + Into<IpAddr>, const SLOT: usize> Storage<SLOT> for Table<'_, A> {
+    type Word = AtomicU64;
+    type Address = A;
+
+    fn sets(&self) -> u32 {
+        self.sets
+    }
+
+    fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    fn set(&self, index: u32) -> Option<&Set<AtomicU64, SLOT>> {
+        if index >= self.sets {
+            return None;
+        }
+        self.memory.get(index as usize * size_of::<Set<AtomicU64, SLOT>>())
+    }
+
+    fn live(&self, of: Count) -> Option<&AtomicU64> {
+        self.live.word(of, self.first)
+    }
+
+    fn timeout(&self, service: u32, state: u32) -> u32 {
+        self.policies.get(service as usize).map_or(0, |policy| policy.timeouts[state as usize & 7])
+    }
+
+    fn ended(&self, end: &End<'_, AtomicU64, SLOT>) {
+        let (service, _) = owner(end.request);
+        let wanted = self
+            .policies
+            .get(service as usize)
+            .is_some_and(|policy| policy.switches & Policy::EVENTS != 0);
+        // A flow that has closed has been told of then.
+        if wanted && end.was.state() != State::Closing {
+            self.ended.borrow_mut().push(event::<A, SLOT>(end));
+        }
+    }
+}
+
+fn event<A: Address, const SLOT: usize>(end: &End<'_, AtomicU64, SLOT>) -> Event {
+    let found: FiveTuple<A> = key(end.request, end.was);
+    let facts: Facts<A> = facts(end.request, end.was);
+    let traffic = both(end.request, end.reply);
+    Event {
+        client: found.source.pack(),
+        vip: found.destination.pack(),
+        backend_address: facts.to.destination.pack(),
+        client_port: found.source_port,
+        vip_port: found.destination_port,
+        backend_port: facts.to.destination_port,
+        what: Event::CLOSED | if A::IS_V6 { Event::IPV6 } else { 0 },
+        protocol: found.protocol,
+        why: end.why as u32,
+        service: facts.service,
+        backend: facts.backend,
+        duration: latest(end.request, end.reply).wrapping_sub(opened(end.request)),
+        state: end.was.state_number(),
+        packets_in: traffic.packets_in,
+        bytes_in: traffic.bytes_in,
+        packets_out: traffic.packets_out,
+        bytes_out: traffic.bytes_out,
+    }
+}
+
+/// When the last packet of a flow came, whichever way it went.
+fn latest<const SLOT: usize>(
+    request: &[AtomicU64; SLOT],
+    reply: Option<&[AtomicU64; SLOT]>,
+) -> u32 {
+    let mine = last_seen(request);
+    let other = reply.map_or(mine, last_seen);
+    if other.wrapping_sub(mine) as i32 > 0 { other } else { mine }
+}
+
+/// Calls `each` with every entry in these sets, until it answers false; false if it has.
+fn entries<A: Address + Into<IpAddr>, const SLOT: usize>(
+    table: &Table<'_, A>,
+    sets: Range<u32>,
+    mut each: impl FnMut(Position, &[AtomicU64; SLOT], Meta) -> bool,
+) -> bool {
+    for index in sets {
+        let Some(set) = Storage::<SLOT>::set(table, index) else { return true };
+        for group in 0..4 {
+            if set.group(group) == 0 {
+                continue;
+            }
+            for row in (group * 4..group * 4 + 4).filter(|&row| row != 0 && row <= WAYS) {
+                if set.tag(row) == 0 {
+                    continue;
+                }
+                let slot = set.row(row);
+                let meta = Meta(slot[0].load(Ordering::Acquire));
+                if meta.is_live() && !each(position(index, row), slot, meta) {
+                    return false;
+                }
+            }
+        }
+    }
+    true
+}
 
 /// Calls `each` for every live flow of one family's table; false when it has asked to stop.
-pub(super) fn walk<A>(
-    table: &HashMap<MapData, FiveTuple<A>, Flow<A>>,
-    limit: u32,
+pub(super) fn walk<A, const SLOT: usize>(
+    table: &Table<'_, A>,
+    now: u32,
     each: &mut dyn FnMut(FlowRow) -> bool,
-) -> Result<bool, KernelError>
+) -> bool
 where
-    A: Address + aya::Pod + Into<IpAddr>,
+    A: Address + Into<IpAddr>,
 {
-    let now = now();
-    // Programs change the table while it is walked; the kernel starts again from the first key
-    // when the last one has gone, which must not go on for ever.
-    for key in table.keys().take(limit as usize) {
-        let key = key.map_err(|error| refused("reading the flow table", &error))?;
-        let flow = match table.get(&key, 0) {
-            Ok(flow) => flow,
-            Err(MapError::KeyNotFound) => continue,
-            Err(error) => return Err(refused("reading the flow table", &error)),
-        };
-        if flow.is_reply() {
-            continue;
+    entries::<A, SLOT>(table, 0..table.sets, |here, slot, meta| {
+        if meta.has(flag::REPLY) {
+            return true;
         }
-        let answer = FiveTuple {
-            source: flow.destination,
-            destination: flow.source,
-            source_port: flow.destination_port,
-            destination_port: flow.source_port,
-            protocol: key.protocol,
-        };
-        let reply = table.get(&answer, 0).ok();
-        let row = row(&key, &flow, reply.as_ref(), now);
-        if row.idle <= timeout(row.state) && !each(row) {
-            return Ok(false);
+        let (service, _) = owner(slot);
+        let timeout = Storage::<SLOT>::timeout(table, service, meta.state_number());
+        // Ended by the next packet or the next sweep, whichever comes first.
+        if is_expired::<SLOT, _>(table, here, slot, timeout, now) {
+            return true;
         }
-    }
-    Ok(true)
-}
-
-fn row<A: Address + Into<IpAddr>>(
-    key: &FiveTuple<A>,
-    flow: &Flow<A>,
-    reply: Option<&Flow<A>>,
-    now: u64,
-) -> FlowRow {
-    let last_seen = flow.last_seen.max(reply.map_or(0, |reply| reply.last_seen));
-    FlowRow {
-        protocol: key.protocol,
-        client: SocketAddr::new(key.source.into(), key.source_port.get()),
-        vip: SocketAddr::new(key.destination.into(), key.destination_port.get()),
-        backend_address: SocketAddr::new(flow.destination.into(), flow.destination_port.get()),
-        service: flow.service,
-        backend: flow.backend,
-        state: state(key.protocol, flow),
-        age: Duration::from_nanos(now.saturating_sub(flow.opened)),
-        idle: Duration::from_nanos(now.saturating_sub(last_seen)),
-        traffic: [
-            flow.packets,
-            flow.bytes,
-            reply.map_or(0, |reply| reply.packets),
-            reply.map_or(0, |reply| reply.bytes),
-        ],
-    }
-}
-
-fn state<A>(protocol: u32, flow: &Flow<A>) -> &'static str {
-    const BOTH: u32 = flag::SEEN_ANSWER | flag::SEEN_CLIENT_AGAIN;
-    let confirmed = flow.flags & BOTH == BOTH;
-    match (protocol, confirmed) {
-        (TCP, _) if flow.is_closing() => "closing",
-        (TCP, true) => "established",
-        (TCP, false) => "opening",
-        (_, true) => "two-way",
-        (_, false) => "one-way",
-    }
-}
-
-/// How long a flow in this state is live without a packet. The kernel's table keeps entries until
-/// it needs their room; those past their time are no flows any more.
-fn timeout(state: &str) -> Duration {
-    const MINUTE: u64 = 60;
-    Duration::from_secs(match state {
-        "opening" => 10,
-        // Over the 2 hours of TCP keep-alive, and RFC 5382's 2 hours 4 minutes.
-        "established" => 125 * MINUTE,
-        "two-way" => 2 * MINUTE,
-        _ => 30,
+        each(row(table, slot, meta, now))
     })
 }
 
-/// The clock of the programs: monotonic, at the last kernel tick, nanoseconds.
-fn now() -> u64 {
+fn row<A: Address + Into<IpAddr>, const SLOT: usize>(
+    table: &Table<'_, A>,
+    slot: &[AtomicU64; SLOT],
+    meta: Meta,
+    now: u32,
+) -> FlowRow {
+    let found: FiveTuple<A> = key(slot, meta);
+    let facts: Facts<A> = facts(slot, meta);
+    let reply = at::<SLOT, _>(table, meta.other());
+    let traffic = both(slot, reply);
+    let since = |then: u32| ticks(now.wrapping_sub(then) as i32);
+    FlowRow {
+        protocol: found.protocol,
+        client: SocketAddr::new(found.source.into(), found.source_port.get()),
+        vip: SocketAddr::new(found.destination.into(), found.destination_port.get()),
+        backend_address: SocketAddr::new(
+            facts.to.destination.into(),
+            facts.to.destination_port.get(),
+        ),
+        service: facts.service,
+        backend: facts.backend,
+        state: meta.state().name(),
+        age: since(opened(slot)),
+        idle: since(latest(slot, reply)),
+        traffic: [traffic.packets_in, traffic.bytes_in, traffic.packets_out, traffic.bytes_out],
+    }
+}
+
+/// So many ticks; none for a time that is not yet over.
+pub(super) fn ticks(ticks: i32) -> Duration {
+    Duration::from_nanos(u64::from(ticks.max(0).unsigned_abs()) << 20)
+}
+
+/// How long a reply's entry has been silent before it is looked at whether it is alone: about a minute, ticks.
+const ORPHANED: u32 = 1 << 16;
+
+/// Ends the flows in these sets that are past their time, and closes those whose backend has gone and
+/// whose service wants them reset. What has to be told to their ends is added to `expiry`.
+pub(super) fn sweep<A, const SLOT: usize>(
+    table: &Table<'_, A>,
+    sets: Range<u32>,
+    backends: &[(u16, u16)],
+    expiry: &mut Expiry,
+) where
+    A: Address + Into<IpAddr>,
+{
+    entries::<A, SLOT>(table, sets, |here, slot, meta| {
+        // Read for each flow: what is given up is stamped with it, and a grace must not begin in the past.
+        let now = table.clock.unwrap_or_else(now);
+        if meta.has(flag::REPLY) {
+            // Its flow is ended by its request's entry. One that has been silent for long may have lost that.
+            if is_past(last_seen(slot), ORPHANED, now) {
+                discard::<SLOT, _>(table, here, now);
+            }
+            return true;
+        }
+        let (service, backend) = owner(slot);
+        let timeout = Storage::<SLOT>::timeout(table, service, meta.state_number());
+        if is_expired::<SLOT, _>(table, here, slot, timeout, now) {
+            let resets = table
+                .policies
+                .get(service as usize)
+                .is_some_and(|policy| policy.switches & Policy::RESET_ON_EXPIRY != 0);
+            let ties = (resets && meta.state() == State::Established)
+                .then(|| ties::<A, SLOT>(table, slot, meta));
+            if end::<SLOT, _>(table, here, Reason::Idle, now) {
+                expiry.ended += 1;
+                expiry.resets.extend(ties);
+            }
+            return true;
+        }
+        let is_open = matches!(meta.state(), State::Opening | State::Established);
+        let gone = backends.get(backend as usize).is_some_and(|&(generation, fate)| {
+            generation != meta.generation() && fate == Fate::Reset as u16
+        });
+        if is_open && gone {
+            let ties = ties::<A, SLOT>(table, slot, meta);
+            if close::<SLOT, _>(table, here, Reason::BackendGone) {
+                expiry.closed += 1;
+                expiry.resets.push(ties);
+            }
+        }
+        true
+    });
+    expiry.events.append(&mut table.ended.borrow_mut());
+}
+
+/// Both ends of a flow as a RST to either needs them.
+fn ties<A: Address + Into<IpAddr>, const SLOT: usize>(
+    table: &Table<'_, A>,
+    slot: &[AtomicU64; SLOT],
+    meta: Meta,
+) -> Ties {
+    let found: FiveTuple<A> = key(slot, meta);
+    let to = facts::<_, A, SLOT>(slot, meta).to;
+    let reply_sent = at::<SLOT, _>(table, meta.other()).map_or(0, sent);
+    let address =
+        |address: A, port: equipoise_common::key::Be16| SocketAddr::new(address.into(), port.get());
+    Ties {
+        client: address(found.source, found.source_port),
+        vip: address(found.destination, found.destination_port),
+        client_at_backend: address(to.source, to.source_port),
+        backend: address(to.destination, to.destination_port),
+        client_sent: sent(slot),
+        backend_sent: reply_sent,
+    }
+}
+
+/// The clock of the programs: monotonic, at the last kernel tick.
+pub(super) fn now() -> u32 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a whole `timespec` to fill; this clock is there since 2.6.32.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    tick(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::{Array, MapData};
+use aya::programs::ProgramFd;
 use equipoise_common::limit;
 use equipoise_common::step::Step;
 use equipoise_common::verdict::Hook;
@@ -79,25 +80,49 @@ impl Twin {
 
 /// Runs the program of a hook.
 pub(super) fn run(ebpf: &Ebpf, hook: Hook, input: Input<'_>) -> Result<Output, KernelError> {
-    let name = match hook {
+    Runner::of(ebpf, hook)?.run(input)
+}
+
+/// The program of a hook, to be run on packets from any thread while the maps are used elsewhere.
+pub struct Runner {
+    hook: Hook,
+    program: ProgramFd,
+}
+
+impl Runner {
+    pub(super) fn of(ebpf: &Ebpf, hook: Hook) -> Result<Self, KernelError> {
+        let name = name(hook);
+        let failed = |error: &dyn std::fmt::Display| refused(&format!("running {name}"), error);
+        let program = ebpf.program(name).ok_or_else(|| failed(&"there is no such program"))?;
+        let fd = program.fd().map_err(|error| failed(&error))?;
+        let program = fd.try_clone().map_err(|error| failed(&error))?;
+        Ok(Self { hook, program })
+    }
+
+    /// Runs it; maps change as for a real packet.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the frame or the interface.
+    pub fn run(&self, input: Input<'_>) -> Result<Output, KernelError> {
+        let fd = self.program.as_fd().as_raw_fd();
+        match self.hook {
+            Hook::Xdp => test_run(fd, input, &mut xdp_context(input)),
+            Hook::Ingress | Hook::Egress => test_run(fd, input, &mut tc_context(input)),
+        }
+        .map_err(|error| {
+            let what = format!("running {} on {} bytes", name(self.hook), input.frame.len());
+            refused(&what, &error)
+        })
+    }
+}
+
+fn name(hook: Hook) -> &'static str {
+    match hook {
         Hook::Xdp => attach::XDP,
         Hook::Ingress => attach::IN,
         Hook::Egress => attach::OUT,
-    };
-    let program =
-        ebpf.program(name).ok_or_else(|| refused("running", &format!("no program {name}")))?;
-    let fd = program
-        .fd()
-        .map_err(|error| refused(&format!("running {name}"), &error))?
-        .as_fd()
-        .as_raw_fd();
-    match hook {
-        Hook::Xdp => test_run(fd, input, &mut xdp_context(input)),
-        Hook::Ingress | Hook::Egress => test_run(fd, input, &mut tc_context(input)),
     }
-    .map_err(|error| {
-        refused(&format!("running {name} on a packet of {} bytes", input.frame.len()), &error)
-    })
 }
 
 /// `struct xdp_md`: data, data_end, data_meta, ingress interface, receive queue, egress interface.

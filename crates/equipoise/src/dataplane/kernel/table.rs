@@ -2,46 +2,73 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::num::NonZeroUsize;
-use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::ptr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use aya::Ebpf;
 use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
-use equipoise_common::key::{FiveTuple, ServiceKey as Key, V4, V6};
+use equipoise_common::flow::count::Pressure;
+use equipoise_common::flow::sets_for;
+use equipoise_common::key::{ServiceKey as Key, V4, V6};
 use equipoise_common::limit;
-use equipoise_common::value::{Backend, Flow, Pool, Service, Traffic};
+use equipoise_common::value::{Backend, Policy, Pool, Reply, Service, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::diff::Step;
 use equipoise_core::plan::ServiceKey;
 
 use super::KernelError;
+use super::flow::Live;
+use super::mapped::Mapped;
 use super::pin::refused;
 
 /// All maps that user space touches.
 pub(super) struct Tables {
-    pub(super) flows_v4: HashMap<MapData, FiveTuple<V4>, Flow<V4>>,
-    pub(super) flows_v6: HashMap<MapData, FiveTuple<V6>, Flow<V6>>,
+    pub(super) flows_v4: Mapped,
+    pub(super) flows_v6: Mapped,
+    pub(super) live: Live,
     services_v4: HashMap<MapData, Key<V4>, Service>,
     services_v6: HashMap<MapData, Key<V6>, Service>,
     pools: Mapped,
     slots: Mapped,
+    policies: Array<MapData, Policy>,
+    replies_v4: HashMap<MapData, Key<V4>, Reply>,
+    replies_v6: HashMap<MapData, Key<V6>, Reply>,
     backends: Array<MapData, Backend>,
+    /// Generation and fate of the backends as they are in the map, by id.
+    fates: Vec<(u16, u16)>,
+    /// As they are in the map, by service id.
+    known_policies: Vec<Policy>,
     redirects: DevMapHash<MapData>,
+    pressure: PerCpuArray<MapData, u64>,
     verdicts: PerCpuArray<MapData, u64>,
     service_traffic: PerCpuArray<MapData, Traffic>,
     backend_traffic: PerCpuArray<MapData, Traffic>,
     layout: Array<MapData, u64>,
+    clock: Array<MapData, u64>,
 }
 
 impl Tables {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+    pub(super) fn take(ebpf: &mut Ebpf, max_flows: u32) -> Result<Self, KernelError> {
+        let sets = sets_for(max_flows) as usize;
+        let mut mapped = |name: &str, length| Mapped::new(taken(ebpf, name)?, length);
+        let flows_v4 = mapped("FLOWS_V4", sets * SET_V4)?;
+        let flows_v6 = mapped("FLOWS_V6", sets * SET_V6)?;
+        let live = Live {
+            tables: mapped("LIVE", size_of::<u64>() * limit::LIVE as usize)?,
+            services: mapped("LIVE_SERVICES", size_of::<u64>() * limit::SERVICES as usize)?,
+            backends: mapped("LIVE_BACKENDS", size_of::<u64>() * limit::BACKENDS as usize)?,
+        };
         Ok(Self {
-            flows_v4: typed(ebpf, "FLOWS_V4")?,
-            flows_v6: typed(ebpf, "FLOWS_V6")?,
+            flows_v4,
+            flows_v6,
+            live,
+            policies: typed(ebpf, "POLICIES")?,
+            replies_v4: typed(ebpf, "REPLIES_V4")?,
+            replies_v6: typed(ebpf, "REPLIES_V6")?,
+            fates: vec![(0, 0); limit::BACKENDS as usize],
+            known_policies: vec![Policy::default(); limit::SERVICES as usize],
+            pressure: typed(ebpf, "PRESSURE")?,
             services_v4: typed(ebpf, "SERVICES_V4")?,
             services_v6: typed(ebpf, "SERVICES_V6")?,
             pools: Mapped::new(taken(ebpf, "POOLS")?, size_of::<Pool>() * limit::POOLS as usize)?,
@@ -52,6 +79,7 @@ impl Tables {
             service_traffic: typed(ebpf, "SERVICE_TRAFFIC")?,
             backend_traffic: typed(ebpf, "BACKEND_TRAFFIC")?,
             layout: typed(ebpf, "LAYOUT")?,
+            clock: typed(ebpf, "CLOCK")?,
         })
     }
 
@@ -59,17 +87,30 @@ impl Tables {
         self.layout.set(0, layout, 0).map_err(|error| refused("tagging the maps", &error))
     }
 
+    pub(super) fn set_time(&mut self, nanoseconds: u64) -> Result<(), KernelError> {
+        self.clock.set(0, nanoseconds, 0).map_err(|error| refused("setting the clock", &error))
+    }
+
     pub(super) fn apply(&mut self, step: &Step) -> io::Result<()> {
         match step {
             Step::ResetServiceCounters { id, .. } => reset(&mut self.service_traffic, *id),
             Step::ResetBackendCounters { id, .. } => reset(&mut self.backend_traffic, *id),
-            Step::PutBackend { id, value } => self.backends.set(*id, value, 0).map_err(io_error),
-            Step::RemoveBackend { id } => {
-                self.backends.set(*id, Backend::default(), 0).map_err(io_error)
+            Step::PutPolicy { id, value } => self.put_policy(*id, value),
+            Step::PutReply { key, value } => match key {
+                ServiceKey::V4(key) => self.replies_v4.insert(key, value, 0),
+                ServiceKey::V6(key) => self.replies_v6.insert(key, value, 0),
             }
-            Step::WriteSlots { run, slots } => self.slots.write_slots(run.offset, slots),
-            Step::PutPool { id, value } => self.pools.write_pool(*id, value),
-            Step::RemovePool { id } => self.pools.write_pool(*id, &Pool::default()),
+            .map_err(io_error),
+            Step::RemoveReply { key } => match key {
+                ServiceKey::V4(key) => self.replies_v4.remove(key),
+                ServiceKey::V6(key) => self.replies_v6.remove(key),
+            }
+            .map_err(io_error),
+            Step::PutBackend { id, value } => self.put_backend(*id, value),
+            Step::RemoveBackend { id } => self.put_backend(*id, &Backend::default()),
+            Step::WriteSlots { run, slots } => write_slots(&self.slots, run.offset, slots),
+            Step::PutPool { id, value } => write_pool(&self.pools, *id, value),
+            Step::RemovePool { id } => write_pool(&self.pools, *id, &Pool::default()),
             Step::PutService { key, value } => match key {
                 ServiceKey::V4(key) => self.services_v4.insert(key, value, 0),
                 ServiceKey::V6(key) => self.services_v6.insert(key, value, 0),
@@ -82,6 +123,32 @@ impl Tables {
             .map_err(io_error),
             Step::Grace => grace(),
         }
+    }
+
+    /// How services treat their flows, by id.
+    pub(super) fn policies(&self) -> &[Policy] {
+        &self.known_policies
+    }
+
+    /// Generation and fate of backends, by id.
+    pub(super) fn fates(&self) -> &[(u16, u16)] {
+        &self.fates
+    }
+
+    fn put_policy(&mut self, id: u32, value: &Policy) -> io::Result<()> {
+        self.policies.set(id, value, 0).map_err(io_error)?;
+        if let Some(policy) = self.known_policies.get_mut(id as usize) {
+            *policy = *value;
+        }
+        Ok(())
+    }
+
+    fn put_backend(&mut self, id: u32, value: &Backend) -> io::Result<()> {
+        self.backends.set(id, value, 0).map_err(io_error)?;
+        if let Some(fate) = self.fates.get_mut(id as usize) {
+            *fate = (value.generation, value.fate);
+        }
+        Ok(())
     }
 
     pub(super) fn allow_redirect(&mut self, index: u32, allowed: bool) -> Result<(), KernelError> {
@@ -101,15 +168,18 @@ impl Tables {
         let mut counted = Vec::new();
         for &hook in Hook::ALL {
             for &verdict in Verdict::ALL {
-                let index = hook.counter(verdict);
-                let cpus = self
-                    .verdicts
-                    .get(&index, 0)
-                    .map_err(|error| refused("reading verdicts", &error))?;
-                counted.push((hook, verdict, cpus.iter().sum()));
+                let count = over_cpus(&self.verdicts, hook.counter(verdict), "verdicts")?;
+                counted.push((hook, verdict, count));
             }
         }
         Ok(counted)
+    }
+
+    pub(super) fn pressures(&self) -> Result<Vec<(Pressure, u64)>, KernelError> {
+        let count = |&pressure: &Pressure| {
+            Ok((pressure, over_cpus(&self.pressure, pressure as u32, "pressure counters")?))
+        };
+        Pressure::ALL.iter().map(count).collect()
     }
 
     pub(super) fn service_traffic(
@@ -130,82 +200,34 @@ impl Tables {
 /// Elements of an array map are rounded up to 8 bytes.
 const SLOT: usize = 8;
 
-/// An array map in our address space.
-struct Mapped {
-    start: ptr::NonNull<u8>,
-    length: NonZeroUsize,
-    /// Keeps the map.
-    _map: MapData,
+/// Bytes of a set of flows.
+pub(super) const SET_V4: usize = 16 * 64;
+pub(super) const SET_V6: usize = 16 * 128;
+
+/// Slots to a run that no packet reads yet.
+fn write_slots(slots: &Mapped, offset: u32, ids: &[u32]) -> io::Result<()> {
+    for (number, &id) in ids.iter().enumerate() {
+        let at = (offset as usize + number) * SLOT;
+        let word = slots.half(at).ok_or_else(|| beyond("the slot array"))?;
+        word.store(id, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
-// SAFETY: the mapping belongs to this value alone and is written through `&mut self`.
-unsafe impl Send for Mapped {}
-// SAFETY: shared references do not reach the memory.
-unsafe impl Sync for Mapped {}
-
-impl Mapped {
-    fn new(map: Map, length: usize) -> Result<Self, KernelError> {
-        let Map::Array(map) = map else {
-            return Err(KernelError::Refused(
-                "a map that should be an array is not one".to_owned(),
-            ));
-        };
-        let page = 4096;
-        let length = length.next_multiple_of(page);
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let fd = map.fd().as_fd().as_raw_fd();
-        // SAFETY: a new shared mapping of a map made mappable; nothing else is touched.
-        let start =
-            unsafe { libc::mmap(ptr::null_mut(), length, protection, libc::MAP_SHARED, fd, 0) };
-        if start == libc::MAP_FAILED {
-            return Err(refused("mapping a map into memory", &io::Error::last_os_error()));
-        }
-        let start = ptr::NonNull::new(start.cast())
-            .ok_or_else(|| refused("mapping a map into memory", &"address 0"))?;
-        let length = NonZeroUsize::new(length)
-            .ok_or_else(|| refused("mapping a map into memory", &"no bytes"))?;
-        Ok(Self { start, length, _map: map })
+/// Offset and length in one store, which is the flip; after everything that was written before.
+fn write_pool(pools: &Mapped, id: u32, pool: &Pool) -> io::Result<()> {
+    let at = id as usize * size_of::<Pool>();
+    let word = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    let halves = [word(pool.offset, pool.length), word(pool.epoch, pool.pick)];
+    for (number, half) in halves.into_iter().enumerate().rev() {
+        let place = pools.word(at + number * size_of::<u64>());
+        place.ok_or_else(|| beyond("the pool array"))?.store(half, Ordering::Release);
     }
-
-    fn write_slots(&mut self, offset: u32, slots: &[u32]) -> io::Result<()> {
-        let first = offset as usize * SLOT;
-        let end = first + slots.len() * SLOT;
-        if end > self.length.get() {
-            return Err(io::Error::other("slots beyond the end of the slot array"));
-        }
-        for (number, &slot) in slots.iter().enumerate() {
-            // SAFETY: inside the mapping (checked above), and aligned to 8 bytes.
-            let place = unsafe { self.start.add(first + number * SLOT) }.cast::<u32>();
-            // SAFETY: as above; programs may read it at the same time.
-            unsafe { AtomicU32::from_ptr(place.as_ptr()) }.store(slot, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
-    /// Offset and length in one store, which is the flip; after everything that was written before.
-    fn write_pool(&mut self, id: u32, pool: &Pool) -> io::Result<()> {
-        let at = id as usize * size_of::<Pool>();
-        if at + size_of::<Pool>() > self.length.get() {
-            return Err(io::Error::other("a pool beyond the end of the pool array"));
-        }
-        let words = [pool.offset, pool.length, pool.epoch, pool.pick];
-        let word = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-        let halves = [word(words[0], words[1]), word(words[2], words[3])];
-        for (number, half) in halves.into_iter().enumerate().rev() {
-            // SAFETY: inside the mapping (checked above), and aligned to 8 bytes.
-            let place = unsafe { self.start.add(at + number * size_of::<u64>()) }.cast::<u64>();
-            // SAFETY: as above; programs may read it at the same time.
-            unsafe { AtomicU64::from_ptr(place.as_ptr()) }.store(half, Ordering::Release);
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
-impl Drop for Mapped {
-    fn drop(&mut self) {
-        // SAFETY: the mapping that `new` made, unmapped once.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.length.get()) };
-    }
+fn beyond(what: &str) -> io::Error {
+    io::Error::other(format!("an entry beyond the end of {what}"))
 }
 
 /// Waits until every program that runs now has ended.
@@ -223,6 +245,11 @@ fn reset(map: &mut PerCpuArray<MapData, Traffic>, id: u32) -> io::Result<()> {
     let cpus = nr_cpus().map_err(|(_, error)| error)?;
     let zeros = PerCpuValues::try_from(vec![Traffic::default(); cpus])?;
     map.set(id, zeros, 0).map_err(io_error)
+}
+
+fn over_cpus(map: &PerCpuArray<MapData, u64>, index: u32, what: &str) -> Result<u64, KernelError> {
+    let cpus = map.get(&index, 0).map_err(|error| refused(&format!("reading {what}"), &error))?;
+    Ok(cpus.iter().sum())
 }
 
 fn sum(

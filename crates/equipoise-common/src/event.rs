@@ -1,0 +1,62 @@
+//! What is told of a flow when it opens and when it closes, through a ring buffer.
+//!
+//! Fixed size, so that the program reserves and fills it in place. Addresses and ports in network order,
+//! times in ticks, traffic as in [`crate::value::Traffic`].
+
+use crate::key::{Be16, V6};
+
+/// A flow has opened or closed.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct Event {
+    /// The client; an IPv4 address takes the first 4 bytes, so for all.
+    pub client: V6,
+    /// What it connected to.
+    pub vip: V6,
+    /// Where it goes.
+    pub backend_address: V6,
+    /// The client's port.
+    pub client_port: Be16,
+    /// The VIP's port.
+    pub vip_port: Be16,
+    /// The backend's port.
+    pub backend_port: Be16,
+    /// [`Event::OPENED`] or [`Event::CLOSED`], and [`Event::IPV6`].
+    pub what: u16,
+    /// TCP or UDP, by IANA number.
+    pub protocol: u32,
+    /// Why it has closed, a [`crate::flow::Reason`] as a number.
+    pub why: u32,
+    /// Service id.
+    pub service: u32,
+    /// Backend id.
+    pub backend: u32,
+    /// From its opening to its last packet, ticks.
+    pub duration: u32,
+    /// The state before it closed, a [`crate::flow::State`] as a number.
+    pub state: u32,
+    /// Packets from the client.
+    pub packets_in: u64,
+    /// IP bytes from the client.
+    pub bytes_in: u64,
+    /// Packets to the client.
+    pub packets_out: u64,
+    /// IP bytes to the client.
+    pub bytes_out: u64,
+}
+
+impl Event {
+    /// `what`: the flow has opened.
+    pub const OPENED: u16 = 1;
+    /// `what`: the flow has closed.
+    pub const CLOSED: u16 = 2;
+    /// `what`: addresses are IPv6.
+    pub const IPV6: u16 = 4;
+}
+
+const _: () = assert!(size_of::<Event>() == 112);
+
+#[cfg(feature = "user")]
+// SAFETY: `repr(C)` words without padding (size asserted above); any bit pattern is a value.
+unsafe impl aya::Pod for Event {}

@@ -1,0 +1,100 @@
+//! The keys of a service that say how its flows are treated.
+//!
+//! Each has a default, so that what is wrong and reported leaves a policy that can be used.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::report::{At, Fields, Keys, Report, shown};
+use crate::config::{
+    OnBackendDown, OnBackendRemoved, OnEmpty, OnFull, OnUnknown, Policy, Timeouts,
+};
+
+/// Live flows of a service or of a backend.
+const MAX_FLOWS: RangeInclusive<u32> = 0..=64_000_000;
+
+/// The programs' clock has a millisecond, and tells times apart for 26 days.
+const TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(7 * 24 * 60 * 60);
+const TIMEOUT_ALLOWED: &str = "\"100ms\" to \"7days\", such as \"30s\" or \"2h 5m\"";
+
+const DOWN: [(&str, OnBackendDown); 3] = [
+    ("keep", OnBackendDown::Keep),
+    ("reset", OnBackendDown::Reset),
+    ("reselect", OnBackendDown::Reselect),
+];
+const REMOVED: [(&str, OnBackendRemoved); 2] =
+    [("keep", OnBackendRemoved::Keep), ("reset", OnBackendRemoved::Reset)];
+const UNKNOWN: [(&str, OnUnknown); 3] =
+    [("hash", OnUnknown::Hash), ("reset", OnUnknown::Reset), ("drop", OnUnknown::Drop)];
+const EMPTY: [(&str, OnEmpty); 3] =
+    [("reset", OnEmpty::Reset), ("drop", OnEmpty::Drop), ("pass", OnEmpty::Pass)];
+const FULL: [(&str, OnFull); 2] = [("hash", OnFull::Hash), ("drop", OnFull::Drop)];
+
+/// How a service treats its flows.
+pub(super) fn policy(report: &mut Report<'_>, fields: &Fields<'_>) -> Policy {
+    let mut choice = Choice { report, fields };
+    Policy {
+        on_backend_down: choice.of("on-backend-down", &DOWN),
+        on_backend_removed: choice.of("on-backend-removed", &REMOVED),
+        on_unknown: choice.of("on-unknown", &UNKNOWN),
+        on_empty: choice.of("on-empty", &EMPTY),
+        on_full: choice.of("on-full", &FULL),
+        max_flows: fields
+            .get("max-flows")
+            .and_then(|at| max_flows(report, &at))
+            .unwrap_or_default(),
+        timeouts: fields.get("timeouts").map(|at| timeouts(report, &at)).unwrap_or_default(),
+    }
+}
+
+/// A limit of live flows; 0 for none.
+pub(super) fn max_flows(report: &mut Report<'_>, at: &At<'_>) -> Option<u32> {
+    report.number(at, &MAX_FLOWS)
+}
+
+struct Choice<'r, 't, 'f> {
+    report: &'r mut Report<'t>,
+    fields: &'r Fields<'f>,
+}
+
+impl Choice<'_, '_, '_> {
+    fn of<T: Copy + Default>(&mut self, name: &str, choices: &[(&str, T)]) -> T {
+        let at = self.fields.get(name);
+        at.and_then(|at| self.report.choice(&at, choices)).unwrap_or_default()
+    }
+}
+
+fn timeouts(report: &mut Report<'_>, at: &At<'_>) -> Timeouts {
+    let mut timeouts = Timeouts::default();
+    let Some(fields) = report.fields(at, &Keys::TIMEOUTS) else { return timeouts };
+    for (name, timeout) in [
+        ("tcp-opening", &mut timeouts.tcp_opening),
+        ("tcp-established", &mut timeouts.tcp_established),
+        ("tcp-closing", &mut timeouts.tcp_closing),
+        ("udp-one-way", &mut timeouts.udp_one_way),
+        ("udp-two-way", &mut timeouts.udp_two_way),
+    ] {
+        if let Some(found) = fields.get(name).and_then(|at| duration(report, &at)) {
+            *timeout = found;
+        }
+    }
+    if let Some(found) = fields.get("reset-on-expiry").and_then(|at| report.boolean(&at)) {
+        timeouts.reset_on_expiry = found;
+    }
+    timeouts
+}
+
+fn duration(report: &mut Report<'_>, at: &At<'_>) -> Option<Duration> {
+    let text = report.text(at, TIMEOUT_ALLOWED)?;
+    let Ok(duration) = humantime::parse_duration(text) else {
+        let message = format!("{} is not a duration", shown(text));
+        report.problem(&at.place, message, TIMEOUT_ALLOWED);
+        return None;
+    };
+    if !TIMEOUT.contains(&duration) {
+        report.problem(&at.place, format!("{} is out of range", shown(text)), TIMEOUT_ALLOWED);
+        return None;
+    }
+    Some(duration)
+}

@@ -1,0 +1,215 @@
+//! Packets turned round: a RST for a TCP packet, port unreachable for a UDP one.
+//!
+//! The answer is made in place of the packet and leaves by the device that it came by, to the link
+//! address that it came from. A RST has the sequence number that its receiver expects, out of the very
+//! acknowledgement that it answers (RFC 9293 section 3.10.7), so it is exact also where a challenge
+//! acknowledgement asks for that (RFC 5961 section 3.2). An ICMP error quotes the packet as its sender has sent it.
+
+use equipoise_common::checksum;
+use equipoise_common::flow::track::tcp;
+use equipoise_common::key::{Be16, TCP};
+use equipoise_common::verdict::Verdict;
+
+use crate::family::Family;
+use crate::hook::Hook;
+use crate::packet::Window;
+use crate::parse::Headers;
+use crate::report;
+
+const TCP_HEADER: usize = 20;
+const UDP_HEADER: usize = 8;
+/// Of an ICMP error, before what it quotes.
+const ICMP_HEADER: usize = 8;
+/// Hops that an answer may take.
+pub const HOPS: u8 = 64;
+
+/// Answers a packet, and counts it under `verdict`.
+///
+/// Not inlined: its stack is wanted only while it runs.
+#[inline(never)]
+pub fn send<H: Hook, F: Family>(
+    hook: &H,
+    headers: &Headers<F>,
+    verdict: Verdict,
+) -> Result<i32, Verdict> {
+    // No answer to an answer: two ends would go on for ever (RFC 9293 section 3.5.2).
+    if headers.is_reset() {
+        return Err(Verdict::Unanswerable);
+    }
+    let made = if headers.tuple.protocol == TCP {
+        reset(hook, headers)
+    } else {
+        unreachable(hook, headers)
+    };
+    if !made {
+        return Err(Verdict::RewriteFailed);
+    }
+    report::verdict(H::HOOK, verdict);
+    Ok(hook.bounce())
+}
+
+#[inline(always)]
+fn reset<H: Hook, F: Family>(hook: &H, headers: &Headers<F>) -> bool {
+    let transport = usize::from(headers.transport);
+    let network = usize::from(headers.network);
+    if !hook.truncate((transport + TCP_HEADER) as u32) {
+        return false;
+    }
+    // Asked for before the header is made, since the question writes to it.
+    let partial = hook.has_partial_checksum((transport + 16) as u32);
+    let window = hook.window();
+    if !swap_link_addresses(&window, 0)
+        || !F::turn_round(&window, headers, (transport + TCP_HEADER - network) as u16)
+    {
+        return false;
+    }
+    let Some(header) = window.header::<TCP_HEADER>(transport) else { return false };
+    let segment = &headers.segment;
+    let (sequence, acknowledgement, flags) = if segment.flags & tcp::ACK != 0 {
+        (segment.acknowledgement, 0, tcp::RST)
+    } else {
+        (0, segment.sequence.wrapping_add(segment.length), tcp::RST | tcp::ACK)
+    };
+    let ports =
+        u32::from(headers.tuple.destination_port.0) | u32::from(headers.tuple.source_port.0) << 16;
+    let words = [
+        ports,
+        sequence.to_be(),
+        acknowledgement.to_be(),
+        // Five words of header, the flags, no window.
+        (0x5000_0000 | u32::from(flags) << 16).to_be(),
+    ];
+    let pseudo = F::pseudo(&headers.tuple, TCP as u8, TCP_HEADER as u16);
+    let sum = pseudo + words.iter().map(|&word| u64::from(word)).sum::<u64>();
+    header.store::<u32, 0>(words[0]);
+    header.store::<u32, 4>(words[1]);
+    header.store::<u32, 8>(words[2]);
+    header.store::<u32, 12>(words[3]);
+    // What is left to the device covers the header; only the pseudo-header is put in for it.
+    let field = if partial { fold(pseudo) } else { !fold(sum) };
+    header.store::<u16, 16>(field);
+    header.store::<u16, 18>(0);
+    true
+}
+
+/// Destination and source of the Ethernet header at `from` change places.
+#[inline(always)]
+fn swap_link_addresses(window: &Window, from: usize) -> bool {
+    let Some(old) = window.header::<12>(from) else { return false };
+    let (d0, d1) = (old.load::<u32, 0>(), old.load::<u16, 4>());
+    let (s0, s1) = (old.load::<u32, 6>(), old.load::<u16, 10>());
+    let Some(new) = window.header::<12>(0) else { return false };
+    new.store::<u32, 0>(s0);
+    new.store::<u16, 4>(s1);
+    new.store::<u32, 6>(d0);
+    new.store::<u16, 10>(d1);
+    true
+}
+
+/// Words of a quoted packet at most: more than any IPv4 header and 8 bytes, and an IPv6 header with as many
+/// extension headers as are common. Receivers need no more (RFC 792, RFC 4443 section 2.4).
+const QUOTED_WORDS: usize = 32;
+
+#[inline(always)]
+fn unreachable<H: Hook, F: Family>(hook: &H, headers: &Headers<F>) -> bool {
+    let network = usize::from(headers.network);
+    let transport = usize::from(headers.transport);
+    let mut quoted = transport + UDP_HEADER - network;
+    if quoted > QUOTED_WORDS * 4 {
+        quoted = QUOTED_WORDS * 4;
+    }
+    if !hook.truncate((network + quoted) as u32) {
+        return false;
+    }
+    let partial = hook.has_partial_checksum((transport + 6) as u32);
+    let grown = F::HEADER + ICMP_HEADER;
+    if !hook.grow(grown as u32) {
+        return false;
+    }
+    let window = hook.window();
+    if !move_link_header(&window, network, grown)
+        || !F::write_header(&window, headers, (grown + quoted) as u16)
+    {
+        return false;
+    }
+    let at = network + F::HEADER;
+    let Some(icmp) = window.header::<ICMP_HEADER>(at) else { return false };
+    icmp.store::<u16, 0>(F::PORT_UNREACHABLE.to_be());
+    icmp.store::<u16, 2>(0);
+    icmp.store::<u32, 4>(0);
+    let mut sum = F::icmp_pseudo(&headers.tuple, (ICMP_HEADER + quoted) as u16);
+    sum += u64::from(F::PORT_UNREACHABLE.to_be());
+    let Some(mut quote) = sum_of(&window, at + ICMP_HEADER, quoted) else { return false };
+    if partial {
+        let Some(change) = completed(&window, at + ICMP_HEADER + transport - network) else {
+            return false;
+        };
+        quote += change;
+    }
+    icmp.store::<u16, 2>(!fold(sum + quote));
+    true
+}
+
+/// The Ethernet header and VLAN tags go to the front again, turned round.
+#[inline(always)]
+fn move_link_header(window: &Window, length: usize, by: usize) -> bool {
+    const ETHERNET: usize = 14;
+    const TAG: usize = 4;
+    if !swap_link_addresses(window, by) {
+        return false;
+    }
+    let (Some(old), Some(new)) =
+        (window.header::<2>(by + ETHERNET - 2), window.header::<2>(ETHERNET - 2))
+    else {
+        return false;
+    };
+    new.store::<u16, 0>(old.load::<u16, 0>());
+    let mut at = ETHERNET;
+    for _ in 0..2 {
+        if at + TAG > length {
+            break;
+        }
+        let (Some(old), Some(new)) = (window.header::<TAG>(by + at), window.header::<TAG>(at))
+        else {
+            return false;
+        };
+        new.store::<u32, 0>(old.load::<u32, 0>());
+        at += TAG;
+    }
+    true
+}
+
+/// Sum of the words of a quoted packet, whose length is a multiple of 4 but for what is cut.
+#[inline(always)]
+fn sum_of(window: &Window, from: usize, length: usize) -> Option<u64> {
+    let mut sum = 0;
+    for word in 0..QUOTED_WORDS {
+        if word * 4 >= length {
+            break;
+        }
+        sum += u64::from(window.header::<4>(from + word * 4)?.load::<u32, 0>());
+    }
+    Some(sum)
+}
+
+/// What completing the quoted UDP checksum, which is still left to the device, will add to the sum of its bytes.
+#[inline(always)]
+fn completed(window: &Window, udp: usize) -> Option<u64> {
+    let header = window.header::<UDP_HEADER>(udp)?;
+    let (first, second) = (header.load::<u32, 0>(), header.load::<u32, 4>());
+    let pseudo = header.load::<u16, 6>();
+    let sum = !fold(u64::from(first) + u64::from(second));
+    let field = if sum == 0 { 0xffff } else { sum };
+    Some(checksum::difference(u32::from(pseudo), u32::from(field)))
+}
+
+#[inline(always)]
+fn fold(sum: u64) -> u16 {
+    checksum::fold(sum)
+}
+
+/// A pseudo-header's words that are not addresses.
+#[inline(always)]
+pub fn pseudo_rest(protocol: u8, length: u16) -> u64 {
+    u64::from(Be16::new(u16::from(protocol)).0) + u64::from(Be16::new(length).0)
+}

@@ -1,0 +1,291 @@
+//! Programs of the bench alone, built with the feature `bench` and never attached.
+//!
+//! A test run does not put the packet back between its repeats. So a *wrapper* makes the packet anew for each: it
+//! draws a flow, writes that flow's addresses and ports, and goes on in a *subject* by a tail call: the program that
+//! is measured, as it is loaded for real packets, or one of those below. The kernel makes a tail call with a constant
+//! place a jump, so what two subjects differ by is what they cost. The empty one is what figures are taken over;
+//! those that stop half-way tell where the time goes.
+
+use aya_ebpf::btf_maps::{PerCpuArray, ProgramArray};
+use aya_ebpf::macros::{btf_map, classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
+use equipoise_common::key::{Address, Be16, FiveTuple, V4, V6};
+
+use crate::action;
+use crate::family::Family;
+use crate::flow::{Decision, Found, Passage};
+use crate::forward::{self, Route};
+use crate::hook::{Hook, Packet, Tc, Xdp};
+use crate::packet::{Window, opaque};
+use crate::parse::{self, Headers, Network};
+use crate::rewrite::{self, Hops};
+
+/// Which flow is next, and what its packets are like; set by user space before each test run.
+#[repr(C)]
+pub struct Draw {
+    /// Of the generator; not 0.
+    random: u64,
+    /// Number of the first flow, or of the next one where they are taken in turn.
+    first: u64,
+    /// Drawn among so many; 0 to take them in turn.
+    flows: u64,
+    /// The end that is not the client, as [`Address::pack`] has it.
+    end: V6,
+    /// Its port, in network order.
+    port: u64,
+    /// 1 where it is the sender.
+    is_reply: u64,
+    sequence: u64,
+    acknowledgement: u64,
+    /// By how much the two grow from one packet to the next.
+    step: u64,
+}
+
+/// User space: one for each CPU, so that two can run at once.
+#[btf_map(name = "BENCH_DRAW")]
+pub static DRAW: PerCpuArray<Draw, 1> = PerCpuArray::new();
+
+/// User space: what is measured at XDP.
+#[btf_map(name = "BENCH_XDP")]
+pub static SUBJECT_XDP: ProgramArray<1> = ProgramArray::new();
+
+/// User space: what is measured at TC ingress.
+#[btf_map(name = "BENCH_TC")]
+pub static SUBJECT_TC: ProgramArray<1> = ProgramArray::new();
+
+macro_rules! wrappers {
+    ($xdp:ident, $tc:ident, $family:ident) => {
+        #[xdp(frags)]
+        fn $xdp(context: XdpContext) -> u32 {
+            let hook = Xdp::<false>(context);
+            if make::<$family>(&hook.window()) {
+                // SAFETY: nothing here has to be dropped.
+                unsafe { SUBJECT_XDP.tail_call(&hook.0, 0) };
+            }
+            Xdp::<false>::drop() as u32
+        }
+
+        #[classifier]
+        fn $tc(context: TcContext) -> i32 {
+            let hook = Tc::<false>(context);
+            if make::<$family>(&hook.window()) {
+                // SAFETY: as above.
+                unsafe { SUBJECT_TC.tail_call(&hook.0, 0) };
+            }
+            Tc::<false>::drop()
+        }
+    };
+}
+
+wrappers!(bench_xdp_v4, bench_tc_v4, V4);
+wrappers!(bench_xdp_v6, bench_tc_v6, V6);
+
+#[xdp(frags)]
+fn bench_empty_xdp(_context: XdpContext) -> u32 {
+    Xdp::<false>::pass() as u32
+}
+
+#[classifier]
+fn bench_empty_tc(_context: TcContext) -> i32 {
+    Tc::<false>::pass()
+}
+
+macro_rules! parts {
+    ($xdp:ident, $tc:ident, $depth:ident) => {
+        #[xdp(frags)]
+        fn $xdp(context: XdpContext) -> u32 {
+            part::<_, $depth>(&Xdp::<false>(context)) as u32
+        }
+
+        #[classifier]
+        fn $tc(context: TcContext) -> i32 {
+            part::<_, $depth>(&Tc::<false>(context))
+        }
+    };
+}
+
+const PARSED: u32 = 0;
+const FOUND: u32 = 1;
+const ROUTED: u32 = 2;
+const REWRITTEN: u32 = 3;
+
+parts!(bench_parsed_xdp, bench_parsed_tc, PARSED);
+parts!(bench_found_xdp, bench_found_tc, FOUND);
+parts!(bench_routed_xdp, bench_routed_tc, ROUTED);
+parts!(bench_rewritten_xdp, bench_rewritten_tc, REWRITTEN);
+
+/// Flows as the bench numbers them.
+trait Client: Family {
+    /// Address of the client of a flow.
+    fn client(number: u64) -> Self;
+    /// Writes the addresses and a hop limit to a packet of this family.
+    fn write_addresses(window: &Window, tuple: &FiveTuple<Self>) -> bool;
+    /// Offset of the TCP header.
+    const TRANSPORT: usize;
+}
+
+const ETHERNET: usize = 14;
+const HOPS: u8 = 64;
+
+impl Client for V4 {
+    const TRANSPORT: usize = ETHERNET + 20;
+
+    #[inline(always)]
+    fn client(number: u64) -> Self {
+        // 10.128.0.0/9
+        Self((0x0a80_0000 | number as u32 & 0x7f_ffff).to_be())
+    }
+
+    #[inline(always)]
+    fn write_addresses(window: &Window, tuple: &FiveTuple<Self>) -> bool {
+        let Some(header) = window.header::<20>(ETHERNET) else { return false };
+        header.store::<u8, 8>(HOPS);
+        header.store::<V4, 12>(tuple.source);
+        header.store::<V4, 16>(tuple.destination);
+        true
+    }
+}
+
+impl Client for V6 {
+    const TRANSPORT: usize = ETHERNET + 40;
+
+    #[inline(always)]
+    fn client(number: u64) -> Self {
+        // 2001:db8:1::/64
+        Self([0x2001_0db8_0001_0000_u64.to_be(), number.to_be()])
+    }
+
+    #[inline(always)]
+    fn write_addresses(window: &Window, tuple: &FiveTuple<Self>) -> bool {
+        let Some(header) = window.header::<40>(ETHERNET) else { return false };
+        header.store::<u8, 7>(HOPS);
+        header.store::<V6, 8>(tuple.source);
+        header.store::<V6, 24>(tuple.destination);
+        true
+    }
+}
+
+/// Makes the packet one of the next flow. Checksums stay as they are: programs change them without looking.
+#[inline(always)]
+fn make<F: Client>(window: &Window) -> bool {
+    let Some(draw) = DRAW.get_ptr_mut(0) else { return false };
+    // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
+    let draw = unsafe { &mut *draw };
+    let number = draw.next();
+    let client = FiveTuple {
+        source: F::client(number),
+        destination: F::unpack(draw.end),
+        source_port: Be16::new(1024 | (number >> 23) as u16 & 0x7fff),
+        destination_port: Be16(draw.port as u16),
+        protocol: 0,
+    };
+    let tuple = if draw.is_reply == 0 { client } else { client.reversed() };
+    if !F::write_addresses(window, &tuple) {
+        return false;
+    }
+    let Some(transport) = window.header::<20>(F::TRANSPORT) else { return false };
+    transport.store::<Be16, 0>(tuple.source_port);
+    transport.store::<Be16, 2>(tuple.destination_port);
+    transport.store::<u32, 4>((draw.sequence as u32).to_be());
+    transport.store::<u32, 8>((draw.acknowledgement as u32).to_be());
+    draw.sequence += draw.step;
+    draw.acknowledgement += draw.step;
+    true
+}
+
+impl Draw {
+    #[inline(always)]
+    fn next(&mut self) -> u64 {
+        if self.flows == 0 {
+            self.first += 1;
+            return self.first - 1;
+        }
+        // Marsaglia's xorshift.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.first + ((self.random >> 32) * self.flows >> 32)
+    }
+}
+
+/// The way of a packet that comes in, up to a part of it.
+#[inline(always)]
+fn part<H: Hook, const DEPTH: u32>(hook: &H) -> i32 {
+    if !hook.is_for_this_host() {
+        return H::drop();
+    }
+    match parse::network(&hook.packet().window) {
+        Ok(Network::V4(at)) => part_ipv4::<H, DEPTH>(hook, at) as i32,
+        Ok(Network::V6(at)) => part_ipv6::<H, DEPTH>(hook, at) as i32,
+        Err(_) => H::drop(),
+    }
+}
+
+// Functions of their own, as those that are measured have them.
+
+#[inline(never)]
+fn part_ipv4<H: Hook, const DEPTH: u32>(hook: &H, at: usize) -> u64 {
+    let packet = hook.packet();
+    let Ok(headers) = parse::ipv4(&packet, at) else { return action(H::drop()) };
+    action(go::<H, V4, DEPTH>(hook, &packet, &headers))
+}
+
+#[inline(never)]
+fn part_ipv6<H: Hook, const DEPTH: u32>(hook: &H, at: usize) -> u64 {
+    let packet = hook.packet();
+    let Ok(headers) = parse::ipv6(&packet, at) else { return action(H::drop()) };
+    action(go::<H, V6, DEPTH>(hook, &packet, &headers))
+}
+
+#[inline(always)]
+fn go<H: Hook, F: Family, const DEPTH: u32>(
+    hook: &H,
+    packet: &Packet,
+    headers: &Headers<F>,
+) -> i32 {
+    if DEPTH == PARSED {
+        use_headers(headers);
+        return H::pass();
+    }
+    let mut decision = Decision::none(headers);
+    if F::look_up(headers, Passage::In, &mut decision) != Found::Flow {
+        return H::drop();
+    }
+    if DEPTH == FOUND {
+        use_tuple(&decision.to);
+        return H::pass();
+    }
+    let Route::Way(hop, link) = forward::route(hook, headers, &decision.to) else {
+        return H::drop();
+    };
+    if DEPTH == ROUTED {
+        opaque(hop.interface() as usize);
+        return H::pass();
+    }
+    let taken = hook.takes(link, &hop).is_ok();
+    if taken && rewrite::apply(hook, packet, headers, &decision.to, Hops::TakeOne).is_ok() {
+        return H::pass();
+    }
+    H::drop()
+}
+
+/// Sees to it that the compiler leaves nothing out of the parser.
+#[inline(always)]
+fn use_headers<F: Family>(headers: &Headers<F>) {
+    use_tuple(&headers.tuple);
+    let segment = &headers.segment;
+    opaque((segment.sequence ^ segment.acknowledgement ^ segment.length) as usize);
+    opaque((headers.size.packets ^ headers.size.bytes) as usize);
+    let small = segment.flags ^ headers.hop_limit;
+    let offsets = headers.network ^ headers.transport;
+    opaque((headers.class ^ headers.length ^ u32::from(small) ^ u32::from(offsets)) as usize);
+}
+
+#[inline(always)]
+fn use_tuple<A: Address>(tuple: &FiveTuple<A>) {
+    for word in tuple.source.words().into_iter().chain(tuple.destination.words()) {
+        opaque(word as usize);
+    }
+    let ports = u32::from(tuple.source_port.0) ^ u32::from(tuple.destination_port.0);
+    opaque((ports ^ tuple.protocol) as usize);
+}

@@ -1,0 +1,207 @@
+//! Both CPUs at once at one table, and a sweep beside them: the same flows, and flows that share nothing.
+//!
+//! Time goes by as fast as it does, so that the table's graces hold. Afterwards no flow is lost or there twice, each
+//! leads to its backend and back, counts are exact, and of each flow was told that it opened and that it closed.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use equipoise::dataplane::DataPlane as _;
+use equipoise::dataplane::kernel::{FlowRow, Input, Part, Runner};
+use equipoise_common::flow::count::Pressure;
+use equipoise_common::key::UDP;
+use equipoise_common::verdict::Hook;
+use equipoise_lab::{Netns, scale};
+
+use crate::bench::{BACKEND, BACKEND6, Ends, Packet, Transport, families};
+use crate::exact::agree;
+use crate::talk::{Line, Side, Talk, ends_of};
+use crate::world::{Dice, HOOKS, World, numbered, seconds, services};
+
+use Side::{Backend, Client};
+
+const BACKENDS: u16 = 4;
+const CPUS: usize = 2;
+
+/// Short ones, which flows that are seldom heard of do not outlive.
+const TIMEOUTS: &str = "timeouts = { tcp-opening = '100ms', tcp-established = '200ms', \
+    tcp-closing = '100ms', udp-one-way = '100ms', udp-two-way = '150ms' }";
+
+/// Packets of one flow, ready to be sent.
+struct Frames {
+    lines: Vec<Line>,
+}
+
+/// All that the ends of some flows say: what opens, confirms, closes, and is answered by whichever backend.
+fn frames(world: &World, ports: std::ops::Range<u16>) -> Vec<Frames> {
+    let lines = |port: u16| {
+        let mut lines = Vec::new();
+        let hook = HOOKS[usize::from(port % 2)];
+        for ends in families(port) {
+            let mut talk = Talk::new(hook, ends);
+            let first = if ends.client.is_ipv4() { BACKEND } else { BACKEND6 };
+            let mut say = |talk: &mut Talk, side, transport| {
+                let packet = talk.next(side, transport);
+                let froms = if side == Backend { BACKENDS } else { 1 };
+                for number in 0..froms {
+                    let from = if side == Backend { numbered(first, number) } else { packet.from };
+                    let (device, frame) = talk.frame(world, side, Packet { from, ..packet });
+                    lines.push((hook, device, frame));
+                }
+            };
+            for (side, transport) in [
+                (Client, Transport::Syn),
+                (Backend, Transport::SynAck),
+                (Client, Transport::Bare),
+                (Client, Transport::Reset),
+                (Client, Transport::Ack),
+                (Backend, Transport::Ack),
+                (Client, Transport::Fin),
+                (Backend, Transport::Fin),
+                (Client, Transport::Bare),
+                (Client, Transport::Udp),
+                (Backend, Transport::Udp),
+            ] {
+                say(&mut talk, side, transport);
+            }
+        }
+        Frames { lines }
+    };
+    ports.map(lines).collect()
+}
+
+/// Keeps this thread on one CPU.
+fn pin(cpu: usize) {
+    // SAFETY: all zeros is an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: a whole set, and a number below its size.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: 0 is the calling thread; the set is whole.
+    let result = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Sends packets of these flows at random, on one CPU.
+fn hammer(netns: &Netns, runners: &[Runner; 2], flows: &[&Frames], cpu: usize, packets: u64) {
+    netns.run(|| {
+        pin(cpu);
+        let mut dice = Dice::new(cpu as u64 + 77);
+        for _ in 0..packets {
+            let frames = flows[dice.below(flows.len() as u32) as usize];
+            let (hook, interface, frame) =
+                &frames.lines[dice.below(frames.lines.len() as u32) as usize];
+            let runner = &runners[usize::from(*hook != Hook::Xdp)];
+            runner.run(Input { frame, interface: *interface, repeat: 1 }).unwrap();
+        }
+    });
+}
+
+/// What has been told so far.
+#[derive(Default)]
+struct Heard {
+    opened: u64,
+    closed: u64,
+}
+
+impl World {
+    fn listen(&mut self, heard: &mut Heard) {
+        for told in self.told() {
+            *if told.closed { &mut heard.closed } else { &mut heard.opened } += 1;
+        }
+    }
+
+    /// Runs threads on all CPUs, and sweeps until they are done.
+    fn under(&mut self, heard: &mut Heard, work: impl Fn(usize) + Sync) {
+        let running = AtomicU32::new(CPUS as u32);
+        thread::scope(|scope| {
+            for cpu in 0..CPUS {
+                let (work, running) = (&work, &running);
+                scope.spawn(move || {
+                    let _done = Countdown(running);
+                    work(cpu);
+                });
+            }
+            let (start, mut gone) = (Instant::now(), 0);
+            while running.load(Ordering::Acquire) > 0 {
+                let now = (start.elapsed().as_nanos() >> 20) as u32;
+                self.wait(now - gone);
+                gone = now;
+                let swept = self.kernel.sweep(Part::OneOf(64));
+                heard.closed += swept.events.len() as u64;
+                self.listen(heard);
+            }
+        });
+    }
+}
+
+/// Counts down also where a thread panics.
+struct Countdown<'a>(&'a AtomicU32);
+
+impl Drop for Countdown<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// Checks that both entries of a flow lead to its ends, and those of no other.
+fn lead_to_their_ends(world: &World, rows: &[FlowRow]) {
+    let mut talks = Vec::new();
+    let mut lines = Vec::new();
+    for row in rows {
+        let [v4, v6] = families(row.client.port());
+        let ends = if row.client.is_ipv4() { v4 } else { v6 };
+        assert_eq!((row.client, row.vip), (ends.client, ends.vip));
+        assert_eq!(world.backend_id(row.backend_address), row.backend);
+        let mut talk = Talk::new(Hook::Xdp, Ends { backend: row.backend_address, ..ends });
+        let transport = if row.protocol == UDP { Transport::Udp } else { Transport::Bare };
+        lines.extend(talk.script(world, &[(Client, transport), (Backend, transport)]));
+        talks.push(talk);
+    }
+    for (talk, outputs) in talks.iter().zip(world.batch(&lines).chunks(2)) {
+        let Ends { client, vip, backend } = talk.ends;
+        assert_eq!(ends_of(&outputs[0].frame), [client, backend]);
+        assert_eq!(ends_of(&outputs[1].frame), [vip, client]);
+    }
+}
+
+/// Checks that everything agrees, and ends it.
+fn conclude(world: &mut World, heard: &mut Heard) {
+    assert!(!agree(world).is_empty());
+    // Those past their time are as good as none.
+    let rows = world.rows();
+    lead_to_their_ends(world, &rows);
+    world.wait(seconds(1));
+    let swept = world.sweep();
+    heard.closed += swept.events.len() as u64;
+    world.listen(heard);
+    assert!(agree(world).is_empty());
+    let opened = world.traffic().new_flows;
+    let lost = world.pressure(Pressure::EventsLost);
+    assert_eq!(heard.opened + heard.closed + lost, 2 * opened, "{lost} lost");
+    let of_one = heard.opened + lost >= opened && heard.opened <= opened;
+    assert!(of_one && heard.closed <= opened, "{} {} {opened}", heard.opened, heard.closed);
+}
+
+#[test]
+fn two_cpus_at_one_table_lose_no_flow_and_make_none_twice() {
+    let packets = scale(200_000, 50_000_000);
+    for sharing in ["few", "many", "none"] {
+        let mut world = World::sized(&services(TIMEOUTS, BACKENDS), 5_000);
+        let runners = HOOKS.map(|hook| world.kernel.runner(hook).unwrap());
+        let netns = world.netns.clone();
+        let count = if sharing == "few" { 8 } else { 2_000 };
+        let all = frames(&world, 14_000..14_000 + count);
+        let mut heard = Heard::default();
+        let start = Instant::now();
+        world.under(&mut heard, |cpu| {
+            let is_mine = |number: usize| sharing != "none" || number / 2 % CPUS == cpu;
+            let mine: Vec<&Frames> =
+                all.iter().enumerate().filter(|(n, _)| is_mine(*n)).map(|(_, f)| f).collect();
+            hammer(&netns, &runners, &mine, cpu, packets / 3);
+        });
+        let took = start.elapsed();
+        conclude(&mut world, &mut heard);
+        eprintln!("{sharing}: {:?} {} {took:?}", world.pressures(), world.traffic().new_flows);
+    }
+}

@@ -1,0 +1,274 @@
+//! The balancer's namespace with a clock in the tests' hands, and everything about its flows that can be seen
+//! from outside: rows, states, counts, pressures, events.
+//!
+//! Time is in ticks, which is what flows are timed by. It begins long after 0, where a machine's does not.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use equipoise::dataplane::DataPlane as _;
+use equipoise::dataplane::kernel::{Events, Expiry, FlowRow, Input, Output, Part};
+use equipoise_common::event::Event;
+use equipoise_common::flow::Reason;
+use equipoise_common::flow::count::Pressure;
+use equipoise_common::hash::{mix, slot};
+use equipoise_common::key::{Address as _, V4};
+use equipoise_common::value::Traffic;
+use equipoise_common::verdict::{Hook, Verdict};
+
+use crate::bench::{BACKEND, BACKEND6, Bench, VIP, VIP6};
+use crate::talk::Line;
+
+pub(crate) const HOOKS: [Hook; 2] = [Hook::Xdp, Hook::Ingress];
+
+const START: u32 = 1_000_000_000;
+
+/// Backends of each family that have a link address.
+pub(crate) const BACKENDS: u16 = 8;
+
+/// What each service of [`services`] has, unless a test says otherwise: every timeout another one, and
+/// all longer than the time that the table lets a slot rest.
+pub(crate) const TIMEOUTS: &str = "timeouts = { tcp-opening = '1s', tcp-established = '10s', \
+    tcp-closing = '2s', udp-one-way = '3s', udp-two-way = '5s' }";
+
+/// So many seconds in ticks, rounded up as the product does.
+pub(crate) const fn seconds(seconds: u64) -> u32 {
+    (seconds * 1_000_000_000).div_ceil(1 << 20) as u32
+}
+
+/// A service of each family, `web` and `web6`, with these keys and so many backends each.
+pub(crate) fn services(keys: &str, backends: u16) -> String {
+    let list: Vec<u16> = (0..backends).collect();
+    with_backends(keys, &list)
+}
+
+/// The same, with the backends of these numbers.
+pub(crate) fn with_backends(keys: &str, backends: &[u16]) -> String {
+    let mut text = String::new();
+    for (name, vip, first) in [("web", VIP, BACKEND), ("web6", VIP6, BACKEND6)] {
+        let vip: SocketAddr = vip.parse().unwrap();
+        let list: Vec<_> = backends
+            .iter()
+            .map(|&number| format!("{{ address = '{}' }}", numbered(first, number)))
+            .collect();
+        writeln!(
+            text,
+            "[[service]]\nname = '{name}'\n\
+             listen = {{ interfaces = ['front'], address = '{}', port = {}, protocol = 'both' }}\n\
+             backends = [{}]\n{keys}",
+            vip.ip(),
+            vip.port(),
+            list.join(", ")
+        )
+        .unwrap();
+    }
+    text
+}
+
+/// The backend that is so many after `first`.
+pub(crate) fn numbered(first: &str, number: u16) -> SocketAddr {
+    let first: SocketAddr = first.parse().unwrap();
+    let ip = match first.ip() {
+        IpAddr::V4(ip) => IpAddr::from((u32::from(ip) + u32::from(number)).to_be_bytes()),
+        IpAddr::V6(ip) => IpAddr::from((u128::from(ip) + u128::from(number)).to_be_bytes()),
+    };
+    SocketAddr::new(ip, first.port())
+}
+
+/// What can be read of a closed or opened flow's event, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) closed: bool,
+    pub(crate) client: SocketAddr,
+    pub(crate) why: Reason,
+    pub(crate) event: Event,
+}
+
+/// A balancer, its clock, and its events.
+pub(crate) struct World {
+    pub(crate) bench: Bench,
+    now: u32,
+    events: Events,
+}
+
+impl Deref for World {
+    type Target = Bench;
+
+    fn deref(&self) -> &Bench {
+        &self.bench
+    }
+}
+
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut Bench {
+        &mut self.bench
+    }
+}
+
+impl World {
+    pub(crate) fn new(config: &str) -> Self {
+        // Small, since tests list the whole table at every turn.
+        Self::sized(config, 1_000)
+    }
+
+    /// With room for so many flows of each family.
+    pub(crate) fn sized(config: &str, max_flows: u32) -> Self {
+        let mut bench = Bench::sized(config, max_flows);
+        let mut neighbours = String::new();
+        for first in [BACKEND, BACKEND6] {
+            for number in 0..BACKENDS {
+                let ip = numbered(first, number).ip();
+                writeln!(neighbours, "neigh replace {ip} lladdr 02:00:00:00:00:07 dev back")
+                    .unwrap();
+            }
+        }
+        bench.netns.ip(neighbours.trim_end()).unwrap();
+        let events = bench.kernel.events().unwrap().unwrap();
+        let mut world = Self { bench, now: START, events };
+        world.wait(0);
+        world
+    }
+
+    /// Lets so many ticks go by.
+    pub(crate) fn wait(&mut self, ticks: u32) {
+        self.now += ticks;
+        self.bench.kernel.set_time(Duration::from_nanos(u64::from(self.now) << 20)).unwrap();
+    }
+
+    pub(crate) fn sweep(&mut self) -> Expiry {
+        let Bench { netns, kernel, .. } = &mut self.bench;
+        // RSTs leave by sockets of the namespace.
+        netns.run(|| kernel.sweep(Part::All))
+    }
+
+    /// Runs packets one after the other.
+    pub(crate) fn batch(&self, packets: &[Line]) -> Vec<Output> {
+        self.netns.run(|| {
+            packets.iter().map(|(hook, device, frame)| self.here(*hook, *device, frame)).collect()
+        })
+    }
+
+    /// Runs a packet; for a thread that is in the namespace.
+    pub(crate) fn here(&self, hook: Hook, interface: u32, frame: &[u8]) -> Output {
+        self.kernel.run(hook, Input { frame, interface, repeat: 1 }).unwrap()
+    }
+
+    pub(crate) fn rows(&self) -> Vec<FlowRow> {
+        let mut rows = Vec::new();
+        self.kernel
+            .flows(&mut |row| {
+                rows.push(row);
+                true
+            })
+            .unwrap();
+        rows
+    }
+
+    /// All flows in the tables: also those that are past their time, and that nobody has ended.
+    pub(crate) fn everything(&mut self) -> Vec<FlowRow> {
+        // Seen from half an hour ago, nothing is past its time.
+        const BACK: u32 = 1 << 21;
+        self.now -= BACK;
+        self.wait(0);
+        let rows = self.rows();
+        self.wait(BACK);
+        rows
+    }
+
+    /// The live flow of a client's port; of a client that has one.
+    pub(crate) fn row(&self, client: SocketAddr) -> Option<FlowRow> {
+        let mut rows = self.rows();
+        rows.retain(|row| row.client == client);
+        assert!(rows.len() <= 1, "{rows:?}");
+        rows.pop()
+    }
+
+    pub(crate) fn state(&self, client: SocketAddr) -> Option<&'static str> {
+        self.row(client).map(|row| row.state)
+    }
+
+    /// Flows that are counted, and those of them that are confirmed.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let occupancy = self.kernel.occupancy();
+        (occupancy.live, occupancy.confirmed)
+    }
+
+    pub(crate) fn pressures(&self) -> BTreeMap<&'static str, u64> {
+        let counted = self.kernel.pressures().unwrap();
+        counted.into_iter().filter(|(_, n)| *n > 0).map(|(what, n)| (what.name(), n)).collect()
+    }
+
+    pub(crate) fn pressure(&self, what: Pressure) -> u64 {
+        self.pressures().get(what.name()).copied().unwrap_or(0)
+    }
+
+    /// What has gone through all services.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let mut sum = Traffic::default();
+        for traffic in self.kernel.service_traffic(&[0, 1, 2, 3, 4, 5]).unwrap().into_values() {
+            sum += traffic;
+        }
+        sum
+    }
+
+    /// Packets that have left with a verdict, at any hook.
+    pub(crate) fn kernel_verdicts(&self, verdict: Verdict) -> u64 {
+        let counted = self.kernel.verdicts().unwrap();
+        counted.iter().filter(|(_, which, _)| *which == verdict).map(|(_, _, count)| count).sum()
+    }
+
+    /// The id of a backend of the configuration in force.
+    pub(crate) fn backend_id(&self, address: SocketAddr) -> u32 {
+        let services = self.state.services();
+        let backend = services.iter().flat_map(|s| &s.backends).find(|b| b.address == address);
+        backend.and_then(|backend| backend.id).unwrap()
+    }
+
+    /// The events that have come since the last time.
+    pub(crate) fn told(&mut self) -> Vec<Told> {
+        std::iter::from_fn(|| self.events.take_next()).map(Told::from).collect()
+    }
+}
+
+/// Numbers at random, the same in each run.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A number below this one.
+    pub(crate) fn below(&mut self, end: u32) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        slot(mix(0, self.0), end)
+    }
+
+    pub(crate) fn one_in(&mut self, times: u32) -> bool {
+        self.below(times) == 0
+    }
+
+    pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len() as u32) as usize]
+    }
+}
+
+impl From<Event> for Told {
+    fn from(event: Event) -> Self {
+        let closed = match event.what & !Event::IPV6 {
+            Event::OPENED => false,
+            Event::CLOSED => true,
+            other => panic!("{other}"),
+        };
+        let ip = if event.what & Event::IPV6 == 0 {
+            Ipv4Addr::from(V4::unpack(event.client)).into()
+        } else {
+            Ipv6Addr::from(event.client).into()
+        };
+        let client = SocketAddr::new(ip, event.client_port.get());
+        Self { closed, client, why: Reason::from_number(event.why), event }
+    }
+}

@@ -1,0 +1,40 @@
+//! The table of flows: single packets through the real programs, and what becomes of flows in time,
+//! under limits, and when backends go.
+//!
+//! As the packet table, byte for byte and at both hooks, with expected packets built from scratch by another
+//! library. The clock is set by the tests, so nothing here waits.
+
+#[path = "packets/bench.rs"]
+#[expect(dead_code, reason = "the packet table uses the rest")]
+mod bench;
+
+#[path = "flows/answers.rs"]
+mod answers;
+#[path = "flows/closing.rs"]
+mod closing;
+#[path = "flows/confirming.rs"]
+mod confirming;
+#[path = "flows/empty.rs"]
+mod empty;
+#[path = "flows/events.rs"]
+mod events;
+#[path = "flows/exact.rs"]
+mod exact;
+#[path = "flows/expiry.rs"]
+mod expiry;
+#[path = "flows/full.rs"]
+mod full;
+#[path = "flows/gone.rs"]
+mod gone;
+#[path = "flows/hammer.rs"]
+mod hammer;
+#[path = "flows/limits.rs"]
+mod limits;
+#[path = "flows/names.rs"]
+mod names;
+#[path = "flows/talk.rs"]
+mod talk;
+#[path = "flows/unknown.rs"]
+mod unknown;
+#[path = "flows/world.rs"]
+mod world;

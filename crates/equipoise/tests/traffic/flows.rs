@@ -1,0 +1,215 @@
+//! What becomes of flows: when their backend leaves, when their port is used again, and without a
+//! control plane. Each hook has its own programs, so each is asked.
+
+use std::io::{ErrorKind, Read as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use equipoise_lab::client::{Connect, EchoConnection, UdpAsker, download, http_get};
+use equipoise_lab::load::Load;
+use equipoise_lab::serve::{HttpServer, TcpEcho};
+use equipoise_lab::topology::{Lab, Options};
+use equipoise_lab::{scale, wait_until};
+
+use crate::balanced::{Attach, Balanced, Balancer, DEADLINE, PORT, backends, vips, web_servers};
+
+/// A service on a VIP for these backends, with further lines.
+fn service(vip: SocketAddr, backends: &[SocketAddr], lines: &str) -> String {
+    let backends: Vec<_> = backends.iter().map(|b| format!("{{ address = \"{b}\" }}")).collect();
+    format!(
+        "[[service]]\nname = \"flows{}\"\nbackends = [{}]\n\
+         listen = {{ interfaces = [\"front\"], address = \"{}\", port = {}, protocol = \"both\" }}\n{lines}\n",
+        vip.is_ipv6(),
+        backends.join(", "),
+        vip.ip(),
+        vip.port()
+    )
+}
+
+/// Both families, each with one backend of the lab.
+fn one_backend(attach: Attach, lab: &Lab, number: usize, lines: &str) -> String {
+    let mut text = format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n", attach.asked);
+    for (_, vip) in vips() {
+        text += &service(vip, &[backends(lab, vip)[number].0], lines);
+    }
+    text
+}
+
+pub(crate) fn a_removed_backend_with_reset_makes_a_reading_client_fail_at_once(attach: Attach) {
+    let mut balanced = Balanced::new(attach, Options::default());
+    let lines = "on-backend-removed = \"reset\"";
+    let config = |number| one_backend(attach, &balanced.lab, number, lines);
+    let [first, second] = [config(0), config(1)];
+    balanced.balancer.reload(&first);
+    let client = balanced.client().clone();
+    let streams: Vec<TcpStream> = vips()
+        .into_iter()
+        .flat_map(|(_, vip)| std::iter::repeat_n(vip, 5))
+        .map(|vip| client.run(|| TcpStream::connect_timeout(&vip, DEADLINE)).unwrap())
+        .collect();
+    wait_until(DEADLINE, "established flows", || {
+        balanced.balancer.status()["flow_table"]["established"] == 10
+    })
+    .unwrap();
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = streams
+            .into_iter()
+            .map(|mut stream| {
+                scope.spawn(move || {
+                    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+                    (stream.read(&mut [0; 16]).map_err(|error| error.kind()), begun.elapsed())
+                })
+            })
+            .collect();
+        balanced.balancer.reload(&second);
+        for reader in readers {
+            let (read, took) = reader.join().unwrap();
+            assert_eq!(read, Err(ErrorKind::ConnectionReset));
+            assert!(took < Duration::from_secs(1), "{took:?}");
+        }
+    });
+    // The backend's ends are gone as well.
+    let first = &balanced.lab.backends[0].netns;
+    wait_until(DEADLINE, "the backend's ends to be reset", || {
+        let left = ["ss", "-Htn", "state", "established"];
+        first.output(left[0], &left[1..]).unwrap().trim().is_empty()
+    })
+    .unwrap();
+    assert_eq!(balanced.balancer.status()["flow_table"]["events"]["closed"]["backend_gone"], 10);
+}
+
+pub(crate) fn a_removed_backend_that_is_kept_ends_its_downloads_well(attach: Attach) {
+    let mut balanced = Balanced::new(attach, Options::default());
+    for (number, (name, vip)) in vips().into_iter().enumerate() {
+        let [first, second] = [0, 1].map(|backend| one_backend(attach, &balanced.lab, backend, ""));
+        balanced.balancer.reload(&first);
+        let client = balanced.client().clone();
+        std::thread::scope(|scope| {
+            const LENGTH: u64 = 300_000_000;
+            let seed = number as u64;
+            let long =
+                scope.spawn(move || download(&client, vip, (LENGTH, seed), &Connect::default()));
+            wait_until(DEADLINE, &format!("the download over {name}"), || {
+                balanced.balancer.status()["flow_table"]["established"] == 1
+            })
+            .unwrap();
+            balanced.balancer.reload(&second);
+            assert!(!long.is_finished(), "the download was over before the backend left");
+            assert_eq!(long.join().unwrap().unwrap(), "b1");
+        });
+    }
+}
+
+pub(crate) fn a_udp_client_of_a_removed_backend_is_answered_by_another(attach: Attach) {
+    let mut balanced = Balanced::new(attach, Options::default());
+    let [first, second] = [0, 1].map(|backend| one_backend(attach, &balanced.lab, backend, ""));
+    balanced.balancer.reload(&first);
+    let askers: Vec<_> = vips()
+        .into_iter()
+        .flat_map(|(_, vip)| std::iter::repeat_n(vip, 20))
+        .map(|vip| UdpAsker::open(balanced.client(), vip, &Connect::default()).unwrap())
+        .collect();
+    for asker in &askers {
+        for word in [b"one", b"two"] {
+            assert_eq!(asker.ask(word).unwrap(), "b1");
+        }
+    }
+    balanced.balancer.reload(&second);
+    for asker in &askers {
+        assert_eq!(asker.ask(b"three").unwrap(), "b2");
+    }
+}
+
+pub(crate) fn a_port_that_is_used_again_and_again_always_connects(attach: Attach) {
+    let lab = Lab::new(Options { backends: 2, ..Options::default() }).unwrap();
+    let mut servers = web_servers(&lab);
+    let text = format!("[settings]\nattach = \"{}\"\n", attach.asked)
+        + &vips()
+            .map(|(_, vip)| {
+                service(vip, &backends(&lab, vip).iter().map(|b| b.0).collect::<Vec<_>>(), "")
+            })
+            .concat();
+    let balancer = Balancer::start(&lab.balancer, &text);
+    let client = &lab.client().netns;
+    for round in 0..scale(40, 400) {
+        for (_, vip) in vips() {
+            http_get(client, vip, "/", &Connect::from_port(4000 + round % 4)).unwrap();
+        }
+        if round % 10 == 9 {
+            // A rolling restart: each server in turn goes with its connections and comes back.
+            for number in 0..servers.len() {
+                let host = &lab.backends[number];
+                drop(servers.remove(number));
+                let again = HttpServer::start(&host.netns, &host.name, &host.at(PORT)).unwrap();
+                servers.insert(number, again);
+            }
+        }
+    }
+    assert_eq!(balancer.verdict("no_source_port") + balancer.verdict("flow_refused"), 0);
+}
+
+pub(crate) fn without_a_control_plane_dead_flows_make_room(attach: Attach) {
+    const FLOWS: usize = 200;
+    let lab = Lab::new(Options::default()).unwrap();
+    let echoes: Vec<_> = lab
+        .backends
+        .iter()
+        .map(|b| TcpEcho::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
+        .collect();
+    let lines = "on-full = \"drop\"\ntimeouts = { tcp-opening = \"1s\", tcp-established = \"1s\", tcp-closing = \"1s\" }";
+    let text = format!("[settings]\nattach = \"{}\"\nmax-flows = {FLOWS}\n", attach.asked)
+        + &vips()
+            .map(|(_, vip)| {
+                service(vip, &backends(&lab, vip).iter().map(|b| b.0).collect::<Vec<_>>(), lines)
+            })
+            .concat();
+    let mut balancer = Balancer::start(&lab.balancer, &text);
+    let client = &lab.client().netns;
+    let open = |vip: SocketAddr, count: usize| -> Vec<EchoConnection> {
+        let connect = Connect::within(Duration::from_secs(5));
+        (0..count).map(|_| EchoConnection::open(client, vip, &connect).unwrap()).collect()
+    };
+    for (_, vip) in vips() {
+        // A table full of flows whose clients say nothing more.
+        let silent = open(vip, FLOWS);
+        if balancer.daemon.as_mut().unwrap().is_running() {
+            balancer.signal(libc::SIGKILL);
+            balancer.daemon.as_mut().unwrap().wait(DEADLINE).unwrap();
+        }
+        let begun = Instant::now();
+        wait_until(DEADLINE, "more than the timeout", || begun.elapsed() > Duration::from_secs(2))
+            .unwrap();
+        // All of them again, at once, each of which finds the room of a dead one and stays.
+        let mut fresh = open(vip, FLOWS);
+        for connection in &mut fresh {
+            connection.ask(b"still there?").unwrap();
+        }
+        drop(silent);
+    }
+    assert!(!balancer.daemon.as_mut().unwrap().is_running());
+    drop(echoes);
+}
+
+pub(crate) fn a_load_beyond_its_limit_goes_to_other_backends(attach: Attach) {
+    let mut balanced = Balanced::new(attach, Options::default());
+    let mut text = format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n", attach.asked);
+    for (_, vip) in vips() {
+        let all = backends(&balanced.lab, vip);
+        let limited = format!("{{ address = \"{}\", max-flows = 3 }}, ", all[0].0);
+        let one = service(vip, &[all[1].0], "");
+        text += &one.replace("backends = [", &format!("backends = [{limited}"));
+    }
+    balanced.balancer.reload(&text);
+    for (_, vip) in vips() {
+        let held: Vec<_> = (0..40)
+            .map(|_| balanced.client().run(|| TcpStream::connect_timeout(&vip, DEADLINE)).unwrap())
+            .collect();
+        let tally = Load::of_count(vip, 50).run(balanced.client());
+        assert_eq!((tally.failed(), tally.answered()), (0, 50), "{:?}", tally.failures);
+        assert_eq!(tally.by_backend.keys().collect::<Vec<_>>(), ["b2"]);
+        drop(held);
+    }
+    let moved = balanced.balancer.status()["flow_table"]["pressure"]["moved_backend_limit"].clone();
+    assert!(moved.as_u64().unwrap() > 0);
+}
