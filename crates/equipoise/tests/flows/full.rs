@@ -29,7 +29,7 @@ fn crowd(hook: Hook, family: usize, ports: std::ops::Range<u16>) -> Vec<Talk> {
 /// Lets each of them say this: connections and, where the port is a multiple of 4, datagrams.
 fn all_say(world: &World, talks: &mut [Talk], lines: [&[(Side, Transport)]; 2]) {
     let script = |talk: &mut Talk| {
-        let is_datagrams = talk.ends.client.port() % 4 == 0;
+        let is_datagrams = talk.ends.client.port().is_multiple_of(4);
         talk.script(world, lines[usize::from(is_datagrams)])
     };
     world.batch(&talks.iter_mut().flat_map(script).collect::<Vec<_>>());
@@ -99,7 +99,8 @@ fn a_table_takes_as_many_flows_as_it_is_to_and_the_next_go_by_their_hash() {
                 assert_eq!(world.counts(), (full, full));
                 assert_eq!((before.opened, before.evicted), (full, 0));
 
-                let packets = [&CONNECTED[..], &[(Client, Transport::Ack), (Backend, Transport::Ack)]];
+                let packets =
+                    [&CONNECTED[..], &[(Client, Transport::Ack), (Backend, Transport::Ack)]];
                 let lines = [&packets.concat()[..], &EXCHANGED];
                 let (mut requests, mut replies) = (0, 0);
                 for (number, mut talk) in (0..).zip(crowd(hook, family, 3000..3020)) {
@@ -236,7 +237,7 @@ fn what_is_past_its_time_and_what_is_over_gives_way_before_what_has_just_begun()
             begin(&world, &mut begun);
             world.wait(seconds(1));
             let rest = crowd(hook, family, 20_000..20_000 + 4 * MOST);
-            let is_udp = |talk: &Talk| talk.ends.client.port() % 4 == 0;
+            let is_udp = |talk: &Talk| talk.ends.client.port().is_multiple_of(4);
             let mut rest: Vec<_> =
                 rest.into_iter().filter(|talk| is_udp(talk) == (over == "expired")).collect();
             rest.truncate(usize::from(MOST) - begun.len());
@@ -250,7 +251,8 @@ fn what_is_past_its_time_and_what_is_over_gives_way_before_what_has_just_begun()
             new.retain(|talk| talk.ends.client.port() % 2 == 1);
             begin(&world, &mut new);
             let what = if over == "expired" { Pressure::Expired } else { Pressure::EvictedClosing };
-            let (first, second) = (world.pressure(what), world.pressure(Pressure::EvictedUnconfirmed));
+            let (first, second) =
+                (world.pressure(what), world.pressure(Pressure::EvictedUnconfirmed));
             // Only where a set has none of them is there no choice.
             assert_eq!(first + second, u64::from(NEW), "{over}");
             assert!(second <= 10, "{over}: {second} of {NEW}");

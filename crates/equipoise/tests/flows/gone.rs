@@ -220,7 +220,10 @@ fn the_id_of_a_backend_that_has_gone_rests_until_no_flow_names_it() {
         for &id in &gone {
             let is_named = world.kernel.live_flows(id) > 0;
             assert_eq!(named.contains(&id), is_named);
-            assert_eq!(planned.get(&id).is_some_and(|plan| plan.is_gone()), is_named);
+            assert_eq!(
+                planned.get(&id).is_some_and(equipoise_core::plan::BackendPlan::is_gone),
+                is_named
+            );
         }
         talk.say(&world, Client, Transport::Reset);
         assert_eq!(rest(&mut world), named, "it has closed, and is there");

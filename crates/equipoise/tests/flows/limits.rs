@@ -44,7 +44,11 @@ fn a_service_has_as_many_flows_as_it_may_and_not_one_more() {
             }
             // Those that are there go on, one that has closed is there still, and its end makes room for one.
             for (number, talk) in (0..).zip(&mut flows) {
-                talk.say(&world, Client, if number % 2 == 0 { Transport::Ack } else { Transport::Udp });
+                talk.say(
+                    &world,
+                    Client,
+                    if number % 2 == 0 { Transport::Ack } else { Transport::Udp },
+                );
             }
             flows[0].say(&world, Client, Transport::Reset);
             let mut next = first;

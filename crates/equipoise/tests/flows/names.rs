@@ -73,7 +73,8 @@ fn the_second_of_two_with_one_name_gets_another_until_the_first_has_ended() {
                 for transport in [Transport::Syn, Transport::Udp] {
                     let port = 11_000 + number;
                     let [first, second] = [0, 1].map(|vip| through(hook, is_v6, port, vip));
-                    let names = |world: &World| [first, second].map(|t| name_of(world, &t, transport));
+                    let names =
+                        |world: &World| [first, second].map(|t| name_of(world, &t, transport));
                     let changed = world.traffic().ports_changed;
                     let [own, other] = names(&world);
                     assert!(own == port && other >= 0x8000, "{own} {other}");
@@ -135,7 +136,9 @@ fn flows_through_two_vips_are_never_mixed_up() {
                     let is_free = !live.contains_key(&(is_v6, is_udp, port, 1 - vip));
                     // What is past its time and not ended yet still has its name.
                     assert!(name == port || !is_free || !clean);
-                    assert!(name != port || is_free || live[&(is_v6, is_udp, port, 1 - vip)] != port);
+                    assert!(
+                        name != port || is_free || live[&(is_v6, is_udp, port, 1 - vip)] != port
+                    );
                     opened += 1;
                     changed += u64::from(name != port);
                     live.insert(key, name);

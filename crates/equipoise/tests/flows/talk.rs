@@ -48,8 +48,11 @@ pub(crate) const CONNECTED: [(Side, Transport); 3] = [
 ];
 
 /// What makes an exchange of datagrams.
-pub(crate) const EXCHANGED: [(Side, Transport); 3] =
-    [(Side::Client, Transport::Udp), (Side::Backend, Transport::Udp), (Side::Client, Transport::Udp)];
+pub(crate) const EXCHANGED: [(Side, Transport); 3] = [
+    (Side::Client, Transport::Udp),
+    (Side::Backend, Transport::Udp),
+    (Side::Client, Transport::Udp),
+];
 
 /// A frame at a hook of a device.
 pub(crate) type Line = (Hook, u32, Vec<u8>);
@@ -240,7 +243,7 @@ pub(crate) fn ends_of(frame: &[u8]) -> [SocketAddr; 2] {
     let [from, to] = match headers.net.unwrap() {
         etherparse::NetHeaders::Ipv4(ip, _) => [ip.source.into(), ip.destination.into()],
         etherparse::NetHeaders::Ipv6(ip, _) => [ip.source.into(), ip.destination.into()],
-        other => panic!("{other:?}"),
+        other @ etherparse::NetHeaders::Arp(_) => panic!("{other:?}"),
     };
     [SocketAddr::new(from, ports[0]), SocketAddr::new(to, ports[1])]
 }

@@ -95,10 +95,6 @@ impl Flow {
             (_, Packet::ClientReset) => self.state = State::Closing,
             (_, _) => {}
         }
-        // An answer to a SYN in what has been confirmed: the backend has begun anew.
-        if matches!(packet, Packet::Answer) && self.state == State::Established {
-            self.state = State::Opening;
-        }
         self
     }
 }

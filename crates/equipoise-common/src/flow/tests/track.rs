@@ -291,10 +291,10 @@ fn client_that_has_lost_the_connection_resets_it_through_the_backends_challenge(
 }
 
 #[test]
-fn answer_to_a_syn_sent_again_is_confirmed_again() {
+fn answer_to_a_syn_sent_again_changes_nothing() {
     play_established(&[
         c(ACK, [1, 1, 100], UP),
-        b(SYN_ACK, [0, 1, 1], OPEN),
+        b(SYN_ACK, [0, 1, 1], UP),
         c(ACK, [101, 1, 0], UP),
         b(ACK, [1, 101, 50], UP),
     ]);
