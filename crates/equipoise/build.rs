@@ -38,7 +38,7 @@ fn embed(root: &Path, place: &Path) -> Result<(), String> {
     match ebpf::find() {
         Ok(toolchain) => {
             println!("kernel programs built with {}", toolchain.description);
-            let object = ebpf::build(root, &toolchain)?;
+            let object = ebpf::build(root, &toolchain, &ebpf::Object::PRODUCT)?;
             fs::copy(object, place).map(drop).map_err(failed)
         }
         Err(missing) => {

@@ -3,6 +3,7 @@
 //! Each task is a file. What a task needs of the machine is in [`install`]: on Debian as root it is
 //! installed, elsewhere it is said exactly and the task stops.
 
+mod bench;
 mod check;
 mod demo;
 #[path = "../../crates/equipoise/build/ebpf.rs"]
@@ -30,7 +31,7 @@ struct Arguments {
     task: Task,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Clone, Subcommand)]
 enum Task {
     /// Balance real connections between namespaces on this machine, and show how they are shared out
     Demo {
@@ -53,6 +54,17 @@ enum Task {
     Check,
     /// Build the kernel programs, and say with what
     Ebpf,
+    /// Measure
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
+}
+
+#[derive(Clone, Subcommand)]
+enum Bench {
+    /// What a packet costs in the kernel programs, and the flow tables in user space; writes docs/benchmarks.md
+    Programs(bench::Wanted),
 }
 
 fn main() -> ExitCode {
@@ -83,17 +95,19 @@ fn carry_out(task: Task) -> Result<()> {
             check::run(&mut steps, Kernel::Wanted);
             steps.finish()
         }
-        Task::Ebpf => build_kernel_programs(),
+        Task::Ebpf => build_kernel_programs(&ebpf::Object::PRODUCT).map(drop),
+        Task::Bench { what: Bench::Programs(wanted) } => bench::programs(&wanted),
     }
 }
 
-fn build_kernel_programs() -> Result<()> {
+/// Builds kernel programs, and gives the object's place.
+fn build_kernel_programs(object: &ebpf::Object) -> Result<PathBuf> {
     install::ensure(&[Need::Toolchain])?;
     let toolchain = ebpf::find().map_err(|missing| anyhow!(missing))?;
     println!("toolchain: {}", toolchain.description);
-    let object = ebpf::build(root(), &toolchain).map_err(|error| anyhow!(error))?;
-    println!("object:    {}", object.display());
-    Ok(())
+    let place = ebpf::build(root(), &toolchain, object).map_err(|error| anyhow!(error))?;
+    println!("object:    {}", place.display());
+    Ok(place)
 }
 
 /// Where the repository is.

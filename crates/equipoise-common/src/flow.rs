@@ -4,8 +4,8 @@
 //! A flow is two entries, one for each direction, each found by its own five-tuple and linked to the
 //! other: a packet of either direction costs one look-up, and touches one cache line (IPv6: two).
 //! [`word`] and [`set`] are the storage, [`entry`] what an entry says, [`find`] and [`mod@open`] the
-//! two ways in, [`track`] what packets tell, [`end`] the one way out. Knows no maps, no clock, no
-//! packets.
+//! two ways in, [`track`] what packets tell, [`end`] the one way out, [`mod@copy`] the way into a
+//! table of another size. Knows no maps, no clock, no packets.
 //!
 //! # Memory order
 //!
@@ -16,6 +16,7 @@
 //! `add` and loads the meta word again before it believes anything else of the slot. What has been given up is
 //! not used for another flow before [`GRACE`] has passed, which is longer than any program runs.
 
+pub mod copy;
 pub mod count;
 pub mod end;
 pub mod entry;

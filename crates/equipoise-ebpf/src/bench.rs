@@ -9,37 +9,18 @@
 use aya_ebpf::btf_maps::{PerCpuArray, ProgramArray};
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use equipoise_common::draw::Draw;
 use equipoise_common::key::{Address, Be16, FiveTuple, V4, V6};
 
 use crate::action;
 use crate::family::Family;
 use crate::flow::{Decision, Found, Passage};
-use crate::forward::{self, Route};
+use crate::forward;
 use crate::hook::{Hook, Packet, Tc, Xdp};
 use crate::packet::{Window, opaque};
 use crate::parse::{self, Headers, Network};
 use crate::rewrite::{self, Hops};
-
-/// Which flow is next, and what its packets are like; set by user space before each test run.
-#[repr(C)]
-pub struct Draw {
-    /// Of the generator; not 0.
-    random: u64,
-    /// Number of the first flow, or of the next one where they are taken in turn.
-    first: u64,
-    /// Drawn among so many; 0 to take them in turn.
-    flows: u64,
-    /// The end that is not the client, as [`Address::pack`] has it.
-    end: V6,
-    /// Its port, in network order.
-    port: u64,
-    /// 1 where it is the sender.
-    is_reply: u64,
-    sequence: u64,
-    acknowledgement: u64,
-    /// By how much the two grow from one packet to the next.
-    step: u64,
-}
+use crate::route::Route;
 
 /// User space: one for each CPU, so that two can run at once.
 #[btf_map(name = "BENCH_DRAW")]
@@ -171,7 +152,7 @@ fn make<F: Client>(window: &Window) -> bool {
     let Some(draw) = DRAW.get_ptr_mut(0) else { return false };
     // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
     let draw = unsafe { &mut *draw };
-    let number = draw.next();
+    let number = draw.next_flow();
     let client = FiveTuple {
         source: F::client(number),
         destination: F::unpack(draw.end),
@@ -191,21 +172,6 @@ fn make<F: Client>(window: &Window) -> bool {
     draw.sequence += draw.step;
     draw.acknowledgement += draw.step;
     true
-}
-
-impl Draw {
-    #[inline(always)]
-    fn next(&mut self) -> u64 {
-        if self.flows == 0 {
-            self.first += 1;
-            return self.first - 1;
-        }
-        // Marsaglia's xorshift.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.first + ((self.random >> 32) * self.flows >> 32)
-    }
 }
 
 /// The way of a packet that comes in, up to a part of it.
@@ -255,15 +221,12 @@ fn go<H: Hook, F: Family, const DEPTH: u32>(
         use_tuple(&decision.to);
         return H::pass();
     }
-    let Route::Way(hop, link) = forward::route(hook, headers, &decision.to) else {
-        return H::drop();
-    };
+    let Route::Way(hop) = forward::way::<_, _, false>(hook, headers, &decision) else { return H::drop() };
     if DEPTH == ROUTED {
         opaque(hop.interface() as usize);
         return H::pass();
     }
-    let taken = hook.takes(link, &hop).is_ok();
-    if taken && rewrite::apply(hook, packet, headers, &decision.to, Hops::TakeOne).is_ok() {
+    if rewrite::apply(hook, packet, headers, &decision.to, Hops::TakeOne).is_ok() {
         return H::pass();
     }
     H::drop()

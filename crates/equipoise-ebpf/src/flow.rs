@@ -41,6 +41,8 @@ pub struct Decision<F> {
     pub backend: u32,
     /// Where the packet's entry is in the flow table; 0 if it has none.
     pub at: u32,
+    /// When the packet came, ticks.
+    pub now: u32,
 }
 
 /// Whether a packet is of a flow.
@@ -100,6 +102,7 @@ where
     decision.at = here;
     let Some(policy) = policy(decision.service) else { return Found::Nothing };
     let now = now();
+    decision.now = now;
     let timeout = policy.timeouts[(meta.state_number() & 7) as usize];
     if is_expired(table, here, slot, timeout, now) {
         report::step(What::FlowExpired, decision.backend, 0);
@@ -454,6 +457,6 @@ impl<F: Family> Decision<F> {
     /// What is to be filled in.
     #[inline(always)]
     pub fn none(headers: &Headers<F>) -> Self {
-        Self { to: headers.tuple, direction: Direction::Request, service: 0, backend: 0, at: 0 }
+        Self { to: headers.tuple, direction: Direction::Request, service: 0, backend: 0, at: 0, now: 0 }
     }
 }

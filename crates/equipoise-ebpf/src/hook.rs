@@ -21,7 +21,7 @@ use equipoise_common::key::{Be16, UDP};
 use equipoise_common::verdict;
 
 use crate::flow::Passage;
-use crate::forward::{Hop, Link};
+use crate::route::{Hop, Link};
 use crate::map::{REDIRECTS, SLOW_TC, SLOW_XDP};
 use crate::packet::Window;
 
@@ -75,8 +75,8 @@ pub trait Hook {
     fn is_for_this_host(&self) -> bool;
     /// How the packet has come here.
     fn passage(&self) -> Passage;
-    /// Whether frames can be sent through a route with this link.
-    fn takes(&self, link: Link, hop: &Hop) -> Result<(), Refusal>;
+    /// Whether frames can be sent over this link by the device with this index.
+    fn takes(&self, link: Link, interface: u32) -> Result<(), Refusal>;
     /// Adjusts the TCP or UDP checksum. False if the kernel refuses. The window is void after it.
     fn adjust_checksum(&self, change: &Change) -> bool;
     /// Sends the rewritten packet; the answer is the program's.
@@ -157,11 +157,11 @@ impl<const GENERIC: bool> Hook for Xdp<GENERIC> {
     }
 
     #[inline(always)]
-    fn takes(&self, link: Link, hop: &Hop) -> Result<(), Refusal> {
+    fn takes(&self, link: Link, interface: u32) -> Result<(), Refusal> {
         if link == Link::Unknown {
             return Err(Refusal::NoNeighbour);
         }
-        match REDIRECTS.get_ifindex(hop.interface()) {
+        match REDIRECTS.get_ifindex(interface) {
             Some(_) => Ok(()),
             None => Err(Refusal::NoRedirect),
         }
@@ -194,7 +194,8 @@ impl<const GENERIC: bool> Hook for Xdp<GENERIC> {
         if hop.interface() == self.interface() {
             return xdp_action::XDP_TX as i32;
         }
-        match REDIRECTS.redirect(hop.interface(), 0) {
+        // The device may have stopped to take frames since the hop was kept: the stack sends then.
+        match REDIRECTS.redirect(hop.interface(), u64::from(xdp_action::XDP_PASS)) {
             Ok(action) | Err(action) => action as i32,
         }
     }
@@ -323,7 +324,7 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
     }
 
     #[inline(always)]
-    fn takes(&self, _link: Link, _hop: &Hop) -> Result<(), Refusal> {
+    fn takes(&self, _link: Link, _interface: u32) -> Result<(), Refusal> {
         // redirect_neigh resolves the neighbour itself, and any device can transmit.
         Ok(())
     }

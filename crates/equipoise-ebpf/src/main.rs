@@ -21,6 +21,7 @@ mod packet;
 mod parse;
 mod report;
 mod rewrite;
+mod route;
 mod select;
 mod service;
 mod slow;
@@ -219,7 +220,7 @@ fn balance<H: Hook, F: Family>(
             }
         }
     }
-    let action = action(forward::forward(hook, packet, headers, &decision)?);
+    let action = action(forward::forward::<_, _, false>(hook, packet, headers, &decision)?);
     turned(headers, &decision, found, action)
 }
 

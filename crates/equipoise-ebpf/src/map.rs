@@ -15,7 +15,7 @@ use equipoise_common::step::Step;
 use equipoise_common::value::{Backend, Policy, Pool, Reply, Service, Traffic};
 use equipoise_common::verdict::COUNTERS;
 
-use crate::forward::Lookup;
+use crate::route::{Lookup, NextHop};
 use crate::slow::Work;
 use crate::table::Shared;
 
@@ -155,6 +155,14 @@ pub static STEPS: Array<Step, { limit::STEPS as usize }> = Array::new();
 /// Program: where a route look-up is put together.
 #[btf_map(name = "LOOKUP")]
 pub static LOOKUP: PerCpuArray<Lookup, 1> = PerCpuArray::new();
+
+/// Program: next hops by backend id, kept for a moment; the last one is for what is not kept.
+#[btf_map(name = "NEXT_HOP")]
+pub static NEXT_HOP: PerCpuArray<NextHop, { limit::NEXT_HOPS as usize + 1 }> = PerCpuArray::new();
+
+/// User space: 1 while the way to a backend depends on nothing but its address.
+#[btf_map(name = "SHORTCUTS")]
+pub static SHORTCUTS: Array<u64, 1> = Array::new();
 
 /// Program: what is handed on about an IPv4 packet; the stack is too small for it.
 #[btf_map(name = "WORK_V4")]

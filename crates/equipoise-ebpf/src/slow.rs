@@ -81,11 +81,14 @@ pub fn complete<H: Hook, F: Family>(hook: &H, opened: Opened) -> i32 {
     let Some(work) = F::work() else { return leave::<H>(Verdict::FlowRefused) };
     let headers = &work.headers;
     let mut decision = Decision::none(headers);
+    decision.now = flow::now();
     let settled = flow::settle(work, opened, &mut decision);
     let settled = settled.map_err(|verdict| no_backend(headers, work.service.id, verdict));
     match settled {
         Ok(()) => {
-            forward::forward(hook, &hook.packet(), headers, &decision).unwrap_or_else(leave::<H>)
+            let packet = hook.packet();
+            forward::forward::<_, _, true>(hook, &packet, headers, &decision)
+                .unwrap_or_else(leave::<H>)
         }
         Err(verdict) => refuse(hook, headers, verdict) as i32,
     }

@@ -52,20 +52,37 @@ pub(crate) fn find() -> Result<Toolchain, String> {
     }
 }
 
+/// What is built of the kernel programs, and where it is put.
+pub(crate) struct Object {
+    /// Its place in the repository.
+    pub(crate) place: &'static str,
+    /// What is built in beside the product's programs.
+    pub(crate) features: &'static str,
+}
+
+impl Object {
+    /// What the product carries.
+    pub(crate) const PRODUCT: Self = Self { place: "target/ebpf/equipoise.o", features: "" };
+}
+
 /// Builds the kernel programs of the repository at `root`, and gives the object's place.
-pub(crate) fn build(root: &Path, toolchain: &Toolchain) -> Result<PathBuf, String> {
+pub(crate) fn build(
+    root: &Path,
+    toolchain: &Toolchain,
+    object: &Object,
+) -> Result<PathBuf, String> {
     let built = root.join("target/ebpf-build");
     let mut cargo = toolchain.cargo(root, "build");
-    cargo.arg("--target-dir").arg(&built);
+    cargo.args(["--features", object.features]).arg("--target-dir").arg(&built);
     let status = cargo.status().map_err(|error| format!("cargo cannot be run: {error}"))?;
     if !status.success() {
         return Err(format!("the kernel programs do not build with {}", toolchain.description));
     }
     let built = built.join(TARGET).join("release/equipoise");
-    let object = fs::read(&built).map_err(|error| format!("{}: {error}", built.display()))?;
-    refuse_panics(&object)?;
-    let place = root.join("target/ebpf/equipoise.o");
-    write_if_changed(&place, &object).map_err(|error| format!("{}: {error}", place.display()))?;
+    let bytes = fs::read(&built).map_err(|error| format!("{}: {error}", built.display()))?;
+    refuse_panics(&bytes)?;
+    let place = root.join(object.place);
+    write_if_changed(&place, &bytes).map_err(|error| format!("{}: {error}", place.display()))?;
     Ok(place)
 }
 

@@ -54,6 +54,14 @@ pub trait DataPlane: Maps {
     /// When the kernel refuses.
     fn allow_redirect(&mut self, index: u32, allowed: bool) -> Result<(), KernelError>;
 
+    /// Tells the programs whether the way to a backend depends on nothing but its address, so that it need not be
+    /// asked for with each packet. Not so until they are told.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    fn allow_shortcuts(&mut self, allowed: bool) -> Result<(), KernelError>;
+
     /// The packets counted, by hook and verdict.
     ///
     /// # Errors

@@ -35,6 +35,9 @@ pub struct Reading {
     pub devices: BTreeMap<String, Device>,
     /// How each address that was asked about is reached.
     pub ways: BTreeMap<IpAddr, Way>,
+    /// Whether those ways depend on the address alone: each is one path, and no rule picks a routing table by
+    /// anything else of a packet.
+    pub plain_ways: bool,
 }
 
 /// An interface that exists.

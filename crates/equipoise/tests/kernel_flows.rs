@@ -14,6 +14,8 @@ mod answers;
 mod closing;
 #[path = "flows/confirming.rs"]
 mod confirming;
+#[path = "flows/copy.rs"]
+mod copy;
 #[path = "flows/empty.rs"]
 mod empty;
 #[path = "flows/events.rs"]
@@ -32,6 +34,8 @@ mod hammer;
 mod limits;
 #[path = "flows/names.rs"]
 mod names;
+#[path = "flows/next_hops.rs"]
+mod next_hops;
 #[path = "flows/talk.rs"]
 mod talk;
 #[path = "flows/unknown.rs"]

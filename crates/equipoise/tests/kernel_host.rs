@@ -124,6 +124,44 @@ fn ways_are_local_on_the_link_by_a_gateway_or_none() {
 }
 
 #[test]
+fn ways_depend_on_the_address_alone_until_a_rule_or_a_second_path_says_otherwise() {
+    let link = Link::new();
+    let near = link.near.clone();
+    near.ip("route add 192.0.2.0/24 via 10.0.0.1\nroute add 2001:db8:1::/64 via 2001:db8::1")
+        .unwrap();
+    let targets = ["192.0.2.1", "2001:db8:1::7", "198.51.100.1"];
+    link.run(async |mut machine| {
+        assert!(read(&mut machine, &targets).await.plain_ways);
+        let rules = [
+            "from 198.51.100.0/24 table 7",
+            "tos 0x10 table 7",
+            "ipproto tcp dport 80 table 7",
+            "fwmark 3 table 7",
+        ];
+        for rule in rules {
+            near.ip(&format!("rule add {rule}")).unwrap();
+            changed_until(&mut machine, |reading| !reading.plain_ways).await;
+            near.ip(&format!("rule del {rule}")).unwrap();
+            changed_until(&mut machine, |reading| reading.plain_ways).await;
+        }
+        for rule in ["to 192.0.2.0/24 table 7", "iif near table 7"] {
+            near.ip(&format!("rule add {rule}")).unwrap();
+            assert!(read(&mut machine, &targets).await.plain_ways, "{rule}");
+            near.ip(&format!("rule del {rule}")).unwrap();
+        }
+        let two = "nexthop via 10.0.0.1 nexthop via 10.0.0.2";
+        near.ip(&format!("route replace 192.0.2.0/24 {two}")).unwrap();
+        assert!(!read(&mut machine, &targets).await.plain_ways);
+        assert!(read(&mut machine, &targets[1..]).await.plain_ways, "nobody goes there");
+        near.ip("route replace 192.0.2.0/24 via 10.0.0.1").unwrap();
+        assert!(read(&mut machine, &targets).await.plain_ways);
+        let two = "nexthop via 2001:db8::1 nexthop via 2001:db8::2";
+        near.ip(&format!("route replace 2001:db8:1::/64 {two}")).unwrap();
+        assert!(!read(&mut machine, &targets).await.plain_ways);
+    });
+}
+
+#[test]
 fn veth_takes_redirects_once_its_peer_has_napi_and_that_is_news() {
     let link = Link::new();
     let far = link.far.clone();

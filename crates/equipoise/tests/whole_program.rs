@@ -149,7 +149,7 @@ fn world() -> World {
     let settings = ["eth0", "eth1", "eth2"]
         .map(|name| (format!("ipv4/conf/{name}/forwarding"), "0".to_owned()));
     World {
-        reading: Reading { devices: devices.into(), ways: ways.into() },
+        reading: Reading { devices: devices.into(), ways: ways.into(), plain_ways: true },
         settings: settings.into(),
         ..World::default()
     }

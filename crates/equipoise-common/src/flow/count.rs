@@ -33,6 +33,22 @@ pub enum Refused {
     Reset = 7,
 }
 
+impl Refused {
+    /// From a number; none for 0, with which nothing was refused.
+    pub const fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Full,
+            2 => Self::Crowded,
+            3 => Self::Busy,
+            4 => Self::Service,
+            5 => Self::Backend,
+            6 => Self::Taken,
+            7 => Self::Reset,
+            _ => return None,
+        })
+    }
+}
+
 macro_rules! pressures {
     ($($(#[doc = $text:literal])+ $variant:ident = $name:literal;)+) => {
         /// What became of flows beyond opening and ending in peace, counted for each CPU.

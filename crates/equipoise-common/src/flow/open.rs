@@ -50,6 +50,11 @@ pub struct Limits {
     pub backend: u32,
 }
 
+impl Limits {
+    /// No limits.
+    pub const NONE: Self = Self { table: 0, service: 0, backend: 0 };
+}
+
 /// How an opening ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Opened {
@@ -151,8 +156,7 @@ pub fn release<const SLOT: usize, S: Storage<SLOT>>(
     if opened.refused == 0 && !opened.found {
         return;
     }
-    take(table, Live::Table);
-    give_back(table, new);
+    take_back(table, new);
     if opened.refused == Refused::Crowded as u32 && opened.evicted == 0 {
         let way = Way::of(&new.request, table.seed(), table.sets());
         opened.evicted = table.evict(way.first, new.now);
@@ -169,6 +173,13 @@ fn count<const SLOT: usize, S: Storage<SLOT>>(table: &S, of: Live, most: u32) ->
         return false;
     }
     true
+}
+
+/// Takes off the counts what [`reserve`] has counted.
+#[inline(always)]
+pub(super) fn take_back<const SLOT: usize, S: Storage<SLOT>>(table: &S, new: &New<S::Address>) {
+    take(table, Live::Table);
+    give_back(table, new);
 }
 
 #[inline(always)]

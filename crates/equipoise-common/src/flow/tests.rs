@@ -6,6 +6,7 @@
 
 mod capacity;
 mod conversation;
+mod copy;
 mod evict;
 mod model;
 mod open;

@@ -268,7 +268,7 @@ fn alter<const SLOT: usize, S: Storage<SLOT>>(
         }
         tries += 1;
     }
-    copy(request, reply, [request_at, reply_at]);
+    share(request, reply, [request_at, reply_at]);
     changed
 }
 
@@ -280,22 +280,28 @@ fn tell<const SLOT: usize, S: Storage<SLOT>>(
     was: Meta,
     new: Meta,
 ) {
-    let (before, after) = (was.state().is_confirmed(), new.state().is_confirmed());
-    if before != after
-        && let Some(count) = table.live(Live::Confirmed)
-    {
-        count.add(if after { 1 } else { 1_u64.wrapping_neg() });
-    }
+    recount(table, was, new);
     if new.state_number() == State::Closing as u32 && was.state_number() != new.state_number() {
         let why = Reason::from_number((new.flags() & flag::WHY) >> flag::WHY_SHIFT);
         table.ended(&End { request, reply: Some(reply), was, why });
     }
 }
 
+/// Counts a change of state.
+#[inline(always)]
+pub(super) fn recount<const SLOT: usize, S: Storage<SLOT>>(table: &S, was: Meta, new: Meta) {
+    let (before, after) = (was.state().is_confirmed(), new.state().is_confirmed());
+    if before != after
+        && let Some(count) = table.live(Live::Confirmed)
+    {
+        count.add(if after { 1 } else { 1_u64.wrapping_neg() });
+    }
+}
+
 /// Brings the reply's entry to what the request's says. Two CPUs may do this at once: each looks
 /// again after it has written, so that the older copy does not stay.
 #[inline(always)]
-fn copy<W: Word, const SLOT: usize>(
+pub(super) fn share<W: Word, const SLOT: usize>(
     request: &[W; SLOT],
     reply: &[W; SLOT],
     [request_at, reply_at]: [Position; 2],

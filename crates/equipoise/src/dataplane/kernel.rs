@@ -7,14 +7,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-
-use aya::maps::ProgramArray;
-use aya::programs::{Program, ProgramError, ProgramFd};
-use aya::{Ebpf, EbpfLoader};
+use aya::Ebpf;
 use equipoise_common::event::Event;
 use equipoise_common::flow::count::Pressure;
-use equipoise_common::flow::{Live as Count, sets_for, tick};
+use equipoise_common::flow::{Live as Count, tick};
 use equipoise_common::key::{V4, V6};
 use equipoise_common::limit;
 use equipoise_common::value::{LAYOUT, Traffic};
@@ -25,6 +21,7 @@ use equipoise_core::id::Named;
 
 use self::attach::{Attached, Place};
 use self::flow::{FIRST_V4, FIRST_V6, Table};
+use self::load::{Dry, Sizes, open};
 use self::pin::{Pins, refused};
 use self::table::{SET_V4, SET_V6, Tables};
 use super::{DataPlane, Maps, StepError};
@@ -33,13 +30,18 @@ mod attach;
 mod clsact;
 mod event;
 mod flow;
+mod load;
 mod mapped;
+#[cfg(feature = "kernel-tests")]
+mod measure;
 mod pin;
 mod reset;
 mod run;
 mod table;
 
 pub use self::event::{Arrivals, Events};
+#[cfg(feature = "kernel-tests")]
+pub use self::measure::{Measures, Subject};
 pub use self::run::{Input, Output, Runner, Twin};
 
 /// How to load.
@@ -177,6 +179,15 @@ pub struct Occupancy {
     pub memory: u64,
 }
 
+/// How many flows have been copied into other tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Flows that were not there before.
+    pub copied: u64,
+    /// Flows for which there was no room, or whose name at their backend was taken.
+    pub refused: u64,
+}
+
 /// How much of the flow tables a sweep goes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -208,25 +219,6 @@ pub struct Kernel {
     tc: TcWay,
 }
 
-/// What the programs have as constants.
-#[derive(Clone, Copy)]
-struct Sizes {
-    max_flows: u32,
-    sets: u32,
-    seed: u64,
-    clock: Clock,
-    eviction: Eviction,
-}
-
-impl Sizes {
-    /// With a secret of its own: nobody outside can tell which packets meet in one set.
-    fn new(options: &Options<'_>) -> Self {
-        let seed = RandomState::new().build_hasher().finish();
-        let Options { max_flows, clock, eviction, .. } = *options;
-        Self { max_flows, sets: sets_for(max_flows), seed, clock, eviction }
-    }
-}
-
 impl Kernel {
     /// Loads the programs and makes their maps, pinned under the instance's name.
     ///
@@ -236,10 +228,7 @@ impl Kernel {
     ///
     /// When the kernel refuses; with the verifier's own log where it was the verifier.
     pub fn load(options: &Options<'_>) -> Result<Self, KernelError> {
-        if OBJECT.is_empty() {
-            let advice = STUB.unwrap_or("this build has no kernel programs in it");
-            return Err(KernelError::Refused(advice.to_owned()));
-        }
+        load::present()?;
         let pins = Pins::of(options.instance);
         if pins.exists() {
             tracing::info!(instance = options.instance, "replacing what an earlier process left");
@@ -295,6 +284,16 @@ impl Kernel {
         Twin::new(open(&self.pins, self.sizes, Dry::Yes)?)
     }
 
+    /// Loads what measures these programs, from an object that was built with the feature `bench`.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    #[cfg(feature = "kernel-tests")]
+    pub fn measures(&self, object: &[u8]) -> Result<Measures, KernelError> {
+        Measures::new(load::open_object(object, &self.pins, self.sizes, Dry::No)?, &self.ebpf)
+    }
+
     /// Sets the time that a clock of [`Clock::Set`] shows.
     ///
     /// # Errors
@@ -303,6 +302,18 @@ impl Kernel {
     pub fn set_time(&mut self, time: Duration) -> Result<(), KernelError> {
         self.time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.tables.set_time(self.time)
+    }
+
+    /// Copies the flows of both families into the tables of another kernel, whatever their size; also those of services
+    /// that it does not know. Ours stay as they are, and may be in use. No packet may reach the other's programs yet.
+    ///
+    /// Flows that are there already stay as they are there. Packets that come to ours meanwhile are not all counted
+    /// there, and a flow that ends here once it is copied lives on there until it is past its time.
+    pub fn copy_flows(&self, to: &Self) -> Copied {
+        let (now, mut copied) = (to.now(), Copied::default());
+        flow::copy_all::<V4, 8>(&self.table(FIRST_V4), &to.table(FIRST_V4), now, &mut copied);
+        flow::copy_all::<V6, 16>(&self.table(FIRST_V6), &to.table(FIRST_V6), now, &mut copied);
+        copied
     }
 
     /// The time, in ticks.
@@ -363,6 +374,10 @@ impl DataPlane for Kernel {
 
     fn allow_redirect(&mut self, index: u32, allowed: bool) -> Result<(), KernelError> {
         self.tables.allow_redirect(index, allowed)
+    }
+
+    fn allow_shortcuts(&mut self, allowed: bool) -> Result<(), KernelError> {
+        self.tables.allow_shortcuts(allowed)
     }
 
     fn verdicts(&self) -> Result<Vec<(Hook, Verdict, u64)>, KernelError> {
@@ -455,132 +470,4 @@ impl Maps for Kernel {
     fn apply(&mut self, step: &Step) -> Result<(), StepError> {
         self.tables.apply(step).map_err(|source| StepError { step: step.to_string(), source })
     }
-}
-
-/// The object with the packet programs; empty when it could not be built.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/equipoise.o"));
-
-/// What to do about an empty object; the build script has found out.
-const STUB: Option<&str> = option_env!("EQUIPOISE_EBPF_STUB");
-
-/// Whether the programs only explain.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Dry {
-    /// They balance.
-    No,
-    /// They decide alike, change no map and leave their steps.
-    Yes,
-}
-
-fn open(pins: &Pins, sizes: Sizes, dry: Dry) -> Result<Ebpf, KernelError> {
-    let dry_run = u8::from(dry == Dry::Yes);
-    let test_clock = u8::from(sizes.clock == Clock::Set);
-    let spares_confirmed = u8::from(sizes.eviction == Eviction::Unconfirmed);
-    let paths: Vec<_> = MAPS.iter().map(|&name| (name, pins.map(name))).collect();
-    let mut loader = EbpfLoader::new();
-    loader
-        .override_global("DRY", &dry_run, true)
-        .override_global("SETS", &sizes.sets, true)
-        .override_global("SEED", &sizes.seed, true)
-        .override_global("MAX_FLOWS", &sizes.max_flows, true)
-        .override_global("TEST_CLOCK", &test_clock, true)
-        .override_global("SPARES_CONFIRMED", &spares_confirmed, true)
-        .map_max_entries("FLOWS_V4", sizes.sets)
-        .map_max_entries("FLOWS_V6", sizes.sets);
-    for (name, path) in &paths {
-        loader.map_pin_path(name, path.as_path());
-    }
-    let mut ebpf = loader.load(OBJECT).map_err(|error| load_error(&error))?;
-    for name in attach::PROGRAMS {
-        let program = ebpf
-            .program_mut(name)
-            .ok_or_else(|| refused("loading", &format!("no program {name}")))?;
-        match program {
-            Program::Xdp(program) => program.load(),
-            Program::SchedClassifier(program) => program.load(),
-            _ => Err(ProgramError::UnexpectedProgramType),
-        }
-        .map_err(|error| load_error(&error))?;
-        if dry == Dry::No {
-            program
-                .pin(pins.program(name))
-                .map_err(|error| refused(&format!("pinning {name}"), &error))?;
-        }
-    }
-    for (map, programs) in SLOW_PATHS {
-        link_slow_path(&mut ebpf, pins, dry, (map, programs))?;
-    }
-    Ok(ebpf)
-}
-
-/// The programs of the slow path, in the order of their places.
-const SLOW_PATHS: [(&str, &[&str]); 2] =
-    [("SLOW_XDP", &["slow_xdp", "slow_xdpg"]), ("SLOW_TC", &["slow_in"])];
-
-/// Puts the programs of the slow path where those of the fast path go on. The twin has places of its own: its
-/// packets must not get into programs that write.
-fn link_slow_path(
-    ebpf: &mut Ebpf,
-    pins: &Pins,
-    dry: Dry,
-    (map, programs): (&str, &[&str]),
-) -> Result<(), KernelError> {
-    let failed = |error: &dyn std::fmt::Display| refused(&format!("filling {map}"), error);
-    let fd = |name: &&str| -> Result<ProgramFd, KernelError> {
-        let program = ebpf.program(name).ok_or_else(|| failed(&format!("no program {name}")))?;
-        let fd = program.fd().map_err(|error| failed(&error))?;
-        fd.try_clone().map_err(|error| failed(&error))
-    };
-    let fds = programs.iter().map(fd).collect::<Result<Vec<_>, _>>()?;
-    let there = ebpf.map_mut(map).ok_or_else(|| failed(&"the object has no such map"))?;
-    let mut places = ProgramArray::try_from(there).map_err(|error| failed(&error))?;
-    for (place, fd) in (0..).zip(&fds) {
-        places.set(place, fd, 0).map_err(|error| failed(&error))?;
-    }
-    if dry == Dry::No {
-        // The kernel empties such a map when nobody in user space holds it any more; a pin does.
-        places.pin(pins.map(map)).map_err(|error| failed(&error))?;
-    }
-    Ok(())
-}
-
-/// Every map that is pinned, and so shared with the programs that only explain.
-const MAPS: &[&str] = &[
-    "LAYOUT",
-    "SERVICES_V4",
-    "SERVICES_V6",
-    "POOLS",
-    "SLOTS",
-    "BACKENDS",
-    "REDIRECTS",
-    "POLICIES",
-    "REPLIES_V4",
-    "REPLIES_V6",
-    "FLOWS_V4",
-    "FLOWS_V6",
-    "LIVE",
-    "LIVE_SERVICES",
-    "LIVE_BACKENDS",
-    "PRESSURE",
-    "STATELESS",
-    "CLOCK",
-    "EVENTS",
-    "VERDICTS",
-    "SERVICE_TRAFFIC",
-    "BACKEND_TRAFFIC",
-    "STEPS",
-];
-
-fn load_error(error: &(dyn std::error::Error + 'static)) -> KernelError {
-    let mut text = format!("the kernel does not take the packet programs: {error}");
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        cause = inner.source();
-    }
-    KernelError::Refused(text)
 }

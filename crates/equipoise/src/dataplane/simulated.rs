@@ -29,6 +29,8 @@ pub struct Plane {
     pub refusing: BTreeSet<String>,
     /// Which devices take redirected frames.
     pub redirects: BTreeMap<u32, bool>,
+    /// Whether next hops may be kept.
+    pub shortcuts: bool,
     /// The flow table.
     pub flows: Vec<FlowRow>,
     /// What became of flows under pressure.
@@ -99,6 +101,11 @@ impl DataPlane for Simulated {
 
     fn allow_redirect(&mut self, index: u32, allowed: bool) -> Result<(), KernelError> {
         self.with(|plane| plane.redirects.insert(index, allowed));
+        Ok(())
+    }
+
+    fn allow_shortcuts(&mut self, allowed: bool) -> Result<(), KernelError> {
+        self.with(|plane| plane.shortcuts = allowed);
         Ok(())
     }
 

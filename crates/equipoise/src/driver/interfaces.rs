@@ -21,6 +21,8 @@ pub(super) struct Interfaces {
     failed: BTreeMap<String, String>,
     /// What the data plane has been told, by index.
     redirects: BTreeMap<u32, bool>,
+    /// Whether it may keep next hops, as it has been told.
+    shortcuts: bool,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,7 @@ impl Interfaces {
             self.failed.insert(name, reason);
         }
         self.tell_redirects(plane, reading);
+        self.tell_shortcuts(plane, reading);
     }
 
     /// Why wanted interfaces are not attached, by name.
@@ -157,6 +160,22 @@ impl Interfaces {
         }
         // The kernel forgets a device that is gone by itself.
         self.redirects.retain(|index, _| now.contains_key(index));
+    }
+
+    fn tell_shortcuts<P: DataPlane>(&mut self, plane: &mut P, reading: &Reading) {
+        let allowed = reading.plain_ways;
+        if allowed == self.shortcuts {
+            return;
+        }
+        match plane.allow_shortcuts(allowed) {
+            Ok(()) => {
+                tracing::debug!(allowed, "next hops kept for a moment");
+                self.shortcuts = allowed;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "whether next hops may be kept is not told, and tried again");
+            }
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! The machine behind netlink sockets: one for questions, one for news of links, addresses and
-//! routes, one for news of XDP features.
+//! The machine behind netlink sockets: one for questions, one for news of links, addresses, routes
+//! and rules, one for news of XDP features.
 //!
 //! A socket that fails is opened anew at the next use, and everything counts as changed then.
 
@@ -50,6 +50,8 @@ impl News {
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Rule,
         ];
         let (connection, _, messages) = rtnetlink::new_multicast_connection(GROUPS)?;
         tokio::spawn(connection);
@@ -96,11 +98,17 @@ impl Machine for Netlink {
             }
         }
         let mut reading = Reading { devices, ..Reading::default() };
+        reading.plain_ways = routes::rules_are_plain(&self.handle)
+            .await
+            .map_err(|e| HostError::new("listing routing rules", &e))?;
         for &target in targets {
-            let way = routes::way(&self.handle, target)
-                .await
-                .map_err(|e| HostError::new(format!("route to {target}"), &e))?;
+            let failed = |e| HostError::new(format!("route to {target}"), &e);
+            let way = routes::way(&self.handle, target).await.map_err(failed)?;
             reading.ways.insert(target, way);
+            if reading.plain_ways {
+                reading.plain_ways =
+                    routes::has_one_path(&self.handle, target).await.map_err(failed)?;
+            }
         }
         Ok(reading)
     }

@@ -79,7 +79,8 @@ pub(crate) struct Bench {
     pub(crate) back: u32,
     /// What the maps are filled from.
     pub(crate) state: State,
-    applier: Applier,
+    /// What is known to be in them.
+    pub(crate) applier: Applier,
     front_mac: [u8; 6],
     back_mac: [u8; 6],
     _far: Netns,
@@ -96,6 +97,11 @@ impl Bench {
 
     /// With room for so many flows of each family.
     pub(crate) fn sized(config: &str, max_flows: u32) -> Self {
+        Self::timed(config, max_flows, Clock::Set)
+    }
+
+    /// With this clock.
+    pub(crate) fn timed(config: &str, max_flows: u32, clock: Clock) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let netns = Netns::new().unwrap();
         let far = Netns::new().unwrap();
@@ -112,7 +118,7 @@ impl Bench {
         let back = index(&netns, "back").unwrap();
         let instance =
             format!("packets-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let kernel = Loaded(Some(netns.run(|| loaded(&instance, max_flows, [front, back]))));
+        let kernel = Loaded(Some(netns.run(|| loaded(&instance, max_flows, clock, [front, back]))));
         let (front_mac, back_mac) = (link(&netns, "front"), link(&netns, "back"));
         let interface = |index| Interface { index, addresses: Vec::new() };
         let interfaces =
@@ -229,8 +235,8 @@ impl Drop for Loaded {
     }
 }
 
-fn loaded(instance: &str, max_flows: u32, devices: [u32; 2]) -> Kernel {
-    let (tc, clock, eviction) = (TcWay::default(), Clock::Set, Eviction::default());
+fn loaded(instance: &str, max_flows: u32, clock: Clock, devices: [u32; 2]) -> Kernel {
+    let (tc, eviction) = (TcWay::default(), Eviction::default());
     let options = Options { instance, max_flows, tc, clock, eviction };
     let mut kernel = Kernel::load(&options).unwrap_or_else(|error| panic!("{error}"));
     for device in devices {

@@ -20,7 +20,7 @@ use crate::key::{Address, Be16, FiveTuple, TCP, UDP, V4, V6};
 pub(super) const OWNERS: usize = 8;
 
 /// No limits.
-pub(super) const NO_LIMITS: Limits = Limits { table: 0, service: 0, backend: 0 };
+pub(super) const NO_LIMITS: Limits = Limits::NONE;
 
 /// Ticks that a flow lives without a packet, by the number of its state.
 pub(super) const TIMEOUTS: [u32; 7] = [0, 0, 1_000, 100_000, 500, 800, 20_000];
@@ -133,6 +133,7 @@ pub(super) struct Ended<A> {
 
 /// The table.
 pub(super) struct Table<A, const SLOT: usize> {
+    seed: u64,
     sets: Vec<Set<AtomicU64, SLOT>>,
     table: AtomicU64,
     confirmed: AtomicU64,
@@ -151,7 +152,7 @@ impl<A: Numbered, const SLOT: usize> Storage<SLOT> for Table<A, SLOT> {
     }
 
     fn seed(&self) -> u64 {
-        0x5eed_0f7e_57ed_7ab1
+        self.seed
     }
 
     fn set(&self, index: u32) -> Option<&Set<AtomicU64, SLOT>> {
@@ -182,8 +183,14 @@ impl<A: Numbered, const SLOT: usize> Storage<SLOT> for Table<A, SLOT> {
 
 impl<A: Numbered, const SLOT: usize> Table<A, SLOT> {
     pub(super) fn new(sets: u32) -> Self {
+        Self::seeded(sets, 0x5eed_0f7e_57ed_7ab1)
+    }
+
+    /// With a secret of its own.
+    pub(super) fn seeded(sets: u32, seed: u64) -> Self {
         let set = |_| Set::new(std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0))));
         Self {
+            seed,
             sets: (0..sets).map(set).collect(),
             table: AtomicU64::new(0),
             confirmed: AtomicU64::new(0),

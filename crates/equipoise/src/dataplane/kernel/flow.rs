@@ -1,4 +1,4 @@
-//! The flow tables in our address space: listing, counting, and ending what is past its time.
+//! The flow tables in our address space: listing, counting, copying, and ending what is past its time.
 //!
 //! The same source as in the programs walks the same memory, so nothing here costs a system call per flow. A set whose
 //! header has no tag is passed over at the cost of one cache line.
@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use equipoise_common::event::Event;
+use equipoise_common::flow::copy::{Copied as Outcome, copy};
 use equipoise_common::flow::end::{discard, end};
 use equipoise_common::flow::entry::{Facts, both, facts, key, last_seen, opened, owner, sent};
 use equipoise_common::flow::find::{is_expired, is_past};
@@ -22,7 +23,7 @@ use equipoise_common::key::{Address, FiveTuple};
 use equipoise_common::value::{Fate, Policy};
 
 use super::mapped::Mapped;
-use super::{Expiry, FlowRow, Ties};
+use super::{Copied, Expiry, FlowRow, Ties};
 
 /// Counts of live flows.
 pub(super) struct Live {
@@ -283,6 +284,26 @@ pub(super) fn sweep<A, const SLOT: usize>(
         true
     });
     expiry.events.append(&mut table.ended.borrow_mut());
+}
+
+/// Copies every flow of one family's table into another; those past their time too, whose ends are still to be told.
+/// Adds to `copied` what has become of them.
+pub(super) fn copy_all<A, const SLOT: usize>(
+    from: &Table<'_, A>,
+    to: &Table<'_, A>,
+    now: u32,
+    copied: &mut Copied,
+) where
+    A: Address + Into<IpAddr>,
+{
+    entries::<A, SLOT>(from, 0..from.sets, |here, _, _| {
+        match copy::<SLOT, _, _>(from, here, to, now) {
+            Outcome::Done => copied.copied += 1,
+            Outcome::Refused(_) => copied.refused += 1,
+            Outcome::Found | Outcome::Nothing => {}
+        }
+        true
+    });
 }
 
 /// Both ends of a flow as a RST to either needs them.

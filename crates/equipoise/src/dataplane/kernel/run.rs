@@ -96,7 +96,12 @@ impl Runner {
         let program = ebpf.program(name).ok_or_else(|| failed(&"there is no such program"))?;
         let fd = program.fd().map_err(|error| failed(&error))?;
         let program = fd.try_clone().map_err(|error| failed(&error))?;
-        Ok(Self { hook, program })
+        Ok(Self::new(hook, program))
+    }
+
+    /// Of a program that is for this hook.
+    pub(super) const fn new(hook: Hook, program: ProgramFd) -> Self {
+        Self { hook, program }
     }
 
     /// Runs it; maps change as for a real packet.

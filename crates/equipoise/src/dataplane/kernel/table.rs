@@ -46,6 +46,7 @@ pub(super) struct Tables {
     backend_traffic: PerCpuArray<MapData, Traffic>,
     layout: Array<MapData, u64>,
     clock: Array<MapData, u64>,
+    shortcuts: Array<MapData, u64>,
 }
 
 impl Tables {
@@ -80,6 +81,7 @@ impl Tables {
             backend_traffic: typed(ebpf, "BACKEND_TRAFFIC")?,
             layout: typed(ebpf, "LAYOUT")?,
             clock: typed(ebpf, "CLOCK")?,
+            shortcuts: typed(ebpf, "SHORTCUTS")?,
         })
     }
 
@@ -89,6 +91,12 @@ impl Tables {
 
     pub(super) fn set_time(&mut self, nanoseconds: u64) -> Result<(), KernelError> {
         self.clock.set(0, nanoseconds, 0).map_err(|error| refused("setting the clock", &error))
+    }
+
+    pub(super) fn allow_shortcuts(&mut self, allowed: bool) -> Result<(), KernelError> {
+        self.shortcuts
+            .set(0, u64::from(allowed), 0)
+            .map_err(|error| refused("keeping next hops", &error))
     }
 
     pub(super) fn apply(&mut self, step: &Step) -> io::Result<()> {

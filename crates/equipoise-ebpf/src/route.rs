@@ -1,0 +1,233 @@
+//! Where a packet goes next: the kernel's own routes and neighbours, asked by the program.
+//!
+//! To ask costs more than all the rest of an established packet's way, so each CPU keeps what it was told on
+//! the way to a backend for a few milliseconds. Only where user space says that the answer depends on the backend
+//! alone: no rules beside the kernel's own, and one path. A client's way is asked for each time.
+
+use aya_ebpf::bindings::{bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
+use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use equipoise_common::limit::NEXT_HOPS;
+use equipoise_common::step::What;
+
+use crate::family::Family;
+use crate::flow::Decision;
+use crate::hook::{Hook, Refusal};
+use crate::map::{LOOKUP, NEXT_HOP, SHORTCUTS};
+use crate::packet::Header;
+use crate::parse::Headers;
+use crate::report;
+
+/// `struct bpf_fib_lookup` as words, so that making one is eight stores. It lies in a map, since
+/// the stack is too small for it.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub struct Lookup {
+    /// Address family (8 bits), protocol (8 bits), source port (16 bits).
+    family: u8,
+    protocol: u8,
+    source_port: u16,
+    destination_port: u16,
+    /// In: IP bytes, 0 for no check. Out: the MTU.
+    length: u16,
+    interface: u32,
+    /// In: TOS or flow label. Out: the route's metric.
+    class: u32,
+    source: [u32; 4],
+    /// Out: the next hop.
+    destination: [u32; 4],
+    vlan: u32,
+    /// Out: our link address, then the next hop's.
+    links: [u16; 6],
+}
+
+const _: () = assert!(size_of::<Lookup>() == 64);
+
+/// A next hop, and for which packets and until when it is one. As long as a cache line.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub struct NextHop {
+    /// Of the packets, as [`equipoise_common::key::Address::words`] has it.
+    destination: [u64; 2],
+    /// The address to send to.
+    address: [u32; 4],
+    /// Index of the device that packets come by; the top bit is set for IPv6.
+    from: u32,
+    /// Index of the device to leave by.
+    interface: u32,
+    /// When it was asked for, ticks.
+    since: u32,
+    /// Of `address`: an IPv4 route may go by an IPv6 gateway.
+    family: u16,
+    /// Largest packet that the way carries, IP bytes; 0 where nothing is kept.
+    mtu: u16,
+    /// Our link address, then the next hop's.
+    links: [u16; 6],
+}
+
+const _: () = assert!(size_of::<NextHop>() == 64);
+
+/// A way out.
+pub struct Hop(&'static NextHop);
+
+/// Whether the next hop's link address is known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// It is in the hop.
+    Known,
+    /// Somebody has to ask for it.
+    Unknown,
+}
+
+/// What the routing table says.
+pub enum Route {
+    /// By this hop.
+    Way(Hop),
+    /// By one that cannot be taken from this hook.
+    Refused(Refusal),
+    /// To this host.
+    Local,
+    /// By a link that does not carry so many bytes.
+    TooBig,
+    /// Nowhere.
+    None,
+}
+
+impl Hop {
+    /// Index of the device to leave by.
+    #[inline(always)]
+    pub fn interface(&self) -> u32 {
+        self.0.interface
+    }
+
+    /// Writes destination and source link addresses.
+    #[inline(always)]
+    pub fn write_link_addresses(&self, ethernet: Header<12>) {
+        let [s0, s1, s2, d0, d1, d2] = self.0.links;
+        ethernet.store::<u16, 0>(d0);
+        ethernet.store::<u16, 2>(d1);
+        ethernet.store::<u16, 4>(d2);
+        ethernet.store::<u16, 6>(s0);
+        ethernet.store::<u16, 8>(s1);
+        ethernet.store::<u16, 10>(s2);
+    }
+
+    /// The next hop for the kernel's neighbour output.
+    #[inline(always)]
+    pub fn neighbour(&self) -> bpf_redir_neigh {
+        bpf_redir_neigh {
+            nh_family: u32::from(self.0.family),
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: self.0.address },
+        }
+    }
+}
+
+/// How long a next hop is not asked for again: about 4 ms, ticks.
+const KEPT: u32 = 4;
+
+/// The way that a packet to the same address has just taken, where that is enough to know this one's.
+#[inline(always)]
+pub fn shortcut<H: Hook, F: Family>(
+    hook: &H,
+    headers: &Headers<F>,
+    decision: &Decision<F>,
+) -> Option<Hop> {
+    // A dry run tells what the routing table says now.
+    if report::is_dry() || !is_allowed(headers) {
+        return None;
+    }
+    let entry = NEXT_HOP.get_ptr(decision.backend & (NEXT_HOPS - 1))?;
+    // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
+    let entry: &'static NextHop = unsafe { &*entry };
+    let [one, two] = decision.to.destination.words();
+    let other = (entry.destination[0] ^ one) | (entry.destination[1] ^ two);
+    let is_other = other != 0 || entry.from != from::<H, F>(hook);
+    let is_old = decision.now.wrapping_sub(entry.since) > KEPT;
+    let fits = headers.size.packets > 1 || headers.length <= u32::from(entry.mtu);
+    if is_other || is_old || entry.mtu == 0 || !fits { None } else { Some(Hop(entry)) }
+}
+
+#[inline(always)]
+fn from<H: Hook, F: Family>(hook: &H) -> u32 {
+    hook.interface() | (F::IS_V6 as u32) << 31
+}
+
+/// Whether the way of such packets depends on nothing but their destination. An IPv4 route may be for one DSCP alone.
+#[inline(always)]
+fn is_allowed<F: Family>(headers: &Headers<F>) -> bool {
+    const DSCP: u32 = 0xfc;
+    if !F::IS_V6 && headers.class & DSCP != 0 {
+        return false;
+    }
+    // SAFETY: an entry of an array map stays; one word.
+    SHORTCUTS.get_ptr(0).is_some_and(|allowed| unsafe { core::ptr::read_volatile(allowed) } != 0)
+}
+
+/// Asks the routing table for the way of a packet with these headers after rewriting. What can be taken is
+/// kept where `keep` says so.
+#[inline(always)]
+pub fn ask<H: Hook, F: Family>(
+    hook: &H,
+    headers: &Headers<F>,
+    decision: &Decision<F>,
+    keep: bool,
+) -> Route {
+    const SUCCESS: i64 = 0;
+    const LOCAL: i64 = 4;
+    const NO_NEIGHBOUR: i64 = 7;
+    const TOO_BIG: i64 = 8;
+    let Some(scratch) = LOOKUP.get_ptr_mut(0) else {
+        return Route::None;
+    };
+    // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
+    let lookup = unsafe { &mut *scratch };
+    let to = &decision.to;
+    // A GSO packet is cut to size later; one packet must fit as it is.
+    let length = if headers.size.packets > 1 { 0 } else { headers.length as u16 };
+    *lookup = Lookup {
+        family: F::AF,
+        protocol: to.protocol as u8,
+        source_port: to.source_port.0,
+        destination_port: to.destination_port.0,
+        length,
+        interface: hook.interface(),
+        class: headers.class,
+        source: to.source.fib(),
+        destination: to.destination.fib(),
+        vlan: 0,
+        links: [0; 6],
+    };
+    let size = size_of::<Lookup>() as i32;
+    // SAFETY: `lookup` has the layout and size of `struct bpf_fib_lookup` (asserted above).
+    let result = unsafe { bpf_fib_lookup(hook.context(), scratch.cast(), size, 0) } as i64;
+    report::step(What::Route, result as u32, u64::from(lookup.interface));
+    let link = match result {
+        SUCCESS => Link::Known,
+        NO_NEIGHBOUR => Link::Unknown,
+        LOCAL => return Route::Local,
+        TOO_BIG => return Route::TooBig,
+        _ => return Route::None,
+    };
+    // The last place is for what is not kept.
+    let keeps = keep && link == Link::Known && length != 0 && !report::is_dry() && is_allowed(headers);
+    let place = if keeps { decision.backend & (NEXT_HOPS - 1) } else { NEXT_HOPS };
+    let Some(entry) = NEXT_HOP.get_ptr_mut(place) else { return Route::None };
+    // SAFETY: as above.
+    let entry: &'static mut NextHop = unsafe { &mut *entry };
+    *entry = NextHop {
+        destination: to.destination.words(),
+        address: lookup.destination,
+        from: from::<H, F>(hook),
+        interface: lookup.interface,
+        since: decision.now,
+        family: u16::from(lookup.family),
+        mtu: 0,
+        links: lookup.links,
+    };
+    if let Err(refusal) = hook.takes(link, entry.interface) {
+        return Route::Refused(refusal);
+    }
+    if keeps {
+        entry.mtu = lookup.length;
+    }
+    Route::Way(Hop(entry))
+}

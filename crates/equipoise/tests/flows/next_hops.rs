@@ -1,0 +1,117 @@
+//! The way to a backend, kept for a moment where user space says that it may be: what a packet meets while the
+//! routing table has changed already, and what is asked for all the same.
+
+use equipoise::dataplane::DataPlane as _;
+use equipoise_common::verdict::Verdict;
+
+use crate::bench::{Packet, Transport};
+use crate::talk::Side::Client;
+use crate::talk::{CONNECTED, Talk, talks};
+use crate::world::{World, services};
+
+/// How long a way is kept, ticks.
+const KEPT: u32 = 4;
+
+/// The verdict on the next packet of the client.
+fn next(world: &World, talk: &mut Talk) -> Verdict {
+    let packet = talk.next(Client, Transport::Ack);
+    talk.send(world, Client, packet).0
+}
+
+/// A connection at each hook for each family, with the way to its backend just asked for.
+fn connected(world: &World, port: u16) -> Vec<Talk> {
+    let mut talks = talks(port);
+    for talk in &mut talks {
+        talk.all(world, &CONNECTED);
+    }
+    talks
+}
+
+/// Takes the way to a backend away.
+fn cut(world: &World, talk: &Talk) {
+    let backend = talk.ends.backend.ip();
+    world.netns.ip(&format!("route add unreachable {backend}")).unwrap();
+}
+
+fn mend(world: &World, talk: &Talk) {
+    let backend = talk.ends.backend.ip();
+    world.netns.ip(&format!("route del unreachable {backend}")).unwrap();
+}
+
+#[test]
+fn a_way_that_has_gone_is_noticed_a_moment_later_at_most() {
+    let mut world = World::new(&services("", 1));
+    world.kernel.allow_shortcuts(true).unwrap();
+    for mut talk in connected(&world, 8000) {
+        assert_eq!(next(&world, &mut talk), Verdict::ForwardedRequest);
+        cut(&world, &talk);
+        assert_eq!(next(&world, &mut talk), Verdict::ForwardedRequest);
+        world.wait(KEPT);
+        assert_eq!(next(&world, &mut talk), Verdict::ForwardedRequest);
+        world.wait(1);
+        assert_eq!(next(&world, &mut talk), Verdict::RequestNoRoute, "{talk:?}");
+        mend(&world, &talk);
+        assert_eq!(next(&world, &mut talk), Verdict::ForwardedRequest, "nothing is kept of that");
+    }
+    world.kernel.allow_shortcuts(false).unwrap();
+}
+
+#[test]
+fn nothing_is_kept_where_the_way_may_depend_on_more() {
+    let mut world = World::new(&services("", 1));
+    for mut talk in connected(&world, 8100) {
+        cut(&world, &talk);
+        assert_eq!(next(&world, &mut talk), Verdict::RequestNoRoute, "{talk:?}");
+        mend(&world, &talk);
+    }
+    // What was kept before it came to be so is of no use either.
+    world.kernel.allow_shortcuts(true).unwrap();
+    for mut talk in connected(&world, 8200) {
+        assert_eq!(next(&world, &mut talk), Verdict::ForwardedRequest);
+        cut(&world, &talk);
+        world.kernel.allow_shortcuts(false).unwrap();
+        assert_eq!(next(&world, &mut talk), Verdict::RequestNoRoute, "{talk:?}");
+        world.kernel.allow_shortcuts(true).unwrap();
+        mend(&world, &talk);
+    }
+    world.kernel.allow_shortcuts(false).unwrap();
+}
+
+#[test]
+fn packets_that_the_kept_way_does_not_carry_are_asked_about() {
+    const LARGE: &[u8] = &[7; 1_300];
+    let mut world = World::new(&services("", 1));
+    world.kernel.allow_shortcuts(true).unwrap();
+    for mut talk in connected(&world, 8300) {
+        let backend = talk.ends.backend.ip();
+        world.netns.ip(&format!("route add {backend} dev back mtu lock 1280")).unwrap();
+        world.wait(KEPT + 1);
+        assert_eq!(next(&world, &mut talk), Verdict::ForwardedRequest);
+        let large = Packet { payload: LARGE, ..talk.packet(Client, Transport::Ack) };
+        assert_eq!(talk.send(&world, Client, large).0, Verdict::RequestTooBig, "{talk:?}");
+        world.netns.ip(&format!("route del {backend} dev back")).unwrap();
+        assert_eq!(talk.send(&world, Client, large).0, Verdict::ForwardedRequest, "{talk:?}");
+    }
+    world.kernel.allow_shortcuts(false).unwrap();
+}
+
+#[test]
+fn an_ipv4_packet_with_a_service_class_is_asked_about() {
+    /// Expedited forwarding.
+    const TOS: u8 = 46 << 2;
+    let mut world = World::new(&services("", 1));
+    world.kernel.allow_shortcuts(true).unwrap();
+    for mut talk in connected(&world, 8400).into_iter().filter(|talk| talk.ends.vip.is_ipv4()) {
+        assert_eq!(next(&world, &mut talk), Verdict::ForwardedRequest);
+        cut(&world, &talk);
+        let packet = talk.next(Client, Transport::Ack);
+        let (device, mut frame) = talk.frame(&world, Client, packet);
+        let mut header = etherparse::Ipv4Header::from_slice(&frame[14..]).unwrap().0;
+        header.dscp = (TOS >> 2).try_into().unwrap();
+        header.header_checksum = header.calc_header_checksum();
+        frame[14..34].copy_from_slice(&header.to_bytes());
+        assert_eq!(world.verdict(talk.hook, device, &frame).0, Verdict::RequestNoRoute);
+        mend(&world, &talk);
+    }
+    world.kernel.allow_shortcuts(false).unwrap();
+}
