@@ -1,5 +1,5 @@
 //! The whole suite: what is missing is installed, then check, build, the tests that need nothing, the
-//! kernel tiers, the demo, and a look for anything left behind.
+//! kernel tiers, a quick bench, the demo, and a look for anything left behind.
 //!
 //! Ends with a line `N passed, N failed` over all test binaries. A kernel tier that cannot be run is
 //! a failure, unless it was left out on purpose.
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::bench;
 use crate::check::{self, KERNEL_TESTS};
 use crate::install::{self, Need};
 use crate::leak::Traces;
@@ -86,6 +87,7 @@ fn run_kernel_tiers(suite: Suite, steps: &mut Steps, count: &mut Count) {
         let test = suite.kernel_test(&name);
         steps.take(&format!("kernel tests: {name}"), || count.add(test));
     }
+    steps.take("bench of programs, quickly", || bench::programs(&bench::Wanted::QUICK));
     steps.take("demo", || demo::run(Some(DEMO)));
     steps.take("nothing is left behind", || before.compare());
 }

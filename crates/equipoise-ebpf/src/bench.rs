@@ -192,14 +192,14 @@ fn part<H: Hook, const DEPTH: u32>(hook: &H) -> i32 {
 #[inline(never)]
 fn part_ipv4<H: Hook, const DEPTH: u32>(hook: &H, at: usize) -> u64 {
     let packet = hook.packet();
-    let Ok(headers) = parse::ipv4(&packet, at) else { return action(H::drop()) };
+    let Ok(headers) = parse::ipv4(hook, &packet, at) else { return action(H::drop()) };
     action(go::<H, V4, DEPTH>(hook, &packet, &headers))
 }
 
 #[inline(never)]
 fn part_ipv6<H: Hook, const DEPTH: u32>(hook: &H, at: usize) -> u64 {
     let packet = hook.packet();
-    let Ok(headers) = parse::ipv6(&packet, at) else { return action(H::drop()) };
+    let Ok(headers) = parse::ipv6(hook, &packet, at) else { return action(H::drop()) };
     action(go::<H, V6, DEPTH>(hook, &packet, &headers))
 }
 

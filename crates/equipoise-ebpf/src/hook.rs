@@ -29,8 +29,6 @@ use crate::packet::Window;
 pub struct Packet {
     /// Its bytes that can be touched.
     pub window: Window,
-    /// Bytes of the whole frame.
-    pub length: usize,
     /// 1, or the segments of a GSO packet.
     pub segments: u64,
 }
@@ -65,6 +63,8 @@ pub trait Hook {
 
     /// The packet as it is now. Earlier windows are void after anything that changes it.
     fn packet(&self) -> Packet;
+    /// Bytes of the whole frame.
+    fn length(&self) -> usize;
     /// Its bytes that can be touched, once [`Hook::packet`] has seen to the headers.
     fn window(&self) -> Window;
     /// The kernel's context.
@@ -124,9 +124,13 @@ impl<const GENERIC: bool> Hook for Xdp<GENERIC> {
 
     #[inline(always)]
     fn packet(&self) -> Packet {
+        Packet { window: self.window(), segments: 1 }
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
         // SAFETY: the context is the one that the kernel gave us.
-        let length = unsafe { bpf_xdp_get_buff_len(self.0.ctx) } as usize;
-        Packet { window: self.window(), length, segments: 1 }
+        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as usize }
     }
 
     #[inline(always)]
@@ -280,9 +284,13 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
         let segments = self.field(|skb| skb.gso_segs);
         Packet {
             window: self.window(),
-            length: length as usize,
             segments: if segments > 1 { u64::from(segments) } else { 1 },
         }
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.0.len() as usize
     }
 
     #[inline(always)]

@@ -101,13 +101,13 @@ fn incoming<H: Hook>(hook: &H) -> i32 {
 #[inline(never)]
 fn incoming_ipv4<H: Hook>(hook: &H, at: usize) -> u64 {
     let packet = hook.packet();
-    concluded::<H>(parse::ipv4(&packet, at).and_then(|headers| balance(hook, &packet, &headers)))
+    concluded::<H>(parse::ipv4(hook, &packet, at).and_then(|headers| balance(hook, &packet, &headers)))
 }
 
 #[inline(never)]
 fn incoming_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
     let packet = hook.packet();
-    concluded::<H>(parse::ipv6(&packet, at).and_then(|headers| balance(hook, &packet, &headers)))
+    concluded::<H>(parse::ipv6(hook, &packet, at).and_then(|headers| balance(hook, &packet, &headers)))
 }
 
 /// Beside a program's action: the flow's state is to be changed as the packet says.
@@ -179,13 +179,13 @@ fn outgoing<H: Hook>(hook: &H) -> i32 {
 #[inline(never)]
 fn outgoing_ipv4<H: Hook>(hook: &H, at: usize) -> u64 {
     let packet = hook.packet();
-    concluded::<H>(parse::ipv4(&packet, at).and_then(|headers| answer(hook, &packet, &headers)))
+    concluded::<H>(parse::ipv4(hook, &packet, at).and_then(|headers| answer(hook, &packet, &headers)))
 }
 
 #[inline(never)]
 fn outgoing_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
     let packet = hook.packet();
-    concluded::<H>(parse::ipv6(&packet, at).and_then(|headers| answer(hook, &packet, &headers)))
+    concluded::<H>(parse::ipv6(hook, &packet, at).and_then(|headers| answer(hook, &packet, &headers)))
 }
 
 /// Counts the way out and answers with the program's action; what is sent or delivered by

@@ -33,6 +33,12 @@ pub struct Window {
 }
 
 impl Window {
+    /// Bytes that can be touched.
+    #[inline(always)]
+    pub const fn length(&self) -> usize {
+        self.end.wrapping_sub(self.start)
+    }
+
     /// From the context's `data` and `data_end`.
     #[inline(always)]
     pub fn new(start: usize, end: usize) -> Self {

@@ -8,7 +8,7 @@ use equipoise_common::key::{Address, Be16, FiveTuple, TCP, UDP, V4, V6};
 use equipoise_common::limit::EXTENSION_HEADERS;
 use equipoise_common::verdict::Verdict;
 
-use crate::hook::Packet;
+use crate::hook::{Hook, Packet};
 use crate::packet::Window;
 
 const ETHERNET: usize = 14;
@@ -102,9 +102,20 @@ pub fn network(window: &Window) -> Result<Network, Verdict> {
     }
 }
 
+/// Whether a packet that ends here by its own account is longer than its frame. Most of them end in the part that can
+/// be touched.
+#[inline(always)]
+fn is_beyond<H: Hook>(hook: &H, packet: &Packet, end: usize) -> bool {
+    end > packet.window.length() && end > hook.length()
+}
+
 /// Headers of an IPv4 packet. Any header length (RFC 791).
 #[inline(always)]
-pub fn ipv4(packet: &Packet, network: usize) -> Result<Headers<V4>, Verdict> {
+pub fn ipv4<H: Hook>(
+    hook: &H,
+    packet: &Packet,
+    network: usize,
+) -> Result<Headers<V4>, Verdict> {
     const MIN: usize = 20;
     /// More fragments, and the fragment offset.
     const FRAGMENTED: u16 = 0x3fff;
@@ -117,9 +128,9 @@ pub fn ipv4(packet: &Packet, network: usize) -> Result<Headers<V4>, Verdict> {
     let mut length = header.load::<Be16, 2>().get() as usize;
     if length == 0 && packet.segments > 1 {
         // A GSO packet over 64 kB does not fit the field (BIG TCP, kernel 6.3).
-        length = packet.length - network;
+        length = hook.length() - network;
     }
-    if length < header_length || network + length > packet.length {
+    if length < header_length || is_beyond(hook, packet, network + length) {
         return Err(Verdict::Malformed);
     }
     if header.load::<Be16, 6>().get() & FRAGMENTED != 0 {
@@ -144,7 +155,11 @@ pub fn ipv4(packet: &Packet, network: usize) -> Result<Headers<V4>, Verdict> {
 
 /// Headers of an IPv6 packet, behind its extension headers (RFC 8200).
 #[inline(always)]
-pub fn ipv6(packet: &Packet, network: usize) -> Result<Headers<V6>, Verdict> {
+pub fn ipv6<H: Hook>(
+    hook: &H,
+    packet: &Packet,
+    network: usize,
+) -> Result<Headers<V6>, Verdict> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;
@@ -155,9 +170,9 @@ pub fn ipv6(packet: &Packet, network: usize) -> Result<Headers<V6>, Verdict> {
     }
     let mut length = IPV6 + header.load::<Be16, 4>().get() as usize;
     if length == IPV6 && packet.segments > 1 {
-        length = packet.length - network;
+        length = hook.length() - network;
     }
-    if network + length > packet.length {
+    if is_beyond(hook, packet, network + length) {
         return Err(Verdict::Malformed);
     }
     let mut next: u8 = header.load::<u8, 6>();

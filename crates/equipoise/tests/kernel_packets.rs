@@ -115,6 +115,25 @@ fn passes_untouched(bench: &Bench, hook: Hook, frame: &[u8], expected: Verdict) 
     assert_eq!(output.frame, frame, "{hook:?}");
 }
 
+/// More than the part of a frame that an XDP program can touch.
+#[test]
+fn a_frame_in_pieces_is_forwarded_like_any_and_one_that_ends_too_early_is_not() {
+    const LARGE: &[u8] = &[7; 5_000];
+    let bench = Bench::new();
+    bench.netns.ip("link set front mtu 9000\nlink set back mtu 9000").unwrap();
+    for ends in families(4150) {
+        request_reaches_backend(&bench, Hook::Xdp, ends, Transport::Syn);
+        let large = |to| Packet { payload: LARGE, ..packet(ends.client, to, Transport::Ack) };
+        let frame = large(ends.vip).build(bench.client_link());
+        let (verdict, output) = bench.verdict(Hook::Xdp, bench.front, &frame);
+        assert_eq!((verdict, output.action), (Verdict::ForwardedRequest, redirect(Hook::Xdp)));
+        let sent = large(ends.backend).hops(63).build(bench.sent(Hook::Xdp, bench.back));
+        assert!(output.frame == sent, "{ends:?}");
+        let (verdict, _) = bench.verdict(Hook::Xdp, bench.front, &frame[..frame.len() - 1]);
+        assert_eq!(verdict, Verdict::Malformed);
+    }
+}
+
 #[test]
 fn packets_cut_short_at_any_byte_pass_untouched() {
     let bench = Bench::new();
