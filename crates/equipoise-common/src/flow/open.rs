@@ -135,13 +135,11 @@ pub fn reserve<const SLOT: usize, S: Storage<SLOT>>(
     if opened.evicted == Evicted::Nothing as u32 {
         opened.evicted = table.evict(way.second, new.now);
     }
-    if opened.evicted == Evicted::Nothing as u32 {
+    // One has gone, and this one comes in its place, unless another CPU is quicker.
+    if opened.evicted == Evicted::Nothing as u32 || !count(table, Live::Table, limits.table) {
         give_back(table, new);
         opened.refused = Refused::Full as u32;
-        return opened;
     }
-    // One has gone, and this one comes in its place.
-    count(table, Live::Table, 0);
     opened
 }
 
