@@ -221,7 +221,9 @@ fn go<H: Hook, F: Family, const DEPTH: u32>(
         use_tuple(&decision.to);
         return H::pass();
     }
-    let Route::Way(hop) = forward::way::<_, _, false>(hook, headers, &decision) else { return H::drop() };
+    let Route::Way(hop) = forward::way::<_, _, false>(hook, headers, &decision) else {
+        return H::drop();
+    };
     if DEPTH == ROUTED {
         opaque(hop.interface() as usize);
         return H::pass();

@@ -32,7 +32,7 @@ pub trait Family: Address + 'static {
     fn look_up(headers: &Headers<Self>, passage: Passage, decision: &mut Decision<Self>) -> Found;
     /// Whether a flow is found by this five-tuple.
     fn is_taken(key: &FiveTuple<Self>) -> bool;
-    /// Finds a backend and a name at it for the flow that is in this CPU's scratch, as [`flow::find_name`].
+    /// Finds a backend and a name at it for the flow that is in this CPU's scratch, as [`crate::open::find_name`].
     fn name(run: &Run) -> u64;
     /// Opens the flow that is in this CPU's work.
     fn open() -> Opened;

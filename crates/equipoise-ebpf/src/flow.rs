@@ -1,32 +1,23 @@
-//! The flow of a packet: found and noted, or opened.
+//! The flow of a packet: found and noted.
 //!
-//! [`look_up`] and [`open`] are what the packet's way sees; the table itself is `equipoise_common::flow`. Here is what
-//! depends on services and backends: when a flow that is there is as good as none, what becomes of the
-//! flows of a backend that has gone, and what is done where a new one finds no room.
+//! The table itself is `equipoise_common::flow`. Here is what depends on services and backends: when a flow that is
+//! there is as good as none, and what becomes of the flows of a backend that has gone.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use equipoise_common::event::Event;
-use equipoise_common::flow::count::{Pressure, Refused};
-use equipoise_common::flow::end::Evicted;
 use equipoise_common::flow::entry::{count, facts, owner, uncount};
-use equipoise_common::flow::find::{find, is_expired, is_past};
-use equipoise_common::flow::open::{New, Opened};
+use equipoise_common::flow::find::{find, is_expired};
 use equipoise_common::flow::set::{End, Way, at};
-use equipoise_common::flow::track::{note, tcp};
+use equipoise_common::flow::track::note;
 use equipoise_common::flow::{Meta, Reason, State, Storage, Word as _, flag, tick};
-use equipoise_common::hash;
-use equipoise_common::key::{Be16, FiveTuple, ServiceKey, UDP};
-use equipoise_common::limit::PORT_TRIES;
+use equipoise_common::key::{FiveTuple, UDP};
 use equipoise_common::step::What;
-use equipoise_common::value::{Fate, OnFull, Policy, Service};
-use equipoise_common::verdict::Verdict;
+use equipoise_common::value::Fate;
 
 use crate::family::Family;
-use crate::map::{BACKENDS, CLOCK, STATELESS, TEST_CLOCK};
+use crate::map::{BACKENDS, CLOCK, TEST_CLOCK};
 use crate::parse::Headers;
 use crate::report::{self, Direction};
-use crate::select::{self, Run};
-use crate::slow::Work;
 use crate::table::{Shared, policy, tell};
 
 /// What a flow makes of a packet.
@@ -200,249 +191,6 @@ where
     }
 }
 
-/// Puts a flow for a packet of none together in this CPU's work: a backend, and a name at it.
-///
-/// The flow takes its name with the client's own source port, or, where another flow has that name, with other ports in
-/// turn, and then so at a second backend.
-#[inline(always)]
-pub fn prepare<F: Family>(work: &mut Work<F>, policy: &Policy) -> Result<(), Verdict> {
-    let headers = &work.headers;
-    let Some(run) = select::run(work.service.pool, headers) else {
-        return Err(Verdict::NoBackend);
-    };
-    put_together(headers, &work.service, &mut work.new);
-    let named = F::name(&run);
-    if let Some(verdict) = unnamed((named >> 32) as u32) {
-        return Err(verdict);
-    }
-    work.limits = [policy.max_flows, named as u32];
-    Ok(())
-}
-
-/// Makes a decision of how the opening of the flow in this CPU's work has ended.
-#[inline(always)]
-pub fn settle<F: Family>(
-    work: &Work<F>,
-    opened: Opened,
-    decision: &mut Decision<F>,
-) -> Result<(), Verdict> {
-    let (headers, new) = (&work.headers, &work.new);
-    if headers.is_reset() {
-        return without_memory(work, decision);
-    }
-    let port_changed = new.reply.destination_port != headers.tuple.source_port;
-    if port_changed {
-        report::step(What::PortChanged, new.backend, u64::from(new.reply.destination_port.get()));
-    }
-    decision.to = new.reply.reversed();
-    decision.service = new.service;
-    decision.backend = new.backend;
-    if report::is_dry() {
-        return Ok(());
-    }
-    count_evicted(opened.evicted);
-    if opened.found {
-        F::recall(opened.at, decision);
-        return Ok(());
-    }
-    let Some(policy) = policy(new.service) else { return Err(Verdict::FlowRefused) };
-    if opened.refused == 0 {
-        decision.at = opened.at;
-        report::new_flow(new.service, new.backend, port_changed);
-        if policy.switches & Policy::EVENTS != 0 {
-            F::tell_opened(opened.at);
-        }
-        return Ok(());
-    }
-    match refusal(opened.refused, policy) {
-        Some(verdict) => Err(verdict),
-        None => without_memory(work, decision),
-    }
-}
-
-/// The verdict that [`find_name`] has answered with, if it has.
-#[inline(always)]
-fn unnamed(number: u32) -> Option<Verdict> {
-    const NO_BACKEND: u32 = Verdict::NoBackend as u32;
-    const LIMIT: u32 = Verdict::FlowLimit as u32;
-    const NO_PORT: u32 = Verdict::NoSourcePort as u32;
-    match number {
-        0 => None,
-        NO_BACKEND => Some(Verdict::NoBackend),
-        LIMIT => Some(Verdict::FlowLimit),
-        NO_PORT => Some(Verdict::NoSourcePort),
-        _ => Some(Verdict::FlowRefused),
-    }
-}
-
-/// The verdict on a packet whose flow was not opened; none where it is decided without one.
-#[inline(always)]
-fn refusal(refused: u32, policy: &Policy) -> Option<Verdict> {
-    const FULL: u32 = Refused::Full as u32;
-    const CROWDED: u32 = Refused::Crowded as u32;
-    const SERVICE: u32 = Refused::Service as u32;
-    const BACKEND: u32 = Refused::Backend as u32;
-    const BUSY: u32 = Refused::Busy as u32;
-    match refused {
-        SERVICE => {
-            report::pressure(Pressure::RefusedService);
-            Some(Verdict::FlowLimit)
-        }
-        BACKEND => {
-            report::pressure(Pressure::RefusedBackend);
-            Some(Verdict::FlowLimit)
-        }
-        FULL | CROWDED if policy.on_full == OnFull::Drop as u8 => {
-            report::pressure(Pressure::RefusedFull);
-            Some(Verdict::FlowRefused)
-        }
-        FULL | CROWDED => {
-            report::pressure(Pressure::StatelessFull);
-            None
-        }
-        BUSY => {
-            report::pressure(Pressure::StatelessBusy);
-            None
-        }
-        _ => Some(Verdict::NoSourcePort),
-    }
-}
-
-#[inline(always)]
-fn count_evicted(evicted: u32) {
-    const EXPIRED: u32 = Evicted::Expired as u32;
-    const CLOSING: u32 = Evicted::Closing as u32;
-    const UNCONFIRMED: u32 = Evicted::Unconfirmed as u32;
-    match evicted {
-        EXPIRED => report::pressure(Pressure::Expired),
-        CLOSING => report::pressure(Pressure::EvictedClosing),
-        UNCONFIRMED => report::pressure(Pressure::EvictedUnconfirmed),
-        _ => {}
-    }
-}
-
-#[inline(always)]
-fn put_together<F: Family>(headers: &Headers<F>, service: &Service, new: &mut New<F>) {
-    let segment = &headers.segment;
-    let acknowledges = segment.flags & tcp::ACK != 0;
-    *new = New {
-        request: headers.tuple,
-        reply: headers.tuple.reversed(),
-        service: service.id,
-        backend: 0,
-        generation: 0,
-        sent: segment.sequence.wrapping_add(segment.length),
-        acknowledged: if acknowledges { segment.acknowledgement } else { 0 },
-        packets: headers.size.packets,
-        bytes: headers.size.bytes,
-        now: now(),
-    };
-}
-
-/// Finds a backend for the flow in this CPU's scratch, and a name at it that no other flow has; answers with the
-/// backend's limit, or with a verdict as a number in the upper half.
-#[inline(always)]
-pub fn find_name<F: Family>(run: &Run) -> u64 {
-    let Some(work) = F::work() else { return u64::from(Verdict::FlowRefused as u32) << 32 };
-    let new = &mut work.new;
-    // Deterministic candidates, spread by the flow's hash over the upper half of the ports.
-    let mut candidate = hash::five_tuple(&new.request);
-    let mut next = 0;
-    let mut limit = 0;
-    for attempt in 0..2 * PORT_TRIES {
-        if attempt % PORT_TRIES == 0 {
-            let chosen = match run.with_room(&mut next) {
-                Ok(chosen) => chosen,
-                Err(verdict) => return u64::from(verdict as u32) << 32,
-            };
-            new.reply.source = F::unpack(chosen.backend.address);
-            new.reply.source_port = chosen.backend.port;
-            new.reply.destination_port = new.request.source_port;
-            new.backend = chosen.id;
-            new.generation = chosen.backend.generation;
-            limit = chosen.backend.max_flows;
-        } else {
-            candidate = hash::mix(candidate, 1);
-            new.reply.destination_port = Be16::new(candidate as u16 | 0x8000);
-        }
-        if !F::is_taken(&new.reply) {
-            return u64::from(limit);
-        }
-    }
-    u64::from(Verdict::NoSourcePort as u32) << 32
-}
-
-/// Sends a packet where its hash says without remembering it.
-///
-/// A name that another flow has at the backend cannot be used: the answers would be mixed up. Replies find their way
-/// back by [`unremembered_reply`].
-#[inline(never)]
-pub fn without_memory<F: Family>(
-    work: &Work<F>,
-    decision: &mut Decision<F>,
-) -> Result<(), Verdict> {
-    let (headers, service) = (&work.headers, &work.service);
-    let Some(run) = select::run(service.pool, headers) else { return Err(Verdict::NoBackend) };
-    let Some(chosen) = run.hashed(headers).backend(0) else { return Err(Verdict::NoBackend) };
-    let mut reply = headers.tuple.reversed();
-    reply.source = F::unpack(chosen.backend.address);
-    reply.source_port = chosen.backend.port;
-    if F::is_taken(&reply) {
-        return Err(Verdict::NoSourcePort);
-    }
-    decision.to = reply.reversed();
-    decision.service = service.id;
-    decision.backend = chosen.id;
-    if report::is_dry() {
-        return Ok(());
-    }
-    if let Some(last) = STATELESS.get_ptr_mut(0) {
-        let now = u64::from(now()) + 1;
-        // SAFETY: an entry of an array map stays; one word, and any of the CPUs' times will do.
-        let last = unsafe { &mut *last };
-        if *last != now {
-            *last = now;
-        }
-    }
-    Ok(())
-}
-
-/// What a packet of no flow becomes if it answers one that was not remembered.
-///
-/// Looked for only while there has been such a packet in the last minutes, so that packets that are none of
-/// ours cost nothing more in peace.
-#[inline(always)]
-pub fn unremembered_reply<F: Family>(headers: &Headers<F>, decision: &mut Decision<F>) -> bool {
-    /// About two minutes.
-    const REMEMBERED: u32 = 1 << 17;
-    // SAFETY: an entry of an array map stays; one word.
-    let last = STATELESS.get_ptr(0).map_or(0, |last| unsafe { core::ptr::read_volatile(last) });
-    if last == 0 || is_past(last as u32, REMEMBERED, now()) {
-        return false;
-    }
-    answer_to_unremembered(headers, decision)
-}
-
-#[inline(never)]
-fn answer_to_unremembered<F: Family>(headers: &Headers<F>, decision: &mut Decision<F>) -> bool {
-    let tuple = &headers.tuple;
-    let key = ServiceKey {
-        address: tuple.source,
-        interface: 0,
-        port: tuple.source_port,
-        protocol: tuple.protocol as u16,
-    };
-    let Some(reply) = F::reply(&key) else { return false };
-    decision.to = *tuple;
-    decision.to.source = F::unpack(reply.vip);
-    decision.to.source_port = reply.port;
-    decision.direction = Direction::Reply;
-    decision.service = reply.service;
-    decision.backend = reply.backend;
-    report::pressure(Pressure::StatelessReply);
-    true
-}
-
 /// The coarse clock, in ticks: the exact one costs 20 ns on a VM.
 #[inline(always)]
 pub fn now() -> u32 {
@@ -457,6 +205,13 @@ impl<F: Family> Decision<F> {
     /// What is to be filled in.
     #[inline(always)]
     pub fn none(headers: &Headers<F>) -> Self {
-        Self { to: headers.tuple, direction: Direction::Request, service: 0, backend: 0, at: 0, now: 0 }
+        Self {
+            to: headers.tuple,
+            direction: Direction::Request,
+            service: 0,
+            backend: 0,
+            at: 0,
+            now: 0,
+        }
     }
 }

@@ -21,9 +21,9 @@ use equipoise_common::key::{Be16, UDP};
 use equipoise_common::verdict;
 
 use crate::flow::Passage;
-use crate::route::{Hop, Link};
 use crate::map::{REDIRECTS, SLOW_TC, SLOW_XDP};
 use crate::packet::Window;
+use crate::route::{Hop, Link};
 
 /// A packet at a hook.
 pub struct Packet {

@@ -17,6 +17,7 @@ mod flow;
 mod forward;
 mod hook;
 mod map;
+mod open;
 mod packet;
 mod parse;
 mod report;
@@ -25,6 +26,7 @@ mod route;
 mod select;
 mod service;
 mod slow;
+mod stateless;
 mod table;
 
 use aya_ebpf::macros::{classifier, xdp};
@@ -101,13 +103,17 @@ fn incoming<H: Hook>(hook: &H) -> i32 {
 #[inline(never)]
 fn incoming_ipv4<H: Hook>(hook: &H, at: usize) -> u64 {
     let packet = hook.packet();
-    concluded::<H>(parse::ipv4(hook, &packet, at).and_then(|headers| balance(hook, &packet, &headers)))
+    concluded::<H>(
+        parse::ipv4(hook, &packet, at).and_then(|headers| balance(hook, &packet, &headers)),
+    )
 }
 
 #[inline(never)]
 fn incoming_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
     let packet = hook.packet();
-    concluded::<H>(parse::ipv6(hook, &packet, at).and_then(|headers| balance(hook, &packet, &headers)))
+    concluded::<H>(
+        parse::ipv6(hook, &packet, at).and_then(|headers| balance(hook, &packet, &headers)),
+    )
 }
 
 /// Beside a program's action: the flow's state is to be changed as the packet says.
@@ -179,13 +185,17 @@ fn outgoing<H: Hook>(hook: &H) -> i32 {
 #[inline(never)]
 fn outgoing_ipv4<H: Hook>(hook: &H, at: usize) -> u64 {
     let packet = hook.packet();
-    concluded::<H>(parse::ipv4(hook, &packet, at).and_then(|headers| answer(hook, &packet, &headers)))
+    concluded::<H>(
+        parse::ipv4(hook, &packet, at).and_then(|headers| answer(hook, &packet, &headers)),
+    )
 }
 
 #[inline(never)]
 fn outgoing_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
     let packet = hook.packet();
-    concluded::<H>(parse::ipv6(hook, &packet, at).and_then(|headers| answer(hook, &packet, &headers)))
+    concluded::<H>(
+        parse::ipv6(hook, &packet, at).and_then(|headers| answer(hook, &packet, &headers)),
+    )
 }
 
 /// Counts the way out and answers with the program's action; what is sent or delivered by
@@ -215,7 +225,7 @@ fn balance<H: Hook, F: Family>(
         Found::Nothing | Found::Idle | Found::Replaced | Found::Reselected => {
             match service::find(hook, headers) {
                 Ok(service) => return hand_on(headers, &decision, found, service),
-                Err(Verdict::NoService) if flow::unremembered_reply(headers, &mut decision) => {}
+                Err(Verdict::NoService) if stateless::reply(headers, &mut decision) => {}
                 Err(verdict) => return Err(verdict),
             }
         }

@@ -111,11 +111,7 @@ fn is_beyond<H: Hook>(hook: &H, packet: &Packet, end: usize) -> bool {
 
 /// Headers of an IPv4 packet. Any header length (RFC 791).
 #[inline(always)]
-pub fn ipv4<H: Hook>(
-    hook: &H,
-    packet: &Packet,
-    network: usize,
-) -> Result<Headers<V4>, Verdict> {
+pub fn ipv4<H: Hook>(hook: &H, packet: &Packet, network: usize) -> Result<Headers<V4>, Verdict> {
     const MIN: usize = 20;
     /// More fragments, and the fragment offset.
     const FRAGMENTED: u16 = 0x3fff;
@@ -155,11 +151,7 @@ pub fn ipv4<H: Hook>(
 
 /// Headers of an IPv6 packet, behind its extension headers (RFC 8200).
 #[inline(always)]
-pub fn ipv6<H: Hook>(
-    hook: &H,
-    packet: &Packet,
-    network: usize,
-) -> Result<Headers<V6>, Verdict> {
+pub fn ipv6<H: Hook>(hook: &H, packet: &Packet, network: usize) -> Result<Headers<V6>, Verdict> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;

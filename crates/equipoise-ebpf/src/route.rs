@@ -208,7 +208,8 @@ pub fn ask<H: Hook, F: Family>(
         _ => return Route::None,
     };
     // The last place is for what is not kept.
-    let keeps = keep && link == Link::Known && length != 0 && !report::is_dry() && is_allowed(headers);
+    let keeps =
+        keep && link == Link::Known && length != 0 && !report::is_dry() && is_allowed(headers);
     let place = if keeps { decision.backend & (NEXT_HOPS - 1) } else { NEXT_HOPS };
     let Some(entry) = NEXT_HOP.get_ptr_mut(place) else { return Route::None };
     // SAFETY: as above.

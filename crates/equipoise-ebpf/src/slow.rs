@@ -14,7 +14,7 @@ use crate::family::Family;
 use crate::flow::{self, Decision, Found};
 use crate::hook::Hook;
 use crate::parse::Headers;
-use crate::{action, answer, forward, leave, report, table};
+use crate::{action, answer, forward, leave, open, report, table};
 
 /// What is handed on about a packet.
 #[repr(C, align(8))]
@@ -82,7 +82,7 @@ pub fn complete<H: Hook, F: Family>(hook: &H, opened: Opened) -> i32 {
     let headers = &work.headers;
     let mut decision = Decision::none(headers);
     decision.now = flow::now();
-    let settled = flow::settle(work, opened, &mut decision);
+    let settled = open::settle(work, opened, &mut decision);
     let settled = settled.map_err(|verdict| no_backend(headers, work.service.id, verdict));
     match settled {
         Ok(()) => {
@@ -157,7 +157,7 @@ fn admit<F: Family>(work: &mut Work<F>) -> Result<(), Verdict> {
         }
     }
     let service = work.service.id;
-    flow::prepare(work, policy).map_err(|verdict| no_backend(&work.headers, service, verdict))
+    open::prepare(work, policy).map_err(|verdict| no_backend(&work.headers, service, verdict))
 }
 
 /// What becomes of a packet for which there is no backend, as its service says.

@@ -25,6 +25,7 @@ use crate::map::{
     EVENTS, FLOWS_V4, FLOWS_V6, LIVE, LIVE_BACKENDS, LIVE_SERVICES, MAX_FLOWS, POLICIES, SEED,
     SETS, SPARES_CONFIRMED,
 };
+use crate::open;
 use crate::packet::opaque;
 use crate::report;
 use crate::select::Run;
@@ -173,7 +174,7 @@ macro_rules! storage {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $name(offset: u32, length: u32, first: u32) -> u64 {
-            flow::find_name::<$address>(&Run { offset, length, first })
+            open::find_name::<$address>(&Run { offset, length, first })
         }
 
         impl $table {
@@ -195,7 +196,7 @@ macro_rules! storage {
                 $taken(key) != 0
             }
 
-            /// Finds a backend and a name for the flow that this CPU's scratch has, as [`flow::find_name`].
+            /// Finds a backend and a name for the flow that this CPU's scratch has, as [`crate::open::find_name`].
             #[inline(always)]
             pub fn name(run: &Run) -> u64 {
                 $name(run.offset, run.length, run.first)

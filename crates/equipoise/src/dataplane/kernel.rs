@@ -4,11 +4,9 @@
 //! what the programs have counted; what should be where is decided elsewhere.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use aya::Ebpf;
-use equipoise_common::event::Event;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::{Live as Count, tick};
 use equipoise_common::key::{V4, V6};
@@ -34,59 +32,19 @@ mod load;
 mod mapped;
 #[cfg(feature = "kernel-tests")]
 mod measure;
+mod options;
 mod pin;
 mod reset;
+mod row;
 mod run;
 mod table;
 
 pub use self::event::{Arrivals, Events};
 #[cfg(feature = "kernel-tests")]
 pub use self::measure::{Measures, Subject};
+pub use self::options::{Clock, Eviction, Options, TcWay};
+pub use self::row::{Copied, Expiry, FlowRow, Occupancy, Part, Ties};
 pub use self::run::{Input, Output, Runner, Twin};
-
-/// How to load.
-pub struct Options<'a> {
-    /// Names the pins: `/sys/fs/bpf/equipoise/INSTANCE`.
-    pub instance: &'a str,
-    /// Flows that each family's table holds.
-    pub max_flows: u32,
-    /// How TC programs are attached.
-    pub tc: TcWay,
-    /// What the programs go by.
-    pub clock: Clock,
-    /// What gives way when there is no room.
-    pub eviction: Eviction,
-}
-
-/// What gives way when there is no room for a new flow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Eviction {
-    /// The oldest flow that is not confirmed.
-    #[default]
-    Unconfirmed,
-    /// The oldest flow, whatever it is. For tests: what a table without classes would do to its users.
-    Any,
-}
-
-/// What flows are timed by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Clock {
-    /// The kernel's monotonic clock, at its last tick.
-    #[default]
-    Kernel,
-    /// What [`Kernel::set_time`] has set; for tests.
-    Set,
-}
-
-/// How TC programs are attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TcWay {
-    /// By TCX links where the kernel has them (6.6), else by filters on a `clsact` qdisc.
-    #[default]
-    Newest,
-    /// By filters on a `clsact` qdisc.
-    Clsact,
-}
 
 /// What a device is like, as far as attaching depends on it.
 pub struct Device<'a> {
@@ -111,90 +69,6 @@ pub struct Attachment {
     pub mode: &'static str,
     /// Why this one.
     pub reason: String,
-}
-
-/// One flow, as `flows` lists it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FlowRow {
-    /// TCP or UDP, by IANA number.
-    pub protocol: u32,
-    /// The client.
-    pub client: SocketAddr,
-    /// What it connected to.
-    pub vip: SocketAddr,
-    /// Where it goes.
-    pub backend_address: SocketAddr,
-    /// Service id.
-    pub service: u32,
-    /// Backend id.
-    pub backend: u32,
-    /// `opening`, `established`, `closing`, `one-way`, `two-way`.
-    pub state: &'static str,
-    /// Since it was opened.
-    pub age: Duration,
-    /// Since its last packet in either direction.
-    pub idle: Duration,
-    /// Packets and IP bytes from the client, packets and IP bytes to it.
-    pub traffic: [u64; 4],
-}
-
-/// What a sweep over the flow tables has done.
-#[derive(Debug, Default)]
-pub struct Expiry {
-    /// Flows that were past their time.
-    pub ended: u64,
-    /// Flows closed because their backend has gone.
-    pub closed: u64,
-    /// Flows whose ends get a RST.
-    pub resets: Vec<Ties>,
-    /// What there is to tell, where services want it told.
-    pub events: Vec<Event>,
-}
-
-/// Both ends of a TCP flow, as a RST to either needs them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ties {
-    /// The client.
-    pub client: SocketAddr,
-    /// What it is connected to.
-    pub vip: SocketAddr,
-    /// The client as the backend sees it.
-    pub client_at_backend: SocketAddr,
-    /// The backend.
-    pub backend: SocketAddr,
-    /// The next sequence number of the client.
-    pub client_sent: u32,
-    /// The next sequence number of the backend.
-    pub backend_sent: u32,
-}
-
-/// How full the flow tables are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Occupancy {
-    /// Live flows, both families.
-    pub live: u64,
-    /// Those that are confirmed.
-    pub confirmed: u64,
-    /// Bytes of memory of both tables.
-    pub memory: u64,
-}
-
-/// How many flows have been copied into other tables.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Copied {
-    /// Flows that were not there before.
-    pub copied: u64,
-    /// Flows for which there was no room, or whose name at their backend was taken.
-    pub refused: u64,
-}
-
-/// How much of the flow tables a sweep goes over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// All of them.
-    All,
-    /// The next part of so many.
-    OneOf(u32),
 }
 
 /// Why the programs could not be loaded or attached.

@@ -1,0 +1,196 @@
+//! Opening a flow for a packet of none: what it is to be, and how that has ended.
+//!
+//! The slow path calls [`prepare`], has the flow placed by functions that are verified by themselves, and calls
+//! [`settle`]. What is done where a new flow finds no room is said here.
+
+use equipoise_common::flow::count::{Pressure, Refused};
+use equipoise_common::flow::end::Evicted;
+use equipoise_common::flow::open::{New, Opened};
+use equipoise_common::flow::track::tcp;
+use equipoise_common::hash;
+use equipoise_common::key::Be16;
+use equipoise_common::limit::PORT_TRIES;
+use equipoise_common::step::What;
+use equipoise_common::value::{OnFull, Policy, Service};
+use equipoise_common::verdict::Verdict;
+
+use crate::family::Family;
+use crate::flow::{Decision, now};
+use crate::parse::Headers;
+use crate::report;
+use crate::select::{self, Run};
+use crate::slow::Work;
+use crate::stateless;
+use crate::table::policy;
+
+/// Puts a flow for a packet of none together in this CPU's work: a backend, and a name at it.
+///
+/// The flow takes its name with the client's own source port, or, where another flow has that name, with other ports in
+/// turn, and then so at a second backend.
+#[inline(always)]
+pub fn prepare<F: Family>(work: &mut Work<F>, policy: &Policy) -> Result<(), Verdict> {
+    let headers = &work.headers;
+    let Some(run) = select::run(work.service.pool, headers) else {
+        return Err(Verdict::NoBackend);
+    };
+    put_together(headers, &work.service, &mut work.new);
+    let named = F::name(&run);
+    if let Some(verdict) = unnamed((named >> 32) as u32) {
+        return Err(verdict);
+    }
+    work.limits = [policy.max_flows, named as u32];
+    Ok(())
+}
+
+/// Makes a decision of how the opening of the flow in this CPU's work has ended.
+#[inline(always)]
+pub fn settle<F: Family>(
+    work: &Work<F>,
+    opened: Opened,
+    decision: &mut Decision<F>,
+) -> Result<(), Verdict> {
+    let (headers, new) = (&work.headers, &work.new);
+    if headers.is_reset() {
+        return stateless::send(work, decision);
+    }
+    let port_changed = new.reply.destination_port != headers.tuple.source_port;
+    if port_changed {
+        report::step(What::PortChanged, new.backend, u64::from(new.reply.destination_port.get()));
+    }
+    decision.to = new.reply.reversed();
+    decision.service = new.service;
+    decision.backend = new.backend;
+    if report::is_dry() {
+        return Ok(());
+    }
+    count_evicted(opened.evicted);
+    if opened.found {
+        F::recall(opened.at, decision);
+        return Ok(());
+    }
+    let Some(policy) = policy(new.service) else { return Err(Verdict::FlowRefused) };
+    if opened.refused == 0 {
+        decision.at = opened.at;
+        report::new_flow(new.service, new.backend, port_changed);
+        if policy.switches & Policy::EVENTS != 0 {
+            F::tell_opened(opened.at);
+        }
+        return Ok(());
+    }
+    match refusal(opened.refused, policy) {
+        Some(verdict) => Err(verdict),
+        None => stateless::send(work, decision),
+    }
+}
+
+/// The verdict that [`find_name`] has answered with, if it has.
+#[inline(always)]
+fn unnamed(number: u32) -> Option<Verdict> {
+    const NO_BACKEND: u32 = Verdict::NoBackend as u32;
+    const LIMIT: u32 = Verdict::FlowLimit as u32;
+    const NO_PORT: u32 = Verdict::NoSourcePort as u32;
+    match number {
+        0 => None,
+        NO_BACKEND => Some(Verdict::NoBackend),
+        LIMIT => Some(Verdict::FlowLimit),
+        NO_PORT => Some(Verdict::NoSourcePort),
+        _ => Some(Verdict::FlowRefused),
+    }
+}
+
+/// The verdict on a packet whose flow was not opened; none where it is decided without one.
+#[inline(always)]
+fn refusal(refused: u32, policy: &Policy) -> Option<Verdict> {
+    const FULL: u32 = Refused::Full as u32;
+    const CROWDED: u32 = Refused::Crowded as u32;
+    const SERVICE: u32 = Refused::Service as u32;
+    const BACKEND: u32 = Refused::Backend as u32;
+    const BUSY: u32 = Refused::Busy as u32;
+    match refused {
+        SERVICE => {
+            report::pressure(Pressure::RefusedService);
+            Some(Verdict::FlowLimit)
+        }
+        BACKEND => {
+            report::pressure(Pressure::RefusedBackend);
+            Some(Verdict::FlowLimit)
+        }
+        FULL | CROWDED if policy.on_full == OnFull::Drop as u8 => {
+            report::pressure(Pressure::RefusedFull);
+            Some(Verdict::FlowRefused)
+        }
+        FULL | CROWDED => {
+            report::pressure(Pressure::StatelessFull);
+            None
+        }
+        BUSY => {
+            report::pressure(Pressure::StatelessBusy);
+            None
+        }
+        _ => Some(Verdict::NoSourcePort),
+    }
+}
+
+#[inline(always)]
+fn count_evicted(evicted: u32) {
+    const EXPIRED: u32 = Evicted::Expired as u32;
+    const CLOSING: u32 = Evicted::Closing as u32;
+    const UNCONFIRMED: u32 = Evicted::Unconfirmed as u32;
+    match evicted {
+        EXPIRED => report::pressure(Pressure::Expired),
+        CLOSING => report::pressure(Pressure::EvictedClosing),
+        UNCONFIRMED => report::pressure(Pressure::EvictedUnconfirmed),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn put_together<F: Family>(headers: &Headers<F>, service: &Service, new: &mut New<F>) {
+    let segment = &headers.segment;
+    let acknowledges = segment.flags & tcp::ACK != 0;
+    *new = New {
+        request: headers.tuple,
+        reply: headers.tuple.reversed(),
+        service: service.id,
+        backend: 0,
+        generation: 0,
+        sent: segment.sequence.wrapping_add(segment.length),
+        acknowledged: if acknowledges { segment.acknowledgement } else { 0 },
+        packets: headers.size.packets,
+        bytes: headers.size.bytes,
+        now: now(),
+    };
+}
+
+/// Finds a backend for the flow in this CPU's scratch, and a name at it that no other flow has; answers with the
+/// backend's limit, or with a verdict as a number in the upper half.
+#[inline(always)]
+pub fn find_name<F: Family>(run: &Run) -> u64 {
+    let Some(work) = F::work() else { return u64::from(Verdict::FlowRefused as u32) << 32 };
+    let new = &mut work.new;
+    // Deterministic candidates, spread by the flow's hash over the upper half of the ports.
+    let mut candidate = hash::five_tuple(&new.request);
+    let mut next = 0;
+    let mut limit = 0;
+    for attempt in 0..2 * PORT_TRIES {
+        if attempt % PORT_TRIES == 0 {
+            let chosen = match run.with_room(&mut next) {
+                Ok(chosen) => chosen,
+                Err(verdict) => return u64::from(verdict as u32) << 32,
+            };
+            new.reply.source = F::unpack(chosen.backend.address);
+            new.reply.source_port = chosen.backend.port;
+            new.reply.destination_port = new.request.source_port;
+            new.backend = chosen.id;
+            new.generation = chosen.backend.generation;
+            limit = chosen.backend.max_flows;
+        } else {
+            candidate = hash::mix(candidate, 1);
+            new.reply.destination_port = Be16::new(candidate as u16 | 0x8000);
+        }
+        if !F::is_taken(&new.reply) {
+            return u64::from(limit);
+        }
+    }
+    u64::from(Verdict::NoSourcePort as u32) << 32
+}
