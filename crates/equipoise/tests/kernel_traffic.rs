@@ -57,6 +57,8 @@ at_each_hook! {
     a_port_that_is_used_again_and_again_always_connects
     without_a_control_plane_dead_flows_make_room
     a_load_beyond_its_limit_goes_to_other_backends
+    connections_end_well_whichever_end_is_first
+    connections_that_backends_end_are_told_so
 }
 
 use flows::{
@@ -65,6 +67,7 @@ use flows::{
     a_removed_backend_that_is_kept_ends_its_downloads_well,
     a_removed_backend_with_reset_makes_a_reading_client_fail_at_once,
     a_udp_client_of_a_removed_backend_is_answered_by_another,
+    connections_end_well_whichever_end_is_first, connections_that_backends_end_are_told_so,
     without_a_control_plane_dead_flows_make_room,
 };
 

@@ -3,14 +3,16 @@
 //! Time goes by as fast as it does, so that the table's graces hold. Afterwards no flow is lost or there twice, each
 //! leads to its backend and back, counts are exact, and of each flow was told that it opened and that it closed.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Instant;
 
 use equipoise::dataplane::DataPlane as _;
-use equipoise::dataplane::kernel::{FlowRow, Input, Part, Runner};
+use equipoise::dataplane::kernel::{FlowRow, Input, Output, Part, Runner};
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::key::UDP;
+use equipoise_common::value::Traffic;
 use equipoise_common::verdict::Hook;
 use equipoise_lab::{Netns, scale};
 
@@ -89,12 +91,15 @@ fn hammer(netns: &Netns, runners: &[Runner; 2], flows: &[&Frames], cpu: usize, p
         let mut dice = Dice::new(cpu as u64 + 77);
         for _ in 0..packets {
             let frames = flows[dice.below(flows.len() as u32) as usize];
-            let (hook, interface, frame) =
-                &frames.lines[dice.below(frames.lines.len() as u32) as usize];
-            let runner = &runners[usize::from(*hook != Hook::Xdp)];
-            runner.run(Input { frame, interface: *interface, repeat: 1 }).unwrap();
+            send(runners, &frames.lines[dice.below(frames.lines.len() as u32) as usize]);
         }
     });
+}
+
+/// Sends a packet; for a thread that is in the namespace.
+fn send(runners: &[Runner; 2], (hook, interface, frame): &Line) {
+    let runner = &runners[usize::from(*hook != Hook::Xdp)];
+    runner.run(Input { frame, interface: *interface, repeat: 1 }).unwrap();
 }
 
 /// What has been told so far.
@@ -144,25 +149,56 @@ impl Drop for Countdown<'_> {
     }
 }
 
+/// Waits until a number has got so far.
+fn wait_for(number: &AtomicU32, least: u32) {
+    while number.load(Ordering::Acquire) < least {
+        thread::yield_now();
+    }
+}
+
+/// Lets nobody wait for a number any more, also where a thread panics.
+struct Gone<'a>(&'a AtomicU32);
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        self.0.store(u32::MAX, Ordering::Release);
+    }
+}
+
 /// Checks that both entries of a flow lead to its ends, and those of no other.
 fn lead_to_their_ends(world: &World, rows: &[FlowRow]) {
     let mut talks = Vec::new();
     let mut lines = Vec::new();
     for row in rows {
         let [v4, v6] = families(row.client.port());
-        let ends = if row.client.is_ipv4() { v4 } else { v6 };
+        let ends = if row.client.is_ipv6() { v6 } else { v4 };
         assert_eq!((row.client, row.vip), (ends.client, ends.vip));
         assert_eq!(world.backend_id(row.backend_address), row.backend);
         let mut talk = Talk::new(Hook::Xdp, Ends { backend: row.backend_address, ..ends });
         let transport = if row.protocol == UDP { Transport::Udp } else { Transport::Bare };
-        lines.extend(talk.script(world, &[(Client, transport), (Backend, transport)]));
-        talks.push(talk);
+        lines.extend(talk.script(world, &[(Client, transport)]));
+        talks.push((talk, transport));
     }
-    for (talk, outputs) in talks.iter().zip(world.batch(&lines).chunks(2)) {
-        let Ends { client, vip, backend } = talk.ends;
-        assert_eq!(ends_of(&outputs[0].frame), [client, backend]);
-        assert_eq!(ends_of(&outputs[1].frame), [vip, client]);
+    let mut names = BTreeSet::new();
+    let mut changed = 0;
+    let requests = world.batch(&lines);
+    let answer = |((talk, transport), output): (&(Talk, Transport), &Output)| {
+        let Ends { client, backend, .. } = talk.ends;
+        let [name, to] = ends_of(&output.frame);
+        assert_eq!((name.ip(), to), (client.ip(), backend));
+        assert!(names.insert((*transport == Transport::Udp, name, to)), "{name} is there twice");
+        // One that has begun while the one before it was being ended has found its own port still taken.
+        changed += u64::from(name != client);
+        let mut packet = talk.packet(Backend, *transport);
+        packet.to = name;
+        let (device, frame) = talk.frame(world, Backend, packet);
+        (talk.hook, device, frame)
+    };
+    let answers: Vec<Line> = talks.iter().zip(&requests).map(answer).collect();
+    for ((talk, _), output) in talks.iter().zip(world.batch(&answers)) {
+        assert_eq!(ends_of(&output.frame), [talk.ends.vip, talk.ends.client]);
     }
+    assert!(changed <= world.traffic().ports_changed, "{changed}");
 }
 
 /// Checks that everything agrees, and ends it.
@@ -202,6 +238,69 @@ fn two_cpus_at_one_table_lose_no_flow_and_make_none_twice() {
         });
         let took = start.elapsed();
         conclude(&mut world, &mut heard);
-        eprintln!("{sharing}: {:?} {} {took:?}", world.pressures(), world.traffic().new_flows);
+        let Traffic { new_flows, ports_changed, .. } = world.traffic();
+        eprintln!("{sharing}: {:?} {new_flows} {ports_changed} {took:?}", world.pressures());
+    }
+}
+
+#[test]
+fn two_cpus_at_one_limit_never_get_past_it() {
+    // Limits of a service and of each of its two backends, and how many flows each family can have then.
+    for (service, backend, most) in [("", ", max-flows = 2", 4), ("max-flows = 3", "", 3)] {
+        let keys = format!("{TIMEOUTS}\n{service}\non-empty = 'drop'");
+        let config = services(&keys, 2).replace("8080' }", &format!("8080'{backend} }}"));
+        let mut world = World::new(&config);
+        let runners = HOOKS.map(|hook| world.kernel.runner(hook).unwrap());
+        let netns = world.netns.clone();
+        let firsts = |cpu: usize| -> Vec<Line> {
+            let port = 15_000 + 100 * cpu as u16;
+            (port..port + 20)
+                .flat_map(|port| families(port).map(|ends| (HOOKS[usize::from(port % 2)], ends)))
+                .flat_map(|(hook, ends)| {
+                    Talk::new(hook, ends).script(&world, &[(Client, Transport::Syn)])
+                })
+                .collect()
+        };
+        let lines: Vec<Vec<Line>> = (0..CPUS).map(firsts).collect();
+        let rounds = scale(400, 40_000);
+        let (begun, done) = (AtomicU32::new(0), AtomicU32::new(0));
+        thread::scope(|scope| {
+            for (cpu, lines) in lines.iter().enumerate() {
+                let (netns, runners, begun, done) = (&netns, &runners, &begun, &done);
+                scope.spawn(move || {
+                    let _done = Gone(done);
+                    netns.run(|| {
+                        pin(cpu);
+                        for round in 1..=rounds {
+                            wait_for(begun, round as u32);
+                            for line in lines {
+                                send(runners, line);
+                            }
+                            done.fetch_add(1, Ordering::Release);
+                        }
+                    });
+                });
+            }
+            let _begun = Gone(&begun);
+            for round in 1..=rounds as u32 {
+                begun.store(round, Ordering::Release);
+                wait_for(&done, round * CPUS as u32);
+                let rows = world.rows();
+                let mut counts: BTreeMap<u32, u64> = BTreeMap::new();
+                for row in &rows {
+                    *counts.entry(row.backend).or_default() += 1;
+                }
+                if !backend.is_empty() {
+                    assert!(counts.values().all(|&count| count <= 2), "{counts:?}");
+                }
+                for is_v6 in [false, true] {
+                    let count = rows.iter().filter(|row| row.client.is_ipv6() == is_v6).count();
+                    assert_eq!(count, most, "{counts:?}");
+                }
+                world.wait(seconds(1));
+                assert_eq!(world.kernel.sweep(Part::All).ended, 2 * most as u64);
+            }
+        });
+        assert!(agree(&mut world).is_empty());
     }
 }

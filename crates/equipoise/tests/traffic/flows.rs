@@ -1,8 +1,8 @@
 //! What becomes of flows: when their backend leaves, when their port is used again, and without a
 //! control plane. Each hook has its own programs, so each is asked.
 
-use std::io::{ErrorKind, Read as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use equipoise_lab::client::{Connect, EchoConnection, UdpAsker, download, http_get};
@@ -212,4 +212,89 @@ pub(crate) fn a_load_beyond_its_limit_goes_to_other_backends(attach: Attach) {
     }
     let moved = balanced.balancer.status()["flow_table"]["pressure"]["moved_backend_limit"].clone();
     assert!(moved.as_u64().unwrap() > 0);
+}
+
+/// A listener on the first backend that talks with each client on a thread of its own.
+fn listen(lab: &Lab, vip: SocketAddr, talk: fn(TcpStream)) -> SocketAddr {
+    let host = &lab.backends[0];
+    let at = host.at(PORT).into_iter().find(|at| at.is_ipv6() == vip.is_ipv6()).unwrap();
+    let listener = host.netns.run(|| TcpListener::bind(at)).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.unwrap();
+            std::thread::spawn(move || talk(stream));
+        }
+    });
+    at
+}
+
+/// How long the flows of the tests below live once they are over.
+const CLOSING: Duration = Duration::from_secs(1);
+const PART: usize = 100_000;
+
+/// Sends the rest long after the client has finished.
+fn late(mut stream: TcpStream) {
+    let mut asked = Vec::new();
+    stream.read_to_end(&mut asked).unwrap();
+    std::thread::sleep(3 * CLOSING);
+    stream.write_all(&vec![7; PART]).unwrap();
+}
+
+pub(crate) fn connections_end_well_whichever_end_is_first(attach: Attach) {
+    let lab = Lab::new(Options { backends: 1, ..Options::default() }).unwrap();
+    let lines = "timeouts = { tcp-closing = \"1s\" }";
+    let text = format!("[settings]\nattach = \"{}\"\n", attach.asked)
+        + &vips().map(|(_, vip)| service(vip, &[listen(&lab, vip, late)], lines)).concat();
+    let balancer = Balancer::start(&lab.balancer, &text);
+    let connect = |vip: SocketAddr| {
+        let stream = lab.client().netns.run(|| TcpStream::connect(vip)).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream
+    };
+    let closed = |why: &str| {
+        let status = balancer.status();
+        status["flow_table"]["events"]["closed"][why].as_u64().unwrap_or(0)
+    };
+    // The client finishes first and goes on listening.
+    let half_open: Vec<_> = vips()
+        .into_iter()
+        .map(|(_, vip)| {
+            let mut stream = connect(vip);
+            stream.write_all(b"that was all").unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            stream
+        })
+        .collect();
+    for mut stream in half_open {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest.len(), PART, "a half-open connection was cut");
+    }
+    wait_until(DEADLINE, "flows that clients have ended", || closed("client_fin") == 2).unwrap();
+    // One that goes without a word more.
+    for (_, vip) in vips() {
+        let stream = connect(vip);
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    wait_until(DEADLINE, "flows that clients have reset", || closed("client_reset") == 2).unwrap();
+    assert_eq!(closed("backend_fin") + closed("backend_reset") + closed("idle"), 0);
+    wait_until(DEADLINE, "an empty table", || balancer.status()["flow_table"]["live"] == 0)
+        .unwrap();
+}
+
+pub(crate) fn connections_that_backends_end_are_told_so(attach: Attach) {
+    fn finish(stream: TcpStream) {
+        drop(stream);
+    }
+    let lab = Lab::new(Options { backends: 1, ..Options::default() }).unwrap();
+    let text = format!("[settings]\nattach = \"{}\"\n", attach.asked)
+        + &vips().map(|(_, vip)| service(vip, &[listen(&lab, vip, finish)], "")).concat();
+    let balancer = Balancer::start(&lab.balancer, &text);
+    for (_, vip) in vips() {
+        let mut stream = lab.client().netns.run(|| TcpStream::connect(vip)).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    }
+    let closed = || balancer.status()["flow_table"]["events"]["closed"]["backend_fin"].clone();
+    wait_until(DEADLINE, "flows that backends have ended", || closed() == 2).unwrap();
 }
