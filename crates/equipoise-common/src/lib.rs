@@ -11,6 +11,7 @@
 pub mod checksum;
 pub mod draw;
 pub mod event;
+pub mod filter;
 pub mod flow;
 pub mod hash;
 pub mod key;

@@ -13,6 +13,7 @@ mod answer;
 #[cfg(feature = "bench")]
 mod bench;
 mod family;
+mod filter;
 mod flow;
 mod forward;
 mod hook;
@@ -217,6 +218,9 @@ fn balance<H: Hook, F: Family>(
     headers: &Headers<F>,
 ) -> Result<u64, Verdict> {
     parsed(headers);
+    if !filter::may_be_ours(&headers.tuple) {
+        return Err(Verdict::NoService);
+    }
     let mut decision = Decision::none(headers);
     let found = F::look_up(headers, Passage::In, &mut decision);
     match found {
@@ -277,6 +281,9 @@ fn answer<H: Hook, F: Family>(
     headers: &Headers<F>,
 ) -> Result<u64, Verdict> {
     parsed(headers);
+    if !filter::may_be_ours(&headers.tuple) {
+        return Err(Verdict::Outgoing);
+    }
     let mut reply = Decision::none(headers);
     let found = F::look_up(headers, hook.passage(), &mut reply);
     match found {

@@ -7,6 +7,7 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
+use equipoise_common::filter;
 use equipoise_common::flow::Set;
 use equipoise_common::flow::count::PRESSURES;
 use equipoise_common::key::{ServiceKey, V4, V6};
@@ -89,6 +90,10 @@ pub static BACKENDS: Array<Backend, { limit::BACKENDS as usize }> = Array::new()
 /// User space: devices that take redirected frames, by index.
 #[btf_map(name = "REDIRECTS")]
 pub static REDIRECTS: DevMapHash<{ limit::INTERFACES as usize }> = DevMapHash::new();
+
+/// User space, by setting bits through a memory map: addresses of VIPs and backends.
+#[btf_map(name = "ADDRESSES")]
+pub static ADDRESSES: Array<u64, { filter::WORDS as usize }, MMAPABLE> = Array::new();
 
 /// User space: how services treat their flows, by service id.
 #[btf_map(name = "POLICIES")]

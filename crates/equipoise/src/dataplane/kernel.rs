@@ -184,6 +184,8 @@ impl Kernel {
     /// Flows that are there already stay as they are there. Packets that come to ours meanwhile are not all counted
     /// there, and a flow that ends here once it is copied lives on there until it is past its time.
     pub fn copy_flows(&self, to: &Self) -> Copied {
+        // Before the flows, whose packets are not looked up else.
+        to.tables.know_all(&self.tables);
         let (now, mut copied) = (to.now(), Copied::default());
         flow::copy_all::<V4, 8>(&self.table(FIRST_V4), &to.table(FIRST_V4), now, &mut copied);
         flow::copy_all::<V6, 16>(&self.table(FIRST_V6), &to.table(FIRST_V6), now, &mut copied);

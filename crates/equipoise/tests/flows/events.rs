@@ -124,6 +124,34 @@ fn a_flow_that_gives_way_is_told_as_evicted() {
     assert_eq!(world.pressure(Pressure::EvictedUnconfirmed), evicted);
 }
 
+#[test]
+fn nothing_is_told_of_flows_whose_service_wants_nothing_told() {
+    let mut world = World::new(&quiet(&services(TIMEOUTS, 1)));
+    for mut talk in talks(10_200) {
+        // Opened, closed, and opened where it was over.
+        talk.connect(&world);
+        talk.say(&world, Client, Transport::Reset);
+        assert_eq!(talk.state(&world), Some("closing"));
+        talk.connect(&world);
+        // Idle, and ended by the first packet of the next.
+        world.wait(seconds(10) + 1);
+        let expired = world.pressure(Pressure::Expired);
+        talk.say(&world, Client, Transport::Syn);
+        talk.ends.client.set_port(talk.ends.client.port() + 10);
+        talk.exchange(&world);
+        world.wait(seconds(5) + 1);
+        talk.say(&world, Client, Transport::Udp);
+        assert_eq!(world.pressure(Pressure::Expired), expired + 2);
+        // And by a sweep.
+        world.wait(seconds(10) + 1);
+        let swept = world.sweep();
+        assert_eq!((swept.ended, swept.events.len()), (2, 0));
+        assert!(world.told().is_empty());
+    }
+    assert_eq!(world.traffic().new_flows, 4 * 5);
+    assert_eq!(world.pressure(Pressure::EventsLost), 0);
+}
+
 /// The first packets of so many clients.
 fn firsts(world: &World, count: u16) -> Vec<Line> {
     let first = |port: u16| {

@@ -156,12 +156,14 @@ fn wait_for(number: &AtomicU32, least: u32) {
     }
 }
 
-/// Lets nobody wait for a number any more, also where a thread panics.
-struct Gone<'a>(&'a AtomicU32);
+/// Lets nobody wait for a number any more where a thread panics.
+struct Panicked<'a>(&'a AtomicU32);
 
-impl Drop for Gone<'_> {
+impl Drop for Panicked<'_> {
     fn drop(&mut self) {
-        self.0.store(u32::MAX, Ordering::Release);
+        if thread::panicking() {
+            self.0.fetch_or(1 << 31, Ordering::Release);
+        }
     }
 }
 
@@ -268,7 +270,7 @@ fn two_cpus_at_one_limit_never_get_past_it() {
             for (cpu, lines) in lines.iter().enumerate() {
                 let (netns, runners, begun, done) = (&netns, &runners, &begun, &done);
                 scope.spawn(move || {
-                    let _done = Gone(done);
+                    let _panicked = Panicked(done);
                     netns.run(|| {
                         pin(cpu);
                         for round in 1..=rounds {
@@ -281,7 +283,7 @@ fn two_cpus_at_one_limit_never_get_past_it() {
                     });
                 });
             }
-            let _begun = Gone(&begun);
+            let _panicked = Panicked(&begun);
             for round in 1..=rounds as u32 {
                 begun.store(round, Ordering::Release);
                 wait_for(&done, round * CPUS as u32);

@@ -155,6 +155,7 @@ const MAPS: &[&str] = &[
     "SLOTS",
     "BACKENDS",
     "REDIRECTS",
+    "ADDRESSES",
     "SHORTCUTS",
     "POLICIES",
     "REPLIES_V4",

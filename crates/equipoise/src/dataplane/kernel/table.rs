@@ -8,9 +8,10 @@ use aya::Ebpf;
 use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
+use equipoise_common::filter;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::sets_for;
-use equipoise_common::key::{ServiceKey as Key, V4, V6};
+use equipoise_common::key::{Address, ServiceKey as Key, V4, V6};
 use equipoise_common::limit;
 use equipoise_common::value::{Backend, Policy, Pool, Reply, Service, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
@@ -29,6 +30,7 @@ pub(super) struct Tables {
     pub(super) live: Live,
     services_v4: HashMap<MapData, Key<V4>, Service>,
     services_v6: HashMap<MapData, Key<V6>, Service>,
+    addresses: Mapped,
     pools: Mapped,
     slots: Mapped,
     policies: Array<MapData, Policy>,
@@ -72,6 +74,10 @@ impl Tables {
             pressure: typed(ebpf, "PRESSURE")?,
             services_v4: typed(ebpf, "SERVICES_V4")?,
             services_v6: typed(ebpf, "SERVICES_V6")?,
+            addresses: Mapped::new(
+                taken(ebpf, "ADDRESSES")?,
+                size_of::<u64>() * filter::WORDS as usize,
+            )?,
             pools: Mapped::new(taken(ebpf, "POOLS")?, size_of::<Pool>() * limit::POOLS as usize)?,
             slots: Mapped::new(taken(ebpf, "SLOTS")?, SLOT * limit::SLOTS as usize)?,
             backends: typed(ebpf, "BACKENDS")?,
@@ -120,8 +126,14 @@ impl Tables {
             Step::PutPool { id, value } => write_pool(&self.pools, *id, value),
             Step::RemovePool { id } => write_pool(&self.pools, *id, &Pool::default()),
             Step::PutService { key, value } => match key {
-                ServiceKey::V4(key) => self.services_v4.insert(key, value, 0),
-                ServiceKey::V6(key) => self.services_v6.insert(key, value, 0),
+                ServiceKey::V4(key) => {
+                    self.know(key.address);
+                    self.services_v4.insert(key, value, 0)
+                }
+                ServiceKey::V6(key) => {
+                    self.know(key.address);
+                    self.services_v6.insert(key, value, 0)
+                }
             }
             .map_err(io_error),
             Step::RemoveService { key } => match key {
@@ -151,7 +163,28 @@ impl Tables {
         Ok(())
     }
 
+    /// From now on packets with this address are looked up.
+    fn know<A: Address>(&self, address: A) {
+        let (word, bit) = filter::place(address);
+        if let Some(word) = self.addresses.word(word as usize * size_of::<u64>()) {
+            word.fetch_or(bit, Ordering::SeqCst);
+        }
+    }
+
+    /// Knows all addresses that another data plane knows.
+    pub(super) fn know_all(&self, other: &Self) {
+        for at in (0..filter::WORDS as usize).map(|word| word * size_of::<u64>()) {
+            if let (Some(mine), Some(others)) = (self.addresses.word(at), other.addresses.word(at))
+            {
+                mine.fetch_or(others.load(Ordering::SeqCst), Ordering::SeqCst);
+            }
+        }
+    }
+
     fn put_backend(&mut self, id: u32, value: &Backend) -> io::Result<()> {
+        // Its family does not stand in the entry: an IPv4 address takes the first 4 bytes.
+        self.know(V4::unpack(value.address));
+        self.know(value.address);
         self.backends.set(id, value, 0).map_err(io_error)?;
         if let Some(fate) = self.fates.get_mut(id as usize) {
             *fate = (value.generation, value.fate);
