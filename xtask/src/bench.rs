@@ -22,6 +22,9 @@ pub(crate) struct Wanted {
     /// Few flows and short runs, against limits; docs/benchmarks.md stays as it is
     #[arg(long)]
     quick: bool,
+    /// Measure with so many resident flows alone; docs/benchmarks.md stays as it is
+    #[arg(long, value_name = "NUMBER")]
+    flows: Option<u32>,
     /// Write all figures to a file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -29,7 +32,7 @@ pub(crate) struct Wanted {
 
 impl Wanted {
     /// What the suite asks for.
-    pub(crate) const QUICK: Self = Self { quick: true, json: None };
+    pub(crate) const QUICK: Self = Self { quick: true, flows: None, json: None };
 }
 
 const OBJECT: Object = Object { place: "target/ebpf/bench.o", features: "bench" };
@@ -48,7 +51,11 @@ fn command(wanted: &Wanted, object: &std::path::Path) -> Result<Command> {
     command.args(["--bench", "programs", "--", "--object"]).arg(object);
     if wanted.quick {
         command.arg("--quick");
-    } else {
+    }
+    if let Some(flows) = wanted.flows {
+        command.args(["--flows", &flows.to_string()]);
+    }
+    if !wanted.quick && wanted.flows.is_none() {
         command.arg("--table").arg(root().join("docs/benchmarks.md"));
     }
     if let Some(json) = &wanted.json {

@@ -23,10 +23,10 @@ use std::{env, fs};
 use crate::report::Report;
 
 /// How much is measured.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Extent {
     /// Resident flows, each in a run of its own.
-    residents: &'static [u32],
+    residents: Vec<u32>,
     rounds: u32,
     /// Packets of one figure of one round.
     packets: u32,
@@ -34,13 +34,20 @@ struct Extent {
     new: u32,
 }
 
-const FULL: Extent =
-    Extent { residents: &[1_000, 100_000, 1_000_000], rounds: 9, packets: 200_000, new: 20_000 };
-const QUICK: Extent = Extent { residents: &[1_000], rounds: 15, packets: 50_000, new: 5_000 };
+impl Extent {
+    fn full() -> Self {
+        let residents = vec![1_000, 100_000, 1_000_000];
+        Self { residents, rounds: 9, packets: 200_000, new: 20_000 }
+    }
+
+    fn quick() -> Self {
+        Self { residents: vec![1_000], rounds: 15, packets: 50_000, new: 5_000 }
+    }
+}
 
 fn main() -> ExitCode {
     let mut object = None;
-    let mut extent = FULL;
+    let mut extent = Extent::full();
     let (mut json, mut table) = (None, None);
     let mut arguments = env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -49,7 +56,11 @@ fn main() -> ExitCode {
             "--object" => object = Some(value()),
             "--json" => json = Some(value()),
             "--table" => table = Some(value()),
-            "--quick" => extent = QUICK,
+            "--flows" => {
+                let flows = value().to_string_lossy().parse();
+                extent.residents = vec![flows.expect("a number comes after --flows")];
+            }
+            "--quick" => extent = Extent::quick(),
             // Cargo says so to every bench.
             "--bench" => {}
             other => panic!("{other}: not an argument of this bench"),
@@ -58,7 +69,7 @@ fn main() -> ExitCode {
     let object = object.expect("`--object FILE`: programs built with the feature `bench`");
     let object = fs::read(&object).unwrap_or_else(|error| panic!("{}: {error}", object.display()));
     let mut report = Report::default();
-    for &residents in extent.residents {
+    for &residents in &extent.residents {
         paths::measure(&object, residents, &extent, &mut report);
     }
     tables::measure(

@@ -21,7 +21,7 @@ pub(crate) fn measure(object: &[u8], residents: u32, extent: &Extent, report: &m
     for is_v6 in [false, true] {
         world.establish(&mut measures, is_v6, residents);
     }
-    let mut meter = Meter { world, measures, residents, extent: *extent };
+    let mut meter = Meter { world, measures, residents, extent };
     let kinds: Vec<Kind> = [false, true]
         .into_iter()
         .flat_map(|is_v6| HOOKS.map(|hook| Path::ALL.map(|path| Kind { is_v6, hook, path })))
@@ -46,14 +46,14 @@ pub(crate) fn measure(object: &[u8], residents: u32, extent: &Extent, report: &m
     }
 }
 
-struct Meter {
+struct Meter<'a> {
     world: World,
     measures: Measures,
     residents: u32,
-    extent: Extent,
+    extent: &'a Extent,
 }
 
-impl Meter {
+impl Meter<'_> {
     /// The mean time of a packet, ns.
     fn one(&mut self, kind: Kind, subject: Subject) -> f64 {
         let Self { world, measures, residents, extent } = self;
