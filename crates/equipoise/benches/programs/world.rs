@@ -14,19 +14,20 @@ use crate::bench::{BACKEND, BACKEND6, Bench, CLIENT, CLIENT6, Packet, Transport,
 /// One backend a family, since what is chosen from does not matter to what is measured. Events are off: nobody would
 /// read them as fast as flows open here.
 const CONFIG: &str = r#"
+    [settings]
+    events = false
+
     [[service]]
     name = "web"
     listen = { interfaces = ["front"], address = "203.0.113.10", port = 80, protocol = "both" }
     backends = [{ address = "10.0.0.11:8080" }]
     timeouts = { tcp-opening = "1s", tcp-established = "1h" }
-    events = false
 
     [[service]]
     name = "web6"
     listen = { interfaces = ["front"], address = "2001:db8:f::10", port = 80, protocol = "both" }
     backends = [{ address = "[2001:db8:b::11]:8080" }]
     timeouts = { tcp-opening = "1s", tcp-established = "1h" }
-    events = false
 "#;
 
 /// The clients that the programs of the bench make.

@@ -1,4 +1,5 @@
-//! Both CPUs at once at one table, and a sweep beside them: the same flows, and flows that share nothing.
+//! Both CPUs at once at one table, and a sweep beside them: the same flows, and flows that share nothing. And both at
+//! the last place that a limit leaves, or at one name.
 //!
 //! Time goes by as fast as it does, so that the table's graces hold. Afterwards no flow is lost or there twice, each
 //! leads to its backend and back, counts are exact, and of each flow was told that it opened and that it closed.
@@ -13,11 +14,12 @@ use equipoise::dataplane::kernel::{FlowRow, Input, Output, Part, Runner};
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::key::UDP;
 use equipoise_common::value::Traffic;
-use equipoise_common::verdict::Hook;
+use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_lab::{Netns, scale};
 
 use crate::bench::{BACKEND, BACKEND6, Ends, Packet, Transport, families};
 use crate::exact::agree;
+use crate::names::{pairs, through};
 use crate::talk::{Line, Side, Talk, ends_of};
 use crate::world::{Dice, HOOKS, World, numbered, seconds, services};
 
@@ -172,11 +174,8 @@ fn lead_to_their_ends(world: &World, rows: &[FlowRow]) {
     let mut talks = Vec::new();
     let mut lines = Vec::new();
     for row in rows {
-        let [v4, v6] = families(row.client.port());
-        let ends = if row.client.is_ipv6() { v6 } else { v4 };
-        assert_eq!((row.client, row.vip), (ends.client, ends.vip));
-        assert_eq!(world.backend_id(row.backend_address), row.backend);
-        let mut talk = Talk::new(Hook::Xdp, Ends { backend: row.backend_address, ..ends });
+        let ends = Ends { client: row.client, vip: row.vip, backend: row.backend_address };
+        let mut talk = Talk::new(Hook::Xdp, ends);
         let transport = if row.protocol == UDP { Transport::Udp } else { Transport::Bare };
         lines.extend(talk.script(world, &[(Client, transport)]));
         talks.push((talk, transport));
@@ -189,7 +188,7 @@ fn lead_to_their_ends(world: &World, rows: &[FlowRow]) {
         let [name, to] = ends_of(&output.frame);
         assert_eq!((name.ip(), to), (client.ip(), backend));
         assert!(names.insert((*transport == Transport::Udp, name, to)), "{name} is there twice");
-        // One that has begun while the one before it was being ended has found its own port still taken.
+        // One that has begun while the one before it was being ended has found its own port taken.
         changed += u64::from(name != client);
         let mut packet = talk.packet(Backend, *transport);
         packet.to = name;
@@ -208,6 +207,12 @@ fn conclude(world: &mut World, heard: &mut Heard) {
     assert!(!agree(world).is_empty());
     // Those past their time are as good as none.
     let rows = world.rows();
+    for row in &rows {
+        let [v4, v6] = families(row.client.port());
+        let ends = if row.client.is_ipv6() { v6 } else { v4 };
+        assert_eq!((row.client, row.vip), (ends.client, ends.vip));
+        assert_eq!(world.backend_id(row.backend_address), row.backend);
+    }
     lead_to_their_ends(world, &rows);
     world.wait(seconds(1));
     let swept = world.sweep();
@@ -245,6 +250,41 @@ fn two_cpus_at_one_table_lose_no_flow_and_make_none_twice() {
     }
 }
 
+/// Sends these packets on both CPUs at once, and looks at what has come of them, time and again; then all flows end.
+fn in_rounds(world: &mut World, lines: &[Vec<Line>; CPUS], mut look: impl FnMut(&World)) {
+    let rounds = scale(400, 40_000) as u32;
+    let runners = HOOKS.map(|hook| world.kernel.runner(hook).unwrap());
+    let netns = world.netns.clone();
+    let (begun, done) = (AtomicU32::new(0), AtomicU32::new(0));
+    thread::scope(|scope| {
+        for (cpu, lines) in lines.iter().enumerate() {
+            let (netns, runners, begun, done) = (&netns, &runners, &begun, &done);
+            scope.spawn(move || {
+                let _panicked = Panicked(done);
+                netns.run(|| {
+                    pin(cpu);
+                    for round in 1..=rounds {
+                        wait_for(begun, round);
+                        for line in lines {
+                            send(runners, line);
+                        }
+                        done.fetch_add(1, Ordering::Release);
+                    }
+                });
+            });
+        }
+        let _panicked = Panicked(&begun);
+        for round in 1..=rounds {
+            begun.store(round, Ordering::Release);
+            wait_for(&done, round * CPUS as u32);
+            look(world);
+            let live = world.counts().0;
+            world.wait(seconds(1) + 1);
+            assert_eq!(world.kernel.sweep(Part::All).ended, live);
+        }
+    });
+}
+
 #[test]
 fn two_cpus_at_one_limit_never_get_past_it() {
     // Limits of a service and of each of its two backends, and how many flows each family can have then.
@@ -252,57 +292,50 @@ fn two_cpus_at_one_limit_never_get_past_it() {
         let keys = format!("{TIMEOUTS}\n{service}\non-empty = 'drop'");
         let config = services(&keys, 2).replace("8080' }", &format!("8080'{backend} }}"));
         let mut world = World::new(&config);
-        let runners = HOOKS.map(|hook| world.kernel.runner(hook).unwrap());
-        let netns = world.netns.clone();
-        let firsts = |cpu: usize| -> Vec<Line> {
-            let port = 15_000 + 100 * cpu as u16;
-            (port..port + 20)
-                .flat_map(|port| families(port).map(|ends| (HOOKS[usize::from(port % 2)], ends)))
-                .flat_map(|(hook, ends)| {
-                    Talk::new(hook, ends).script(&world, &[(Client, Transport::Syn)])
-                })
-                .collect()
-        };
-        let lines: Vec<Vec<Line>> = (0..CPUS).map(firsts).collect();
-        let rounds = scale(400, 40_000);
-        let (begun, done) = (AtomicU32::new(0), AtomicU32::new(0));
-        thread::scope(|scope| {
-            for (cpu, lines) in lines.iter().enumerate() {
-                let (netns, runners, begun, done) = (&netns, &runners, &begun, &done);
-                scope.spawn(move || {
-                    let _panicked = Panicked(done);
-                    netns.run(|| {
-                        pin(cpu);
-                        for round in 1..=rounds {
-                            wait_for(begun, round as u32);
-                            for line in lines {
-                                send(runners, line);
-                            }
-                            done.fetch_add(1, Ordering::Release);
-                        }
-                    });
-                });
+        let lines = [15_000, 15_100].map(|first| {
+            let ends = (first..first + 20).flat_map(families);
+            let talks =
+                ends.map(|ends| Talk::new(HOOKS[usize::from(ends.client.port() % 2)], ends));
+            talks.flat_map(|mut talk| talk.script(&world, &[(Client, Transport::Syn)])).collect()
+        });
+        in_rounds(&mut world, &lines, |world| {
+            let rows = world.rows();
+            let mut counts: BTreeMap<u32, u64> = BTreeMap::new();
+            for row in &rows {
+                *counts.entry(row.backend).or_default() += 1;
             }
-            let _panicked = Panicked(&begun);
-            for round in 1..=rounds as u32 {
-                begun.store(round, Ordering::Release);
-                wait_for(&done, round * CPUS as u32);
-                let rows = world.rows();
-                let mut counts: BTreeMap<u32, u64> = BTreeMap::new();
-                for row in &rows {
-                    *counts.entry(row.backend).or_default() += 1;
-                }
-                if !backend.is_empty() {
-                    assert!(counts.values().all(|&count| count <= 2), "{counts:?}");
-                }
-                for is_v6 in [false, true] {
-                    let count = rows.iter().filter(|row| row.client.is_ipv6() == is_v6).count();
-                    assert_eq!(count, most, "{counts:?}");
-                }
-                world.wait(seconds(1));
-                assert_eq!(world.kernel.sweep(Part::All).ended, 2 * most as u64);
+            assert!(backend.is_empty() || counts.values().all(|&count| count <= 2), "{counts:?}");
+            for is_v6 in [false, true] {
+                let count = rows.iter().filter(|row| row.client.is_ipv6() == is_v6).count();
+                assert_eq!(count, most, "{counts:?}");
             }
         });
-        assert!(agree(&mut world).is_empty());
     }
+}
+
+#[test]
+fn two_cpus_at_two_vips_never_give_one_name_to_two_flows() {
+    let mut world = World::new(&pairs());
+    let lines = [0, 1].map(|vip| {
+        let ports = (16_000..16_006).flat_map(|port| [false, true].map(|is_v6| (port, is_v6)));
+        let first = |(port, is_v6)| {
+            [Transport::Syn, Transport::Udp].map(|transport| {
+                let mut talk = through(HOOKS[usize::from(port % 2)], is_v6, port, vip);
+                talk.script(&world, &[(Client, transport)]).remove(0)
+            })
+        };
+        ports.flat_map(first).collect()
+    });
+    let tried: usize = lines.iter().map(Vec::len).sum();
+    let mut refused = 0;
+    in_rounds(&mut world, &lines, |world| {
+        let rows = world.rows();
+        lead_to_their_ends(world, &rows);
+        // The one that comes second has found the name free as the other did, and is sent again by its client.
+        let busy = world.pressure(Pressure::StatelessBusy);
+        let now = busy + world.kernel_verdicts(Verdict::NoSourcePort);
+        assert!(rows.len() as u64 + (now - refused) >= tried as u64, "{}", rows.len());
+        refused = now;
+    });
+    eprintln!("{refused} refused");
 }

@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use equipoise_common::flow::count::Pressure;
 use equipoise_common::key::UDP;
-use equipoise_common::verdict::Hook;
+use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_lab::scale;
 
 use crate::bench::{BACKEND, BACKEND6, CLIENT, CLIENT6, Ends, Packet, Transport, VIP, VIP6};
-use crate::talk::{Side, Talk, ends_of};
+use crate::talk::{CONNECTED, EXCHANGED, Side, Talk, ends_of};
 use crate::world::{Dice, HOOKS, World, numbered, seconds};
 
 use Side::{Backend, Client};
 
 /// Two VIPs of each family that lead to the same backend.
-fn pairs() -> String {
+pub(crate) fn pairs() -> String {
     let mut text = String::new();
     for (family, first, backend) in [("4", VIP, BACKEND), ("6", VIP6, BACKEND6)] {
         for number in 0..2 {
@@ -33,7 +34,7 @@ fn pairs() -> String {
 }
 
 /// A client's port of a family, through one of the VIPs.
-fn through(hook: Hook, is_v6: bool, port: u16, vip: u16) -> Talk {
+pub(crate) fn through(hook: Hook, is_v6: bool, port: u16, vip: u16) -> Talk {
     let (client, first, backend) =
         if is_v6 { (CLIENT6, VIP6, BACKEND6) } else { (CLIENT, VIP, BACKEND) };
     let client = SocketAddr::new(client.parse().unwrap(), port);
@@ -169,4 +170,42 @@ fn flows_through_two_vips_are_never_mixed_up() {
         .collect();
     seen.sort_unstable();
     assert_eq!(seen, listed);
+}
+
+#[test]
+fn what_finds_no_room_is_not_sent_under_a_name_that_a_flow_has() {
+    const FLOWS: u16 = 64;
+    let world = World::sized(&pairs(), FLOWS.into());
+    // Through the first VIP, until there is no room: connections from even ports, datagrams from odd ones.
+    let mut lines = Vec::new();
+    for is_v6 in [false, true] {
+        for port in 18_000..18_000 + FLOWS {
+            let said = if port % 2 == 0 { &CONNECTED } else { &EXCHANGED };
+            lines.extend(through(Hook::Xdp, is_v6, port, 0).script(&world, said));
+        }
+    }
+    world.batch(&lines);
+    assert_eq!(world.counts(), (2 * u64::from(FLOWS), 2 * u64::from(FLOWS)));
+    let before = world.pressures();
+    for hook in HOOKS {
+        for is_v6 in [false, true] {
+            // A packet from the same port through the second VIP would be taken for the flow's own; so would a RST.
+            let taken = Verdict::NoSourcePort;
+            let tcp = through(hook, is_v6, 18_000, 1);
+            for transport in [Transport::Syn, Transport::Ack, Transport::Reset, Transport::Refusal]
+            {
+                tcp.is_dropped(&world, Client, tcp.packet(Client, transport), taken);
+            }
+            let udp = through(hook, is_v6, 18_001, 1);
+            udp.is_dropped(&world, Client, udp.packet(Client, Transport::Udp), taken);
+            // From another port, or of the other protocol, it gets through, and its answer, too.
+            for (port, ask) in [(19_000, Transport::Syn), (18_000, Transport::Udp)] {
+                let talk = through(hook, is_v6, port, 1);
+                talk.pass(&world, Client, talk.packet(Client, ask));
+            }
+        }
+    }
+    let full = world.pressure(Pressure::StatelessFull) - before.get("stateless_full").unwrap_or(&0);
+    assert_eq!(full, 4 * 5);
+    assert_eq!(world.counts(), (2 * u64::from(FLOWS), 2 * u64::from(FLOWS)));
 }
