@@ -21,21 +21,22 @@ pub const GRACE: u32 = 128;
 /// Where an entry is: the number of its set and of its row. 0 is no place, since row 0 is a header.
 pub type Position = u32;
 
-/// Sets of a table for so many flows.
+/// Sets of a table for so many flows: twice as many ways as entries, of which each flow takes two.
 ///
-/// Each flow takes two entries. With two sets to choose from for each key, and the emptier one taken
-/// once the first is filled to [`FIRST_CHOICE`], a table that is filled to 7/10 has room for every key: the first
-/// that found none came at 0.80 of all ways (10 000 to 10 million flows). The rest is for slots within their grace.
+/// It is the lines that a look-up has to touch that this is for. In a table that is filled to a half, seven entries in
+/// ten are where they are looked for first, and hardly any is in its second set. Room there would be to 0.75 of all
+/// ways: below that no key was seen to find none (10 000 to 10 million flows). What is left is also for slots within
+/// their grace.
 pub const fn sets_for(max_flows: u32) -> u32 {
     let entries = max_flows as u64 * 2;
-    let sets = (entries * 10).div_ceil(7 * WAYS as u64);
+    let sets = (entries * 2).div_ceil(WAYS as u64);
     // A handful of keys says nothing about averages, and where sets are few, both choices are often the same.
     sets as u32 + 8
 }
 
-/// Used ways of a key's first set from which on the second one is looked at. In a full table three entries in ten are
-/// in their second sets then. With 11 the first key finds no room at 0.78, with 9 at 0.81.
-pub const FIRST_CHOICE: u32 = 10;
+/// Used ways of a key's first set from which on the second one is looked at. With 12 a full table has one entry in
+/// thirty in its second set, with 10 one in nine.
+pub const FIRST_CHOICE: u32 = 12;
 
 /// One set. `SLOT` words a row: 8 for IPv4, 16 for IPv6.
 #[repr(C, align(64))]

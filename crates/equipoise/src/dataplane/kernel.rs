@@ -37,6 +37,7 @@ mod pin;
 mod reset;
 mod row;
 mod run;
+mod sweep;
 mod table;
 
 pub use self::event::{Arrivals, Events};
@@ -288,8 +289,8 @@ impl DataPlane for Kernel {
         };
         let mut expiry = Expiry::default();
         let fates = self.tables.fates();
-        flow::sweep::<V4, 8>(&self.table(FIRST_V4), range.clone(), fates, &mut expiry);
-        flow::sweep::<V6, 16>(&self.table(FIRST_V6), range, fates, &mut expiry);
+        sweep::sweep::<V4, 8>(&self.table(FIRST_V4), range.clone(), fates, &mut expiry);
+        sweep::sweep::<V6, 16>(&self.table(FIRST_V6), range, fates, &mut expiry);
         if !expiry.resets.is_empty() {
             reset::send(&expiry.resets);
         }

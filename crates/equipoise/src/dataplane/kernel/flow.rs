@@ -1,4 +1,4 @@
-//! The flow tables in our address space: listing, counting, copying, and ending what is past its time.
+//! The flow tables in our address space: listing, counting, copying.
 //!
 //! The same source as in the programs walks the same memory, so nothing here costs a system call per flow. A set whose
 //! header has no tag is passed over at the cost of one cache line.
@@ -11,19 +11,15 @@ use std::time::Duration;
 
 use equipoise_common::event::Event;
 use equipoise_common::flow::copy::{Copied as Outcome, copy};
-use equipoise_common::flow::end::{discard, end};
-use equipoise_common::flow::entry::{Facts, both, facts, key, last_seen, opened, owner, sent};
-use equipoise_common::flow::find::{is_expired, is_past};
+use equipoise_common::flow::entry::{Facts, both, facts, key, last_seen, opened, owner};
+use equipoise_common::flow::find::is_expired;
 use equipoise_common::flow::set::{End, WAYS, at, position};
-use equipoise_common::flow::track::close;
-use equipoise_common::flow::{
-    Live as Count, Meta, Position, Reason, Set, State, Storage, flag, tick,
-};
+use equipoise_common::flow::{Live as Count, Meta, Position, Set, State, Storage, flag, tick};
 use equipoise_common::key::{Address, FiveTuple};
-use equipoise_common::value::{Fate, Policy};
+use equipoise_common::value::Policy;
 
 use super::mapped::Mapped;
-use super::{Copied, Expiry, FlowRow, Ties};
+use super::{Copied, FlowRow};
 
 /// Counts of live flows.
 pub(super) struct Live {
@@ -150,7 +146,7 @@ fn latest<const SLOT: usize>(
 }
 
 /// Calls `each` with every entry in these sets, until it answers false; false if it has.
-fn entries<A: Address + Into<IpAddr>, const SLOT: usize>(
+pub(super) fn entries<A: Address + Into<IpAddr>, const SLOT: usize>(
     table: &Table<'_, A>,
     sets: Range<u32>,
     mut each: impl FnMut(Position, &[AtomicU64; SLOT], Meta) -> bool,
@@ -232,60 +228,6 @@ pub(super) fn ticks(ticks: i32) -> Duration {
     Duration::from_nanos(u64::from(ticks.max(0).unsigned_abs()) << 20)
 }
 
-/// How long a reply's entry has been silent before it is looked at whether it is alone: about a minute, ticks.
-const ORPHANED: u32 = 1 << 16;
-
-/// Ends the flows in these sets that are past their time, and closes those whose backend has gone and
-/// whose service wants them reset. What has to be told to their ends is added to `expiry`.
-pub(super) fn sweep<A, const SLOT: usize>(
-    table: &Table<'_, A>,
-    sets: Range<u32>,
-    backends: &[(u16, u16)],
-    expiry: &mut Expiry,
-) where
-    A: Address + Into<IpAddr>,
-{
-    entries::<A, SLOT>(table, sets, |here, slot, meta| {
-        // Read for each flow: what is given up is stamped with it, and a grace must not begin in the past.
-        let now = table.clock.unwrap_or_else(now);
-        if meta.has(flag::REPLY) {
-            // Its flow is ended by its request's entry. One that has been silent for long may have lost that.
-            if is_past(last_seen(slot), ORPHANED, now) {
-                discard::<SLOT, _>(table, here, now);
-            }
-            return true;
-        }
-        let (service, backend) = owner(slot);
-        let timeout = Storage::<SLOT>::timeout(table, service, meta.state_number());
-        if is_expired::<SLOT, _>(table, here, slot, timeout, now) {
-            let resets = table
-                .policies
-                .get(service as usize)
-                .is_some_and(|policy| policy.switches & Policy::RESET_ON_EXPIRY != 0);
-            let ties = (resets && meta.state() == State::Established)
-                .then(|| ties::<A, SLOT>(table, slot, meta));
-            if end::<SLOT, _>(table, here, Reason::Idle, now) {
-                expiry.ended += 1;
-                expiry.resets.extend(ties);
-            }
-            return true;
-        }
-        let is_open = matches!(meta.state(), State::Opening | State::Established);
-        let gone = backends.get(backend as usize).is_some_and(|&(generation, fate)| {
-            generation != meta.generation() && fate == Fate::Reset as u16
-        });
-        if is_open && gone {
-            let ties = ties::<A, SLOT>(table, slot, meta);
-            if close::<SLOT, _>(table, here, Reason::BackendGone) {
-                expiry.closed += 1;
-                expiry.resets.push(ties);
-            }
-        }
-        true
-    });
-    expiry.events.append(&mut table.ended.borrow_mut());
-}
-
 /// Copies every flow of one family's table into another; those past their time too, whose ends are still to be told.
 /// Adds to `copied` what has become of them.
 pub(super) fn copy_all<A, const SLOT: usize>(
@@ -304,27 +246,6 @@ pub(super) fn copy_all<A, const SLOT: usize>(
         }
         true
     });
-}
-
-/// Both ends of a flow as a RST to either needs them.
-fn ties<A: Address + Into<IpAddr>, const SLOT: usize>(
-    table: &Table<'_, A>,
-    slot: &[AtomicU64; SLOT],
-    meta: Meta,
-) -> Ties {
-    let found: FiveTuple<A> = key(slot, meta);
-    let to = facts::<_, A, SLOT>(slot, meta).to;
-    let reply_sent = at::<SLOT, _>(table, meta.other()).map_or(0, sent);
-    let address =
-        |address: A, port: equipoise_common::key::Be16| SocketAddr::new(address.into(), port.get());
-    Ties {
-        client: address(found.source, found.source_port),
-        vip: address(found.destination, found.destination_port),
-        client_at_backend: address(to.source, to.source_port),
-        backend: address(to.destination, to.destination_port),
-        client_sent: sent(slot),
-        backend_sent: reply_sent,
-    }
 }
 
 /// The clock of the programs: monotonic, at the last kernel tick.

@@ -1,0 +1,155 @@
+//! Going over the flow tables: ending what is past its time, closing what is to be reset.
+//!
+//! Without a system call and without a lock, while packets go on. Most of its time it waits for memory, so
+//! flows are looked at some dozens at a time before anything is written.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use equipoise_common::flow::end::{discard, end};
+use equipoise_common::flow::entry::{facts, key, last_seen, owner, sent};
+use equipoise_common::flow::find::{is_expired, is_past};
+use equipoise_common::flow::set::at;
+use equipoise_common::flow::track::close;
+use equipoise_common::flow::{Meta, Position, Reason, State, Storage, flag};
+use equipoise_common::key::{Address, FiveTuple};
+use equipoise_common::value::{Fate, Policy};
+
+use super::flow::{Table, entries, now};
+use super::{Expiry, Ties};
+
+/// How long a reply's entry has been silent before it is looked at whether it is alone: about a minute, ticks.
+const ORPHANED: u32 = 1 << 16;
+
+/// Sets that are looked at before what has been found there is done: so many that the processor waits for the memory of
+/// several flows at once, and so few that it is still there afterwards.
+const AT_ONCE: u32 = 16;
+
+/// What a sweep does with a flow.
+#[derive(Clone, Copy)]
+enum Due {
+    /// It is past its time.
+    End,
+    /// Its backend has gone, and its service wants it reset.
+    Close,
+    /// It is a reply's entry that may have lost its request's.
+    Discard,
+}
+
+/// Ends the flows in these sets that are past their time, and closes those whose backend has gone and
+/// whose service wants them reset. What has to be told to their ends is added to `expiry`.
+pub(super) fn sweep<A, const SLOT: usize>(
+    table: &Table<'_, A>,
+    sets: Range<u32>,
+    backends: &[(u16, u16)],
+    expiry: &mut Expiry,
+) where
+    A: Address + Into<IpAddr>,
+{
+    let mut found = Vec::new();
+    let mut first = sets.start;
+    while first < sets.end {
+        let last = first.saturating_add(AT_ONCE).min(sets.end);
+        let begun = table.clock.unwrap_or_else(now);
+        entries::<A, SLOT>(table, first..last, |here, slot, meta| {
+            if due::<A, SLOT>(table, (here, slot, meta), backends, begun).is_some() {
+                // What is to be written is looked at already, and nothing waits for that yet.
+                let other = Storage::<SLOT>::set(table, meta.other() >> 4);
+                std::hint::black_box(other.map_or(0, |set| set.group(meta.other() >> 2)));
+                found.push(here);
+            }
+            true
+        });
+        for here in found.drain(..) {
+            let Some(slot) = at::<SLOT, _>(table, here) else { continue };
+            let meta = Meta(slot[0].load(Ordering::Acquire));
+            // A packet may have come since.
+            let is_due = |now| due::<A, SLOT>(table, (here, slot, meta), backends, now);
+            // Read for each flow: what is given up is stamped with it, and a grace must not begin in the past.
+            let now = table.clock.unwrap_or_else(now);
+            if let Some(due) = is_due(now).filter(|_| meta.is_live()) {
+                carry_out::<A, SLOT>(table, (here, slot, meta), (due, now), expiry);
+            }
+        }
+        first = last;
+    }
+    expiry.events.append(&mut table.ended.borrow_mut());
+}
+
+/// What is to be done with the flow that has this entry.
+fn due<A: Address + Into<IpAddr>, const SLOT: usize>(
+    table: &Table<'_, A>,
+    (here, slot, meta): (Position, &[AtomicU64; SLOT], Meta),
+    backends: &[(u16, u16)],
+    now: u32,
+) -> Option<Due> {
+    if meta.has(flag::REPLY) {
+        // Its flow is ended by its request's entry. One that has been silent for long may have lost that.
+        return is_past(last_seen(slot), ORPHANED, now).then_some(Due::Discard);
+    }
+    let (service, backend) = owner(slot);
+    let timeout = Storage::<SLOT>::timeout(table, service, meta.state_number());
+    if is_expired::<SLOT, _>(table, here, slot, timeout, now) {
+        return Some(Due::End);
+    }
+    let is_open = matches!(meta.state(), State::Opening | State::Established);
+    let gone = backends.get(backend as usize).is_some_and(|&(generation, fate)| {
+        generation != meta.generation() && fate == Fate::Reset as u16
+    });
+    (is_open && gone).then_some(Due::Close)
+}
+
+fn carry_out<A: Address + Into<IpAddr>, const SLOT: usize>(
+    table: &Table<'_, A>,
+    (here, slot, meta): (Position, &[AtomicU64; SLOT], Meta),
+    (due, now): (Due, u32),
+    expiry: &mut Expiry,
+) {
+    match due {
+        Due::Discard => {
+            discard::<SLOT, _>(table, here, now);
+        }
+        Due::End => {
+            let (service, _) = owner(slot);
+            let resets = table
+                .policies
+                .get(service as usize)
+                .is_some_and(|policy| policy.switches & Policy::RESET_ON_EXPIRY != 0);
+            let ties = (resets && meta.state() == State::Established)
+                .then(|| ties::<A, SLOT>(table, slot, meta));
+            if end::<SLOT, _>(table, here, Reason::Idle, now) {
+                expiry.ended += 1;
+                expiry.resets.extend(ties);
+            }
+        }
+        Due::Close => {
+            let ties = ties::<A, SLOT>(table, slot, meta);
+            if close::<SLOT, _>(table, here, Reason::BackendGone) {
+                expiry.closed += 1;
+                expiry.resets.push(ties);
+            }
+        }
+    }
+}
+
+/// Both ends of a flow as a RST to either needs them.
+fn ties<A: Address + Into<IpAddr>, const SLOT: usize>(
+    table: &Table<'_, A>,
+    slot: &[AtomicU64; SLOT],
+    meta: Meta,
+) -> Ties {
+    let found: FiveTuple<A> = key(slot, meta);
+    let to = facts::<_, A, SLOT>(slot, meta).to;
+    let reply_sent = at::<SLOT, _>(table, meta.other()).map_or(0, sent);
+    let address =
+        |address: A, port: equipoise_common::key::Be16| SocketAddr::new(address.into(), port.get());
+    Ties {
+        client: address(found.source, found.source_port),
+        vip: address(found.destination, found.destination_port),
+        client_at_backend: address(to.source, to.source_port),
+        backend: address(to.destination, to.destination_port),
+        client_sent: sent(slot),
+        backend_sent: reply_sent,
+    }
+}
