@@ -30,7 +30,7 @@ pub enum Clock {
     /// The kernel's monotonic clock, at its last tick.
     #[default]
     Kernel,
-    /// What [`Kernel::set_time`] has set; for tests.
+    /// What [`super::Kernel::set_time`] has set; for tests.
     Set,
 }
 
