@@ -67,19 +67,16 @@ pub fn forward<H: Hook, F: Family, const FIRST: bool>(
 }
 
 /// The way of a packet: the one that packets to the same backend have just taken, or what the routing table says. That
-/// is asked for the first packet of a flow: the slow path has no stack left for more.
+/// is asked for the first packet of a flow, and not kept then: the slow path has no stack left for more.
 #[inline(always)]
 pub fn way<H: Hook, F: Family, const FIRST: bool>(
     hook: &H,
     headers: &Headers<F>,
     decision: &Decision<F>,
 ) -> Route {
-    let is_request = decision.direction == Direction::Request;
-    if is_request
-        && !FIRST
-        && let Some(hop) = route::shortcut(hook, headers, decision)
-    {
+    let keep = !FIRST && decision.direction == Direction::Request;
+    if keep && let Some(hop) = route::shortcut(hook, headers, decision) {
         return Route::Way(hop);
     }
-    route::ask(hook, headers, decision, is_request)
+    route::ask(hook, headers, decision, keep)
 }

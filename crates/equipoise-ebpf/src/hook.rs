@@ -191,17 +191,21 @@ impl<const GENERIC: bool> Hook for Xdp<GENERIC> {
 
     #[inline(always)]
     fn send(&self, hop: &Hop) -> i32 {
+        let mut action = xdp_action::XDP_TX;
+        if hop.interface() != self.interface() {
+            let otherwise = u64::from(xdp_action::XDP_PASS);
+            match REDIRECTS.redirect(hop.interface(), otherwise) {
+                Ok(redirect) => action = redirect,
+                // The device has ceased to take frames since the hop was kept: the stack sends this one, which is
+                // still addressed to us.
+                Err(pass) => return pass as i32,
+            }
+        }
         let Some(ethernet) = self.window().header::<12>(0) else {
             return xdp_action::XDP_DROP as i32;
         };
         hop.write_link_addresses(ethernet);
-        if hop.interface() == self.interface() {
-            return xdp_action::XDP_TX as i32;
-        }
-        // The device may have stopped to take frames since the hop was kept: the stack sends then.
-        match REDIRECTS.redirect(hop.interface(), u64::from(xdp_action::XDP_PASS)) {
-            Ok(action) | Err(action) => action as i32,
-        }
+        action as i32
     }
 
     #[inline(always)]

@@ -50,7 +50,7 @@ pub struct NextHop {
     destination: [u64; 2],
     /// The address to send to.
     address: [u32; 4],
-    /// Index of the device that packets come by; the top bit is set for IPv6.
+    /// Index of the device that packets come by, with their family and the hook above: TC takes hops that XDP refuses.
     from: u32,
     /// Index of the device to leave by.
     interface: u32,
@@ -148,7 +148,7 @@ pub fn shortcut<H: Hook, F: Family>(
 
 #[inline(always)]
 fn from<H: Hook, F: Family>(hook: &H) -> u32 {
-    hook.interface() | (F::IS_V6 as u32) << 31
+    hook.interface() | (H::HOOK as u32) << 29 | (F::IS_V6 as u32) << 31
 }
 
 /// Whether the way of such packets depends on nothing but their destination. An IPv4 route may be for one DSCP alone.
@@ -208,10 +208,7 @@ pub fn ask<H: Hook, F: Family>(
         _ => return Route::None,
     };
     // The last place is for what is not kept.
-    let keeps =
-        keep && link == Link::Known && length != 0 && !report::is_dry() && is_allowed(headers);
-    let place = if keeps { decision.backend & (NEXT_HOPS - 1) } else { NEXT_HOPS };
-    let Some(entry) = NEXT_HOP.get_ptr_mut(place) else { return Route::None };
+    let Some(entry) = NEXT_HOP.get_ptr_mut(NEXT_HOPS) else { return Route::None };
     // SAFETY: as above.
     let entry: &'static mut NextHop = unsafe { &mut *entry };
     *entry = NextHop {
@@ -221,14 +218,19 @@ pub fn ask<H: Hook, F: Family>(
         interface: lookup.interface,
         since: decision.now,
         family: u16::from(lookup.family),
-        mtu: 0,
+        mtu: lookup.length,
         links: lookup.links,
     };
     if let Err(refusal) = hook.takes(link, entry.interface) {
         return Route::Refused(refusal);
     }
-    if keeps {
-        entry.mtu = lookup.length;
+    let keeps = keep && link == Link::Known && length != 0 && !report::is_dry();
+    if keeps
+        && is_allowed(headers)
+        && let Some(kept) = NEXT_HOP.get_ptr_mut(decision.backend & (NEXT_HOPS - 1))
+    {
+        // SAFETY: as above.
+        unsafe { *kept = *entry };
     }
     Route::Way(Hop(entry))
 }

@@ -75,8 +75,8 @@ fn frames(world: &World, ports: std::ops::Range<u16>) -> Vec<Frames> {
     ports.map(lines).collect()
 }
 
-/// Keeps this thread on one CPU.
-fn pin(cpu: usize) {
+/// Keeps this thread on one CPU, and those that it starts.
+pub(crate) fn pin(cpu: usize) {
     // SAFETY: all zeros is an empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     // SAFETY: a whole set, and a number below its size.
@@ -251,7 +251,7 @@ fn two_cpus_at_one_table_lose_no_flow_and_make_none_twice() {
 }
 
 /// Sends these packets on both CPUs at once, and looks at what has come of them, time and again; then all flows end.
-fn in_rounds(world: &mut World, lines: &[Vec<Line>; CPUS], mut look: impl FnMut(&World)) {
+fn in_rounds(world: &mut World, lines: &[Vec<Line>; CPUS], mut look: impl FnMut(&mut World)) {
     let rounds = scale(400, 40_000) as u32;
     let runners = HOOKS.map(|hook| world.kernel.runner(hook).unwrap());
     let netns = world.netns.clone();
@@ -285,17 +285,45 @@ fn in_rounds(world: &mut World, lines: &[Vec<Line>; CPUS], mut look: impl FnMut(
     });
 }
 
+/// A talk at the hook that its client's port has.
+fn talk(ends: Ends) -> Talk {
+    Talk::new(HOOKS[usize::from(ends.client.port() % 2)], ends)
+}
+
+#[test]
+fn two_cpus_with_the_first_packets_of_one_flow_open_it_once() {
+    let keys = format!("{TIMEOUTS}\nalgorithm = 'random'");
+    let mut world = World::new(&services(&keys, BACKENDS));
+    let both = |ends| {
+        let first = |transport| talk(ends).script(&world, &[(Client, transport)]).remove(0);
+        [Transport::Syn, Transport::Udp].map(first)
+    };
+    let firsts: Vec<Line> = (17_000..17_010).flat_map(families).flat_map(both).collect();
+    let each = firsts.len() as u64;
+    let (mut opened, mut busy) = (0, 0);
+    in_rounds(&mut world, &[firsts.clone(), firsts], |world| {
+        let rows = agree(world);
+        opened += rows.len() as u64;
+        assert_eq!(world.traffic().new_flows, opened);
+        lead_to_their_ends(world, &rows);
+        let now = world.pressure(Pressure::StatelessBusy);
+        assert!(rows.len() as u64 + (now - busy) >= each, "{}", rows.len());
+        busy = now;
+    });
+    eprintln!("{opened} opened, {busy} busy");
+}
+
 #[test]
 fn two_cpus_at_one_limit_never_get_past_it() {
-    // Limits of a service and of each of its two backends, and how many flows each family can have then.
-    for (service, backend, most) in [("", ", max-flows = 2", 4), ("max-flows = 3", "", 3)] {
+    // Limits of a service, of each of its two backends and of a family's table, and how many flows a family can have.
+    const LIMITS: [(&str, &str, u32, usize); 3] =
+        [("max-flows = 3", "", 1_000, 3), ("", ", max-flows = 2", 1_000, 4), ("", "", 20, 20)];
+    for (service, backend, table, most) in LIMITS {
         let keys = format!("{TIMEOUTS}\n{service}\non-empty = 'drop'");
         let config = services(&keys, 2).replace("8080' }", &format!("8080'{backend} }}"));
-        let mut world = World::new(&config);
+        let mut world = World::sized(&config, table);
         let lines = [15_000, 15_100].map(|first| {
-            let ends = (first..first + 20).flat_map(families);
-            let talks =
-                ends.map(|ends| Talk::new(HOOKS[usize::from(ends.client.port() % 2)], ends));
+            let talks = (first..first + 20).flat_map(families).map(talk);
             talks.flat_map(|mut talk| talk.script(&world, &[(Client, Transport::Syn)])).collect()
         });
         in_rounds(&mut world, &lines, |world| {
@@ -307,7 +335,9 @@ fn two_cpus_at_one_limit_never_get_past_it() {
             assert!(backend.is_empty() || counts.values().all(|&count| count <= 2), "{counts:?}");
             for is_v6 in [false, true] {
                 let count = rows.iter().filter(|row| row.client.is_ipv6() == is_v6).count();
-                assert_eq!(count, most, "{counts:?}");
+                // In a table that is full some give way, and others find their sets in use.
+                let fewest = if table == 20 { most / 2 } else { most };
+                assert!((fewest..=most).contains(&count), "{count} {counts:?}");
             }
         });
     }

@@ -2,9 +2,10 @@
 //! routing table has changed already, and what is asked for all the same.
 
 use equipoise::dataplane::DataPlane as _;
-use equipoise_common::verdict::Verdict;
+use equipoise_common::verdict::{Hook, Verdict};
 
 use crate::bench::{Packet, Transport};
+use crate::hammer::pin;
 use crate::talk::Side::Client;
 use crate::talk::{CONNECTED, Talk, talks};
 use crate::world::{World, services};
@@ -20,6 +21,8 @@ fn next(world: &World, talk: &mut Talk) -> Verdict {
 
 /// A connection at each hook for each family, with the way to its backend just asked for.
 fn connected(world: &World, port: u16) -> Vec<Talk> {
+    // Each CPU keeps what it was told itself.
+    pin(0);
     let mut talks = talks(port);
     for talk in &mut talks {
         talk.all(world, &CONNECTED);
@@ -112,6 +115,44 @@ fn an_ipv4_packet_with_a_service_class_is_asked_about() {
         frame[14..34].copy_from_slice(&header.to_bytes());
         assert_eq!(world.verdict(talk.hook, device, &frame).0, Verdict::RequestNoRoute);
         mend(&world, &talk);
+    }
+    world.kernel.allow_shortcuts(false).unwrap();
+}
+
+#[test]
+fn what_tc_may_use_is_of_no_use_to_xdp() {
+    let mut world = World::new(&services("", 1));
+    world.kernel.allow_shortcuts(true).unwrap();
+    let talks = connected(&world, 8500);
+    let back = world.back;
+    world.kernel.allow_redirect(back, false).unwrap();
+    world.wait(KEPT + 1);
+    for [mut xdp, mut tc] in [[talks[0], talks[2]], [talks[1], talks[3]]] {
+        assert_eq!((xdp.hook, tc.hook), (Hook::Xdp, Hook::Ingress));
+        assert_eq!(next(&world, &mut tc), Verdict::ForwardedRequest);
+        assert_eq!(next(&world, &mut xdp), Verdict::RequestNoRedirect);
+        assert_eq!(next(&world, &mut tc), Verdict::ForwardedRequest);
+    }
+    world.kernel.allow_redirect(back, true).unwrap();
+    world.kernel.allow_shortcuts(false).unwrap();
+}
+
+#[test]
+fn where_the_device_of_a_kept_way_takes_no_frames_any_more_the_stack_sends() {
+    const XDP_PASS: i32 = 2;
+    let mut world = World::new(&services("", 1));
+    world.kernel.allow_shortcuts(true).unwrap();
+    let back = world.back;
+    for mut talk in connected(&world, 8600).into_iter().filter(|talk| talk.hook == Hook::Xdp) {
+        assert_eq!(next(&world, &mut talk), Verdict::ForwardedRequest);
+        world.kernel.allow_redirect(back, false).unwrap();
+        let packet = talk.next(Client, Transport::Ack);
+        let (verdict, output) = talk.send(&world, Client, packet);
+        assert_eq!((verdict, output.action), (Verdict::ForwardedRequest, XDP_PASS));
+        // Addressed to us still, so that the stack takes it, and to the backend already.
+        let to = Packet { to: talk.ends.backend, ..packet }.hops(63);
+        assert_eq!(output.frame, to.build(world.client_link()));
+        world.kernel.allow_redirect(back, true).unwrap();
     }
     world.kernel.allow_shortcuts(false).unwrap();
 }

@@ -2,40 +2,31 @@
 //! from outside: rows, states, counts, pressures, events.
 //!
 //! Time is in ticks, which is what flows are timed by. It begins long after 0, where a machine's does not.
-//!
-//! To load the programs takes longer than most tests do, so a balancer goes from test to test: each has to leave it as
-//! good as new, which is checked.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, Once};
 use std::thread;
-use std::time::Duration;
 
-use equipoise::apply::Applier;
-use equipoise::dataplane::kernel::{Events, Expiry, FlowRow, Input, Output, Part};
-use equipoise::dataplane::{DataPlane as _, Maps as _};
+use equipoise::dataplane::DataPlane as _;
+use equipoise::dataplane::kernel::{Expiry, FlowRow, Input, Output};
 use equipoise_common::event::Event;
+use equipoise_common::flow::Reason;
 use equipoise_common::flow::count::Pressure;
-use equipoise_common::flow::{GRACE, Reason};
 use equipoise_common::hash::{mix, slot};
 use equipoise_common::key::{Address as _, V4};
-use equipoise_common::value::{Policy, Traffic};
+use equipoise_common::value::Traffic;
 use equipoise_common::verdict::{Hook, Verdict};
-use equipoise_core::diff::Step;
-use equipoise_core::state::State;
 
+use self::balancer::{Balancer, Counted, SERVICES};
 use crate::bench::{BACKEND, BACKEND6, Bench, VIP, VIP6};
 use crate::talk::Line;
 
+#[path = "balancer.rs"]
+mod balancer;
+
 pub(crate) const HOOKS: [Hook; 2] = [Hook::Xdp, Hook::Ingress];
-
-const START: u32 = 1_000_000_000;
-
-/// The ids that services have.
-const SERVICES: [u32; 6] = [0, 1, 2, 3, 4, 5];
 
 /// Backends of each family that have a link address.
 pub(crate) const BACKENDS: u16 = 8;
@@ -104,21 +95,6 @@ pub(crate) struct World {
     balancer: Option<Balancer>,
     /// What had been counted before.
     before: Counted,
-}
-
-/// A balancer, its clock, and its events.
-struct Balancer {
-    bench: Bench,
-    max_flows: u32,
-    now: u32,
-    events: Events,
-}
-
-/// What is counted for as long as the programs are loaded, without what is 0.
-#[derive(Default)]
-struct Counted {
-    pressures: BTreeMap<&'static str, u64>,
-    verdicts: BTreeMap<(u32, u32), u64>,
 }
 
 impl Deref for World {
@@ -205,7 +181,7 @@ impl World {
     }
 
     pub(crate) fn pressures(&self) -> BTreeMap<&'static str, u64> {
-        since(&self.before.pressures, self.balancer().counted().pressures)
+        self.balancer().counted().since(&self.before).pressures
     }
 
     pub(crate) fn pressure(&self, what: Pressure) -> u64 {
@@ -223,7 +199,7 @@ impl World {
 
     /// Packets that have left with a verdict, at any hook.
     pub(crate) fn kernel_verdicts(&self, verdict: Verdict) -> u64 {
-        let counted = since(&self.before.verdicts, self.balancer().counted().verdicts);
+        let counted = self.balancer().counted().since(&self.before).verdicts;
         counted.iter().filter(|((_, which), _)| *which == verdict as u32).map(|(_, n)| n).sum()
     }
 
@@ -236,160 +212,17 @@ impl World {
 
     /// The events that have come since the last time.
     pub(crate) fn told(&mut self) -> Vec<Told> {
-        let events = &mut self.balancer_mut().events;
-        std::iter::from_fn(|| events.take_next()).map(Told::from).collect()
+        self.balancer_mut().told().into_iter().map(Told::from).collect()
     }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        if thread::panicking() {
-            return;
-        }
-        if let Some(mut balancer) = self.balancer.take() {
-            balancer.clear();
-            let mut spare = SPARE.lock().unwrap();
-            spare.latest = spare.latest.max(balancer.now);
-            spare.balancers.push(balancer);
+        // Who knows what a test has left that has failed.
+        if let Some(balancer) = self.balancer.take().filter(|_| !thread::panicking()) {
+            balancer.give_back();
         }
     }
-}
-
-/// What no test has at the moment.
-struct Spare {
-    balancers: Vec<Balancer>,
-    /// When each of them begins anew: where a test has two, their clocks go alike.
-    latest: u32,
-}
-
-static SPARE: Mutex<Spare> = Mutex::new(Spare { balancers: Vec::new(), latest: START });
-
-/// Lets them go at the end of the process, which drops no statics: their pins would stay.
-extern "C" fn let_go() {
-    SPARE.lock().unwrap().balancers.clear();
-}
-
-impl Balancer {
-    fn of(max_flows: u32, config: &str) -> Self {
-        let (latest, spare) = {
-            let Spare { balancers, latest } = &mut *SPARE.lock().unwrap();
-            let at = balancers.iter().position(|balancer| balancer.max_flows == max_flows);
-            (*latest, at.map(|at| balancers.swap_remove(at)))
-        };
-        let mut balancer = spare.unwrap_or_else(|| Self::load(max_flows, config));
-        balancer.bench.reconfigure(config);
-        balancer.now = latest;
-        balancer.wait(0);
-        balancer
-    }
-
-    fn load(max_flows: u32, config: &str) -> Self {
-        static AT_EXIT: Once = Once::new();
-        AT_EXIT.call_once(|| {
-            // SAFETY: a function of this program, which takes nothing.
-            let refused = unsafe { libc::atexit(let_go) };
-            assert_eq!(refused, 0);
-        });
-        let mut bench = Bench::sized(config, max_flows);
-        let mut neighbours = String::new();
-        for first in [BACKEND, BACKEND6] {
-            for number in 0..BACKENDS {
-                let ip = numbered(first, number).ip();
-                writeln!(neighbours, "neigh replace {ip} lladdr 02:00:00:00:00:07 dev back")
-                    .unwrap();
-            }
-        }
-        bench.netns.ip(neighbours.trim_end()).unwrap();
-        let events = bench.kernel.events().unwrap().unwrap();
-        Self { bench, max_flows, now: START, events }
-    }
-
-    fn wait(&mut self, ticks: u32) {
-        self.now += ticks;
-        self.bench.kernel.set_time(Duration::from_nanos(u64::from(self.now) << 20)).unwrap();
-    }
-
-    fn sweep(&mut self) -> Expiry {
-        let Bench { netns, kernel, .. } = &mut self.bench;
-        // RSTs leave by sockets of the namespace.
-        netns.run(|| kernel.sweep(Part::All))
-    }
-
-    fn rows(&self) -> Vec<FlowRow> {
-        let mut rows = Vec::new();
-        self.bench
-            .kernel
-            .flows(&mut |row| {
-                rows.push(row);
-                true
-            })
-            .unwrap();
-        rows
-    }
-
-    fn everything(&mut self) -> Vec<FlowRow> {
-        // Seen from half an hour ago, nothing is past its time.
-        const BACK: u32 = 1 << 21;
-        self.now -= BACK;
-        self.wait(0);
-        let rows = self.rows();
-        self.wait(BACK);
-        rows
-    }
-
-    fn counted(&self) -> Counted {
-        let pressures = self.bench.kernel.pressures().unwrap();
-        let verdicts = self.bench.kernel.verdicts().unwrap();
-        let pressures = pressures.into_iter().map(|(what, n)| (what.name(), n));
-        let verdicts = verdicts.into_iter().map(|(hook, what, n)| ((hook as u32, what as u32), n));
-        Counted {
-            pressures: pressures.filter(|(_, n)| *n > 0).collect(),
-            verdicts: verdicts.filter(|(_, n)| *n > 0).collect(),
-        }
-    }
-
-    /// Ends all flows and takes everything out of the maps. No test may leave anything that does not go by that.
-    fn clear(&mut self) {
-        // No flow of any test lives longer, and no slot rests longer.
-        self.wait(seconds(125 * 60) + 1);
-        self.sweep();
-        self.wait(GRACE + 1);
-        assert_eq!(self.everything(), []);
-        let Self { bench, events, .. } = self;
-        while events.take_next().is_some() {}
-        let occupancy = bench.kernel.occupancy();
-        assert_eq!((occupancy.live, occupancy.confirmed), (0, 0));
-        let named = bench.kernel.named();
-        assert!(named.services.is_empty() && named.backends.is_empty(), "{named:?}");
-        let mut nothing = bench.state.config().clone();
-        nothing.services.clear();
-        bench.state.handle_config(nothing.clone());
-        bench.converge();
-        if let Some(mark) = bench.state.resting() {
-            bench.state.handle_named(mark, &named);
-            bench.converge();
-        }
-        let planned = bench.state.planned();
-        assert!(planned.services.is_empty() && planned.backends.is_empty(), "{planned:?}");
-        // What stays of a service that has left, for as long as its flows may be there.
-        for id in SERVICES {
-            let value = Policy::default();
-            bench.kernel.apply(&Step::PutPolicy { id, value }).unwrap();
-            bench.kernel.apply(&Step::ResetServiceCounters { id, term: 0 }).unwrap();
-        }
-        // Ids and their terms begin anew.
-        bench.state = State::new(nothing, bench.state.facts().clone());
-        bench.applier = Applier::default();
-    }
-}
-
-/// What has been added to counts.
-fn since<K: Ord>(before: &BTreeMap<K, u64>, mut now: BTreeMap<K, u64>) -> BTreeMap<K, u64> {
-    now.retain(|what, count| {
-        *count -= before.get(what).copied().unwrap_or(0);
-        *count > 0
-    });
-    now
 }
 
 /// Numbers at random, the same in each run.
