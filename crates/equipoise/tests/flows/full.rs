@@ -123,6 +123,24 @@ fn a_table_takes_as_many_flows_as_it_is_to_and_the_next_go_by_their_hash() {
 }
 
 #[test]
+fn every_flow_finds_room_and_is_found_until_the_table_has_as_many_as_it_is_to() {
+    // So many sets that some would be too small for all that have their first choice there.
+    const MOST: u16 = 8_000;
+    let mut world = World::sized(&long(""), MOST.into());
+    for (family, hook) in [(0, Hook::Xdp), (1, Hook::Ingress)] {
+        let mut everyone = crowd(hook, family, 1024..1024 + MOST);
+        let live = u64::from(MOST) * (family as u64 + 1);
+        let whole = Tally { opened: live, evicted: 0, stateless: 0, refused: 0 };
+        // Once to open them, and once more.
+        for _ in 0..2 {
+            begin(&world, &mut everyone);
+            assert_eq!((tally(&world), world.counts()), (whole, (live, 0)));
+        }
+        world.told();
+    }
+}
+
+#[test]
 fn where_the_service_says_so_what_has_no_room_is_dropped() {
     let most = SIZES[0];
     for hook in HOOKS {
@@ -253,9 +271,9 @@ fn what_is_past_its_time_and_what_is_over_gives_way_before_what_has_just_begun()
             let what = if over == "expired" { Pressure::Expired } else { Pressure::EvictedClosing };
             let (first, second) =
                 (world.pressure(what), world.pressure(Pressure::EvictedUnconfirmed));
-            // Only where a set has none of them is there no choice.
+            // Only where a set has none of them is there no choice: of half-filled sets, about one in twenty.
             assert_eq!(first + second, u64::from(NEW), "{over}");
-            assert!(second <= 10, "{over}: {second} of {NEW}");
+            assert!(second <= 20, "{over}: {second} of {NEW}");
         }
     }
 }
