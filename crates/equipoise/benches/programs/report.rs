@@ -251,7 +251,7 @@ impl Report {
     pub(crate) fn verdict(&self) -> ExitCode {
         let mut code = ExitCode::SUCCESS;
         for Measured { row, ratio, .. } in &self.paths {
-            let limit = limit(*row);
+            let Some(limit) = limit(*row) else { continue };
             if ratio.median() > limit {
                 eprintln!(
                     "{row:?}: {} times the parse-only program, of {limit} allowed",
@@ -264,13 +264,16 @@ impl Report {
     }
 }
 
-/// What the whole program may cost, times what the parse-only one costs in the same run.
-fn limit(row: Row) -> f64 {
-    match row.kind.path {
-        Path::Established | Path::Reply => 20.0,
-        Path::New => 40.0,
-        Path::NotOurs => 10.0,
-    }
+/// What the whole program may cost, times what the parse-only one costs in the same run. Twice what was measured, and
+/// more: neighbours on the machine do not make it that. None where memory decides, which differs between machines.
+fn limit(row: Row) -> Option<f64> {
+    let limit = match row.kind.path {
+        Path::Established => 7.0,
+        Path::Reply => 20.0,
+        Path::New => 55.0,
+        Path::NotOurs => 2.0,
+    };
+    (row.residents <= 1_000).then_some(limit)
 }
 
 /// Bytes of memory that a flow takes in a table for so many.

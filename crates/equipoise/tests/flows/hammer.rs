@@ -252,7 +252,7 @@ fn two_cpus_at_one_table_lose_no_flow_and_make_none_twice() {
 
 /// Sends these packets on both CPUs at once, and looks at what has come of them, time and again; then all flows end.
 fn in_rounds(world: &mut World, lines: &[Vec<Line>; CPUS], mut look: impl FnMut(&mut World)) {
-    let rounds = scale(400, 40_000) as u32;
+    let rounds = scale(400, 10_000) as u32;
     let runners = HOOKS.map(|hook| world.kernel.runner(hook).unwrap());
     let netns = world.netns.clone();
     let (begun, done) = (AtomicU32::new(0), AtomicU32::new(0));
