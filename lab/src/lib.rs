@@ -10,6 +10,7 @@
 
 pub mod client;
 pub mod content;
+pub mod cpu;
 pub mod crowd;
 pub mod daemon;
 pub mod flood;

@@ -8,6 +8,7 @@ use equipoise::dataplane::kernel::{Clock, Input, Measures, Runner, Subject};
 use equipoise_common::draw::Draw;
 use equipoise_common::key::V6;
 use equipoise_common::verdict::Hook;
+use equipoise_lab::cpu::pin;
 
 use crate::bench::{BACKEND, BACKEND6, Bench, CLIENT, CLIENT6, Packet, Transport, VIP, VIP6};
 
@@ -233,12 +234,6 @@ pub(crate) fn timed(runner: &Runner, input: Input<'_>) -> f64 {
 /// Works on one CPU, on a thread that does nothing else: a long test run gives way now and then, and would
 /// go on with another CPU's draw.
 pub(crate) fn on_cpu<T>(cpu: usize, work: impl FnOnce() -> T) -> T {
-    // SAFETY: a set of CPUs is plain bits, for which zeros are a value.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the set is there, and the number is below its size.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
-    // SAFETY: the set is whole and outlives the call; 0 is this thread.
-    let result = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
-    assert_eq!(result, 0, "CPU {cpu} cannot be had");
+    pin(cpu);
     work()
 }

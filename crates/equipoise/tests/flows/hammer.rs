@@ -15,6 +15,7 @@ use equipoise_common::flow::count::Pressure;
 use equipoise_common::key::UDP;
 use equipoise_common::value::Traffic;
 use equipoise_common::verdict::{Hook, Verdict};
+use equipoise_lab::cpu::pin;
 use equipoise_lab::{Netns, scale};
 
 use crate::bench::{BACKEND, BACKEND6, Ends, Packet, Transport, families};
@@ -73,17 +74,6 @@ fn frames(world: &World, ports: std::ops::Range<u16>) -> Vec<Frames> {
         Frames { lines }
     };
     ports.map(lines).collect()
-}
-
-/// Keeps this thread on one CPU, and those that it starts.
-pub(crate) fn pin(cpu: usize) {
-    // SAFETY: all zeros is an empty set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: a whole set, and a number below its size.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
-    // SAFETY: 0 is the calling thread; the set is whole.
-    let result = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// Sends packets of these flows at random, on one CPU.

@@ -3,9 +3,9 @@
 
 use equipoise::dataplane::DataPlane as _;
 use equipoise_common::verdict::{Hook, Verdict};
+use equipoise_lab::cpu::pin;
 
 use crate::bench::{Packet, Transport};
-use crate::hammer::pin;
 use crate::talk::Side::Client;
 use crate::talk::{CONNECTED, Talk, talks};
 use crate::world::{World, services};
