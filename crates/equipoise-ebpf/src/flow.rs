@@ -6,7 +6,7 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use equipoise_common::event::Event;
 use equipoise_common::flow::entry::{count, facts, owner, uncount};
-use equipoise_common::flow::find::{find, is_expired};
+use equipoise_common::flow::find::{Expected, find_as, is_expired};
 use equipoise_common::flow::set::{End, Way, at};
 use equipoise_common::flow::track::note;
 use equipoise_common::flow::{Meta, Reason, State, Storage, Word as _, flag, tick};
@@ -79,7 +79,8 @@ where
     S: Storage<SLOT, Address = F, Word = Shared>,
 {
     let way = Way::of(&headers.tuple, table.seed(), table.sets());
-    let here = find(table, &headers.tuple, &way);
+    let expected = if headers.is_syn() { Expected::Nothing } else { Expected::There };
+    let here = find_as(table, &headers.tuple, &way, expected);
     let Some(slot) = at(table, here).filter(|_| here != 0) else {
         report::step(What::FlowMiss, 0, 0);
         return Found::Nothing;
@@ -154,7 +155,7 @@ where
     S: Storage<SLOT, Address = F>,
 {
     let way = Way::of(key, table.seed(), table.sets());
-    find(table, key, &way) != 0
+    find_as(table, key, &way, Expected::Nothing) != 0
 }
 
 /// Takes the note of a packet back, which the next hook will note again.

@@ -66,17 +66,28 @@ pub fn forward<H: Hook, F: Family, const FIRST: bool>(
     Ok(leave::<H>(by_stack))
 }
 
-/// The way of a packet: the one that packets to the same backend have just taken, or what the routing table says. That
-/// is asked for the first packet of a flow, and not kept then: the slow path has no stack left for more.
+/// The way of a packet: the one that packets to the same backend have just taken, or what the routing table says. The
+/// slow path, which has little stack, finds out about the first packet of a flow before, and keeps its way after.
 #[inline(always)]
 pub fn way<H: Hook, F: Family, const FIRST: bool>(
     hook: &H,
     headers: &Headers<F>,
     decision: &Decision<F>,
 ) -> Route {
-    let keep = !FIRST && decision.direction == Direction::Request;
-    if keep && let Some(hop) = route::shortcut(hook, headers, decision) {
+    if FIRST {
+        let is_known = F::work().is_some_and(|work| work.way_is_known);
+        return match route::known(decision.backend) {
+            Some(hop) if is_known => Route::Way(hop),
+            _ => route::ask(hook, headers, decision),
+        };
+    }
+    if decision.direction != Direction::Request {
+        return route::ask(hook, headers, decision);
+    }
+    if let Some(hop) = route::shortcut(hook, headers, decision) {
         return Route::Way(hop);
     }
-    route::ask(hook, headers, decision, keep)
+    let route = route::ask(hook, headers, decision);
+    route::keep(headers, decision);
+    route
 }

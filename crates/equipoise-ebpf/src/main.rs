@@ -32,7 +32,6 @@ mod table;
 
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use equipoise_common::flow::open::Opened;
 use equipoise_common::key::{V4, V6};
 use equipoise_common::step::What;
 use equipoise_common::value::Service;
@@ -165,12 +164,12 @@ fn begin_ipv6<H: Hook>(hook: &H) -> u64 {
 }
 
 #[inline(never)]
-fn complete_ipv4<H: Hook>(hook: &H, opened: Opened) -> i32 {
+fn complete_ipv4<H: Hook>(hook: &H, opened: u64) -> i32 {
     slow::complete::<H, V4>(hook, opened)
 }
 
 #[inline(never)]
-fn complete_ipv6<H: Hook>(hook: &H, opened: Opened) -> i32 {
+fn complete_ipv6<H: Hook>(hook: &H, opened: u64) -> i32 {
     slow::complete::<H, V6>(hook, opened)
 }
 

@@ -1,7 +1,7 @@
 //! Opening a flow for a packet of none: what it is to be, and how that has ended.
 //!
-//! The slow path calls [`prepare`], has the flow placed by functions that are verified by themselves, and calls
-//! [`settle`]. What is done where a new flow finds no room is said here.
+//! The slow path calls [`prepare`], has the flow named and placed by functions that are verified by themselves, and
+//! calls [`settle`]. What is done where a new flow finds no room is said here.
 
 use equipoise_common::flow::count::{Pressure, Refused};
 use equipoise_common::flow::end::Evicted;
@@ -23,10 +23,7 @@ use crate::slow::Work;
 use crate::stateless;
 use crate::table::policy;
 
-/// Puts a flow for a packet of none together in this CPU's work: a backend, and a name at it.
-///
-/// The flow takes its name with the client's own source port, or, where another flow has that name, with other ports in
-/// turn, and then so at a second backend.
+/// Puts a flow for a packet of none together in this CPU's work, all but its backend and its name there.
 #[inline(always)]
 pub fn prepare<F: Family>(work: &mut Work<F>, policy: &Policy) -> Result<(), Verdict> {
     let headers = &work.headers;
@@ -34,12 +31,30 @@ pub fn prepare<F: Family>(work: &mut Work<F>, policy: &Policy) -> Result<(), Ver
         return Err(Verdict::NoBackend);
     };
     put_together(headers, &work.service, &mut work.new);
-    let named = F::name(&run);
-    if let Some(verdict) = unnamed((named >> 32) as u32) {
-        return Err(verdict);
-    }
-    work.limits = [policy.max_flows, named as u32];
+    work.run = run;
+    work.limits = [policy.max_flows, 0];
     Ok(())
+}
+
+/// Gives the flow in this CPU's work a backend and a name there, and opens it.
+///
+/// The flow takes its name with the client's own source port, or, where another flow has that name, with other ports in
+/// turn, and then so at a second backend.
+#[inline(always)]
+pub fn place<F: Family>(work: &mut Work<F>) -> Opened {
+    if work.headers.is_reset() {
+        return Opened { refused: Refused::Reset as u32, ..Opened::NOTHING };
+    }
+    let named = F::name(&work.run);
+    work.unnamed = (named >> 32) as u32;
+    if work.unnamed != 0 {
+        return Opened { refused: Refused::Unnamed as u32, ..Opened::NOTHING };
+    }
+    if report::is_dry() {
+        return Opened::NOTHING;
+    }
+    work.limits[1] = named as u32;
+    F::open()
 }
 
 /// Makes a decision of how the opening of the flow in this CPU's work has ended.
@@ -52,6 +67,9 @@ pub fn settle<F: Family>(
     let (headers, new) = (&work.headers, &work.new);
     if headers.is_reset() {
         return stateless::send(work, decision);
+    }
+    if opened.refused == Refused::Unnamed as u32 {
+        return Err(unnamed(work.unnamed));
     }
     let port_changed = new.reply.destination_port != headers.tuple.source_port;
     if port_changed {
@@ -83,18 +101,17 @@ pub fn settle<F: Family>(
     }
 }
 
-/// The verdict that [`find_name`] has answered with, if it has.
+/// The verdict that [`find_name`] has answered with.
 #[inline(always)]
-fn unnamed(number: u32) -> Option<Verdict> {
+fn unnamed(number: u32) -> Verdict {
     const NO_BACKEND: u32 = Verdict::NoBackend as u32;
     const LIMIT: u32 = Verdict::FlowLimit as u32;
     const NO_PORT: u32 = Verdict::NoSourcePort as u32;
     match number {
-        0 => None,
-        NO_BACKEND => Some(Verdict::NoBackend),
-        LIMIT => Some(Verdict::FlowLimit),
-        NO_PORT => Some(Verdict::NoSourcePort),
-        _ => Some(Verdict::FlowRefused),
+        NO_BACKEND => Verdict::NoBackend,
+        LIMIT => Verdict::FlowLimit,
+        NO_PORT => Verdict::NoSourcePort,
+        _ => Verdict::FlowRefused,
     }
 }
 
@@ -168,8 +185,7 @@ fn put_together<F: Family>(headers: &Headers<F>, service: &Service, new: &mut Ne
 pub fn find_name<F: Family>(run: &Run) -> u64 {
     let Some(work) = F::work() else { return u64::from(Verdict::FlowRefused as u32) << 32 };
     let new = &mut work.new;
-    // Deterministic candidates, spread by the flow's hash over the upper half of the ports.
-    let mut candidate = hash::five_tuple(&new.request);
+    let mut candidate = 0;
     let mut next = 0;
     let mut limit = 0;
     for attempt in 0..2 * PORT_TRIES {
@@ -185,7 +201,9 @@ pub fn find_name<F: Family>(run: &Run) -> u64 {
             new.generation = chosen.backend.generation;
             limit = chosen.backend.max_flows;
         } else {
-            candidate = hash::mix(candidate, 1);
+            // Deterministic candidates, spread by the flow's hash over the upper half of the ports.
+            let before = if attempt == 1 { hash::five_tuple(&new.request) } else { candidate };
+            candidate = hash::mix(before, 1);
             new.reply.destination_port = Be16::new(candidate as u16 | 0x8000);
         }
         if !F::is_taken(&new.reply) {

@@ -58,7 +58,7 @@ pub struct NextHop {
     since: u32,
     /// Of `address`: an IPv4 route may go by an IPv6 gateway.
     family: u16,
-    /// Largest packet that the way carries, IP bytes; 0 where nothing is kept.
+    /// Largest packet that the way carries, IP bytes; 0 where it is not for other packets.
     mtu: u16,
     /// Our link address, then the next hop's.
     links: [u16; 6],
@@ -162,15 +162,34 @@ fn is_allowed<F: Family>(headers: &Headers<F>) -> bool {
     SHORTCUTS.get_ptr(0).is_some_and(|allowed| unsafe { core::ptr::read_volatile(allowed) } != 0)
 }
 
-/// Asks the routing table for the way of a packet with these headers after rewriting. What can be taken is
-/// kept where `keep` says so.
+/// Where packets to this backend have just gone, without asking whether this one may go there too.
 #[inline(always)]
-pub fn ask<H: Hook, F: Family>(
-    hook: &H,
-    headers: &Headers<F>,
-    decision: &Decision<F>,
-    keep: bool,
-) -> Route {
+pub fn known(backend: u32) -> Option<Hop> {
+    let entry = NEXT_HOP.get_ptr(backend & (NEXT_HOPS - 1))?;
+    // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
+    Some(Hop(unsafe { &*entry }))
+}
+
+/// Keeps the way that [`ask`] has just told of, if it is one that other packets to the same backend can take.
+#[inline(always)]
+pub fn keep<F: Family>(headers: &Headers<F>, decision: &Decision<F>) {
+    if report::is_dry() || !is_allowed(headers) {
+        return;
+    }
+    let Some(asked) = NEXT_HOP.get_ptr(NEXT_HOPS) else { return };
+    let Some(kept) = NEXT_HOP.get_ptr_mut(decision.backend & (NEXT_HOPS - 1)) else { return };
+    // SAFETY: this CPU's own entries, and nothing else runs on it meanwhile.
+    let (asked, kept) = unsafe { (&*asked, &mut *kept) };
+    let [one, two] = decision.to.destination.words();
+    let other = (asked.destination[0] ^ one) | (asked.destination[1] ^ two);
+    if other == 0 && asked.since == decision.now && asked.mtu != 0 {
+        *kept = *asked;
+    }
+}
+
+/// Asks the routing table for the way of a packet with these headers after rewriting.
+#[inline(always)]
+pub fn ask<H: Hook, F: Family>(hook: &H, headers: &Headers<F>, decision: &Decision<F>) -> Route {
     const SUCCESS: i64 = 0;
     const LOCAL: i64 = 4;
     const NO_NEIGHBOUR: i64 = 7;
@@ -207,7 +226,7 @@ pub fn ask<H: Hook, F: Family>(
         TOO_BIG => return Route::TooBig,
         _ => return Route::None,
     };
-    // The last place is for what is not kept.
+    // The last place is for the latest answer.
     let Some(entry) = NEXT_HOP.get_ptr_mut(NEXT_HOPS) else { return Route::None };
     // SAFETY: as above.
     let entry: &'static mut NextHop = unsafe { &mut *entry };
@@ -218,19 +237,14 @@ pub fn ask<H: Hook, F: Family>(
         interface: lookup.interface,
         since: decision.now,
         family: u16::from(lookup.family),
-        mtu: lookup.length,
+        mtu: 0,
         links: lookup.links,
     };
     if let Err(refusal) = hook.takes(link, entry.interface) {
         return Route::Refused(refusal);
     }
-    let keeps = keep && link == Link::Known && length != 0 && !report::is_dry();
-    if keeps
-        && is_allowed(headers)
-        && let Some(kept) = NEXT_HOP.get_ptr_mut(decision.backend & (NEXT_HOPS - 1))
-    {
-        // SAFETY: as above.
-        unsafe { *kept = *entry };
+    if link == Link::Known && length != 0 {
+        entry.mtu = lookup.length;
     }
     Route::Way(Hop(entry))
 }

@@ -4,7 +4,7 @@
 //! own: the fast path hands what it knows of a packet over in [`Work`] and does not come back.
 
 use equipoise_common::flow::Reason;
-use equipoise_common::flow::count::{Pressure, Refused};
+use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::open::{New, Opened};
 use equipoise_common::key::TCP;
 use equipoise_common::value::{OnEmpty, OnUnknown, Policy, Service};
@@ -14,7 +14,8 @@ use crate::family::Family;
 use crate::flow::{self, Decision, Found};
 use crate::hook::Hook;
 use crate::parse::Headers;
-use crate::{action, answer, forward, leave, open, report, table};
+use crate::select::Run;
+use crate::{action, answer, forward, leave, open, report, route, table};
 
 /// What is handed on about a packet.
 #[repr(C, align(8))]
@@ -34,6 +35,12 @@ pub struct Work<F> {
     pub limits: [u32; 2],
     /// What the look-up in the flow table has found.
     pub found: Found,
+    /// Where it picks its backend.
+    pub run: Run,
+    /// The verdict, as a number, on one that has found no backend or no name there.
+    pub unnamed: u32,
+    /// Whether packets to the backend of a new flow have just gone where this one can go too.
+    pub way_is_known: bool,
 }
 
 /// How far [`begin`] has got with a packet: an action, or this.
@@ -41,12 +48,12 @@ const OPEN: u64 = 1 << 32;
 
 /// A packet that the fast path has handed on.
 ///
-/// In three parts that are called one after the other, so that each has the stack to itself.
+/// In parts that are called one after the other, so that each has the stack to itself.
 #[inline(always)]
 pub fn go_on<H: Hook, F: Family>(
     hook: &H,
     begin: impl Fn(&H) -> u64,
-    complete: impl Fn(&H, Opened) -> i32,
+    complete: impl Fn(&H, u64) -> i32,
 ) -> i32 {
     let Some(work) = F::work() else { return leave::<H>(Verdict::FlowRefused) };
     end::<F>(work.at, work.found);
@@ -54,14 +61,44 @@ pub fn go_on<H: Hook, F: Family>(
     if begun & OPEN == 0 {
         return begun as i32;
     }
-    let opened = if work.headers.is_reset() {
-        Opened { refused: Refused::Reset as u32, ..Opened::NOTHING }
-    } else if report::is_dry() {
-        Opened::NOTHING
-    } else {
-        F::open()
-    };
-    complete(hook, opened)
+    let opened = open::place(work);
+    let is_new = opened.refused == 0 && !opened.found;
+    work.way_is_known = false;
+    if is_new {
+        find_way::<H, F>(hook);
+    }
+    let action = complete(hook, opened.packed());
+    if is_new && !work.way_is_known {
+        keep_way::<F>();
+    }
+    action
+}
+
+/// Whether the first packet of the flow in this CPU's work can go where one to the same backend has just gone.
+///
+/// Not inlined, as [`keep_way`]: its stack is wanted only while it runs.
+#[inline(never)]
+fn find_way<H: Hook, F: Family>(hook: &H) {
+    let Some(work) = F::work() else { return };
+    work.way_is_known = route::shortcut(hook, &work.headers, &to_backend(work)).is_some();
+}
+
+/// Keeps the way that it has gone.
+#[inline(never)]
+fn keep_way<F: Family>() {
+    let Some(work) = F::work() else { return };
+    route::keep(&work.headers, &to_backend(work));
+}
+
+/// The decision about the packet that opens the flow in this CPU's work.
+#[inline(always)]
+fn to_backend<F: Family>(work: &Work<F>) -> Decision<F> {
+    Decision {
+        to: work.new.reply.reversed(),
+        backend: work.new.backend,
+        now: work.new.now,
+        ..Decision::none(&work.headers)
+    }
 }
 
 /// Everything before the flow table is written: the flow in this CPU's work is to be opened, or else the packet is
@@ -75,14 +112,14 @@ pub fn begin<H: Hook, F: Family>(hook: &H) -> u64 {
     }
 }
 
-/// Everything after: the packet goes as has been decided.
+/// Everything after, with the [`Opened`] as a word: the packet goes as has been decided.
 #[inline(always)]
-pub fn complete<H: Hook, F: Family>(hook: &H, opened: Opened) -> i32 {
+pub fn complete<H: Hook, F: Family>(hook: &H, opened: u64) -> i32 {
     let Some(work) = F::work() else { return leave::<H>(Verdict::FlowRefused) };
     let headers = &work.headers;
     let mut decision = Decision::none(headers);
     decision.now = flow::now();
-    let settled = open::settle(work, opened, &mut decision);
+    let settled = open::settle(work, Opened::unpacked(opened), &mut decision);
     let settled = settled.map_err(|verdict| no_backend(headers, work.service.id, verdict));
     match settled {
         Ok(()) => {

@@ -210,7 +210,11 @@ macro_rules! storage {
                     return reserved;
                 }
                 let placed = Opened::unpacked($place());
-                Opened::unpacked($release(Opened { evicted: reserved.evicted, ..placed }.packed()))
+                let opened = Opened { evicted: reserved.evicted, ..placed };
+                if opened.refused == 0 && !opened.found {
+                    return opened;
+                }
+                Opened::unpacked($release(opened.packed()))
             }
         }
 

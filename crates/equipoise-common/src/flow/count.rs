@@ -31,6 +31,8 @@ pub enum Refused {
     Taken = 6,
     /// It would open with the RST that ends it.
     Reset = 7,
+    /// There is no backend for it, or no name at one.
+    Unnamed = 8,
 }
 
 impl Refused {
@@ -44,6 +46,7 @@ impl Refused {
             5 => Self::Backend,
             6 => Self::Taken,
             7 => Self::Reset,
+            8 => Self::Unnamed,
             _ => return None,
         })
     }

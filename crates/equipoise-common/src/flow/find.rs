@@ -16,9 +16,36 @@ pub fn find<const SLOT: usize, S: Storage<SLOT>>(
     key: &FiveTuple<S::Address>,
     way: &Way,
 ) -> Position {
+    find_as(table, key, way, Expected::There)
+}
+
+/// What a look-up is expected to find.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// The key, where it prefers to be: nothing else is touched.
+    There,
+    /// Nothing: the header, which tells so, is fetched from memory together with the way.
+    Nothing,
+}
+
+/// As [`find`], with what is expected.
+#[inline(always)]
+pub fn find_as<const SLOT: usize, S: Storage<SLOT>>(
+    table: &S,
+    key: &FiveTuple<S::Address>,
+    way: &Way,
+    expected: Expected,
+) -> Position {
     let Some(set) = table.set(way.first) else { return 0 };
+    if expected == Expected::Nothing {
+        set.spilled();
+    }
     if matches(set.row(way.row), key) {
         return position(way.first, way.row);
+    }
+    // Not by a call, which costs as much again: a new flow is looked for four times.
+    if !set.may_have(way.tag) && set.spilled() == 0 {
+        return 0;
     }
     table.find_elsewhere(key, way)
 }

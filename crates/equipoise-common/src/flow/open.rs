@@ -318,8 +318,15 @@ fn choose_for<const SLOT: usize, S: Storage<SLOT>>(
     held: &mut Held,
     now: u32,
 ) -> Position {
-    let second_is = if held.has(way.second) { Wanted::HELD } else { Wanted::MAY_LOCK };
     let Way { first, second, row, .. } = *way;
+    if let Some(set) = table.set(first)
+        && set.used() < FIRST_CHOICE
+        && set.tag(row) == 0
+        && is_usable(set.row(row), now)
+    {
+        return position(first, row);
+    }
+    let second_is = if held.has(way.second) { Wanted::HELD } else { Wanted::MAY_LOCK };
     let chosen = table.choose(&Wanted { first, second, row, second_is, now });
     if chosen & LOCKED != 0 {
         held.seconds = [held.seconds[1], way.second];

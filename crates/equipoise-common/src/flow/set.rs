@@ -119,9 +119,19 @@ impl<W: Word, const SLOT: usize> Set<W, SLOT> {
     /// Whether any of the four tags of a group is this one.
     #[inline(always)]
     pub fn group_may_have(&self, group: u32, tag: u16) -> bool {
-        let differences = self.group(group) ^ (LANES * tag as u64);
-        // A lane of zeros is where a borrow comes out that was not in before.
-        differences.wrapping_sub(LANES) & !differences & (LANES << 15) != 0
+        lanes_of(self.group(group), tag) != 0
+    }
+
+    /// Whether any tag of the set is this one.
+    #[inline(always)]
+    pub fn may_have(&self, tag: u16) -> bool {
+        let mut found = 0;
+        let mut group = 0;
+        while group < 4 {
+            found |= lanes_of(self.group(group), tag);
+            group += 1;
+        }
+        found != 0
     }
 
     /// Ways in use. Without branches, of which the verifier would follow each.
@@ -138,6 +148,14 @@ impl<W: Word, const SLOT: usize> Set<W, SLOT> {
         }
         used as u32
     }
+}
+
+/// Not 0 where any of four tags is this one.
+#[inline(always)]
+fn lanes_of(tags: u64, tag: u16) -> u64 {
+    let differences = tags ^ (LANES * tag as u64);
+    // A lane of zeros is where a borrow comes out that was not in before.
+    differences.wrapping_sub(LANES) & !differences & (LANES << 15)
 }
 
 /// What a table is stored in, and what is counted beside it.

@@ -60,6 +60,31 @@ fn a_way_that_has_gone_is_noticed_a_moment_later_at_most() {
 }
 
 #[test]
+fn the_first_packet_of_a_flow_takes_a_way_that_is_kept_and_has_its_own_kept() {
+    let mut world = World::new(&services("", 1));
+    world.kernel.allow_shortcuts(true).unwrap();
+    pin(0);
+    let open = |world: &World, mut talk: Talk| {
+        let syn = talk.next(Client, Transport::Syn);
+        talk.send(world, Client, syn).0
+    };
+    for (number, talk) in talks(8700).into_iter().enumerate() {
+        // Nothing is kept by now, so the first one asks.
+        world.wait(KEPT + 1);
+        let later = |by: u16| talks(8700 + by)[number];
+        assert_eq!(open(&world, talk), Verdict::ForwardedRequest);
+        cut(&world, &talk);
+        assert_eq!(open(&world, later(10)), Verdict::ForwardedRequest, "{talk:?}");
+        world.wait(KEPT + 1);
+        assert_eq!(open(&world, later(20)), Verdict::RequestNoRoute, "{talk:?}");
+        assert_eq!(open(&world, later(30)), Verdict::RequestNoRoute, "nothing is kept of that");
+        mend(&world, &talk);
+        assert_eq!(open(&world, later(40)), Verdict::ForwardedRequest, "{talk:?}");
+    }
+    world.kernel.allow_shortcuts(false).unwrap();
+}
+
+#[test]
 fn nothing_is_kept_where_the_way_may_depend_on_more() {
     let mut world = World::new(&services("", 1));
     for mut talk in connected(&world, 8100) {
