@@ -8,6 +8,10 @@
 pub const TCP: u32 = 6;
 /// IANA protocol number of UDP.
 pub const UDP: u32 = 17;
+/// IANA protocol number of ICMP.
+pub const ICMP: u32 = 1;
+/// IANA protocol number of ICMPv6.
+pub const ICMPV6: u32 = 58;
 
 /// A 16-bit number in network byte order, such as a port.
 #[repr(transparent)]

@@ -4,11 +4,11 @@
 //! are asserted, and all padding is an explicit zero, because the kernel copies these bytes as
 //! they stand.
 
-use crate::key::{Be16, V6};
+use crate::key::{Be16, V4, V6};
 
 /// Tells one layout of the maps from another: raised with every change to a key, a value or to
 /// the meaning of either. A pinned map with another tag is not taken over.
-pub const LAYOUT: u64 = 2;
+pub const LAYOUT: u64 = 3;
 
 /// A service, as the packet program finds it by its key.
 #[repr(C, align(8))]
@@ -182,6 +182,20 @@ pub struct Reply {
     pub reserved_too: u32,
 }
 
+/// This host's own addresses on an interface, from which it answers packets that came by it; all zeros where it has none
+/// of the family.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub struct Host {
+    /// IPv6.
+    pub v6: V6,
+    /// IPv4.
+    pub v4: V4,
+    /// Zero.
+    pub reserved: u32,
+}
+
 /// What has gone through a service or a backend. Kept per CPU; never goes down.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -207,12 +221,13 @@ const _: () = {
     assert!(size_of::<Backend>() == 32);
     assert!(size_of::<Policy>() == 40);
     assert!(size_of::<Reply>() == 32);
+    assert!(size_of::<Host>() == 24);
     assert!(size_of::<Traffic>() == 48);
 };
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Backend, Policy, Pool, Reply, Service, Traffic};
+    use super::{Backend, Host, Policy, Pool, Reply, Service, Traffic};
 
     // SAFETY: `repr(C)` words without padding (sizes asserted above); any bit pattern is a value.
     unsafe impl aya::Pod for Service {}
@@ -224,6 +239,8 @@ mod user {
     unsafe impl aya::Pod for Policy {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Reply {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Host {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Traffic {}
 

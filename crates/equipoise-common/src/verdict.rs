@@ -42,6 +42,12 @@ macro_rules! verdicts {
                 match self { $(Self::$variant => Kind::$kind,)+ }
             }
 
+            /// True if the packet's sender gets an answer from here.
+            #[inline(always)]
+            pub const fn is_answered(self) -> bool {
+                matches!(self.kind(), Kind::Answer)
+            }
+
             /// What it means, in a sentence.
             pub const fn meaning(self) -> &'static str {
                 match self { $(Self::$variant => concat!($($text),+),)+ }
@@ -57,6 +63,12 @@ verdicts! {
     ForwardedReply = "forwarded_reply", Forward;
     /// A reply that the stack routed or this host made, rewritten on its way out.
     RewrittenReply = "rewritten_reply", Forward;
+    /// An ICMP error about a reply, rewritten and sent to the backend that has sent the reply.
+    ForwardedErrorToBackend = "forwarded_error_to_backend", Forward;
+    /// An ICMP error about a request, rewritten and sent to the client that has sent the request.
+    ForwardedErrorToClient = "forwarded_error_to_client", Forward;
+    /// An ICMP error about a request that the stack routed or this host made, rewritten on its way out.
+    RewrittenError = "rewritten_error", Forward;
 
     /// A request for a backend on this host: the stack gets it rewritten.
     RequestToLocalBackend = "request_to_local_backend", Stack;
@@ -64,10 +76,8 @@ verdicts! {
     RequestNoNeighbour = "request_no_neighbour", Stack;
     /// A request that leaves by a device which takes no redirected frames: left to TC.
     RequestNoRedirect = "request_no_redirect", Stack;
-    /// A request larger than the next link carries: rewritten, and the stack answers its sender.
-    RequestTooBig = "request_too_big", Stack;
-    /// A request whose hop count is used up: rewritten, and the stack answers its sender.
-    RequestHopLimit = "request_hop_limit", Stack;
+    /// A request larger than the next link carries, which may be cut: rewritten, and the stack does that.
+    RequestToFragment = "request_to_fragment", Stack;
     /// A request for a backend to which the routing table knows no way: rewritten for the stack.
     RequestNoRoute = "request_no_route", Stack;
     /// A reply for a client on this host: delivered by the loopback device.
@@ -76,10 +86,8 @@ verdicts! {
     ReplyNoNeighbour = "reply_no_neighbour", Stack;
     /// A reply that leaves by a device which takes no redirected frames: left to TC.
     ReplyNoRedirect = "reply_no_redirect", Stack;
-    /// A reply larger than the next link carries: the stack answers its sender.
-    ReplyTooBig = "reply_too_big", Stack;
-    /// A reply whose hop count is used up: the stack answers its sender.
-    ReplyHopLimit = "reply_hop_limit", Stack;
+    /// A reply larger than the next link carries, which may be cut: the stack does that.
+    ReplyToFragment = "reply_to_fragment", Stack;
     /// A reply for a client to which the routing table knows no way.
     ReplyNoRoute = "reply_no_route", Stack;
 
@@ -91,6 +99,17 @@ verdicts! {
     ResetNoBackend = "reset_no_backend", Answer;
     /// A UDP packet for which there is no backend to choose, answered with port unreachable.
     UnreachableNoBackend = "unreachable_no_backend", Answer;
+
+    /// A request larger than the next link carries, answered with that link's size (fragmentation needed, packet too big).
+    RequestTooBig = "request_too_big", Answer;
+    /// A reply larger than the next link carries, answered so.
+    ReplyTooBig = "reply_too_big", Answer;
+    /// A request whose hop count is used up, answered with time exceeded.
+    RequestHopLimit = "request_hop_limit", Answer;
+    /// A reply whose hop count is used up, answered so.
+    ReplyHopLimit = "reply_hop_limit", Answer;
+    /// An echo request to a VIP that is nobody's address, answered for it.
+    Echo = "echo", Answer;
 
     /// Not IPv4 or IPv6.
     NotIp = "not_ip", Pass;
@@ -120,7 +139,8 @@ verdicts! {
     FlowLimit = "flow_limit", Drop;
     /// A TCP packet of no flow from the middle of a stream, for a service that drops those.
     UnknownFlow = "unknown_flow", Drop;
-    /// To be answered with a RST or an ICMP error, and cannot be: it is a RST itself, or on its way out.
+    /// To be answered with a RST or an ICMP error, and cannot be: it is a RST or an ICMP error itself, on its way out, or
+    /// this host has no address to answer from.
     Unanswerable = "unanswerable", Drop;
     /// For a new flow that the flow table did not take.
     FlowRefused = "flow_refused", Drop;

@@ -8,6 +8,7 @@ mod key;
 mod note;
 mod policy;
 mod reply;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -114,6 +115,7 @@ pub fn plan(config: &Config, facts: &Facts, ids: &Ids, previous: Option<&Desired
         note_families_without_backend(draft, &mut desired);
     }
     place_keys(&drafts, &mut desired);
+    whole::place(&drafts, facts, &mut desired);
     place_gone(ids, &mut desired);
     reply::place(&drafts, &mut desired);
     desired

@@ -121,7 +121,7 @@ impl State {
     /// The services of the latest plan, in the order of the file.
     pub fn services(&self) -> Vec<ServiceView<'_>> {
         let mut keys: BTreeMap<u32, Vec<ServiceKey>> = BTreeMap::new();
-        for (&key, service) in &self.desired.services {
+        for (&key, service) in self.desired.services.iter().filter(|(key, _)| !key.is_whole()) {
             keys.entry(service.id).or_default().push(key);
         }
         let view = |service| self.view(service, &mut keys);

@@ -21,6 +21,7 @@ use crate::report::{self, Direction};
 use crate::table::{Shared, policy, tell};
 
 /// What a flow makes of a packet.
+#[derive(Clone, Copy)]
 pub struct Decision<F> {
     /// The five-tuple after rewriting.
     pub to: FiveTuple<F>,
@@ -148,14 +149,14 @@ fn is_reset(meta: Meta) -> bool {
     meta.flags() & (flag::STATE | flag::WHY) == State::Closing as u32 | GONE
 }
 
-/// Whether a flow is found by this five-tuple.
+/// Where a flow is found by this five-tuple, or 0.
 #[inline(always)]
-pub fn is_taken<F: Family, const SLOT: usize, S>(table: &S, key: &FiveTuple<F>) -> bool
+pub fn position<F: Family, const SLOT: usize, S>(table: &S, key: &FiveTuple<F>) -> u32
 where
     S: Storage<SLOT, Address = F>,
 {
     let way = Way::of(key, table.seed(), table.sets());
-    find_as(table, key, &way, Expected::Nothing) != 0
+    find_as(table, key, &way, Expected::Nothing)
 }
 
 /// Takes the note of a packet back, which the next hook will note again.
@@ -166,18 +167,25 @@ pub fn leave<F, const SLOT: usize, S: Storage<SLOT>>(table: &S, here: u32, heade
     }
 }
 
-/// What the entry at `here` makes of its packets: another CPU has opened it just now.
+/// What the entry at `here` makes of its packets, if there is one.
 #[inline(always)]
-pub fn recall<F: Family, const SLOT: usize, S>(table: &S, here: u32, decision: &mut Decision<F>)
+pub fn recall<F: Family, const SLOT: usize, S>(
+    table: &S,
+    here: u32,
+    decision: &mut Decision<F>,
+) -> bool
 where
     S: Storage<SLOT, Address = F>,
 {
-    if let Some(slot) = at(table, here) {
-        let facts = facts(slot, Meta(slot[0].load()));
-        decision.to = facts.to;
-        decision.service = facts.service;
-        decision.backend = facts.backend;
-    }
+    let Some(slot) = at(table, here).filter(|_| here != 0) else { return false };
+    let meta = Meta(slot[0].load());
+    let facts = facts(slot, meta);
+    decision.to = facts.to;
+    decision.service = facts.service;
+    decision.backend = facts.backend;
+    let is_reply = meta.has(flag::REPLY);
+    decision.direction = if is_reply { Direction::Reply } else { Direction::Request };
+    true
 }
 
 /// Tells of a flow that has just been opened.

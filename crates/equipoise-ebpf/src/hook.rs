@@ -21,7 +21,7 @@ use equipoise_common::key::{Be16, UDP};
 use equipoise_common::verdict;
 
 use crate::flow::Passage;
-use crate::map::{REDIRECTS, SLOW_TC, SLOW_XDP};
+use crate::map::{REDIRECTS, STAGES_TC, STAGES_XDP};
 use crate::packet::Window;
 use crate::route::{Hop, Link};
 
@@ -31,6 +31,8 @@ pub struct Packet {
     pub window: Window,
     /// 1, or the segments of a GSO packet.
     pub segments: u64,
+    /// Bytes that each segment of a GSO packet carries; 0 where there is one.
+    pub segment_size: u32,
 }
 
 /// How a transport checksum changes.
@@ -63,6 +65,8 @@ pub trait Hook {
 
     /// The packet as it is now. Earlier windows are void after anything that changes it.
     fn packet(&self) -> Packet;
+    /// Sees to it that so many bytes from the start can be touched, as far as they are there. Windows are void after it.
+    fn pull(&self, bytes: u32);
     /// Bytes of the whole frame.
     fn length(&self) -> usize;
     /// Its bytes that can be touched, once [`Hook::packet`] has seen to the headers.
@@ -94,12 +98,23 @@ pub trait Hook {
     fn has_partial_checksum(&self, field: u32) -> bool;
     /// Sends the frame out by the device that it came by.
     fn bounce(&self) -> i32;
-    /// Goes on in the program of the slow path; comes back only if that is not there.
-    fn go_slow(&self);
+    /// Goes on in the program of a stage; comes back only if that is not there.
+    fn go_on(&self, stage: Stage);
     /// Lets the packet go on as it is.
     fn pass() -> i32;
     /// Ends the packet.
     fn drop() -> i32;
+}
+
+/// A program that another one goes on in, with a stack and a verification of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// [`crate::slow`].
+    Slow = 0,
+    /// [`crate::odd`].
+    Odd = 1,
+    /// [`crate::answer`].
+    Answer = 2,
 }
 
 /// Why a route cannot be taken from here.
@@ -124,7 +139,12 @@ impl<const GENERIC: bool> Hook for Xdp<GENERIC> {
 
     #[inline(always)]
     fn packet(&self) -> Packet {
-        Packet { window: self.window(), segments: 1 }
+        Packet { window: self.window(), segments: 1, segment_size: 0 }
+    }
+
+    #[inline(always)]
+    fn pull(&self, _bytes: u32) {
+        // The first part of a frame is all that XDP lets programs touch, and holds any headers.
     }
 
     #[inline(always)]
@@ -244,9 +264,9 @@ impl<const GENERIC: bool> Hook for Xdp<GENERIC> {
     }
 
     #[inline(always)]
-    fn go_slow(&self) {
+    fn go_on(&self, stage: Stage) {
         // SAFETY: nothing here has to be dropped.
-        unsafe { SLOW_XDP.tail_call(&self.0, GENERIC as u32) };
+        unsafe { STAGES_XDP.tail_call(&self.0, stage as u32 * 2 + GENERIC as u32) };
     }
 
     #[inline(always)]
@@ -279,16 +299,26 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
     fn packet(&self) -> Packet {
         /// Enough for Ethernet, two VLAN tags, any IPv4 header and the start of TCP.
         const HEADERS: u32 = 14 + 8 + 60 + 20;
+        self.pull(HEADERS);
+        let segment_size = self.field(|skb| skb.gso_size);
+        if segment_size == 0 {
+            return Packet { window: self.window(), segments: 1, segment_size };
+        }
+        let mut segments = self.field(|skb| skb.gso_segs);
+        if segments == 0 {
+            // So packets come from virtio and tap devices: counted when they are cut, and not before.
+            segments = (self.0.len() + segment_size - 1) / segment_size;
+        }
+        Packet { window: self.window(), segments: u64::from(segments), segment_size }
+    }
+
+    #[inline(always)]
+    fn pull(&self, bytes: u32) {
         let length = self.0.len();
-        let wanted = if length < HEADERS { length } else { HEADERS };
+        let wanted = if length < bytes { length } else { bytes };
         if self.0.data() + wanted as usize > self.0.data_end() {
             // What cannot be pulled is found short by the parser.
             let _ = self.0.pull_data(wanted);
-        }
-        let segments = self.field(|skb| skb.gso_segs);
-        Packet {
-            window: self.window(),
-            segments: if segments > 1 { u64::from(segments) } else { 1 },
         }
     }
 
@@ -418,9 +448,9 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
     }
 
     #[inline(always)]
-    fn go_slow(&self) {
+    fn go_on(&self, stage: Stage) {
         // SAFETY: nothing here has to be dropped.
-        unsafe { SLOW_TC.tail_call(&self.0, 0) };
+        unsafe { STAGES_TC.tail_call(&self.0, stage as u32 * 2 + EGRESS as u32) };
     }
 
     #[inline(always)]

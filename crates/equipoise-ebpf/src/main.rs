@@ -17,7 +17,9 @@ mod filter;
 mod flow;
 mod forward;
 mod hook;
+mod icmp;
 mod map;
+mod odd;
 mod open;
 mod packet;
 mod parse;
@@ -39,7 +41,7 @@ use equipoise_common::verdict::{Kind, Verdict};
 
 use family::Family;
 use flow::{Decision, Found, Passage};
-use hook::{Hook, Packet, Tc, Xdp};
+use hook::{Hook, Packet, Stage, Tc, Xdp};
 use parse::{Headers, Network};
 use rewrite::Hops;
 
@@ -67,7 +69,7 @@ fn equipoise_out(context: TcContext) -> i32 {
     outgoing(&Tc::<true>(context))
 }
 
-/// The slow path of the three programs above that see packets come in.
+/// The slow path of the three programs above that see packets come in: [`slow`].
 #[xdp(frags)]
 fn slow_xdp(context: XdpContext) -> u32 {
     slow_path(&Xdp::<false>(context)) as u32
@@ -83,6 +85,48 @@ fn slow_xdpg(context: XdpContext) -> u32 {
 #[classifier]
 fn slow_in(context: TcContext) -> i32 {
     slow_path(&Tc::<false>(context))
+}
+
+/// What is not a whole TCP or UDP packet, for each of the four: [`odd`].
+#[xdp(frags)]
+fn odd_xdp(context: XdpContext) -> u32 {
+    odd_path(&Xdp::<false>(context)) as u32
+}
+
+/// As [`odd_xdp`], in the stack.
+#[xdp(frags)]
+fn odd_xdpg(context: XdpContext) -> u32 {
+    odd_path(&Xdp::<true>(context)) as u32
+}
+
+/// As [`odd_xdp`], at TC ingress.
+#[classifier]
+fn odd_in(context: TcContext) -> i32 {
+    odd_path(&Tc::<false>(context))
+}
+
+/// As [`odd_xdp`], at TC egress.
+#[classifier]
+fn odd_out(context: TcContext) -> i32 {
+    odd_path(&Tc::<true>(context))
+}
+
+/// What is answered: [`answer`].
+#[xdp(frags)]
+fn answer_xdp(context: XdpContext) -> u32 {
+    answer_path(&Xdp::<false>(context)) as u32
+}
+
+/// As [`answer_xdp`], in the stack.
+#[xdp(frags)]
+fn answer_xdpg(context: XdpContext) -> u32 {
+    answer_path(&Xdp::<true>(context)) as u32
+}
+
+/// As [`answer_xdp`], at TC ingress.
+#[classifier]
+fn answer_in(context: TcContext) -> i32 {
+    answer_path(&Tc::<false>(context))
 }
 
 #[inline(always)]
@@ -118,12 +162,21 @@ fn incoming_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
 
 /// Beside a program's action: the flow's state is to be changed as the packet says.
 const TURN: u64 = 1 << 32;
-/// In place of a program's action: the slow path goes on with the packet.
-const SLOW: u64 = 1 << 33;
+/// In place of a program's action, from this bit on: the [`Stage`] that goes on with the packet, and 1.
+const ON: u32 = 33;
+
+/// That this stage goes on with the packet.
+#[inline(always)]
+pub const fn on(stage: Stage) -> u64 {
+    (stage as u64 + 1) << ON
+}
 
 #[inline(always)]
 fn concluded<H: Hook>(left: Result<u64, Verdict>) -> u64 {
-    left.unwrap_or_else(|verdict| action(leave::<H>(verdict)))
+    left.unwrap_or_else(|verdict| match verdict {
+        Verdict::Fragment | Verdict::NotTcpUdp => on(Stage::Odd),
+        verdict => action(leave::<H>(verdict)),
+    })
 }
 
 #[inline(always)]
@@ -134,9 +187,8 @@ pub fn action(action: i32) -> u64 {
 /// Does what is left to do once the stack is free.
 #[inline(always)]
 fn conclude<H: Hook, F: Family>(hook: &H, concluded: u64) -> i32 {
-    if concluded & SLOW != 0 {
-        hook.go_slow();
-        return leave::<H>(Verdict::FlowRefused);
+    if concluded >> ON != 0 {
+        return go_on(hook, concluded);
     }
     if concluded & TURN != 0 {
         F::turn();
@@ -144,33 +196,74 @@ fn conclude<H: Hook, F: Family>(hook: &H, concluded: u64) -> i32 {
     concluded as i32
 }
 
+/// Leaves the packet to a stage. The places are constants, with which the kernel makes a jump of it.
+#[inline(always)]
+fn go_on<H: Hook>(hook: &H, concluded: u64) -> i32 {
+    const SLOW: u64 = on(Stage::Slow);
+    const ODD: u64 = on(Stage::Odd);
+    match concluded {
+        SLOW => hook.go_on(Stage::Slow),
+        ODD => hook.go_on(Stage::Odd),
+        _ => hook.go_on(Stage::Answer),
+    }
+    leave::<H>(Verdict::FlowRefused)
+}
+
+/// The end of a stage, which may be the beginning of another.
+#[inline(always)]
+fn staged<H: Hook>(hook: &H, concluded: u64) -> i32 {
+    if concluded >> ON != 0 { go_on(hook, concluded) } else { concluded as i32 }
+}
+
 #[inline(always)]
 fn slow_path<H: Hook>(hook: &H) -> i32 {
     match parse::network(&hook.packet().window) {
-        Ok(Network::V4(_)) => slow::go_on::<H, V4>(hook, begin_ipv4, complete_ipv4),
-        Ok(Network::V6(_)) => slow::go_on::<H, V6>(hook, begin_ipv6, complete_ipv6),
+        Ok(Network::V4(_)) => staged(hook, slow::go_on::<H, V4>(hook)),
+        Ok(Network::V6(_)) => staged(hook, slow::go_on::<H, V6>(hook)),
+        Err(verdict) => leave::<H>(verdict),
+    }
+}
+
+#[inline(always)]
+fn odd_path<H: Hook>(hook: &H) -> i32 {
+    match parse::network(&hook.packet().window) {
+        Ok(Network::V4(at)) => staged(hook, odd_ipv4(hook, at)),
+        Ok(Network::V6(at)) => staged(hook, odd_ipv6(hook, at)),
         Err(verdict) => leave::<H>(verdict),
     }
 }
 
 #[inline(never)]
-fn begin_ipv4<H: Hook>(hook: &H) -> u64 {
-    slow::begin::<H, V4>(hook)
+fn odd_ipv4<H: Hook>(hook: &H, at: usize) -> u64 {
+    let packet = odd::packet(hook);
+    let ip = parse::ip_v4(hook, &packet, at);
+    odd::concluded::<H>(ip.and_then(|ip| odd::take_up(hook, &packet, &ip)))
 }
 
 #[inline(never)]
-fn begin_ipv6<H: Hook>(hook: &H) -> u64 {
-    slow::begin::<H, V6>(hook)
+fn odd_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
+    let packet = odd::packet(hook);
+    let ip = parse::ip_v6::<H, true>(hook, &packet, at);
+    odd::concluded::<H>(ip.and_then(|ip| odd::take_up(hook, &packet, &ip)))
+}
+
+#[inline(always)]
+fn answer_path<H: Hook>(hook: &H) -> i32 {
+    match parse::network(&hook.packet().window) {
+        Ok(Network::V4(_)) => answer_ipv4(hook),
+        Ok(Network::V6(_)) => answer_ipv6(hook),
+        Err(verdict) => leave::<H>(verdict),
+    }
 }
 
 #[inline(never)]
-fn complete_ipv4<H: Hook>(hook: &H, opened: u64) -> i32 {
-    slow::complete::<H, V4>(hook, opened)
+fn answer_ipv4<H: Hook>(hook: &H) -> i32 {
+    answer::give::<H, V4>(hook)
 }
 
 #[inline(never)]
-fn complete_ipv6<H: Hook>(hook: &H, opened: u64) -> i32 {
-    slow::complete::<H, V6>(hook, opened)
+fn answer_ipv6<H: Hook>(hook: &H) -> i32 {
+    answer::give::<H, V6>(hook)
 }
 
 #[inline(always)]
@@ -233,8 +326,20 @@ fn balance<H: Hook, F: Family>(
             }
         }
     }
-    let action = action(forward::forward::<_, _, false>(hook, packet, headers, &decision)?);
-    turned(headers, &decision, found, action)
+    match forward::forward::<_, _, false>(hook, packet, headers, &decision) {
+        Ok(sent) => turned(headers, &decision, found, action(sent)),
+        Err(verdict) if verdict.is_answered() => answered(headers, verdict),
+        Err(verdict) => Err(verdict),
+    }
+}
+
+/// Leaves a packet to the program that answers it.
+#[inline(always)]
+fn answered<F: Family>(headers: &Headers<F>, verdict: Verdict) -> Result<u64, Verdict> {
+    let Some(work) = F::work() else { return Err(Verdict::FlowRefused) };
+    work.headers = *headers;
+    work.verdict = verdict as u32;
+    Ok(on(Stage::Answer))
 }
 
 /// Leaves a packet to the slow path.
@@ -251,7 +356,7 @@ fn hand_on<F: Family>(
     work.at = decision.at;
     work.flow_service = decision.service;
     work.found = found;
-    Ok(SLOW)
+    Ok(on(Stage::Slow))
 }
 
 /// The action, with word of an eventful packet left for when the stack is free.

@@ -13,7 +13,7 @@ use equipoise_common::flow::count::PRESSURES;
 use equipoise_common::key::{ServiceKey, V4, V6};
 use equipoise_common::limit;
 use equipoise_common::step::Step;
-use equipoise_common::value::{Backend, Policy, Pool, Reply, Service, Traffic};
+use equipoise_common::value::{Backend, Host, Policy, Pool, Reply, Service, Traffic};
 use equipoise_common::verdict::COUNTERS;
 
 use crate::route::{Lookup, NextHop};
@@ -177,10 +177,14 @@ pub static WORK_V4: PerCpuArray<Work<V4>, 1> = PerCpuArray::new();
 #[btf_map(name = "WORK_V6")]
 pub static WORK_V6: PerCpuArray<Work<V6>, 1> = PerCpuArray::new();
 
-/// User space: the programs of the slow path at XDP, in the driver and in the stack.
-#[btf_map(name = "SLOW_XDP")]
-pub static SLOW_XDP: ProgramArray<2> = ProgramArray::new();
+/// User space: the programs of the stages at XDP, in the driver and in the stack.
+#[btf_map(name = "STAGES_XDP")]
+pub static STAGES_XDP: ProgramArray<6> = ProgramArray::new();
 
-/// User space: the program of the slow path at TC ingress.
-#[btf_map(name = "SLOW_TC")]
-pub static SLOW_TC: ProgramArray<1> = ProgramArray::new();
+/// User space: the programs of the stages at TC, where packets come in and where they go out.
+#[btf_map(name = "STAGES_TC")]
+pub static STAGES_TC: ProgramArray<6> = ProgramArray::new();
+
+/// User space: this host's own addresses by interface, from which it answers.
+#[btf_map(name = "HOSTS")]
+pub static HOSTS: HashMap<u32, Host, { limit::INTERFACES as usize }, NO_PREALLOC> = HashMap::new();

@@ -206,7 +206,7 @@ pub fn find_name<F: Family>(run: &Run) -> u64 {
             candidate = hash::mix(before, 1);
             new.reply.destination_port = Be16::new(candidate as u16 | 0x8000);
         }
-        if !F::is_taken(&new.reply) {
+        if F::position(&new.reply) == 0 {
             return u64::from(limit);
         }
     }

@@ -142,8 +142,8 @@ pub fn shortcut<H: Hook, F: Family>(
     let other = (entry.destination[0] ^ one) | (entry.destination[1] ^ two);
     let is_other = other != 0 || entry.from != from::<H, F>(hook);
     let is_old = decision.now.wrapping_sub(entry.since) > KEPT;
-    let fits = headers.size.packets > 1 || headers.length <= u32::from(entry.mtu);
-    if is_other || is_old || entry.mtu == 0 || !fits { None } else { Some(Hop(entry)) }
+    let fits = headers.length <= u32::from(entry.mtu);
+    if is_other || is_old || !fits { None } else { Some(Hop(entry)) }
 }
 
 #[inline(always)]
@@ -187,6 +187,12 @@ pub fn keep<F: Family>(headers: &Headers<F>, decision: &Decision<F>) {
     }
 }
 
+/// What the way carries at most, IP bytes, that [`ask`] has just found too small.
+#[inline(always)]
+pub fn too_small() -> u16 {
+    LOOKUP.get(0).map_or(0, |lookup| lookup.length)
+}
+
 /// Asks the routing table for the way of a packet with these headers after rewriting.
 #[inline(always)]
 pub fn ask<H: Hook, F: Family>(hook: &H, headers: &Headers<F>, decision: &Decision<F>) -> Route {
@@ -200,14 +206,12 @@ pub fn ask<H: Hook, F: Family>(hook: &H, headers: &Headers<F>, decision: &Decisi
     // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
     let lookup = unsafe { &mut *scratch };
     let to = &decision.to;
-    // A GSO packet is cut to size later; one packet must fit as it is.
-    let length = if headers.size.packets > 1 { 0 } else { headers.length as u16 };
     *lookup = Lookup {
         family: F::AF,
         protocol: to.protocol as u8,
         source_port: to.source_port.0,
         destination_port: to.destination_port.0,
-        length,
+        length: headers.length as u16,
         interface: hook.interface(),
         class: headers.class,
         source: to.source.fib(),
@@ -243,7 +247,7 @@ pub fn ask<H: Hook, F: Family>(hook: &H, headers: &Headers<F>, decision: &Decisi
     if let Err(refusal) = hook.takes(link, entry.interface) {
         return Route::Refused(refusal);
     }
-    if link == Link::Known && length != 0 {
+    if link == Link::Known {
         entry.mtu = lookup.length;
     }
     Route::Way(Hop(entry))

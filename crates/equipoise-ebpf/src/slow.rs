@@ -8,14 +8,14 @@ use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::open::{New, Opened};
 use equipoise_common::key::TCP;
 use equipoise_common::value::{OnEmpty, OnUnknown, Policy, Service};
-use equipoise_common::verdict::{Kind, Verdict};
+use equipoise_common::verdict::Verdict;
 
 use crate::family::Family;
 use crate::flow::{self, Decision, Found};
-use crate::hook::Hook;
+use crate::hook::{Hook, Stage};
 use crate::parse::Headers;
 use crate::select::Run;
-use crate::{action, answer, forward, leave, open, report, route, table};
+use crate::{action, forward, leave, on, open, report, route, table};
 
 /// What is handed on about a packet.
 #[repr(C, align(8))]
@@ -35,109 +35,97 @@ pub struct Work<F> {
     pub limits: [u32; 2],
     /// What the look-up in the flow table has found.
     pub found: Found,
+    /// What it is to be answered for: a [`Verdict`] as a number.
+    pub verdict: u32,
     /// Where it picks its backend.
     pub run: Run,
     /// The verdict, as a number, on one that has found no backend or no name there.
     pub unnamed: u32,
+    /// What has been decided about it.
+    pub decision: Decision<F>,
     /// Whether packets to the backend of a new flow have just gone where this one can go too.
     pub way_is_known: bool,
 }
 
 /// How far [`begin`] has got with a packet: an action, or this.
-const OPEN: u64 = 1 << 32;
+const OPEN: u64 = 1 << 63;
 
 /// A packet that the fast path has handed on.
 ///
-/// In parts that are called one after the other, so that each has the stack to itself.
+/// In parts that are called one after the other, and not inlined, so that each has the stack to itself.
 #[inline(always)]
-pub fn go_on<H: Hook, F: Family>(
-    hook: &H,
-    begin: impl Fn(&H) -> u64,
-    complete: impl Fn(&H, u64) -> i32,
-) -> i32 {
-    let Some(work) = F::work() else { return leave::<H>(Verdict::FlowRefused) };
+pub fn go_on<H: Hook, F: Family>(hook: &H) -> u64 {
+    let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
     end::<F>(work.at, work.found);
-    let begun = begin(hook);
+    let begun = begin::<H, F>();
     if begun & OPEN == 0 {
-        return begun as i32;
+        return begun;
     }
     let opened = open::place(work);
-    let is_new = opened.refused == 0 && !opened.found;
-    work.way_is_known = false;
-    if is_new {
-        find_way::<H, F>(hook);
+    let decided = decide::<H, F>(hook, opened.packed());
+    if decided & OPEN == 0 {
+        return decided;
     }
-    let action = complete(hook, opened.packed());
-    if is_new && !work.way_is_known {
+    let action = complete::<H, F>(hook);
+    if opened.refused == 0 && !opened.found && !work.way_is_known {
         keep_way::<F>();
     }
     action
 }
 
-/// Whether the first packet of the flow in this CPU's work can go where one to the same backend has just gone.
-///
-/// Not inlined, as [`keep_way`]: its stack is wanted only while it runs.
-#[inline(never)]
-fn find_way<H: Hook, F: Family>(hook: &H) {
-    let Some(work) = F::work() else { return };
-    work.way_is_known = route::shortcut(hook, &work.headers, &to_backend(work)).is_some();
-}
-
-/// Keeps the way that it has gone.
+/// Keeps the way that the first packet of a flow has gone.
 #[inline(never)]
 fn keep_way<F: Family>() {
     let Some(work) = F::work() else { return };
-    route::keep(&work.headers, &to_backend(work));
-}
-
-/// The decision about the packet that opens the flow in this CPU's work.
-#[inline(always)]
-fn to_backend<F: Family>(work: &Work<F>) -> Decision<F> {
-    Decision {
-        to: work.new.reply.reversed(),
-        backend: work.new.backend,
-        now: work.new.now,
-        ..Decision::none(&work.headers)
-    }
+    route::keep(&work.headers, &work.decision);
 }
 
 /// Everything before the flow table is written: the flow in this CPU's work is to be opened, or else the packet is
 /// done with.
-#[inline(always)]
-pub fn begin<H: Hook, F: Family>(hook: &H) -> u64 {
+#[inline(never)]
+fn begin<H: Hook, F: Family>() -> u64 {
     let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
     match admit(work) {
         Ok(()) => OPEN,
-        Err(verdict) => refuse(hook, &work.headers, verdict),
+        Err(verdict) => refuse::<H, F>(verdict),
     }
 }
 
-/// Everything after, with the [`Opened`] as a word: the packet goes as has been decided.
-#[inline(always)]
-pub fn complete<H: Hook, F: Family>(hook: &H, opened: u64) -> i32 {
-    let Some(work) = F::work() else { return leave::<H>(Verdict::FlowRefused) };
-    let headers = &work.headers;
-    let mut decision = Decision::none(headers);
-    decision.now = flow::now();
-    let settled = open::settle(work, Opened::unpacked(opened), &mut decision);
-    let settled = settled.map_err(|verdict| no_backend(headers, work.service.id, verdict));
-    match settled {
-        Ok(()) => {
-            let packet = hook.packet();
-            forward::forward::<_, _, true>(hook, &packet, headers, &decision)
-                .unwrap_or_else(leave::<H>)
-        }
-        Err(verdict) => refuse(hook, headers, verdict) as i32,
+/// What becomes of the packet when the flow table has been written, with the [`Opened`] as a word.
+#[inline(never)]
+fn decide<H: Hook, F: Family>(hook: &H, opened: u64) -> u64 {
+    let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
+    let opened = Opened::unpacked(opened);
+    let mut decision = Decision { now: flow::now(), ..Decision::none(&work.headers) };
+    if let Err(verdict) = open::settle(work, opened, &mut decision) {
+        let service = work.service.id;
+        return refuse::<H, F>(no_backend(&work.headers, service, verdict));
     }
+    let is_new = opened.refused == 0 && !opened.found;
+    work.way_is_known = is_new && route::shortcut(hook, &work.headers, &decision).is_some();
+    work.decision = decision;
+    OPEN
 }
 
-/// Answers a packet, or leaves it.
+/// The packet goes as has been decided.
+#[inline(never)]
+fn complete<H: Hook, F: Family>(hook: &H) -> u64 {
+    let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
+    let packet = hook.packet();
+    forward::forward::<_, _, true>(hook, &packet, &work.headers, &work.decision)
+        .map_or_else(refuse::<H, F>, action)
+}
+
+/// Leaves a packet; one that is to be answered goes on in the program that does that.
 #[inline(always)]
-fn refuse<H: Hook, F: Family>(hook: &H, headers: &Headers<F>, verdict: Verdict) -> u64 {
-    if verdict.kind() != Kind::Answer {
+pub fn refuse<H: Hook, F: Family>(verdict: Verdict) -> u64 {
+    if !verdict.is_answered() {
         return action(leave::<H>(verdict));
     }
-    action(answer::send(hook, headers, verdict).unwrap_or_else(leave::<H>))
+    if let Some(work) = F::work() {
+        work.verdict = verdict as u32;
+    }
+    on(Stage::Answer)
 }
 
 /// Ends a flow that is as good as none, or closes one that is to be reset.

@@ -28,7 +28,7 @@ pub fn send<F: Family>(work: &Work<F>, decision: &mut Decision<F>) -> Result<(),
     let mut reply = headers.tuple.reversed();
     reply.source = F::unpack(chosen.backend.address);
     reply.source_port = chosen.backend.port;
-    if F::is_taken(&reply) {
+    if F::position(&reply) != 0 {
         return Err(Verdict::NoSourcePort);
     }
     decision.to = reply.reversed();

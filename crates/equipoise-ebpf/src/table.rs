@@ -94,7 +94,7 @@ macro_rules! storage {
     ($table:ident, $map:ident, $address:ident, $slot:literal, $first:literal,
      [$end:ident, $evict:ident, $turn:ident, $usable:ident, $choose:ident, $reserve:ident, $place:ident,
       $release:ident, $elsewhere:ident,
-      $taken:ident, $name:ident, $worth:ident, $close:ident]) => {
+      $position:ident, $name:ident, $worth:ident, $close:ident]) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $end(here: u32, why: u32, now: u32) -> u32 {
@@ -165,10 +165,10 @@ macro_rules! storage {
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $taken(key: *const FiveTuple<$address>) -> u32 {
+        extern "C" fn $position(key: *const FiveTuple<$address>) -> u32 {
             // SAFETY: null, or a whole five-tuple: the verifier checks each caller.
             let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
-            u32::from(flow::is_taken(&$table, key))
+            flow::position(&$table, key)
         }
 
         #[unsafe(no_mangle)]
@@ -190,10 +190,10 @@ macro_rules! storage {
                 $close(here, why as u32) != 0
             }
 
-            /// Whether a flow is found by this five-tuple.
+            /// Where a flow is found by this five-tuple, or 0.
             #[inline(always)]
-            pub fn is_taken(key: &FiveTuple<$address>) -> bool {
-                $taken(key) != 0
+            pub fn position(key: &FiveTuple<$address>) -> u32 {
+                $position(key)
             }
 
             /// Finds a backend and a name for the flow that this CPU's scratch has, as [`crate::open::find_name`].
@@ -335,7 +335,7 @@ storage!(
         flow_place_v4,
         flow_release_v4,
         flow_elsewhere_v4,
-        flow_taken_v4,
+        flow_position_v4,
         flow_name_v4,
         flow_worth_v4,
         flow_close_v4
@@ -357,7 +357,7 @@ storage!(
         flow_place_v6,
         flow_release_v6,
         flow_elsewhere_v6,
-        flow_taken_v6,
+        flow_position_v6,
         flow_name_v6,
         flow_worth_v6,
         flow_close_v6

@@ -18,6 +18,8 @@ mod confirming;
 mod copy;
 #[path = "flows/empty.rs"]
 mod empty;
+#[path = "flows/errors.rs"]
+mod errors;
 #[path = "flows/events.rs"]
 mod events;
 #[path = "flows/exact.rs"]

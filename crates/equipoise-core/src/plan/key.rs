@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use equipoise_common::key::{self, Be16, TCP, UDP, V4, V6};
+use equipoise_common::key::{self, Be16, ICMP, ICMPV6, TCP, UDP, V4, V6};
 
 use crate::id::Family;
 
@@ -47,7 +47,7 @@ impl ServiceKey {
         }
     }
 
-    /// [`TCP`] or [`UDP`].
+    /// [`TCP`] or [`UDP`], or for a VIP as a whole [`ICMP`] or [`ICMPV6`].
     pub fn protocol(&self) -> u32 {
         match self {
             Self::V4(key) => u32::from(key.protocol),
@@ -55,11 +55,18 @@ impl ServiceKey {
         }
     }
 
-    /// `tcp` or `udp`.
+    /// Whether it is of a VIP as a whole, and not of a port.
+    pub fn is_whole(&self) -> bool {
+        matches!(self.protocol(), ICMP | ICMPV6)
+    }
+
+    /// `tcp` or `udp`; `icmp` or `icmpv6` for a VIP as a whole.
     pub fn protocol_name(&self) -> &'static str {
         match self.protocol() {
             TCP => "tcp",
             UDP => "udp",
+            ICMP => "icmp",
+            ICMPV6 => "icmpv6",
             _ => "other",
         }
     }

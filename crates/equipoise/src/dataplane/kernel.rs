@@ -11,7 +11,7 @@ use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::{Live as Count, tick};
 use equipoise_common::key::{V4, V6};
 use equipoise_common::limit;
-use equipoise_common::value::{LAYOUT, Traffic};
+use equipoise_common::value::{Host, LAYOUT, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::AttachMode;
 use equipoise_core::diff::Step;
@@ -255,6 +255,10 @@ impl DataPlane for Kernel {
 
     fn allow_shortcuts(&mut self, allowed: bool) -> Result<(), KernelError> {
         self.tables.allow_shortcuts(allowed)
+    }
+
+    fn answer_from(&mut self, index: u32, host: Option<Host>) -> Result<(), KernelError> {
+        self.tables.answer_from(index, host)
     }
 
     fn verdicts(&self) -> Result<Vec<(Hook, Verdict, u64)>, KernelError> {

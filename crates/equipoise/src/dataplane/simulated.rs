@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use equipoise_common::flow::count::Pressure;
-use equipoise_common::value::Traffic;
+use equipoise_common::value::{Host, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::AttachMode;
 use equipoise_core::diff::Step;
@@ -29,6 +29,8 @@ pub struct Plane {
     pub refusing: BTreeSet<String>,
     /// Which devices take redirected frames.
     pub redirects: BTreeMap<u32, bool>,
+    /// From which addresses packets are answered, by the device that they came by.
+    pub hosts: BTreeMap<u32, Host>,
     /// Whether next hops may be kept.
     pub shortcuts: bool,
     /// The flow table.
@@ -106,6 +108,14 @@ impl DataPlane for Simulated {
 
     fn allow_shortcuts(&mut self, allowed: bool) -> Result<(), KernelError> {
         self.with(|plane| plane.shortcuts = allowed);
+        Ok(())
+    }
+
+    fn answer_from(&mut self, index: u32, host: Option<Host>) -> Result<(), KernelError> {
+        self.with(|plane| match host {
+            Some(host) => plane.hosts.insert(index, host),
+            None => plane.hosts.remove(&index),
+        });
         Ok(())
     }
 

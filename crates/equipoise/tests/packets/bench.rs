@@ -2,13 +2,14 @@
 //! filled from a configuration, real routes and neighbours, and no traffic.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use equipoise::apply::Applier;
 use equipoise::dataplane::DataPlane as _;
 use equipoise::dataplane::kernel::{Clock, Eviction, Input, Kernel, Options, Output, TcWay};
+use equipoise_common::value::Host;
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::{self, Config};
 use equipoise_core::facts::{Facts, Interface};
@@ -59,6 +60,10 @@ pub(crate) const BACKEND6: &str = "[2001:db8:b::11]:8080";
 
 /// Link address of everything that is not the balancer.
 pub(crate) const FAR: [u8; 6] = [2, 0, 0, 0, 0, 7];
+
+/// The balancer's own addresses at `front` and at `back`.
+pub(crate) const HOSTS: [[&str; 2]; 2] =
+    [["198.51.100.1", "2001:db8:c::1"], ["10.0.0.1", "2001:db8:b::1"]];
 
 const ADDRESSES: &str = "\
 addr add 198.51.100.1/24 dev front
@@ -120,9 +125,14 @@ impl Bench {
             format!("packets-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let kernel = Loaded(Some(netns.run(|| loaded(&instance, max_flows, clock, [front, back]))));
         let (front_mac, back_mac) = (link(&netns, "front"), link(&netns, "back"));
-        let interface = |index| Interface { index, addresses: Vec::new() };
-        let interfaces =
-            [("front".to_owned(), interface(front)), ("back".to_owned(), interface(back))];
+        let interface = |index, addresses: &[&str]| Interface {
+            index,
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        };
+        let interfaces = [
+            ("front".to_owned(), interface(front, &["203.0.113.10"])),
+            ("back".to_owned(), interface(back, &[])),
+        ];
         let state = State::new(parsed(config), Facts { interfaces: interfaces.into() });
         let applier = Applier::default();
         let mut bench =
@@ -241,6 +251,11 @@ fn loaded(instance: &str, max_flows: u32, clock: Clock, devices: [u32; 2]) -> Ke
     let mut kernel = Kernel::load(&options).unwrap_or_else(|error| panic!("{error}"));
     for device in devices {
         kernel.allow_redirect(device, true).unwrap();
+    }
+    for (device, [v4, v6]) in devices.into_iter().zip(HOSTS) {
+        let (v4, v6): (Ipv4Addr, Ipv6Addr) = (v4.parse().unwrap(), v6.parse().unwrap());
+        let host = Host { v4: v4.into(), v6: v6.into(), reserved: 0 };
+        kernel.answer_from(device, Some(host)).unwrap();
     }
     kernel
 }

@@ -13,7 +13,7 @@ use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::sets_for;
 use equipoise_common::key::{Address, ServiceKey as Key, V4, V6};
 use equipoise_common::limit;
-use equipoise_common::value::{Backend, Policy, Pool, Reply, Service, Traffic};
+use equipoise_common::value::{Backend, Host, Policy, Pool, Reply, Service, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::diff::Step;
 use equipoise_core::plan::ServiceKey;
@@ -42,6 +42,7 @@ pub(super) struct Tables {
     /// As they are in the map, by service id.
     known_policies: Vec<Policy>,
     redirects: DevMapHash<MapData>,
+    hosts: HashMap<MapData, u32, Host>,
     pressure: PerCpuArray<MapData, u64>,
     verdicts: PerCpuArray<MapData, u64>,
     service_traffic: PerCpuArray<MapData, Traffic>,
@@ -82,6 +83,7 @@ impl Tables {
             slots: Mapped::new(taken(ebpf, "SLOTS")?, SLOT * limit::SLOTS as usize)?,
             backends: typed(ebpf, "BACKENDS")?,
             redirects: typed(ebpf, "REDIRECTS")?,
+            hosts: typed(ebpf, "HOSTS")?,
             verdicts: typed(ebpf, "VERDICTS")?,
             service_traffic: typed(ebpf, "SERVICE_TRAFFIC")?,
             backend_traffic: typed(ebpf, "BACKEND_TRAFFIC")?,
@@ -201,6 +203,23 @@ impl Tables {
         }
         match self.redirects.remove(index) {
             Err(error) if !is_missing(&error) => Err(what(&error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn answer_from(
+        &mut self,
+        index: u32,
+        host: Option<Host>,
+    ) -> Result<(), KernelError> {
+        let done = match host {
+            Some(host) => self.hosts.insert(index, host, 0),
+            None => self.hosts.remove(&index),
+        };
+        match done {
+            Err(error) if host.is_some() || !is_missing(&error) => {
+                Err(refused(&format!("answering on interface {index}"), &error))
+            }
             Ok(()) | Err(_) => Ok(()),
         }
     }
