@@ -5,7 +5,7 @@
 //! multiply and xor-shift rounds with the constants of splitmix64 (Steele, Lea, Flood: "Fast
 //! splittable pseudorandom number generators", 2014).
 
-use crate::key::{Address, FiveTuple};
+use crate::key::{Address, Be16, FiveTuple};
 
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -35,6 +35,12 @@ pub fn five_tuple<A: Address>(tuple: &FiveTuple<A>) -> u64 {
     mix(h, ports)
 }
 
+/// Hash of the addresses and the protocol alone: the same for all fragments of a packet.
+#[inline(always)]
+pub fn addresses<A: Address>(tuple: &FiveTuple<A>) -> u64 {
+    five_tuple(&FiveTuple { source_port: Be16(0), destination_port: Be16(0), ..*tuple })
+}
+
 /// `hash` mapped to `0..length` without a division: Lemire's multiply-shift ("Fast random integer
 /// generation in an interval", 2019).
 #[inline(always)]
@@ -45,7 +51,7 @@ pub const fn slot(hash: u64, length: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::{Be16, TCP, V4};
+    use crate::key::{TCP, V4};
 
     fn tuple(source: u32, port: u16) -> FiveTuple<V4> {
         FiveTuple {

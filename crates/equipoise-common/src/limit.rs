@@ -23,6 +23,9 @@ pub const EVENTS: u32 = 1 << 20;
 pub const NEXT_HOPS: u32 = 1_024;
 /// Slots that a new flow looks at before it finds all backends at their limits.
 pub const BACKEND_TRIES: u32 = 16;
+/// Packets whose fragments are under way, of each family; the longest unused give way. 100 bytes each, so 1.6 MB and
+/// 2 MB: at a thousand such packets a second, what a receiver keeps for 15 s (RFC 791) and no more.
+pub const FRAGMENTS: u32 = 16_384;
 /// Devices that the packet programs redirect to.
 pub const INTERFACES: u32 = 1_024;
 /// Steps that a dry run can tell.

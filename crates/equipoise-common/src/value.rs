@@ -113,6 +113,10 @@ pub struct Policy {
     pub on_full: u8,
     /// [`Policy::EVENTS`], [`Policy::RESET_ON_EXPIRY`].
     pub switches: u8,
+    /// Fragments: a [`Fragments`] as a number.
+    pub fragments: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
 }
 
 impl Policy {
@@ -120,6 +124,21 @@ impl Policy {
     pub const EVENTS: u8 = 1;
     /// `switches`: both ends of a TCP flow that has been idle too long get a RST.
     pub const RESET_ON_EXPIRY: u8 = 2;
+}
+
+/// What becomes of fragments. Only the first of a packet has ports.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub enum Fragments {
+    /// Those that come after the first go where it has gone; others are dropped.
+    #[default]
+    Track = 0,
+    /// As [`Fragments::Track`], but new flows choose by their addresses alone, so that a fragment that comes before the
+    /// first can go there too.
+    Hash = 1,
+    /// They are dropped.
+    Drop = 2,
 }
 
 /// What becomes of a TCP packet that is of no flow and opens none.
@@ -219,7 +238,7 @@ const _: () = {
     assert!(size_of::<Service>() == 8);
     assert!(size_of::<Pool>() == 16);
     assert!(size_of::<Backend>() == 32);
-    assert!(size_of::<Policy>() == 40);
+    assert!(size_of::<Policy>() == 48);
     assert!(size_of::<Reply>() == 32);
     assert!(size_of::<Host>() == 24);
     assert!(size_of::<Traffic>() == 48);

@@ -115,7 +115,8 @@ verdicts! {
     NotIp = "not_ip", Pass;
     /// Neither TCP nor UDP.
     NotTcpUdp = "not_tcp_udp", Pass;
-    /// A fragment of an IP packet.
+    /// A fragment of an IP packet that is for no service as far as it tells: ICMP, or not the first and of a packet whose
+    /// first was not for one.
     Fragment = "fragment", Pass;
     /// More IPv6 extension headers than are walked.
     ExtensionHeaders = "extension_headers", Pass;
@@ -139,6 +140,10 @@ verdicts! {
     FlowLimit = "flow_limit", Drop;
     /// A TCP packet of no flow from the middle of a stream, for a service that drops those.
     UnknownFlow = "unknown_flow", Drop;
+    /// A fragment for a service that drops fragments.
+    FragmentRefused = "fragment_refused", Drop;
+    /// A fragment to a VIP that has come before the first of its packet, and so without ports.
+    FragmentUnknown = "fragment_unknown", Drop;
     /// To be answered with a RST or an ICMP error, and cannot be: it is a RST or an ICMP error itself, on its way out, or
     /// this host has no address to answer from.
     Unanswerable = "unanswerable", Drop;

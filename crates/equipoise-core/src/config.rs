@@ -98,6 +98,8 @@ pub struct Policy {
     pub on_empty: OnEmpty,
     /// New flows for which the flow table has no room.
     pub on_full: OnFull,
+    /// Fragments of its packets.
+    pub fragments: Fragments,
     /// Live flows at most; 0 for no limit of the service's own.
     pub max_flows: u32,
     /// How long flows live without a packet.
@@ -162,6 +164,19 @@ pub enum OnFull {
     #[default]
     Hash,
     /// It is dropped.
+    Drop,
+}
+
+/// What becomes of fragments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fragments {
+    /// They follow the first of their packet; those that come before it are dropped.
+    #[default]
+    Track,
+    /// New flows choose by addresses alone, so that any fragment finds its way.
+    Hash,
+    /// They are dropped.
     Drop,
 }
 

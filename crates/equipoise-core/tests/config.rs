@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use equipoise_common::limit;
 use equipoise_core::config::{
-    Attach, AttachMode, BackendInterfaces, Checked, Config, OnBackendDown, OnBackendRemoved,
-    OnEmpty, OnExit, OnFull, OnUnknown, Policy, Problem, Protocol, Settings, Timeouts, flags_text,
-    from_flags, parse, problem_at,
+    Attach, AttachMode, BackendInterfaces, Checked, Config, Fragments, OnBackendDown,
+    OnBackendRemoved, OnEmpty, OnExit, OnFull, OnUnknown, Policy, Problem, Protocol, Settings,
+    Timeouts, flags_text, from_flags, parse, problem_at,
 };
 use expect_test::expect_file;
 use proptest::prelude::*;
@@ -120,6 +120,7 @@ fn every_key_arrives() {
         on_unknown: OnUnknown::Reset,
         on_empty: OnEmpty::Pass,
         on_full: OnFull::Drop,
+        fragments: Fragments::Drop,
         max_flows: 5_000,
         timeouts,
     };
@@ -166,6 +167,7 @@ fn what_is_not_said_has_its_default() {
         on_unknown: OnUnknown::Hash,
         on_empty: OnEmpty::Reset,
         on_full: OnFull::Hash,
+        fragments: Fragments::Track,
         max_flows: 0,
         timeouts,
     };

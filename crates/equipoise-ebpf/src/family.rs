@@ -8,9 +8,13 @@ use equipoise_common::value::{Reply, Service};
 
 use crate::answer::{HOPS, pseudo_rest};
 use crate::flow::{self, Decision, Found, Passage};
+use crate::fragment::{First, Key};
 use crate::hook::Packet;
 use crate::icmp::{Quote, quoted};
-use crate::map::{HOSTS, REPLIES_V4, REPLIES_V6, SERVICES_V4, SERVICES_V6, WORK_V4, WORK_V6};
+use crate::map::{
+    FRAGMENTS_V4, FRAGMENTS_V6, HOSTS, REPLIES_V4, REPLIES_V6, SERVICES_V4, SERVICES_V6, WORK_V4,
+    WORK_V6,
+};
 use crate::packet::Window;
 use crate::parse::{self, Headers};
 use crate::report;
@@ -95,6 +99,10 @@ pub trait Family: Address + 'static {
     /// Writes the header of an ICMP error with so many IP bytes at `network`: it answers a packet with these ends. False if
     /// the packet is too short.
     fn write_header(window: &Window, network: usize, ends: &FiveTuple<Self>, length: u16) -> bool;
+    /// What has been made of the first fragment of a packet.
+    fn first_fragment(key: &Key<Self>) -> Option<First<Self>>;
+    /// Remembers it.
+    fn keep_fragment(key: &Key<Self>, first: &First<Self>);
     /// This host's address on an interface.
     fn host(interface: u32) -> Option<Self>;
     /// Whether the packet may be cut on its way.
@@ -303,6 +311,18 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn first_fragment(key: &Key<Self>) -> Option<First<Self>> {
+        // SAFETY: entries are replaced whole; of two packets with one identification nobody can tell the fragments.
+        unsafe { FRAGMENTS_V4.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn keep_fragment(key: &Key<Self>, first: &First<Self>) {
+        // Where the kernel has no room at once, those that follow are counted as unknown.
+        let _ = FRAGMENTS_V4.insert(key, first, 0);
+    }
+
+    #[inline(always)]
     fn may_be_cut(packet: &Packet, headers: &Headers<Self>) -> bool {
         const DO_NOT: u16 = 0x4000;
         let header = packet.window.header::<20>(usize::from(headers.network));
@@ -508,6 +528,18 @@ impl Family for V6 {
         // SAFETY: entries are replaced whole.
         let host = unsafe { HOSTS.get(&interface) }?;
         (host.v6 != Self([0; 2])).then_some(host.v6)
+    }
+
+    #[inline(always)]
+    fn first_fragment(key: &Key<Self>) -> Option<First<Self>> {
+        // SAFETY: entries are replaced whole; of two packets with one identification nobody can tell the fragments.
+        unsafe { FRAGMENTS_V6.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn keep_fragment(key: &Key<Self>, first: &First<Self>) {
+        // Where the kernel has no room at once, those that follow are counted as unknown.
+        let _ = FRAGMENTS_V6.insert(key, first, 0);
     }
 
     #[inline(always)]

@@ -14,8 +14,9 @@ use crate::family::{Addresses, Family};
 use crate::flow::{Decision, Passage};
 use crate::forward::{self, Change, Passing};
 use crate::hook::{Hook, Packet, port_word};
+use crate::odd::{self, headers};
 use crate::packet::Window;
-use crate::parse::{Headers, Ip, Size};
+use crate::parse::{Ip, Part};
 use crate::report::{self, Direction};
 use crate::rewrite::Hops;
 use crate::{action, leave};
@@ -33,9 +34,16 @@ pub struct Quote<F> {
     pub transport: usize,
 }
 
-/// Does with an ICMP packet what is to be done.
+/// Does with an ICMP packet what is to be done; a fragment is left to others.
 #[inline(always)]
 pub fn take_up<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Result<u64, Verdict> {
+    if ip.part.marks != 0 {
+        let is_later = ip.part.marks & Part::LATER != 0;
+        return Ok(if is_later { odd::LATER } else { odd::FIRST });
+    }
+    if ip.tuple.protocol != F::ICMP {
+        return Err(Verdict::NotTcpUdp);
+    }
     let icmp = packet.window.header::<HEADER>(ip.transport).ok_or(Verdict::Malformed)?;
     let kind = icmp.load::<u8, 0>();
     if kind == F::ECHO_REQUEST {
@@ -74,22 +82,6 @@ pub fn take_up<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Res
     }
     change.apply(&passing, Hops::Keep)?;
     Ok(action(leave::<H>(Verdict::RewrittenError)))
-}
-
-/// What the rest needs to know of a packet that has no ports.
-#[inline(always)]
-fn headers<F: Family>(ip: &Ip<F>) -> Headers<F> {
-    let length = (ip.end - ip.network) as u32;
-    Headers {
-        tuple: ip.tuple,
-        size: Size { packets: 1, bytes: u64::from(length) },
-        class: ip.class,
-        length,
-        network: ip.network as u16,
-        transport: ip.transport as u16,
-        segment: Default::default(),
-        hop_limit: ip.hop_limit,
-    }
 }
 
 /// Gives an error the quote that its receiver knows.

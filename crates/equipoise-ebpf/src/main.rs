@@ -16,6 +16,7 @@ mod family;
 mod filter;
 mod flow;
 mod forward;
+mod fragment;
 mod hook;
 mod icmp;
 mod map;
@@ -42,7 +43,7 @@ use equipoise_common::verdict::{Kind, Verdict};
 use family::Family;
 use flow::{Decision, Found, Passage};
 use hook::{Hook, Packet, Stage, Tc, Xdp};
-use parse::{Headers, Network};
+use parse::{Headers, Network, Part};
 use rewrite::Hops;
 
 /// On listening interfaces and those that lead to backends, in the driver.
@@ -161,7 +162,7 @@ fn incoming_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
 }
 
 /// Beside a program's action: the flow's state is to be changed as the packet says.
-const TURN: u64 = 1 << 32;
+pub const TURN: u64 = 1 << 32;
 /// In place of a program's action, from this bit on: the [`Stage`] that goes on with the packet, and 1.
 const ON: u32 = 33;
 
@@ -227,24 +228,72 @@ fn slow_path<H: Hook>(hook: &H) -> i32 {
 #[inline(always)]
 fn odd_path<H: Hook>(hook: &H) -> i32 {
     match parse::network(&hook.packet().window) {
-        Ok(Network::V4(at)) => staged(hook, odd_ipv4(hook, at)),
-        Ok(Network::V6(at)) => staged(hook, odd_ipv6(hook, at)),
+        Ok(Network::V4(at)) => {
+            let left = match icmp_ipv4(hook, at) {
+                odd::FIRST => match first_ipv4(hook, at) {
+                    left if left & odd::GO != 0 => slow::complete::<H, V4>(hook) | left & TURN,
+                    left => left,
+                },
+                odd::LATER => later_ipv4(hook, at),
+                left => left,
+            };
+            conclude::<H, V4>(hook, left)
+        }
+        Ok(Network::V6(at)) => {
+            let left = match icmp_ipv6(hook, at) {
+                odd::FIRST => match first_ipv6(hook, at) {
+                    left if left & odd::GO != 0 => slow::complete::<H, V6>(hook) | left & TURN,
+                    left => left,
+                },
+                odd::LATER => later_ipv6(hook, at),
+                left => left,
+            };
+            conclude::<H, V6>(hook, left)
+        }
         Err(verdict) => leave::<H>(verdict),
     }
 }
 
 #[inline(never)]
-fn odd_ipv4<H: Hook>(hook: &H, at: usize) -> u64 {
+fn icmp_ipv4<H: Hook>(hook: &H, at: usize) -> u64 {
     let packet = odd::packet(hook);
     let ip = parse::ip_v4(hook, &packet, at);
-    odd::concluded::<H>(ip.and_then(|ip| odd::take_up(hook, &packet, &ip)))
+    odd::concluded::<H>(ip.and_then(|ip| icmp::take_up(hook, &packet, &ip)))
 }
 
 #[inline(never)]
-fn odd_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
+fn icmp_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
     let packet = odd::packet(hook);
     let ip = parse::ip_v6::<H, true>(hook, &packet, at);
-    odd::concluded::<H>(ip.and_then(|ip| odd::take_up(hook, &packet, &ip)))
+    odd::concluded::<H>(ip.and_then(|ip| icmp::take_up(hook, &packet, &ip)))
+}
+
+#[inline(never)]
+fn first_ipv4<H: Hook>(hook: &H, at: usize) -> u64 {
+    let packet = hook.packet();
+    let ip = parse::ip_v4(hook, &packet, at);
+    odd::concluded::<H>(ip.and_then(|ip| fragment::first(hook, &packet, ip)))
+}
+
+#[inline(never)]
+fn first_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
+    let packet = hook.packet();
+    let ip = parse::ip_v6::<H, true>(hook, &packet, at);
+    odd::concluded::<H>(ip.and_then(|ip| fragment::first(hook, &packet, ip)))
+}
+
+#[inline(never)]
+fn later_ipv4<H: Hook>(hook: &H, at: usize) -> u64 {
+    let packet = hook.packet();
+    let ip = parse::ip_v4(hook, &packet, at);
+    odd::concluded::<H>(ip.and_then(|ip| fragment::later(hook, &packet, &ip)))
+}
+
+#[inline(never)]
+fn later_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
+    let packet = hook.packet();
+    let ip = parse::ip_v6::<H, true>(hook, &packet, at);
+    odd::concluded::<H>(ip.and_then(|ip| fragment::later(hook, &packet, &ip)))
 }
 
 #[inline(always)]
@@ -317,10 +366,15 @@ fn balance<H: Hook, F: Family>(
     let found = F::look_up(headers, Passage::In, &mut decision);
     match found {
         Found::Flow | Found::Eventful => {}
-        Found::Reset => return hand_on(headers, &decision, found, Service { id: 0, pool: 0 }),
+        Found::Reset => {
+            let none = Service { id: 0, pool: 0 };
+            return hand_on(headers, &decision, (found, Part::WHOLE), none);
+        }
         Found::Nothing | Found::Idle | Found::Replaced | Found::Reselected => {
             match service::find(hook, headers) {
-                Ok(service) => return hand_on(headers, &decision, found, service),
+                Ok(service) => {
+                    return hand_on(headers, &decision, (found, Part::WHOLE), service);
+                }
                 Err(Verdict::NoService) if stateless::reply(headers, &mut decision) => {}
                 Err(verdict) => return Err(verdict),
             }
@@ -344,10 +398,10 @@ fn answered<F: Family>(headers: &Headers<F>, verdict: Verdict) -> Result<u64, Ve
 
 /// Leaves a packet to the slow path.
 #[inline(always)]
-fn hand_on<F: Family>(
+pub fn hand_on<F: Family>(
     headers: &Headers<F>,
     decision: &Decision<F>,
-    found: Found,
+    (found, part): (Found, Part),
     service: Service,
 ) -> Result<u64, Verdict> {
     let Some(work) = F::work() else { return Err(Verdict::FlowRefused) };
@@ -356,12 +410,13 @@ fn hand_on<F: Family>(
     work.at = decision.at;
     work.flow_service = decision.service;
     work.found = found;
+    work.part = part;
     Ok(on(Stage::Slow))
 }
 
 /// The action, with word of an eventful packet left for when the stack is free.
 #[inline(always)]
-fn turned<F: Family>(
+pub fn turned<F: Family>(
     headers: &Headers<F>,
     decision: &Decision<F>,
     found: Found,

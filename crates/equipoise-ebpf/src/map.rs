@@ -5,7 +5,9 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::btf_maps::{
+    Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf,
+};
 use aya_ebpf::macros::btf_map;
 use equipoise_common::filter;
 use equipoise_common::flow::Set;
@@ -16,6 +18,7 @@ use equipoise_common::step::Step;
 use equipoise_common::value::{Backend, Host, Policy, Pool, Reply, Service, Traffic};
 use equipoise_common::verdict::COUNTERS;
 
+use crate::fragment::{First, Key};
 use crate::route::{Lookup, NextHop};
 use crate::slow::Work;
 use crate::table::Shared;
@@ -184,6 +187,16 @@ pub static STAGES_XDP: ProgramArray<6> = ProgramArray::new();
 /// User space: the programs of the stages at TC, where packets come in and where they go out.
 #[btf_map(name = "STAGES_TC")]
 pub static STAGES_TC: ProgramArray<6> = ProgramArray::new();
+
+/// Program: what has been made of the first fragments of IPv4 packets.
+#[btf_map(name = "FRAGMENTS_V4")]
+pub static FRAGMENTS_V4: LruHashMap<Key<V4>, First<V4>, { limit::FRAGMENTS as usize }> =
+    LruHashMap::new();
+
+/// Program: what has been made of the first fragments of IPv6 packets.
+#[btf_map(name = "FRAGMENTS_V6")]
+pub static FRAGMENTS_V6: LruHashMap<Key<V6>, First<V6>, { limit::FRAGMENTS as usize }> =
+    LruHashMap::new();
 
 /// User space: this host's own addresses by interface, from which it answers.
 #[btf_map(name = "HOSTS")]

@@ -27,7 +27,7 @@ use crate::table::policy;
 #[inline(always)]
 pub fn prepare<F: Family>(work: &mut Work<F>, policy: &Policy) -> Result<(), Verdict> {
     let headers = &work.headers;
-    let Some(run) = select::run(work.service.pool, headers) else {
+    let Some(run) = select::run(work.service.pool, policy, headers) else {
         return Err(Verdict::NoBackend);
     };
     put_together(headers, &work.service, &mut work.new);

@@ -147,7 +147,7 @@ impl Part {
     /// `marks`: not the first one.
     pub const LATER: u32 = 2;
     /// A whole packet.
-    const WHOLE: Self = Self { marks: 0, identification: 0 };
+    pub const WHOLE: Self = Self { marks: 0, identification: 0 };
 }
 
 /// Headers of an IPv4 packet. Any header length (RFC 791).

@@ -8,13 +8,13 @@ use equipoise_common::flow::{Live, Word as _};
 use equipoise_common::hash;
 use equipoise_common::limit::BACKEND_TRIES;
 use equipoise_common::step::What;
-use equipoise_common::value::{Backend, Pick, Pool};
+use equipoise_common::value::{Backend, Pick, Policy, Pool};
 use equipoise_common::verdict::Verdict;
 
 use crate::family::Family;
 use crate::map::{BACKENDS, POOLS, SLOTS};
 use crate::parse::Headers;
-use crate::{report, table};
+use crate::{fragment, report, table};
 
 /// A pool's run of slots, and where in it this flow looks.
 #[derive(Clone, Copy)]
@@ -36,21 +36,33 @@ pub struct Chosen {
     pub backend: Backend,
 }
 
-/// The run of a pool, with the slot that this packet's flow picks; none for an empty pool.
+/// The run of a pool; none for an empty one.
 #[inline(always)]
-pub fn run<F: Family>(pool: u32, headers: &Headers<F>) -> Option<Run> {
+pub fn of(pool: u32) -> Option<Run> {
+    run_of(pool).map(|(run, _)| run)
+}
+
+/// The run of a pool, and its pick.
+#[inline(always)]
+fn run_of(pool: u32) -> Option<(Run, u32)> {
     let pool: *const Pool = POOLS.get_ptr(pool)?;
     // Offset and length are one aligned word, loaded at once: user space flips it at once.
     // SAFETY: the entry is in an array map and stays.
     let word = unsafe { ptr::read_volatile(pool.cast::<u64>()) };
     // SAFETY: as above; the second word is epoch and pick.
     let second = unsafe { ptr::read_volatile(pool.cast::<u64>().wrapping_add(1)) };
-    let pick = (second >> 32) as u32;
     let (offset, length) = (word as u32, (word >> 32) as u32);
-    if length == 0 {
-        return None;
+    (length != 0).then_some((Run { offset, length, first: 0 }, (second >> 32) as u32))
+}
+
+/// The run of a pool, with the slot that this packet's flow picks; none for an empty pool.
+#[inline(always)]
+pub fn run<F: Family>(pool: u32, policy: &Policy, headers: &Headers<F>) -> Option<Run> {
+    let (run, pick) = run_of(pool)?;
+    let length = run.length;
+    if fragment::is_by_addresses(policy) {
+        return Some(run.at(hash::addresses(&headers.tuple)));
     }
-    let run = Run { offset, length, first: 0 };
     // A packet from the middle of a stream goes where its hash says, whatever the algorithm: a
     // peer that has taken over finds the same slot.
     if pick == Pick::Random as u32 && !headers.is_mid_stream() {
@@ -65,7 +77,13 @@ impl Run {
     /// The same run, with the slot that the packet's hash picks.
     #[inline(always)]
     pub fn hashed<F: Family>(&self, headers: &Headers<F>) -> Self {
-        Self { first: hash::slot(hash::five_tuple(&headers.tuple), self.length), ..*self }
+        self.at(hash::five_tuple(&headers.tuple))
+    }
+
+    /// The same run, with the slot that a hash picks.
+    #[inline(always)]
+    pub fn at(&self, hash: u64) -> Self {
+        Self { first: hash::slot(hash, self.length), ..*self }
     }
 
     /// The backend in the picked slot, or, for another `attempt`, in one some way on.

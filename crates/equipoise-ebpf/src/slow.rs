@@ -13,9 +13,9 @@ use equipoise_common::verdict::Verdict;
 use crate::family::Family;
 use crate::flow::{self, Decision, Found};
 use crate::hook::{Hook, Stage};
-use crate::parse::Headers;
+use crate::parse::{Headers, Part};
 use crate::select::Run;
-use crate::{action, forward, leave, on, open, report, route, table};
+use crate::{action, forward, fragment, leave, on, open, report, route, table};
 
 /// What is handed on about a packet.
 #[repr(C, align(8))]
@@ -35,6 +35,8 @@ pub struct Work<F> {
     pub limits: [u32; 2],
     /// What the look-up in the flow table has found.
     pub found: Found,
+    /// Whether it is a fragment, which others follow.
+    pub part: Part,
     /// What it is to be answered for: a [`Verdict`] as a number.
     pub verdict: u32,
     /// Where it picks its backend.
@@ -65,6 +67,9 @@ pub fn go_on<H: Hook, F: Family>(hook: &H) -> u64 {
     let decided = decide::<H, F>(hook, opened.packed());
     if decided & OPEN == 0 {
         return decided;
+    }
+    if work.part.marks != 0 {
+        fragment::remember_new::<F>();
     }
     let action = complete::<H, F>(hook);
     if opened.refused == 0 && !opened.found && !work.way_is_known {
@@ -109,7 +114,7 @@ fn decide<H: Hook, F: Family>(hook: &H, opened: u64) -> u64 {
 
 /// The packet goes as has been decided.
 #[inline(never)]
-fn complete<H: Hook, F: Family>(hook: &H) -> u64 {
+pub fn complete<H: Hook, F: Family>(hook: &H) -> u64 {
     let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
     let packet = hook.packet();
     forward::forward::<_, _, true>(hook, &packet, &work.headers, &work.decision)

@@ -5,6 +5,7 @@ use core::ptr;
 
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::find::is_past;
+use equipoise_common::hash;
 use equipoise_common::key::ServiceKey;
 use equipoise_common::verdict::Verdict;
 
@@ -13,8 +14,8 @@ use crate::flow::{Decision, now};
 use crate::map::STATELESS;
 use crate::parse::Headers;
 use crate::report::{self, Direction};
-use crate::select;
 use crate::slow::Work;
+use crate::{fragment, select, table};
 
 /// Sends a packet where its hash says without remembering it.
 ///
@@ -23,8 +24,11 @@ use crate::slow::Work;
 #[inline(never)]
 pub fn send<F: Family>(work: &Work<F>, decision: &mut Decision<F>) -> Result<(), Verdict> {
     let (headers, service) = (&work.headers, &work.service);
-    let Some(run) = select::run(service.pool, headers) else { return Err(Verdict::NoBackend) };
-    let Some(chosen) = run.hashed(headers).backend(0) else { return Err(Verdict::NoBackend) };
+    let Some(run) = select::of(service.pool) else { return Err(Verdict::NoBackend) };
+    let by_addresses = table::policy(service.id).is_some_and(fragment::is_by_addresses);
+    let run =
+        if by_addresses { run.at(hash::addresses(&headers.tuple)) } else { run.hashed(headers) };
+    let Some(chosen) = run.backend(0) else { return Err(Verdict::NoBackend) };
     let mut reply = headers.tuple.reversed();
     reply.source = F::unpack(chosen.backend.address);
     reply.source_port = chosen.backend.port;

@@ -52,6 +52,7 @@ fn service(service: &Service) -> Value {
         "on_unknown": service.policy.on_unknown,
         "on_empty": service.policy.on_empty,
         "on_full": service.policy.on_full,
+        "fragments": service.policy.fragments,
         "max_flows": service.policy.max_flows,
         "timeouts": snake(json!(service.policy.timeouts)),
     })
@@ -111,6 +112,7 @@ mod tests {
         on-unknown = "drop"
         on-empty = "pass"
         on-full = "drop"
+        fragments = "hash"
         max-flows = 20
         timeouts = { tcp-opening = "3s", udp-two-way = "2m 500ms", reset-on-expiry = true }
         [settings]

@@ -26,6 +26,8 @@ mod events;
 mod exact;
 #[path = "flows/expiry.rs"]
 mod expiry;
+#[path = "flows/fragments.rs"]
+mod fragments;
 #[path = "flows/full.rs"]
 mod full;
 #[path = "flows/gone.rs"]

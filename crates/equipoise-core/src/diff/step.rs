@@ -11,7 +11,7 @@ use std::time::Duration;
 use equipoise_common::flow::State;
 use equipoise_common::key::{Address, Be16, V4, V6};
 use equipoise_common::value::{
-    Backend, Fate, OnEmpty, OnFull, OnUnknown, Pick, Policy, Pool, Reply, Service,
+    Backend, Fate, Fragments, OnEmpty, OnFull, OnUnknown, Pick, Policy, Pool, Reply, Service,
 };
 
 use super::Run;
@@ -166,6 +166,8 @@ pub(crate) fn describe_policy(policy: &Policy) -> String {
         [(OnUnknown::Reset as u8, "reset"), (OnUnknown::Drop as u8, "drop")];
     const EMPTY: [(u8, &str); 2] = [(OnEmpty::Drop as u8, "drop"), (OnEmpty::Pass as u8, "pass")];
     const FULL: [(u8, &str); 1] = [(OnFull::Drop as u8, "drop")];
+    const HASH: u8 = Fragments::Hash as u8;
+    const DROP: u8 = Fragments::Drop as u8;
     let timeout = |state: &State| {
         let timeout = rounded(policy.timeouts[*state as usize]);
         format!("{} {}", state.name(), humantime::format_duration(timeout))
@@ -178,6 +180,11 @@ pub(crate) fn describe_policy(policy: &Policy) -> String {
     ] {
         let word = words.iter().find(|(number, _)| *number == value);
         parts.extend(word.map(|(_, word)| format!("on {name} {word}")));
+    }
+    match policy.fragments {
+        HASH => parts.push("fragments by hash".to_owned()),
+        DROP => parts.push("no fragments".to_owned()),
+        _ => {}
     }
     if policy.max_flows > 0 {
         parts.push(format!("at most {} flows", policy.max_flows));

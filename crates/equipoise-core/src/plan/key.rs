@@ -17,6 +17,9 @@ pub enum ServiceKey {
 }
 
 impl ServiceKey {
+    /// The protocol of a VIP as a whole.
+    pub const ANY: u32 = 0;
+
     /// The key of a VIP on the interface with this index, for an IANA protocol number.
     pub fn new(vip: SocketAddr, interface: u32, protocol: u32) -> Self {
         let port = Be16::new(vip.port());
@@ -47,7 +50,7 @@ impl ServiceKey {
         }
     }
 
-    /// [`TCP`] or [`UDP`], or for a VIP as a whole [`ICMP`] or [`ICMPV6`].
+    /// [`TCP`] or [`UDP`], or for a VIP as a whole [`ServiceKey::ANY`], [`ICMP`] or [`ICMPV6`].
     pub fn protocol(&self) -> u32 {
         match self {
             Self::V4(key) => u32::from(key.protocol),
@@ -57,14 +60,15 @@ impl ServiceKey {
 
     /// Whether it is of a VIP as a whole, and not of a port.
     pub fn is_whole(&self) -> bool {
-        matches!(self.protocol(), ICMP | ICMPV6)
+        matches!(self.protocol(), Self::ANY | ICMP | ICMPV6)
     }
 
-    /// `tcp` or `udp`; `icmp` or `icmpv6` for a VIP as a whole.
+    /// `tcp` or `udp`; `any`, `icmp` or `icmpv6` for a VIP as a whole.
     pub fn protocol_name(&self) -> &'static str {
         match self.protocol() {
             TCP => "tcp",
             UDP => "udp",
+            Self::ANY => "any",
             ICMP => "icmp",
             ICMPV6 => "icmpv6",
             _ => "other",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use equipoise_common::flow::State;
 use equipoise_common::value;
 
-use crate::config::{OnEmpty, OnFull, OnUnknown, Service, Settings};
+use crate::config::{Fragments, OnEmpty, OnFull, OnUnknown, Service, Settings};
 
 /// The policy of a service.
 pub(super) fn of(service: &Service, settings: &Settings) -> value::Policy {
@@ -45,6 +45,12 @@ pub(super) fn of(service: &Service, settings: &Settings) -> value::Policy {
             OnFull::Drop => value::OnFull::Drop,
         } as u8,
         switches,
+        fragments: match policy.fragments {
+            Fragments::Track => value::Fragments::Track,
+            Fragments::Hash => value::Fragments::Hash,
+            Fragments::Drop => value::Fragments::Drop,
+        } as u8,
+        reserved: [0; 7],
     }
 }
 

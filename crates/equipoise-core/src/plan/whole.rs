@@ -1,8 +1,9 @@
-//! What is known of a VIP as a whole, whatever the port: that it is one.
+//! What is known of a VIP as a whole, whatever the port.
 //!
-//! For packets that have no port: echo requests, which are answered for a VIP that is not an address of this host.
+//! For packets that have no port: echo requests, which are answered for a VIP that is not an address of this host, and
+//! fragments that come before the first of their packet.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use equipoise_common::key::{ICMP, ICMPV6};
@@ -10,12 +11,16 @@ use equipoise_common::limit;
 use equipoise_common::value;
 
 use super::{Desired, Draft, ServiceKey};
+use crate::config::Fragments;
 use crate::facts::Facts;
 use crate::id::Family;
 
-/// Places the VIPs that services name and no interface has: this host answers for its own addresses itself, which the
-/// programs could not tell from addresses without a route. They are in the service maps, under the protocol that they are
-/// for, and take the room that is left there.
+/// Places the VIPs that services name, once under protocol 0, and once under ICMP where no interface has the address: this
+/// host answers for its own addresses itself, which the programs could not tell from addresses without a route. They are
+/// in the service maps and take the room that is left there.
+///
+/// Of several services on a VIP it is one that does not choose by addresses alone that stands for all: which of
+/// them a fragment is for nobody can tell.
 pub(super) fn place(drafts: &[Draft<'_>], facts: &Facts, desired: &mut Desired) {
     let own: BTreeSet<IpAddr> =
         facts.interfaces.values().flat_map(|interface| interface.addresses.clone()).collect();
@@ -23,20 +28,35 @@ pub(super) fn place(drafts: &[Draft<'_>], facts: &Facts, desired: &mut Desired) 
         let used = desired.services.keys().filter(|key| key.family() == family).count();
         (limit::SERVICE_KEYS as usize).saturating_sub(used)
     });
-    let is_vip = |draft: &&Draft<'_>| {
-        draft.service.listen.address.is_some_and(|address| !own.contains(&address))
-    };
-    let exact = drafts.iter().filter(is_vip);
-    for (draft, key) in exact.flat_map(|draft| draft.keys.iter().map(move |key| (draft, key))) {
+    for (key, service) in standing_for(drafts) {
         let family = key.family();
-        let protocol = if family == Family::V4 { ICMP } else { ICMPV6 };
-        let whole = ServiceKey::new(SocketAddr::new(key.vip().ip(), 0), key.interface(), protocol);
+        let icmp = if family == Family::V4 { ICMP } else { ICMPV6 };
         let room = &mut room[family as usize];
-        if *room == 0 || desired.services.contains_key(&whole) {
-            continue;
+        for protocol in [ServiceKey::ANY, icmp] {
+            let vip = key.vip();
+            if *room == 0 || protocol == icmp && own.contains(&vip.ip()) {
+                continue;
+            }
+            *room -= 1;
+            desired.services.insert(ServiceKey::new(vip, key.interface(), protocol), service);
         }
-        *room -= 1;
-        let (_, pool) = draft.pools[family as usize];
-        desired.services.insert(whole, value::Service { id: draft.id.number, pool });
     }
+}
+
+/// For each VIP on each interface the service that stands for all.
+fn standing_for(drafts: &[Draft<'_>]) -> BTreeMap<ServiceKey, value::Service> {
+    let mut found: BTreeMap<ServiceKey, (value::Service, bool)> = BTreeMap::new();
+    let exact = drafts.iter().filter(|draft| draft.service.listen.address.is_some());
+    for (draft, key) in exact.flat_map(|draft| draft.keys.iter().map(move |key| (draft, key))) {
+        let vip = SocketAddr::new(key.vip().ip(), 0);
+        let whole = ServiceKey::new(vip, key.interface(), ServiceKey::ANY);
+        let (_, pool) = draft.pools[key.family() as usize];
+        let by_hash = draft.service.policy.fragments == Fragments::Hash;
+        let service = value::Service { id: draft.id.number, pool };
+        let standing = found.entry(whole).or_insert((service, by_hash));
+        if standing.1 && !by_hash {
+            *standing = (service, by_hash);
+        }
+    }
+    found.into_iter().map(|(key, (service, _))| (key, service)).collect()
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::report::{At, Fields, Keys, Report, shown};
 use crate::config::{
-    OnBackendDown, OnBackendRemoved, OnEmpty, OnFull, OnUnknown, Policy, Timeouts,
+    Fragments, OnBackendDown, OnBackendRemoved, OnEmpty, OnFull, OnUnknown, Policy, Timeouts,
 };
 
 /// Live flows of a service or of a backend.
@@ -31,6 +31,9 @@ const EMPTY: [(&str, OnEmpty); 3] =
     [("reset", OnEmpty::Reset), ("drop", OnEmpty::Drop), ("pass", OnEmpty::Pass)];
 const FULL: [(&str, OnFull); 2] = [("hash", OnFull::Hash), ("drop", OnFull::Drop)];
 
+const FRAGMENTS: [(&str, Fragments); 3] =
+    [("track", Fragments::Track), ("hash", Fragments::Hash), ("drop", Fragments::Drop)];
+
 /// How a service treats its flows.
 pub(super) fn policy(report: &mut Report<'_>, fields: &Fields<'_>) -> Policy {
     let mut choice = Choice { report, fields };
@@ -40,6 +43,7 @@ pub(super) fn policy(report: &mut Report<'_>, fields: &Fields<'_>) -> Policy {
         on_unknown: choice.of("on-unknown", &UNKNOWN),
         on_empty: choice.of("on-empty", &EMPTY),
         on_full: choice.of("on-full", &FULL),
+        fragments: choice.of("fragments", &FRAGMENTS),
         max_flows: fields
             .get("max-flows")
             .and_then(|at| max_flows(report, &at))

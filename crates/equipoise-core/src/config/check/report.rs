@@ -117,6 +117,7 @@ impl Keys {
         names: &[
             "algorithm",
             "backends",
+            "fragments",
             "listen",
             "manage-address",
             "max-flows",

@@ -173,6 +173,8 @@ const MAPS: &[&str] = &[
     "PRESSURE",
     "STATELESS",
     "HOSTS",
+    "FRAGMENTS_V4",
+    "FRAGMENTS_V6",
     "CLOCK",
     "EVENTS",
     "VERDICTS",
