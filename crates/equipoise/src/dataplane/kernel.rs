@@ -161,6 +161,23 @@ impl Kernel {
         Twin::new(open(&self.pins, self.sizes, Dry::Yes)?)
     }
 
+    /// Instructions that the verifier has gone through for each program, by its name in the object.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not tell, as before 5.16.
+    pub fn verified(&self) -> Result<BTreeMap<String, u32>, KernelError> {
+        let count = |name: &str| {
+            let failed =
+                |error: &dyn std::fmt::Display| refused(&format!("reading about {name}"), error);
+            let program = self.ebpf.program(name).ok_or_else(|| failed(&"no such program"))?;
+            let info = program.info().map_err(|error| failed(&error))?;
+            let count = info.verified_instruction_count();
+            Ok((name.to_owned(), count.ok_or_else(|| failed(&"the kernel does not count"))?))
+        };
+        attach::PROGRAMS.iter().map(|name| count(name)).collect()
+    }
+
     /// Loads what measures these programs, from an object that was built with the feature `bench`.
     ///
     /// # Errors
