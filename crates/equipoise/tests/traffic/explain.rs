@@ -108,8 +108,8 @@ fn explained_at(attach: Attach) {
     assert_eq!(seen(), before);
     let (_, text) = balancer.ask(&["explain", "--hex", &hex(&syn(&balanced.lab, vips()[0].1, 1))]);
     assert!(text.contains(&format!(", by {first} of front")), "{text}");
-    // Short, and no IP.
-    let short = explain(balancer, &["--hex", &"00".repeat(14)]);
+    // Short, no IP, and for all.
+    let short = explain(balancer, &["--hex", &"ff".repeat(14)]);
     assert_eq!((&short["action"], &short["reason"]), (&"pass".into(), &"not_ip".into()));
     for wrong in [
         &["--hex", "0g"][..],
