@@ -5,8 +5,12 @@
 #[path = "packets/bench.rs"]
 #[expect(dead_code, reason = "the tables of packets and flows use the rest")]
 mod bench;
+#[path = "random/model.rs"]
+mod model;
 #[path = "random/mutants.rs"]
 mod mutants;
+#[path = "random/predicted.rs"]
+mod predicted;
 #[path = "random/traffic.rs"]
 mod traffic;
 #[path = "random/wire.rs"]

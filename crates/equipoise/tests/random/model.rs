@@ -1,0 +1,596 @@
+//! A second balancer in plain Rust, written from what the first one promises: it says of each packet which exit it takes
+//! and what its bytes become, and learns from the packet where chance has decided.
+//!
+//! To extend it: what a packet is says `wire::parse`, what it meets [`Model::expect`], where it goes [`Model::way`].
+//! Nothing ends by time here: each round is over before any timeout.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use equipoise_common::hash;
+use equipoise_common::key::{Address, Be16, FiveTuple, V4, V6};
+use equipoise_common::verdict::{Hook, Kind, Verdict};
+use equipoise_core::config::{Algorithm, OnEmpty, OnUnknown};
+
+use crate::bench::{Bench, FAR};
+use crate::mutants::{Fate, Shot, holds};
+use crate::wire::{ACK, FIN, Parsed, RST, SYN, TCP, UDP, parse, set, sums};
+
+/// Ports that take the place of a client's own.
+const SPARE_PORTS: u16 = 0x8000;
+
+/// A service, for one address family.
+struct Service {
+    id: u32,
+    vips: Vec<(u8, SocketAddr)>,
+    algorithm: Algorithm,
+    on_unknown: OnUnknown,
+    on_empty: OnEmpty,
+    /// The backend in each slot: the published table.
+    slots: Vec<SocketAddr>,
+    /// All backends, also those without a weight.
+    backends: Vec<SocketAddr>,
+}
+
+/// A flow: client, VIP, and the backend with the client's port there, as far as these are known.
+#[derive(Clone, Debug)]
+struct Flow {
+    service: usize,
+    protocol: u8,
+    client: SocketAddr,
+    vip: SocketAddr,
+    /// Backend, and the client as it sees it.
+    at: Option<(SocketAddr, SocketAddr)>,
+    /// Where it may be while that is not known.
+    candidates: Vec<SocketAddr>,
+    /// A FIN or a RST has been seen, so that a SYN may open it anew.
+    ending: bool,
+}
+
+/// Whether another flow has the name that a new one would have at its backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    No,
+    Yes,
+    Unknown,
+}
+
+/// What may become of a packet.
+#[derive(Clone, Debug)]
+enum Expect {
+    /// It leaves as it came.
+    Left(Verdict),
+    /// Its sender is answered.
+    Answered(Verdict),
+    /// It becomes a packet between these two, of this service.
+    Moved { request: bool, service: usize, ends: [SocketAddr; 2], remembered: bool },
+    /// It goes to one of these backends, and is of a flow then.
+    Opened { service: usize, candidates: Vec<SocketAddr> },
+    /// The model does not know.
+    Anything,
+}
+
+/// What is done to the bytes of a packet on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Nothing,
+    /// Rewritten for the stack.
+    Rewritten,
+    /// Rewritten, one hop less, and sent by `back` or `front`.
+    Sent {
+        by_back: bool,
+    },
+}
+
+/// Packets and bytes, to backends and to clients.
+pub(crate) type Traffic = [u64; 4];
+
+pub(crate) struct Model {
+    services: Vec<Service>,
+    flows: Vec<Flow>,
+    /// A packet has been decided without being remembered.
+    unremembered: bool,
+    links: [[u8; 6]; 2],
+    /// By service id.
+    pub(crate) traffic: BTreeMap<u32, Traffic>,
+    /// Packets of which it has said nothing.
+    pub(crate) skipped: u64,
+}
+
+impl Model {
+    /// Of what the bench has been configured with.
+    pub(crate) fn new(bench: &mut Bench) -> Self {
+        let planned = bench.state.plan().clone();
+        let mut services = Vec::new();
+        for view in bench.state.services() {
+            let pools = planned.pools.values().filter(|pool| *pool.service == *view.service.name);
+            let members: Vec<_> =
+                pools.flat_map(|pool| pool.members.iter().map(move |m| (pool, m))).collect();
+            for is_v4 in [true, false] {
+                let mine: Vec<_> =
+                    members.iter().filter(|(_, m)| m.address.is_ipv4() == is_v4).collect();
+                let address = |id: &u32| mine.iter().find(|(_, m)| m.id == *id).unwrap().1.address;
+                let slots = mine.first().map_or(&[][..], |(pool, _)| &pool.slots[..]);
+                let keys = view.keys.iter().filter(|key| key.vip().is_ipv4() == is_v4);
+                services.push(Service {
+                    id: view.id.unwrap(),
+                    vips: keys.map(|key| (key.protocol() as u8, key.vip())).collect(),
+                    algorithm: view.service.algorithm,
+                    on_unknown: view.service.policy.on_unknown,
+                    on_empty: view.service.policy.on_empty,
+                    slots: slots.iter().map(address).collect(),
+                    backends: mine.iter().map(|(_, m)| m.address).collect(),
+                });
+            }
+        }
+        let links = [bench.front_link(), bench.back_link()];
+        Self {
+            services,
+            flows: Vec::new(),
+            unremembered: false,
+            links,
+            traffic: BTreeMap::new(),
+            skipped: 0,
+        }
+    }
+
+    /// Compares what has become of a packet with what should have, and learns from it.
+    pub(crate) fn check(
+        &mut self,
+        shot: &Shot,
+        verdict: Verdict,
+        output: (i32, &[u8]),
+    ) -> Result<(), String> {
+        let parsed = parse(&shot.frame);
+        let may_be = self.expect(shot, &parsed);
+        let mut said = Vec::new();
+        for expect in may_be {
+            match self.compare(&expect, (shot, &parsed), verdict, output) {
+                Ok(ends) => {
+                    if let Ok(parsed) = &parsed {
+                        self.learn(&expect, parsed, (verdict, shot.hook), ends);
+                    }
+                    return Ok(());
+                }
+                Err(why) => said.push(format!("{expect:?}: {why}")),
+            }
+        }
+        Err(format!("{verdict:?} came, expected {said:#?}"))
+    }
+
+    /// Everything that may become of a packet: one thing, unless something is not known.
+    fn expect(&self, shot: &Shot, parsed: &Result<Parsed, Verdict>) -> Vec<Expect> {
+        let own = self.links[usize::from(shot.at_back)];
+        let to = &shot.frame[..6];
+        if shot.hook == Hook::Ingress && to != own && to[0] & 1 == 0 {
+            return vec![Expect::Left(Verdict::OtherHost)];
+        }
+        let packet = match parsed {
+            Ok(packet) => packet,
+            Err(verdict) => return vec![Expect::Left(*verdict)],
+        };
+        if let Some(reply) = self.reply(packet) {
+            return vec![reply];
+        }
+        if shot.hook == Hook::Egress {
+            return vec![Expect::Left(Verdict::Outgoing)];
+        }
+        let Some(flow) = self.request(packet) else { return vec![self.unknown(packet, shot)] };
+        let Flow { service, vip: _, at, candidates, ending, .. } = flow.clone();
+        let mut may_be = vec![match at {
+            Some((backend, name)) => {
+                Expect::Moved { request: true, service, ends: [name, backend], remembered: true }
+            }
+            None => Expect::Opened { service, candidates },
+        }];
+        if ending && is_syn(packet) {
+            may_be.push(self.unknown(packet, shot));
+        }
+        may_be
+    }
+
+    fn request(&self, packet: &Packet) -> Option<&Flow> {
+        let is =
+            |f: &&Flow| (f.protocol, f.client, f.vip) == (packet.protocol, packet.from, packet.to);
+        self.flows.iter().find(is)
+    }
+
+    /// What becomes of a packet if it is a reply.
+    fn reply(&self, packet: &Packet) -> Option<Expect> {
+        let mine = |f: &&Flow| f.protocol == packet.protocol;
+        let known = self.flows.iter().filter(mine).find(|f| f.at == Some((packet.from, packet.to)));
+        if let Some(Flow { service, vip, client, .. }) = known {
+            let ends = [*vip, *client];
+            return Some(Expect::Moved {
+                request: false,
+                service: *service,
+                ends,
+                remembered: true,
+            });
+        }
+        let may_be = |f: &Flow| {
+            let port = packet.to.port();
+            f.at.is_none()
+                && f.candidates.contains(&packet.from)
+                && f.client.ip() == packet.to.ip()
+                && (f.client.port() == port || port >= SPARE_PORTS)
+        };
+        self.flows.iter().filter(mine).any(may_be).then_some(Expect::Anything)
+    }
+
+    /// A packet of no flow.
+    fn unknown(&self, packet: &Packet, shot: &Shot) -> Expect {
+        let serves = |s: &Service| s.vips.contains(&(packet.protocol, packet.to));
+        let Some(number) = self.services.iter().position(serves).filter(|_| !shot.at_back) else {
+            return self.unremembered_reply(packet).unwrap_or(Expect::Left(Verdict::NoService));
+        };
+        let service = &self.services[number];
+        let is_tcp = packet.protocol == TCP;
+        let is_reset = is_tcp && packet.flags & RST != 0;
+        if is_tcp && !is_syn(packet) {
+            match service.on_unknown {
+                OnUnknown::Hash => {}
+                OnUnknown::Reset if !is_reset => return Expect::Answered(Verdict::ResetUnknown),
+                OnUnknown::Reset | OnUnknown::Drop => return Expect::Left(Verdict::UnknownFlow),
+            }
+        }
+        if service.slots.is_empty() {
+            return match service.on_empty {
+                OnEmpty::Drop => Expect::Left(Verdict::NoBackend),
+                OnEmpty::Pass => Expect::Left(Verdict::NoBackendPassed),
+                OnEmpty::Reset if is_reset => Expect::Left(Verdict::Unanswerable),
+                OnEmpty::Reset if is_tcp => Expect::Answered(Verdict::ResetNoBackend),
+                OnEmpty::Reset => Expect::Answered(Verdict::UnreachableNoBackend),
+            };
+        }
+        let hashed = service.slots[slot(packet, service.slots.len())];
+        if is_reset {
+            // It goes where the flow would be, and opens none.
+            return match self.taken(packet, hashed) {
+                Taken::Yes => Expect::Left(Verdict::NoSourcePort),
+                Taken::Unknown => Expect::Anything,
+                Taken::No => {
+                    let ends = [packet.from, hashed];
+                    Expect::Moved { request: true, service: number, ends, remembered: false }
+                }
+            };
+        }
+        let by_chance = service.algorithm == Algorithm::Random && (!is_tcp || is_syn(packet));
+        let mut candidates = if by_chance { service.slots.clone() } else { vec![hashed] };
+        candidates.sort_unstable();
+        candidates.dedup();
+        Expect::Opened { service: number, candidates }
+    }
+
+    /// A reply to a packet that was not remembered: its backend must serve one VIP alone.
+    fn unremembered_reply(&self, packet: &Packet) -> Option<Expect> {
+        if !self.unremembered {
+            return None;
+        }
+        let mut found = None;
+        for (number, service) in self.services.iter().enumerate() {
+            if !service.backends.contains(&packet.from) {
+                continue;
+            }
+            for (_, vip) in service.vips.iter().filter(|(protocol, _)| *protocol == packet.protocol)
+            {
+                if found.replace((number, *vip)).is_some() {
+                    return None;
+                }
+            }
+        }
+        let (service, vip) = found?;
+        Some(Expect::Moved { request: false, service, ends: [vip, packet.to], remembered: false })
+    }
+
+    /// Whether another flow than the packet's own has its name at a backend.
+    fn taken(&self, packet: &Packet, backend: SocketAddr) -> Taken {
+        let mut taken = Taken::No;
+        for flow in self.flows.iter().filter(|f| f.protocol == packet.protocol) {
+            // One that is opened anew has given its name up.
+            let own = (flow.client, flow.vip) == (packet.from, packet.to);
+            match flow.at {
+                Some(at) if at == (backend, packet.from) && !own => return Taken::Yes,
+                None if flow.client == packet.from && flow.candidates.contains(&backend) => {
+                    taken = Taken::Unknown;
+                }
+                _ => {}
+            }
+            if own {
+                taken = Taken::Unknown;
+            }
+        }
+        taken
+    }
+
+    /// Where a packet goes that becomes one to `to`, under which verdict, and what is done to it; none where the model
+    /// does not know the route.
+    fn way(
+        &self,
+        shot: &Shot,
+        packet: &Packet,
+        (request, to): (bool, SocketAddr),
+    ) -> Option<(Verdict, Change)> {
+        let pick = |r, other| if request { r } else { other };
+        if shot.hook == Hook::Egress {
+            return Some((Verdict::RewrittenReply, Change::Rewritten));
+        }
+        let xdp = shot.hook == Hook::Xdp;
+        let by_back = match to.ip() {
+            IpAddr::V4(ip) if ip.octets() == [10, 0, 0, 1] => {
+                let change = if xdp { Change::Nothing } else { Change::Rewritten };
+                return request.then_some((Verdict::RequestToLocalBackend, change));
+            }
+            IpAddr::V4(ip) if ip.octets()[..3] == [10, 0, 0] => true,
+            IpAddr::V4(ip) if ip.octets()[..3] == [198, 51, 100] && ip.octets()[3] > 1 => false,
+            IpAddr::V6(ip) if ip.segments()[..4] == [0x2001, 0xdb8, 0xb, 0] => true,
+            IpAddr::V6(ip) if ip.segments()[..4] == [0x2001, 0xdb8, 0xc, 0] => false,
+            _ => return None,
+        };
+        let known = matches!(
+            to.ip().to_string().as_str(),
+            "198.51.100.7"
+                | "2001:db8:c::7"
+                | "10.0.0.11"
+                | "10.0.0.12"
+                | "10.0.0.13"
+                | "2001:db8:b::11"
+                | "2001:db8:b::12"
+                | "2001:db8:b::13"
+        );
+        // The stack gets requests rewritten; replies it gets as they came.
+        let left = if xdp || !request { Change::Nothing } else { Change::Rewritten };
+        Some(if packet.end - packet.network > 1500 {
+            (pick(Verdict::RequestTooBig, Verdict::ReplyTooBig), left)
+        } else if xdp && !known {
+            (pick(Verdict::RequestNoNeighbour, Verdict::ReplyNoNeighbour), left)
+        } else if packet.hops <= 1 {
+            (pick(Verdict::RequestHopLimit, Verdict::ReplyHopLimit), left)
+        } else {
+            (pick(Verdict::ForwardedRequest, Verdict::ForwardedReply), Change::Sent { by_back })
+        })
+    }
+
+    /// Says whether a packet has become what is expected; gives the ends that it has got.
+    fn compare(
+        &self,
+        expect: &Expect,
+        (shot, parsed): (&Shot, &Result<Parsed, Verdict>),
+        verdict: Verdict,
+        output: (i32, &[u8]),
+    ) -> Result<Option<[SocketAddr; 2]>, String> {
+        match expect {
+            Expect::Anything => Ok(None),
+            Expect::Left(expected) => {
+                same("verdict", verdict.name(), expected.name())?;
+                same("action", output.0, left(shot.hook, verdict.kind()))?;
+                if output.1 == shot.frame { Ok(None) } else { Err("changed".to_owned()) }
+            }
+            Expect::Answered(expected) => {
+                same("verdict", verdict.name(), expected.name())?;
+                answers(shot, parsed.as_ref().unwrap(), output)
+            }
+            Expect::Moved { request, ends, .. } => {
+                let packet = parsed.as_ref().unwrap();
+                let to = ends[1];
+                let Some(way) = self.way(shot, packet, (*request, to)) else { return Ok(None) };
+                self.moved((shot, packet), way, *ends, (verdict, output))
+            }
+            Expect::Opened { candidates, .. } => {
+                let packet = parsed.as_ref().unwrap();
+                let out = parse(output.1).map_err(|v| format!("{v:?} came out"))?;
+                let chosen = candidates.iter().find(|backend| **backend == out.to);
+                let (to, is_told) =
+                    chosen.map_or((candidates[0], false), |backend| (*backend, true));
+                let Some(way) = self.way(shot, packet, (true, to)) else { return Ok(None) };
+                if way.1 == Change::Nothing {
+                    // It is not seen where it would have gone; where there is no choice that is known all the same.
+                    self.moved((shot, packet), way, [packet.from, to], (verdict, output))?;
+                    let sure = candidates.len() == 1 && self.taken(packet, to) == Taken::No;
+                    return Ok(sure.then_some([packet.from, to]));
+                }
+                if !is_told {
+                    return Err(format!("went to {}", out.to));
+                }
+                let own = out.from == packet.from;
+                let fits =
+                    out.from.ip() == packet.from.ip() && (own || out.from.port() >= SPARE_PORTS);
+                let right = match self.taken(packet, to) {
+                    Taken::No => own,
+                    Taken::Yes => !own,
+                    Taken::Unknown => true,
+                };
+                if !fits || !right {
+                    return Err(format!(
+                        "comes from {} at {to}, where its name is {:?}",
+                        out.from,
+                        self.taken(packet, to)
+                    ));
+                }
+                self.moved((shot, packet), way, [out.from, to], (verdict, output))
+            }
+        }
+    }
+
+    /// Says whether a packet has gone this way with these ends.
+    fn moved(
+        &self,
+        (shot, packet): (&Shot, &Parsed),
+        (expected, change): (Verdict, Change),
+        ends: [SocketAddr; 2],
+        (verdict, (action, frame)): (Verdict, (i32, &[u8])),
+    ) -> Result<Option<[SocketAddr; 2]>, String> {
+        same("verdict", verdict.name(), expected.name())?;
+        let xdp = shot.hook == Hook::Xdp;
+        let right = match change {
+            Change::Nothing | Change::Rewritten => left(shot.hook, Kind::Stack),
+            Change::Sent { by_back } if xdp && by_back == shot.at_back => 3,
+            Change::Sent { .. } if xdp => 4,
+            Change::Sent { .. } => 7,
+        };
+        same("action", action, right)?;
+        if change == Change::Nothing {
+            return if frame == shot.frame { Ok(None) } else { Err("changed".to_owned()) };
+        }
+        let mut wanted = shot.frame.clone();
+        write_ends(&mut wanted, packet, ends);
+        if let Change::Sent { by_back } = change {
+            let at = if packet.from.is_ipv4() { 8 } else { 7 };
+            wanted[packet.network + at] -= 1;
+            if xdp {
+                wanted[..6].copy_from_slice(&FAR);
+                wanted[6..12].copy_from_slice(&self.links[usize::from(by_back)]);
+            }
+        }
+        let mut came = frame.to_vec();
+        let out = parse(&came).map_err(|verdict| format!("{verdict:?} came out"))?;
+        let (good, now) = (sums(&shot.frame, packet), sums(&came, &out));
+        if good.network && !now.network || good.transport && !now.transport {
+            return Err(format!("checksums {good:?} became {now:?}"));
+        }
+        let sum_at = packet.transport + if packet.protocol == UDP { 6 } else { 16 };
+        let none = packet.protocol == UDP
+            && shot.frame[sum_at..sum_at + 2] == [0, 0]
+            && packet.from.is_ipv4();
+        if none && came[sum_at..sum_at + 2] != [0, 0] {
+            return Err("a checksum where there was none".to_owned());
+        }
+        for frame in [&mut wanted, &mut came] {
+            set(frame, sum_at, 0);
+            if packet.from.is_ipv4() {
+                set(frame, packet.network + 10, 0);
+            }
+        }
+        same("bytes", crate::wire::hex(&came), crate::wire::hex(&wanted))?;
+        Ok(Some(ends))
+    }
+
+    fn learn(
+        &mut self,
+        expect: &Expect,
+        packet: &Parsed,
+        at: (Verdict, Hook),
+        ends: Option<[SocketAddr; 2]>,
+    ) {
+        let (verdict, hook) = at;
+        let ends_it = packet.protocol == TCP && packet.flags & (FIN | RST) != 0;
+        match expect {
+            Expect::Left(_) | Expect::Answered(_) => {}
+            Expect::Anything => self.skipped += 1,
+            Expect::Moved { request, service, remembered, .. } => {
+                if ends.is_some() {
+                    self.count((*service, *request), packet);
+                }
+                self.unremembered |= !remembered && *request;
+                let mine = |f: &&mut Flow| {
+                    f.protocol == packet.protocol
+                        && ((f.client, f.vip) == (packet.from, packet.to)
+                            || f.at == Some((packet.from, packet.to)))
+                };
+                if let Some(flow) = self.flows.iter_mut().find(mine) {
+                    flow.ending |= ends_it;
+                }
+            }
+            Expect::Opened { service, candidates } => {
+                if ends.is_some() && (hook != Hook::Xdp || verdict == Verdict::ForwardedRequest) {
+                    self.count((*service, true), packet);
+                }
+                let was = self.request(packet).cloned();
+                let key = (packet.protocol, packet.from, packet.to);
+                self.flows.retain(|f| (f.protocol, f.client, f.vip) != key);
+                self.flows.push(Flow {
+                    service: *service,
+                    protocol: packet.protocol,
+                    client: packet.from,
+                    vip: packet.to,
+                    at: ends.map(|[name, backend]| (backend, name)),
+                    candidates: candidates.clone(),
+                    ending: ends_it || was.is_some_and(|flow| flow.ending),
+                });
+            }
+        }
+    }
+
+    fn count(&mut self, (service, request): (usize, bool), packet: &Parsed) {
+        let traffic = self.traffic.entry(self.services[service].id).or_default();
+        let at = if request { 0 } else { 2 };
+        traffic[at] += 1;
+        traffic[at + 1] += (packet.end - packet.network) as u64;
+    }
+}
+
+use crate::wire::Parsed as Packet;
+
+fn is_syn(packet: &Packet) -> bool {
+    packet.protocol == TCP && packet.flags & (SYN | ACK | RST) == SYN
+}
+
+/// The published hash: the same packet leads to the same slot everywhere.
+fn slot(packet: &Packet, slots: usize) -> usize {
+    fn hashed<A: Address>(packet: &Packet, source: A, destination: A) -> u64 {
+        hash::five_tuple(&FiveTuple {
+            source,
+            destination,
+            source_port: Be16::new(packet.from.port()),
+            destination_port: Be16::new(packet.to.port()),
+            protocol: u32::from(packet.protocol),
+        })
+    }
+    let hash = match (packet.from.ip(), packet.to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => hashed(packet, V4::from(from), V4::from(to)),
+        (IpAddr::V6(from), IpAddr::V6(to)) => hashed(packet, V6::from(from), V6::from(to)),
+        _ => unreachable!("both are of one header"),
+    };
+    hash::slot(hash, slots as u32) as usize
+}
+
+/// The action on a packet that is not sent from here.
+fn left(hook: Hook, kind: Kind) -> i32 {
+    match (hook, kind) {
+        (Hook::Xdp, Kind::Drop) => 1,
+        (Hook::Xdp, _) => 2,
+        (_, Kind::Drop) => 2,
+        (_, _) => -1,
+    }
+}
+
+/// Says whether the sender has got its answer: what the RST says follows from what it answers.
+fn answers(
+    shot: &Shot,
+    packet: &Packet,
+    (action, frame): (i32, &[u8]),
+) -> Result<Option<[SocketAddr; 2]>, String> {
+    if !matches!(holds(shot, action, frame), Ok(Fate::Answered)) {
+        return Err("no right answer".to_owned());
+    }
+    if packet.protocol == UDP {
+        return Ok(None);
+    }
+    let out = parse(frame).map_err(|verdict| format!("{verdict:?} came out"))?;
+    let spoken = (packet.end - packet.data) as u32
+        + u32::from(packet.flags & SYN != 0)
+        + u32::from(packet.flags & FIN != 0);
+    let wanted = if packet.flags & ACK != 0 {
+        (RST, [packet.numbers[1], 0])
+    } else {
+        (RST | ACK, [0, packet.numbers[0].wrapping_add(spoken)])
+    };
+    same("RST", format!("{:?}", (out.flags, out.numbers)), format!("{wanted:?}"))?;
+    Ok(None)
+}
+
+fn write_ends(frame: &mut [u8], packet: &Packet, [from, to]: [SocketAddr; 2]) {
+    let mut put = |at: usize, ip: IpAddr| match ip {
+        IpAddr::V4(ip) => frame[at..at + 4].copy_from_slice(&ip.octets()),
+        IpAddr::V6(ip) => frame[at..at + 16].copy_from_slice(&ip.octets()),
+    };
+    let (source, destination) = if from.is_ipv4() { (12, 16) } else { (8, 24) };
+    put(packet.network + source, from.ip());
+    put(packet.network + destination, to.ip());
+    set(frame, packet.transport, from.port());
+    set(frame, packet.transport + 2, to.port());
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(what: &str, came: T, wanted: T) -> Result<(), String> {
+    if came == wanted { Ok(()) } else { Err(format!("{what}: {came:?} came, {wanted:?} expected")) }
+}
