@@ -75,6 +75,7 @@ pub(crate) const CONFIG: &str = r#"
 pub(crate) const NEIGHBOURS: &str = "\
 neigh add 10.0.0.12 lladdr 02:00:00:00:00:07 dev back
 neigh add 10.0.0.13 lladdr 02:00:00:00:00:07 dev back
+neigh add 10.0.0.14 lladdr 02:00:00:00:00:07 dev back
 neigh add 2001:db8:b::12 lladdr 02:00:00:00:00:07 dev back
 neigh add 2001:db8:b::13 lladdr 02:00:00:00:00:07 dev back";
 
