@@ -29,8 +29,11 @@ impl Model {
                 let change = if xdp { Change::Nothing } else { Change::Rewritten };
                 return request.then_some((Verdict::RequestToLocalBackend, change));
             }
+            // Neither the first address of a network, nor our own, nor the last.
+            IpAddr::V4(ip) if !(2..=254).contains(&ip.octets()[3]) => return None,
             IpAddr::V4(ip) if ip.octets()[..3] == [10, 0, 0] => true,
-            IpAddr::V4(ip) if ip.octets()[..3] == [198, 51, 100] && ip.octets()[3] > 1 => false,
+            IpAddr::V4(ip) if ip.octets()[..3] == [198, 51, 100] => false,
+            IpAddr::V6(ip) if ip.octets()[8..15] == [0; 7] && ip.octets()[15] < 2 => return None,
             IpAddr::V6(ip) if ip.segments()[..4] == [0x2001, 0xdb8, 0xb, 0] => true,
             IpAddr::V6(ip) if ip.segments()[..4] == [0x2001, 0xdb8, 0xc, 0] => false,
             _ => return None,
