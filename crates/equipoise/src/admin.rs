@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
 
 pub mod client;
@@ -38,6 +39,8 @@ pub enum Command {
     Flows(FlowFilter, Reply<Vec<Flow>>),
     /// What a configuration would change.
     Plan(PlanRequest, Reply<PlanAnswer>),
+    /// What becomes of a packet.
+    Explain(ExplainRequest, Reply<ExplainAnswer>),
     /// Detach, remove everything, and end; answered when it is done.
     Stop(Reply<StopAnswer>),
 }

@@ -16,6 +16,7 @@ use crate::admin::client::{Client, ClientError};
 pub mod args;
 mod check;
 mod config;
+mod explain;
 mod flows;
 mod plan;
 mod report;
@@ -116,6 +117,7 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Plan(asked) => plan::plan(global, asked).await,
             Command::Status => status::status(global).await,
             Command::Flows(filter) => flows::flows(global, filter).await,
+            Command::Explain(asked) => explain::explain(global, asked).await,
             Command::Config => config::config(global).await,
             Command::Stop => stop::stop(global).await,
         }

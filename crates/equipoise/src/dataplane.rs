@@ -9,7 +9,10 @@ use equipoise_core::config::AttachMode;
 use equipoise_core::diff::Step;
 use equipoise_core::id::Named;
 
-use self::kernel::{Attachment, Device, Events, Expiry, FlowRow, KernelError, Occupancy, Part};
+use self::kernel::{
+    Attachment, Device, Entry, Events, Expiry, Explained, FlowRow, Input, KernelError, Occupancy,
+    Part,
+};
 
 pub mod kernel;
 pub mod memory;
@@ -117,6 +120,13 @@ pub trait DataPlane: Maps {
     ///
     /// When the counters cannot be read.
     fn pressures(&self) -> Result<Vec<(Pressure, u64)>, KernelError>;
+
+    /// What a program would do with a packet; nothing changes.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the packet or the interface.
+    fn explain(&mut self, entry: Entry, input: Input<'_>) -> Result<Explained, KernelError>;
 
     /// The source of flow events, once; none for a data plane that has none.
     ///

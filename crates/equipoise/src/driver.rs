@@ -32,6 +32,7 @@ use crate::status::StopAnswer;
 mod answer;
 mod ending;
 mod events;
+mod explain;
 mod interfaces;
 mod listing;
 mod reload;

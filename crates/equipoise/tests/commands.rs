@@ -70,6 +70,9 @@ fn usage_errors_exit_with_2_and_help_and_version_with_0() {
         &["run", "-i", "lo"],
         &["check", &file, "-c", &file],
         &["flows", "--client", "ten"],
+        &["explain"],
+        &["explain", "--hex", "0g"],
+        &["explain", "--hex", "00112233445566778899aabbcc"],
         &["drain", "web", "10.0.0.1:80"],
         &["--instance", "../x", "status"],
         &[],
@@ -92,9 +95,11 @@ fn commands_for_an_instance_exit_with_4_when_none_is_running() {
     let place = Place::new();
     drop(std::os::unix::net::UnixListener::bind(place.path("left.sock")).unwrap());
     for socket in ["none.sock", "left.sock"] {
-        for command in ["status", "flows", "config"] {
-            let answer = place.run_at(socket, &[command]);
-            assert_eq!(answer.exit, 4, "{command} at {socket}: {}", answer.err);
+        let frame = "00112233445566778899aabbccdd";
+        let commands = [&["status"][..], &["flows"], &["config"], &["explain", "--hex", frame]];
+        for command in commands {
+            let answer = place.run_at(socket, command);
+            assert_eq!(answer.exit, 4, "{command:?} at {socket}: {}", answer.err);
             assert!(answer.err.contains("no running instance at "), "{}", answer.err);
         }
     }

@@ -2,6 +2,8 @@
 
 #[path = "traffic/balanced.rs"]
 mod balanced;
+#[path = "traffic/explain.rs"]
+mod explain;
 #[path = "traffic/flows.rs"]
 mod flows;
 #[path = "traffic/lifecycle.rs"]

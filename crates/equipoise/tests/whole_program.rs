@@ -667,6 +667,24 @@ async fn commands_show_a_running_instance() {
         let file = lab.path("a.toml").display().to_string();
         let (exit, plan) = command(&format!("plan {file}")).await;
         assert!(exit == 0 && plan.starts_with("0 steps, against the running instance"), "{plan}");
+        let frame = "00".repeat(14);
+        let (exit, told) = command(&format!("explain --json --hex {frame}")).await;
+        let told: Value = serde_json::from_str(&told).unwrap();
+        let real = (&told["interface"], &told["hook"], &told["action"], &told["reason"]);
+        let expected = [json!("eth0"), json!("xdp"), json!("pass"), json!("no_service")];
+        assert_eq!((exit, real), (0, (&expected[0], &expected[1], &expected[2], &expected[3])));
+        assert_eq!(told["hooks"][0]["out_hex"], json!(frame));
+        // A hook that runs no such packet says so in its place.
+        assert_eq!(told["hooks"][1]["action"], Value::Null);
+        assert_eq!(told["hooks"][1]["error"], json!("the frame is too short"));
+        for (wrong, said) in [
+            (format!("explain --in nosuch0 --hex {frame}"), "there is no interface"),
+            ("explain --hex 00".to_owned(), "are no packet"),
+            ("explain --hex zz".to_owned(), "no hexadecimal digit"),
+        ] {
+            let (exit, text) = command(&wrong).await;
+            assert!(exit == 2 && text.contains(said), "{wrong}: {exit} {text}");
+        }
         let (exit, stopped) = command("stop --instance test").await;
         assert_eq!((exit, stopped.as_str()), (0, "instance test stopped\n"));
     })

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::ProblemDetails;
+use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
 
 /// Asks a running instance.
@@ -85,6 +86,15 @@ impl Client {
     /// When there is no answer, or the configuration is wrong.
     pub async fn plan(&self, request: &PlanRequest) -> Result<PlanAnswer, ClientError> {
         self.read(self.send(Method::POST, "plan", json(request)?).await?).await
+    }
+
+    /// What becomes of a packet.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, or the packet or the interface is wrong.
+    pub async fn explain(&self, request: &ExplainRequest) -> Result<ExplainAnswer, ClientError> {
+        self.read(self.send(Method::POST, "explain", json(request)?).await?).await
     }
 
     /// Ends the instance; answered when everything is removed.

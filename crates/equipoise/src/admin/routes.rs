@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::{Access, Command, ProblemDetails, Reply};
+use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
 
 /// Flows written at a time: a chunk of about 100 kB.
@@ -24,6 +25,7 @@ pub(super) fn router(access: Access) -> Router {
         .route("/api/v1/flows", get(flows))
         .route("/api/v1/config", get(config))
         .route("/api/v1/plan", post(plan))
+        .route("/api/v1/explain", post(explain))
         .route("/api/v1/stop", post(stop))
         .fallback(async || ProblemDetails::not_found("there is no such resource"))
         .method_not_allowed_fallback(async || ProblemDetails::wrong_method())
@@ -54,6 +56,14 @@ async fn plan(
 ) -> Result<Json<PlanAnswer>, ProblemDetails> {
     let Json(request) = request.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
     ask(&access, |reply| Command::Plan(request, reply)).await.map(Json)
+}
+
+async fn explain(
+    State(access): State<Access>,
+    request: Result<Json<ExplainRequest>, JsonRejection>,
+) -> Result<Json<ExplainAnswer>, ProblemDetails> {
+    let Json(request) = request.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
+    ask(&access, |reply| Command::Explain(request, reply)).await.map(Json)
 }
 
 async fn stop(State(access): State<Access>) -> Result<Json<StopAnswer>, ProblemDetails> {

@@ -57,6 +57,8 @@ pub enum Command {
     Status,
     /// List the flows in the flow table
     Flows(Flows),
+    /// Say what becomes of a packet; nothing is sent and nothing changes
+    Explain(Explain),
     /// Show the configuration that runs
     Config,
     /// Stop the running instance and remove everything of it
@@ -109,6 +111,17 @@ pub struct Flows {
     /// Only flows of clients in this prefix
     #[arg(long, value_name = "PREFIX")]
     pub client: Option<String>,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The packet from its Ethernet header on, as hexadecimal digits
+    #[arg(long, value_name = "BYTES")]
+    pub hex: String,
+    /// The interface that it comes by [default: the first listening one]
+    #[arg(long = "in", value_name = "IFACE")]
+    pub interface: Option<String>,
 }
 
 impl Run {

@@ -45,7 +45,7 @@ pub use self::event::{Arrivals, Events};
 pub use self::measure::{Measures, Subject};
 pub use self::options::{Clock, Eviction, Options, TcWay};
 pub use self::row::{Copied, Expiry, FlowRow, Occupancy, Part, Ties};
-pub use self::run::{Input, Output, Runner, Twin};
+pub use self::run::{Entry, Explained, Input, Output, Runner, Twin};
 
 /// What a device is like, as far as attaching depends on it.
 pub struct Device<'a> {
@@ -92,6 +92,8 @@ pub struct Kernel {
     /// Nanoseconds, where the clock is one that is set.
     time: u64,
     tc: TcWay,
+    /// Loaded when something is to be explained for the first time.
+    twin: Option<Twin>,
 }
 
 impl Kernel {
@@ -121,7 +123,7 @@ impl Kernel {
             Ok((ebpf, tables)) => {
                 let attached = BTreeMap::new();
                 let tc = options.tc;
-                Ok(Self { ebpf, pins, tables, attached, sizes, cursor: 0, time: 0, tc })
+                Ok(Self { ebpf, pins, tables, attached, sizes, cursor: 0, time: 0, tc, twin: None })
             }
             Err(error) => {
                 if let Err(left) = pins.remove() {
@@ -147,7 +149,7 @@ impl Kernel {
     ///
     /// When the kernel refuses.
     pub fn runner(&self, hook: Hook) -> Result<Runner, KernelError> {
-        Runner::of(&self.ebpf, hook)
+        Runner::of(&self.ebpf, hook.into())
     }
 
     /// Loads the programs once more on the same maps, to explain.
@@ -157,6 +159,23 @@ impl Kernel {
     /// When the kernel refuses.
     pub fn twin(&self) -> Result<Twin, KernelError> {
         Twin::new(open(&self.pins, self.sizes, Dry::Yes)?)
+    }
+
+    /// Instructions that the verifier has gone through for each program, by its name in the object.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not tell, as before 5.16.
+    pub fn verified(&self) -> Result<BTreeMap<String, u32>, KernelError> {
+        let count = |name: &str| {
+            let failed =
+                |error: &dyn std::fmt::Display| refused(&format!("reading about {name}"), error);
+            let program = self.ebpf.program(name).ok_or_else(|| failed(&"no such program"))?;
+            let info = program.info().map_err(|error| failed(&error))?;
+            let count = info.verified_instruction_count();
+            Ok((name.to_owned(), count.ok_or_else(|| failed(&"the kernel does not count"))?))
+        };
+        attach::PROGRAMS.iter().map(|name| count(name)).collect()
     }
 
     /// Loads what measures these programs, from an object that was built with the feature `bench`.
@@ -329,6 +348,14 @@ impl DataPlane for Kernel {
 
     fn pressures(&self) -> Result<Vec<(Pressure, u64)>, KernelError> {
         self.tables.pressures()
+    }
+
+    fn explain(&mut self, entry: Entry, input: Input<'_>) -> Result<Explained, KernelError> {
+        let twin = match self.twin.take() {
+            Some(twin) => twin,
+            None => self.twin()?,
+        };
+        Explained::new(entry, self.twin.insert(twin).explain(entry, input)?)
     }
 
     fn events(&mut self) -> Result<Option<Events>, KernelError> {

@@ -14,7 +14,10 @@ use equipoise_core::diff::Step;
 use equipoise_core::id::Named;
 use tokio::sync::watch;
 
-use super::kernel::{Attachment, Device, Events, Expiry, FlowRow, KernelError, Occupancy, Part};
+use super::kernel::{
+    Attachment, Device, Entry, Events, Expiry, Explained, FlowRow, Input, KernelError, Occupancy,
+    Part,
+};
 use super::memory::Memory;
 use super::{DataPlane, Maps, StepError};
 
@@ -164,6 +167,15 @@ impl DataPlane for Simulated {
 
     fn pressures(&self) -> Result<Vec<(Pressure, u64)>, KernelError> {
         Ok(self.plane.borrow().pressures.clone())
+    }
+
+    fn explain(&mut self, entry: Entry, input: Input<'_>) -> Result<Explained, KernelError> {
+        // As without services. The kernel runs no TC program on less than an IP header.
+        if entry != Entry::Xdp && input.frame.len() < 14 + 20 {
+            return Err(KernelError::Refused("the frame is too short".to_owned()));
+        }
+        let verdict = Verdict::NoService;
+        Ok(Explained { action: "pass", verdict, frame: input.frame.to_vec() })
     }
 
     fn events(&mut self) -> Result<Option<Events>, KernelError> {

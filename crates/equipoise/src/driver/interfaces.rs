@@ -77,6 +77,11 @@ impl Interfaces {
         self.attached.values().map(|a| a.index).collect()
     }
 
+    /// An interface that is attached: its index and how.
+    pub(super) fn attachment(&self, name: &str) -> Option<(u32, &Attachment)> {
+        self.attached.get(name).map(|attached| (attached.index, &attached.how))
+    }
+
     pub(super) fn status(&self) -> Vec<InterfaceStatus> {
         let attached = self.attached.iter().map(|(name, a)| InterfaceStatus {
             name: name.clone(),

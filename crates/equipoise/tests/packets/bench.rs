@@ -191,6 +191,16 @@ impl Bench {
         flows
     }
 
+    /// Link address of `front`.
+    pub(crate) fn front_link(&self) -> [u8; 6] {
+        self.front_mac
+    }
+
+    /// Link address of `back`.
+    pub(crate) fn back_link(&self) -> [u8; 6] {
+        self.back_mac
+    }
+
     /// A frame from a client as it comes in at `front`.
     pub(crate) fn client_link(&self) -> PacketBuilderStep<etherparse::Ethernet2Header> {
         PacketBuilder::ethernet2(FAR, self.front_mac)

@@ -11,8 +11,8 @@ use aya::Ebpf;
 use aya::maps::{Array, MapData};
 use aya::programs::ProgramFd;
 use equipoise_common::limit;
-use equipoise_common::step::Step;
-use equipoise_common::verdict::Hook;
+use equipoise_common::step::{Step, What};
+use equipoise_common::verdict::{Hook, Verdict};
 
 use super::pin::refused;
 use super::{KernelError, attach};
@@ -26,6 +26,90 @@ pub struct Input<'a> {
     pub interface: u32,
     /// How often; the frame is not put back in between.
     pub repeat: u32,
+}
+
+/// A program that packets enter by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// XDP in the driver.
+    Xdp,
+    /// Generic XDP.
+    XdpGeneric,
+    /// TC ingress.
+    Ingress,
+    /// TC egress.
+    Egress,
+}
+
+impl Entry {
+    /// The hook that its packets are counted at.
+    pub const fn hook(self) -> Hook {
+        match self {
+            Self::Xdp | Self::XdpGeneric => Hook::Xdp,
+            Self::Ingress => Hook::Ingress,
+            Self::Egress => Hook::Egress,
+        }
+    }
+
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Xdp => attach::XDP,
+            Self::XdpGeneric => attach::XDP_GENERIC,
+            Self::Ingress => attach::IN,
+            Self::Egress => attach::OUT,
+        }
+    }
+}
+
+impl From<Hook> for Entry {
+    fn from(hook: Hook) -> Self {
+        match hook {
+            Hook::Xdp => Self::Xdp,
+            Hook::Ingress => Self::Ingress,
+            Hook::Egress => Self::Egress,
+        }
+    }
+}
+
+/// What a program would do with a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// `pass`, `drop`, `tx`, `redirect`, or `aborted`.
+    pub action: &'static str,
+    /// Why.
+    pub verdict: Verdict,
+    /// The frame as the program would leave it.
+    pub frame: Vec<u8>,
+}
+
+impl Explained {
+    /// Of a dry run.
+    pub(super) fn new(entry: Entry, ran: (Output, Vec<Step>)) -> Result<Self, KernelError> {
+        let (Output { action, frame, .. }, steps) = ran;
+        let failed = |error: String| refused("explaining", &error);
+        let end = steps.iter().rev().find(|step| step.what == What::Verdict as u32);
+        let verdict = end.and_then(|step| Verdict::ALL.get(step.first as usize).copied());
+        let verdict = verdict.ok_or_else(|| failed("the program told no verdict".to_owned()))?;
+        let action = word(entry.hook(), action)
+            .ok_or_else(|| failed(format!("the program answered {action}")))?;
+        Ok(Self { action, verdict, frame })
+    }
+}
+
+/// A program's answer in a word.
+fn word(hook: Hook, action: i32) -> Option<&'static str> {
+    match (hook, action) {
+        (Hook::Xdp, 0) => Some("aborted"),
+        (Hook::Xdp, 1) => Some("drop"),
+        (Hook::Xdp, 2) => Some("pass"),
+        (Hook::Xdp, 3) => Some("tx"),
+        (Hook::Xdp, 4) => Some("redirect"),
+        // Neither ends the way to the stack.
+        (Hook::Ingress | Hook::Egress, -1 | 0) => Some("pass"),
+        (Hook::Ingress | Hook::Egress, 2) => Some("drop"),
+        (Hook::Ingress | Hook::Egress, 7) => Some("redirect"),
+        _ => None,
+    }
 }
 
 /// What came of it.
@@ -55,20 +139,20 @@ impl Twin {
         Ok(Self { ebpf, steps })
     }
 
-    /// Says what the program at `hook` would do with a packet, and its steps on the way.
+    /// Says what the program at `entry` would do with a packet, and its steps on the way.
     ///
     /// # Errors
     ///
     /// When the kernel refuses the frame or the interface.
     pub fn explain(
         &mut self,
-        hook: Hook,
+        entry: impl Into<Entry>,
         input: Input<'_>,
     ) -> Result<(Output, Vec<Step>), KernelError> {
         self.steps
             .set(0, Step::default(), 0)
             .map_err(|error| refused("clearing the step log", &error))?;
-        let output = run(&self.ebpf, hook, input)?;
+        let output = Runner::of(&self.ebpf, entry.into())?.run(input)?;
         let step = |index| {
             self.steps.get(&index, 0).map_err(|error| refused("reading the step log", &error))
         };
@@ -80,7 +164,7 @@ impl Twin {
 
 /// Runs the program of a hook.
 pub(super) fn run(ebpf: &Ebpf, hook: Hook, input: Input<'_>) -> Result<Output, KernelError> {
-    Runner::of(ebpf, hook)?.run(input)
+    Runner::of(ebpf, hook.into())?.run(input)
 }
 
 /// The program of a hook, to be run on packets from any thread while the maps are used elsewhere.
@@ -90,13 +174,13 @@ pub struct Runner {
 }
 
 impl Runner {
-    pub(super) fn of(ebpf: &Ebpf, hook: Hook) -> Result<Self, KernelError> {
-        let name = name(hook);
+    pub(super) fn of(ebpf: &Ebpf, entry: Entry) -> Result<Self, KernelError> {
+        let name = entry.program();
         let failed = |error: &dyn std::fmt::Display| refused(&format!("running {name}"), error);
         let program = ebpf.program(name).ok_or_else(|| failed(&"there is no such program"))?;
         let fd = program.fd().map_err(|error| failed(&error))?;
         let program = fd.try_clone().map_err(|error| failed(&error))?;
-        Ok(Self::new(hook, program))
+        Ok(Self::new(entry.hook(), program))
     }
 
     /// Of a program that is for this hook.
@@ -116,17 +200,10 @@ impl Runner {
             Hook::Ingress | Hook::Egress => test_run(fd, input, &mut tc_context(input)),
         }
         .map_err(|error| {
-            let what = format!("running {} on {} bytes", name(self.hook), input.frame.len());
+            let name = Entry::from(self.hook).program();
+            let what = format!("running {name} on {} bytes", input.frame.len());
             refused(&what, &error)
         })
-    }
-}
-
-fn name(hook: Hook) -> &'static str {
-    match hook {
-        Hook::Xdp => attach::XDP,
-        Hook::Ingress => attach::IN,
-        Hook::Egress => attach::OUT,
     }
 }
 

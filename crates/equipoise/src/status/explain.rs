@@ -1,0 +1,115 @@
+//! What becomes of a packet, as data, and packets as hexadecimal text.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes of an Ethernet header: less is no packet.
+const ETHERNET: usize = 14;
+/// The largest packet: a 64 kB IP packet behind its Ethernet header and two VLAN tags.
+const LARGEST: usize = ETHERNET + 8 + 65_535;
+
+/// A packet to be explained.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainRequest {
+    /// Its bytes from the Ethernet header on, as hexadecimal digits.
+    pub hex: String,
+    /// Name of the interface that it comes by; the first listening one if absent.
+    #[serde(rename = "in", default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+}
+
+/// What becomes of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainAnswer {
+    /// The interface that it comes by.
+    pub interface: String,
+    /// The hook that packets meet first there: `xdp` or `tc-ingress`. What follows is its answer.
+    pub hook: String,
+    /// `pass`, `drop`, `tx` or `redirect`.
+    pub action: String,
+    /// Name of the verdict.
+    pub reason: String,
+    /// The packet as it leaves the program.
+    pub out_hex: String,
+    /// The answer of every hook, if the packet came to it as it is.
+    pub hooks: Vec<HookAnswer>,
+}
+
+/// What the program of a hook does with a packet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookAnswer {
+    /// `xdp`, `tc-ingress` or `tc-egress`.
+    pub hook: String,
+    /// As above; none where the kernel does not run this program on such a packet.
+    pub action: Option<String>,
+    /// As above.
+    pub reason: Option<String>,
+    /// As above.
+    pub out_hex: Option<String>,
+    /// Why there is no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The bytes of a packet that is written as hexadecimal digits; white space and colons between bytes do not count.
+///
+/// # Errors
+///
+/// A sentence, when they are no hexadecimal digits, or no packet.
+pub fn packet(hex: &str) -> Result<Vec<u8>, String> {
+    let mut digits = Vec::new();
+    for (place, c) in hex.chars().enumerate() {
+        match c.to_digit(16) {
+            Some(digit) => digits.push(digit as u8),
+            None if c.is_ascii_whitespace() || c == ':' => {}
+            None => return Err(format!("{c:?} at place {} is no hexadecimal digit", place + 1)),
+        }
+    }
+    let bytes: Vec<u8> =
+        digits.chunks(2).map(|pair| pair.iter().fold(0, |a, d| a << 4 | d)).collect();
+    if digits.len() % 2 == 1 {
+        return Err(format!("{} digits are no whole number of bytes", digits.len()));
+    }
+    if !(ETHERNET..=LARGEST).contains(&bytes.len()) {
+        return Err(format!(
+            "{} bytes are no packet: from its Ethernet header on it has {ETHERNET} to {LARGEST}",
+            bytes.len()
+        ));
+    }
+    Ok(bytes)
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        // Writing to a text cannot fail.
+        let _: std::fmt::Result = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_are_read_from_hexadecimal_text() {
+        let bytes: Vec<u8> = (0..16).map(|n| n * 17).collect();
+        assert_eq!(packet(&hex(&bytes)), Ok(bytes.clone()));
+        assert_eq!(packet("00 11:22 33\n44 55 66 77 88 99 AA bb cC dd ee ff"), Ok(bytes));
+    }
+
+    #[test]
+    fn what_is_no_packet_is_refused_with_its_place() {
+        let said = |text: &str| packet(text).unwrap_err();
+        assert_eq!(said("00 1x"), "'x' at place 5 is no hexadecimal digit");
+        assert_eq!(said("0x00"), "'x' at place 2 is no hexadecimal digit");
+        assert_eq!(said("001"), "3 digits are no whole number of bytes");
+        assert!(said(&"00".repeat(13)).starts_with("13 bytes are no packet"));
+        assert!(said("").starts_with("0 bytes are no packet"));
+        assert!(said(&"00".repeat(LARGEST + 1)).contains("no packet"));
+    }
+}

@@ -1,0 +1,135 @@
+//! `docs/packets.md` is written from the list of verdicts: `UPDATE_EXPECT=1 cargo test -p equipoise --test docs`
+//! writes it anew.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use equipoise_common::verdict::Verdict::{self, *};
+use equipoise_common::verdict::{Hook, Kind};
+use expect_test::expect_file;
+
+/// A part of a packet's way, what happens there, and the exits.
+struct Stage {
+    name: &'static str,
+    what: &'static str,
+    exits: &'static [Verdict],
+}
+
+/// In the order in which a packet meets them.
+const STAGES: &[Stage] = &[
+    Stage {
+        name: "Parse",
+        what: "Ethernet, up to two VLAN tags, IPv4 with any options or IPv6 with up to 8 extension headers, TCP or UDP. \
+               TC knows from the link layer which frames are for other machines. Lengths must agree with each other and with the frame. \
+               What leaves here leaves as it came.",
+        exits: &[OtherHost, NotIp, Malformed, Fragment, ExtensionHeaders, NotTcpUdp],
+    },
+    Stage {
+        name: "Flow",
+        what: "The flow table is asked once, in either direction. A hit goes on to *Route*; so does a reply of no flow that can only \
+               be of one service. A flow whose backend has gone may be reset. At TC egress only replies are of any.",
+        exits: &[ResetFlow, Outgoing],
+    },
+    Stage {
+        name: "Service",
+        what: "A packet of no flow: the service of its address, interface, port and protocol. Connections of this host's own stay with it.",
+        exits: &[NoService, LocalSocket],
+    },
+    Stage {
+        name: "Open",
+        what: "A packet for a service and of no flow: what the service says of packets from mid-stream (`on-unknown`), a backend out of \
+               the pool (`on-empty` where there is none, and where limits are reached), a name at the backend that no other flow has, \
+               and room in the flow table (`on-full`).",
+        exits: &[
+            ResetUnknown,
+            UnknownFlow,
+            NoBackend,
+            ResetNoBackend,
+            UnreachableNoBackend,
+            NoBackendPassed,
+            FlowLimit,
+            NoSourcePort,
+            FlowRefused,
+            Unanswerable,
+        ],
+    },
+    Stage {
+        name: "Route",
+        what: "Where it goes next, by the kernel's routes and neighbours. What cannot be sent from here is left to TC, or from TC to the \
+               stack: native XDP passes it as it came; requests are else passed rewritten, and replies rewritten on their way out.",
+        exits: &[
+            RequestToLocalBackend,
+            RequestNoNeighbour,
+            RequestNoRedirect,
+            RequestTooBig,
+            RequestHopLimit,
+            RequestNoRoute,
+            ReplyToLocalClient,
+            ReplyNoNeighbour,
+            ReplyNoRedirect,
+            ReplyTooBig,
+            ReplyHopLimit,
+            ReplyNoRoute,
+        ],
+    },
+    Stage {
+        name: "Rewrite and send",
+        what: "Addresses, ports, checksums, one hop less; then out by the device of the route.",
+        exits: &[ForwardedRequest, ForwardedReply, RewrittenReply, RewriteFailed],
+    },
+];
+
+fn action(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Forward => "sent on",
+        Kind::Stack => "left to TC or the stack",
+        Kind::Answer => "answered",
+        Kind::Pass => "passed untouched",
+        Kind::Drop => "dropped",
+    }
+}
+
+fn text() -> String {
+    let mut text = String::from(
+        "# The way of a packet\n\n\
+         Written from `crates/equipoise-common/src/verdict.rs` by `UPDATE_EXPECT=1 cargo test -p equipoise --test docs`.\n\n\
+         Each packet leaves a program by one exit, which has a name and a counter of packets at each hook (",
+    );
+    let hooks: Vec<_> = Hook::ALL.iter().map(|hook| format!("`{}`", hook.name())).collect();
+    text.push_str(&hooks.join(", "));
+    text.push_str(
+        "): `equipoise status` shows them,\n`status --json` has them as `verdicts` and by hook as `hooks`, and `explain` gives them as \
+         `reason`. So the counters of a hook add\nup to the packets that it has seen. A packet that XDP leaves to the stack is seen by TC \
+         ingress again, and counted there too.\n",
+    );
+    for (number, Stage { name, what, exits }) in (1..).zip(STAGES) {
+        let words: Vec<_> = what.split_whitespace().collect();
+        write!(
+            text,
+            "\n## {number}. {name}\n\n{}\n\n| exit | packet | meaning |\n| --- | --- | --- |\n",
+            words.join(" ")
+        )
+        .unwrap();
+        for verdict in *exits {
+            let meaning = verdict.meaning().trim().replace('|', "\\|");
+            writeln!(text, "| `{}` | {} | {meaning} |", verdict.name(), action(verdict.kind()))
+                .unwrap();
+        }
+    }
+    text
+}
+
+#[test]
+fn every_verdict_is_the_exit_of_one_stage() {
+    let names: Vec<_> = STAGES.iter().flat_map(|stage| stage.exits).map(|v| v.name()).collect();
+    let told: BTreeSet<_> = names.iter().copied().collect();
+    assert_eq!(told.len(), names.len(), "an exit twice: {names:?}");
+    let all: BTreeSet<_> = Verdict::ALL.iter().map(|verdict| verdict.name()).collect();
+    let missing: Vec<_> = all.difference(&told).collect();
+    assert!(missing.is_empty(), "to be given a stage in tests/docs.rs: {missing:?}");
+}
+
+#[test]
+fn packets_md_is_the_list_of_verdicts() {
+    expect_file!["../../../docs/packets.md"].assert_eq(&text());
+}

@@ -1,0 +1,88 @@
+//! What the kernel's verifier had to do for each program, against a record: it refuses at a million instructions, and
+//! a program comes near that in leaps. `UPDATE_EXPECT=1` writes the record anew, which is `docs/verifier.md`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use equipoise::dataplane::DataPlane as _;
+use equipoise::dataplane::kernel::{Clock, Eviction, Kernel, Options, TcWay};
+
+/// What the kernel allows.
+const LIMIT: u32 = 1_000_000;
+/// Percent by which a program may grow before it is told.
+const GROWTH: u32 = 20;
+
+const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/verifier.md");
+
+fn recorded(text: &str) -> BTreeMap<String, u32> {
+    let rows = text.lines().filter_map(|line| {
+        let mut cells = line.split('|').skip(1).map(str::trim);
+        let name = cells.next()?.strip_prefix('`')?.strip_suffix('`')?;
+        Some((name.to_owned(), cells.next()?.replace(' ', "").parse().ok()?))
+    });
+    rows.collect()
+}
+
+fn record(counts: &BTreeMap<String, u32>) -> String {
+    let mut text = format!(
+        "# The verifier's work\n\n\
+         Instructions that the kernel's verifier goes through when it loads each program, as it is shipped. It refuses a\n\
+         program beyond {LIMIT}. A test fails when one has grown by more than {GROWTH} %; this file is written anew by\n\
+         `UPDATE_EXPECT=1 cargo test -p equipoise --features kernel-tests --test kernel_verifier`.\n\n\
+         | program | instructions | of the limit |\n| --- | --- | --- |\n"
+    );
+    for (name, count) in counts {
+        let share = f64::from(*count) * 100.0 / f64::from(LIMIT);
+        writeln!(text, "| `{name}` | {count} | {share:.1} % |").unwrap();
+    }
+    text
+}
+
+/// What has grown too much, or is not in the record, or has gone.
+fn complaints(before: &BTreeMap<String, u32>, now: &BTreeMap<String, u32>) -> Vec<String> {
+    let mut said = Vec::new();
+    for (name, &count) in now {
+        match before.get(name) {
+            Some(&was) if u64::from(count) * 100 <= u64::from(was) * u64::from(100 + GROWTH) => {}
+            Some(was) => said.push(format!("{name}: {count} instructions, recorded were {was}")),
+            None => said.push(format!("{name}: {count} instructions, and there is no record")),
+        }
+    }
+    said.extend(
+        before.keys().filter(|name| !now.contains_key(*name)).map(|name| format!("{name} is gone")),
+    );
+    said
+}
+
+#[test]
+fn programs_are_no_more_work_for_the_verifier_than_recorded() {
+    let instance = format!("verifier-{}", std::process::id());
+    let (tc, clock, eviction) = (TcWay::default(), Clock::default(), Eviction::default());
+    // As many flows as are the default.
+    let options = Options { instance: &instance, max_flows: 1_000_000, tc, clock, eviction };
+    let kernel = Kernel::load(&options).unwrap_or_else(|error| panic!("{error}"));
+    let counts = kernel.verified();
+    kernel.remove().unwrap();
+    let counts = counts.unwrap();
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(Path::new(RECORD), record(&counts)).unwrap();
+    }
+    let text = std::fs::read_to_string(RECORD).unwrap();
+    let said = complaints(&recorded(&text), &counts);
+    assert!(
+        said.is_empty(),
+        "{said:#?}\nRead why, and then refresh the record with UPDATE_EXPECT=1."
+    );
+}
+
+#[test]
+fn growth_beyond_a_fifth_is_told() {
+    let of = |count| BTreeMap::from([("one".to_owned(), count)]);
+    assert_eq!(recorded(&record(&of(1000))), of(1000));
+    assert_eq!(complaints(&of(1000), &of(1200)), [""; 0]);
+    assert_eq!(complaints(&of(1000), &of(10)), [""; 0]);
+    assert_eq!(complaints(&of(1000), &of(1201)).len(), 1);
+    assert_eq!(complaints(&BTreeMap::new(), &of(1)).len(), 1);
+    assert_eq!(complaints(&of(1), &BTreeMap::new()).len(), 1);
+}

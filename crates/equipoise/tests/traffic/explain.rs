@@ -1,0 +1,156 @@
+//! What `explain` tells is what packets meet, and nothing comes of asking. Pins are what the documentation says.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use equipoise_lab::link::{index, mac};
+use equipoise_lab::topology::{Lab, Options};
+use etherparse::PacketBuilder;
+use serde_json::Value;
+
+use crate::balanced::{Attach, Balanced, Balancer, GENERIC, NATIVE, PORT, TC, config, vips};
+
+/// A frame of a client to `to`, as it comes in at the balancer's `front`.
+fn syn(lab: &Lab, to: SocketAddr, port: u16) -> Vec<u8> {
+    let link = |text: String| -> [u8; 6] {
+        let bytes: Vec<_> = text.split(':').map(|b| u8::from_str_radix(b, 16).unwrap()).collect();
+        bytes.try_into().unwrap()
+    };
+    let from = link(mac(&lab.client().netns, "eth0").unwrap());
+    let step = PacketBuilder::ethernet2(from, link(mac(&lab.balancer, "front").unwrap()));
+    let [v4, v6] = lab.client().at(port);
+    let step = match (to, v4, v6) {
+        (SocketAddr::V4(to), SocketAddr::V4(from), _) => {
+            step.ipv4(from.ip().octets(), to.ip().octets(), 64)
+        }
+        (SocketAddr::V6(to), _, SocketAddr::V6(from)) => {
+            step.ipv6(from.ip().octets(), to.ip().octets(), 64)
+        }
+        other => panic!("{other:?}"),
+    };
+    let mut frame = Vec::new();
+    step.tcp(port, to.port(), 1, 65_000).syn().write(&mut frame, &[]).unwrap();
+    frame
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn explain(balancer: &Balancer, arguments: &[&str]) -> Value {
+    let (code, text) = balancer.ask(&[&["explain", "--json"], arguments].concat());
+    assert_eq!(code, 0, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn a_packet_is_explained_by_what_the_live_program_does_and_nothing_changes() {
+    for attach in [NATIVE, GENERIC, TC] {
+        explained_at(attach);
+    }
+}
+
+fn explained_at(attach: Attach) {
+    let balanced = Balanced::new(attach, Options::default());
+    let balancer = &balanced.balancer;
+    let first = if attach.hook == "xdp" { "xdp" } else { "tc-ingress" };
+    // So that the neighbours are known, and there is something that could change.
+    for (_, vip) in vips() {
+        let tally = equipoise_lab::load::Load::of_count(vip, 50).run(balanced.client());
+        assert_eq!(tally.failed(), 0, "{:?}", tally.failures);
+    }
+    let seen = || {
+        let status = balancer.status();
+        let flows = &status["flow_table"];
+        (status["services"].clone(), flows["live"].clone(), flows["pressure"].clone())
+    };
+    let before = seen();
+    let live = balancer.status()["hooks"].clone();
+    for (_, vip) in vips() {
+        let frame = syn(&balanced.lab, vip, 40_000);
+        for arguments in [&["--hex", &hex(&frame)][..], &["--in", "front", "--hex", &hex(&frame)]] {
+            let answer = explain(balancer, arguments);
+            assert_eq!((&answer["interface"], &answer["hook"]), (&"front".into(), &first.into()));
+            let hooks = answer["hooks"].as_array().unwrap();
+            let names: Vec<_> = hooks.iter().map(|hook| hook["hook"].as_str().unwrap()).collect();
+            assert_eq!(names, ["xdp", "tc-ingress", "tc-egress"]);
+            let real = hooks.iter().find(|hook| hook["hook"] == first).unwrap();
+            for key in ["action", "reason", "out_hex"] {
+                assert_eq!(real[key], answer[key]);
+            }
+            // As the packets of the load have fared at their hook.
+            let reason = answer["reason"].as_str().unwrap();
+            assert!(live[first][reason].as_u64().is_some(), "{answer:#} {live:#}");
+            for hook in &hooks[..2] {
+                let out = hook["out_hex"].as_str().unwrap();
+                match hook["reason"].as_str().unwrap() {
+                    "forwarded_request" => assert_eq!(hook["action"], "redirect"),
+                    "request_no_redirect" if hook["hook"] == "xdp" => {
+                        assert_eq!((&hook["action"], out), (&"pass".into(), hex(&frame).as_str()));
+                        continue;
+                    }
+                    _ => panic!("{hook:#}"),
+                }
+                // It has another destination: a backend of the lab.
+                assert_eq!(out.len(), 2 * frame.len());
+                let port = if vip.is_ipv4() { 14 + 20 + 2 } else { 14 + 40 + 2 };
+                assert_eq!(out[2 * port..2 * port + 4], format!("{PORT:04x}"), "{out}");
+            }
+            assert_eq!(hooks[2]["reason"], "outgoing", "{answer:#}");
+            assert_eq!(hooks[2]["action"], "pass");
+            assert_eq!(hooks[2]["out_hex"], hex(&frame));
+        }
+        let other = hex(&syn(&balanced.lab, SocketAddr::new(vip.ip(), 81), 40_000));
+        let answer = explain(balancer, &["--hex", &other]);
+        assert_eq!((&answer["action"], &answer["reason"]), (&"pass".into(), &"no_service".into()));
+        assert_eq!(answer["out_hex"], other.as_str());
+    }
+    assert_eq!(seen(), before);
+    let (_, text) = balancer.ask(&["explain", "--hex", &hex(&syn(&balanced.lab, vips()[0].1, 1))]);
+    assert!(text.contains(&format!(", by {first} of front")), "{text}");
+    // Short, no IP, and for all.
+    let short = explain(balancer, &["--hex", &"ff".repeat(14)]);
+    assert_eq!((&short["action"], &short["reason"]), (&"pass".into(), &"not_ip".into()));
+    for wrong in [
+        &["--hex", "0g"][..],
+        &["--hex", "00"],
+        &["--hex", &hex(&syn(&balanced.lab, vips()[0].1, 1)), "--in", "nosuch0"],
+        &["--hex", &hex(&syn(&balanced.lab, vips()[0].1, 1)), "--in", "lo"],
+    ] {
+        assert_eq!(balancer.ask(&[&["explain"], wrong].concat()).0, 2, "{wrong:?}");
+    }
+}
+
+/// The names in the first column of a section's table.
+fn documented(section: &str) -> BTreeSet<String> {
+    let text = include_str!("../../../../docs/pins.md");
+    let after = text.split_once(&format!("\n## {section}\n")).unwrap().1;
+    let table = after.split("\n## ").next().unwrap();
+    let names = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    names.map(|(name, _)| name.to_owned()).collect()
+}
+
+#[test]
+fn what_is_pinned_is_what_is_documented() {
+    for (attach, links) in [(NATIVE, &["in", "out", "xdp"][..]), (TC, &["in", "out"])] {
+        let lab = Lab::new(Options::default()).unwrap();
+        let balancer = Balancer::start(&lab.balancer, &config(&lab, attach.asked));
+        let root = format!("/sys/fs/bpf/equipoise/{}", balancer.instance);
+        let pinned = |folder: &str| -> BTreeSet<String> {
+            let entries = std::fs::read_dir(format!("{root}/{folder}")).unwrap();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        };
+        assert_eq!(pinned("maps"), documented("maps"));
+        assert_eq!(pinned("programs"), documented("programs"));
+        let kinds = documented("links");
+        let device = |name: &str| index(&lab.balancer, name).unwrap();
+        let mut expected = BTreeSet::new();
+        for kind in links {
+            assert!(kinds.contains(&format!("{kind}-IFINDEX")), "{kind} in {kinds:?}");
+            expected.extend(["front", "back"].map(|name| format!("{kind}-{}", device(name))));
+        }
+        assert_eq!(pinned("links"), expected);
+        let folders = std::fs::read_dir(&root).unwrap().count();
+        assert_eq!(folders, 3);
+    }
+}
