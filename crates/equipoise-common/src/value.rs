@@ -8,10 +8,12 @@ use crate::key::{Be16, V6};
 
 /// Tells one layout of the maps from another: raised with every change to a key, a value or to
 /// the meaning of either. A pinned map with another tag is not taken over.
-pub const LAYOUT: u64 = 2;
+pub const LAYOUT: u64 = 3;
 
 /// A service, as the packet program finds it by its key.
-#[repr(C, align(8))]
+///
+/// Of half words: values of a trie lie behind its keys, some of which are of an odd number of those.
+#[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
 pub struct Service {
@@ -59,7 +61,7 @@ pub enum Pick {
 pub struct Backend {
     /// The address; an IPv4 one takes the first 4 bytes.
     pub address: V6,
-    /// The port.
+    /// The port; 0 for the one that the client has sent to.
     pub port: Be16,
     /// 0 while the entry is not in use, else [`Backend::LIVE`] or [`Backend::GONE`].
     pub state: u16,
@@ -163,14 +165,14 @@ pub enum OnFull {
 }
 
 /// What the replies of a backend are rewritten to where there is no flow that says it: for packets
-/// that were decided without being remembered. Only for a backend that serves one VIP and port alone.
+/// that were decided without being remembered. Only for a backend that serves one VIP alone, and on each of its ports one port of it.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
 pub struct Reply {
     /// The VIP; an IPv4 one takes the first 4 bytes.
     pub vip: V6,
-    /// The VIP's port.
+    /// The VIP's port; 0 for the one that the reply comes from.
     pub port: Be16,
     /// Zero.
     pub reserved: u16,
@@ -178,8 +180,10 @@ pub struct Reply {
     pub service: u32,
     /// Backend id.
     pub backend: u32,
-    /// Zero.
-    pub reserved_too: u32,
+    /// The ports that a reply may come from, where its port stays: the first.
+    pub first: Be16,
+    /// The last.
+    pub last: Be16,
 }
 
 /// What has gone through a service or a backend. Kept per CPU; never goes down.

@@ -8,6 +8,7 @@ mod check;
 mod file;
 mod flags;
 mod path;
+mod ports;
 mod problem;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use equipoise_common::limit;
 use serde::{Serialize, Serializer};
 
 pub use flags::{flags_text, from_flags};
+pub use ports::{Ports, target};
 pub use problem::{Problem, problem_at};
 
 /// A configuration that passed, and what is worth a warning.
@@ -217,8 +219,8 @@ pub struct Listen {
     /// The VIP; absent for the interfaces' own addresses, which are followed as they change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
-    /// The port, never 0.
-    pub port: u16,
+    /// The ports.
+    pub port: Ports,
     /// Which protocols are balanced.
     pub protocol: Protocol,
 }
@@ -249,7 +251,8 @@ pub enum Algorithm {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Backend {
-    /// Address and port; written in JSON and in commands as in the file.
+    /// Address and port; written in JSON and in commands as in the file. Port 0 for the one that the client has sent to.
+    #[serde(serialize_with = "target::serialize")]
     pub address: SocketAddr,
     /// Configured weight; 0 keeps flows and gets no new ones.
     pub weight: u16,

@@ -10,7 +10,7 @@ mod applied;
 mod run;
 mod step;
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -121,6 +121,9 @@ impl<'a> Work<'a> {
                 work.services.push(key);
             }
         }
+        // Of two keys that fit a port, the one that is meant comes first, so that no packet is led by the other meanwhile;
+        // and goes last.
+        work.services.sort_by_key(|key| Reverse(key.port_bits()));
         work
     }
 
@@ -237,12 +240,12 @@ impl<'a> Work<'a> {
     }
 
     fn remove_services(&mut self) {
-        for (&key, wanted, there) in sides(&self.desired.services, &self.applied.services) {
-            if wanted.is_none() && there.is_some() {
-                self.steps.push(Step::RemoveService { key });
-                self.unsettled = true;
-            }
-        }
+        let sides = sides(&self.desired.services, &self.applied.services);
+        let mut gone: Vec<ServiceKey> =
+            sides.filter(|(_, wanted, _)| wanted.is_none()).map(|(&key, ..)| key).collect();
+        gone.sort_by_key(ServiceKey::port_bits);
+        self.unsettled |= !gone.is_empty();
+        self.steps.extend(gone.into_iter().map(|key| Step::RemoveService { key }));
     }
 
     /// Removes what no service leads to any more.
@@ -436,7 +439,7 @@ mod tests {
                     "write slots 3..5",
                     "put pool 1: slots 3..5, hash, epoch 2",
                     "wait for packets in flight",
-                    "put backend 1: 0.0.0.0:0 of service 0, generation 1, gone",
+                    "put backend 1: 0.0.0.0 of service 0, generation 1, gone",
                 ],
             ),
         ] {

@@ -7,6 +7,7 @@
 mod key;
 mod note;
 mod policy;
+mod ports;
 mod reply;
 
 use std::collections::BTreeMap;
@@ -17,8 +18,9 @@ use equipoise_common::key::{Be16, TCP, UDP};
 use equipoise_common::limit;
 use equipoise_common::value::{self, Pick};
 
-pub use self::key::ServiceKey;
+pub use self::key::{ServiceKey, Spot};
 pub use self::note::Note;
+use self::ports::Taken;
 use crate::config::{Algorithm, Backend, Config, Protocol, Service};
 use crate::facts::{Facts, Interface};
 use crate::id::{Departure, Family, Gone, Held, Id, Ids};
@@ -99,11 +101,12 @@ impl BackendPlan {
 /// computed again, which makes no difference to the answer.
 pub fn plan(config: &Config, facts: &Facts, ids: &Ids, previous: Option<&Desired>) -> Desired {
     let mut desired = Desired::default();
-    let drafts: Vec<Draft<'_>> = config
+    let mut drafts: Vec<Draft<'_>> = config
         .services
         .iter()
         .filter_map(|service| draft(service, facts, ids, &mut desired.notes))
         .collect();
+    find_keys(&mut drafts);
     for draft in &drafts {
         let Id { number, term } = draft.id;
         desired.service_terms.insert(number, term);
@@ -142,6 +145,7 @@ struct Draft<'a> {
     id: Id,
     pools: [(Family, u32); 2],
     backends: Vec<Placed<'a>>,
+    spots: Vec<Spot>,
     keys: Vec<ServiceKey>,
 }
 
@@ -166,7 +170,7 @@ fn draft<'a>(
         return None;
     };
     let pools = [(Family::V4, v4.number), (Family::V6, v6.number)];
-    let mut keys = Vec::new();
+    let mut spots = Vec::new();
     for interface in &service.listen.interfaces {
         let Some(fact) = facts.interfaces.get(interface) else {
             notes.push(Note::NoInterface {
@@ -175,9 +179,9 @@ fn draft<'a>(
             });
             continue;
         };
-        let before = keys.len();
-        add_keys(service, fact, &mut keys);
-        if keys.len() == before {
+        let before = spots.len();
+        add_spots(service, fact, &mut spots);
+        if spots.len() == before {
             notes
                 .push(Note::NoAddress { service: Arc::clone(&name), interface: interface.clone() });
         }
@@ -187,10 +191,10 @@ fn draft<'a>(
         id: backends.get(&backend.address).map(|&id| (id, ids.departure(id))),
     };
     let backends = service.backends.iter().map(placed).collect();
-    Some(Draft { service, name, id: *id, pools, backends, keys })
+    Some(Draft { service, name, id: *id, pools, backends, spots, keys: Vec::new() })
 }
 
-fn add_keys(service: &Service, interface: &Interface, keys: &mut Vec<ServiceKey>) {
+fn add_spots(service: &Service, interface: &Interface, spots: &mut Vec<Spot>) {
     let protocols: &[u32] = match service.listen.protocol {
         Protocol::Tcp => &[TCP],
         Protocol::Udp => &[UDP],
@@ -201,10 +205,22 @@ fn add_keys(service: &Service, interface: &Interface, keys: &mut Vec<ServiceKey>
         None => &interface.addresses,
     };
     for &address in addresses {
-        let vip = SocketAddr::new(address, service.listen.port);
-        keys.extend(
-            protocols.iter().map(|&protocol| ServiceKey::new(vip, interface.index, protocol)),
-        );
+        let spot = |&protocol| Spot { address, interface: interface.index, protocol };
+        spots.extend(protocols.iter().map(spot));
+    }
+}
+
+/// Gives services their keys: an exact address goes before an interface's own ones.
+fn find_keys(drafts: &mut [Draft<'_>]) {
+    let mut taken = Taken::default();
+    for draft in drafts.iter_mut().filter(|draft| draft.service.listen.address.is_some()) {
+        let ports = &draft.service.listen.port;
+        draft.spots.iter().for_each(|&spot| taken.take(spot, ports));
+        draft.keys = draft.spots.iter().flat_map(|&spot| ports::keys(spot, ports)).collect();
+    }
+    for draft in drafts.iter_mut().filter(|draft| draft.service.listen.address.is_none()) {
+        let ports = &draft.service.listen.port;
+        draft.keys = draft.spots.iter().flat_map(|&spot| taken.leaves(spot, ports)).collect();
     }
 }
 
@@ -311,11 +327,11 @@ fn note_families_without_backend(draft: &Draft<'_>, desired: &mut Desired) {
     }
 }
 
-/// An exact address wins over an interface's own ones, and then the first in the file.
+/// Where keys clash that should not, or there is no room for all, exact addresses go first, and then the order of the file.
 fn place_keys(drafts: &[Draft<'_>], desired: &mut Desired) {
     let is_exact = |draft: &&Draft<'_>| draft.service.listen.address.is_some();
     let (exact, own): (Vec<_>, Vec<_>) = drafts.iter().partition(is_exact);
-    let mut room = [limit::SERVICE_KEYS; 2];
+    let mut room = [[limit::SERVICE_KEYS; 2], [limit::PORTS_KEYS; 2]];
     for draft in exact.into_iter().chain(own) {
         let mut left_out = [0; 2];
         for &key in &draft.keys {
@@ -323,11 +339,13 @@ fn place_keys(drafts: &[Draft<'_>], desired: &mut Desired) {
                 continue;
             }
             let family = key.family() as usize;
-            if room[family] == 0 {
+            let is_range = matches!(key, ServiceKey::PortsV4(..) | ServiceKey::PortsV6(..));
+            let room = &mut room[usize::from(is_range)][family];
+            if *room == 0 {
                 left_out[family] += 1;
                 continue;
             }
-            room[family] -= 1;
+            *room -= 1;
             let (_, pool) = draft.pools[family];
             desired.services.insert(key, value::Service { id: draft.id.number, pool });
         }
@@ -343,7 +361,7 @@ fn place_keys(drafts: &[Draft<'_>], desired: &mut Desired) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Backend, Listen, Policy, Settings};
+    use crate::config::{Backend, Listen, Policy, Ports, Settings};
     use crate::id::{Limits, Wanted};
 
     fn config(services: Vec<Service>) -> Config {
@@ -360,7 +378,7 @@ mod tests {
         };
         Service {
             name: name.to_owned(),
-            listen: Listen { interfaces, address: None, port: 80, protocol },
+            listen: Listen { interfaces, address: None, port: Ports::one(80), protocol },
             algorithm: Algorithm::Maglev,
             backends: (1..=backends).map(backend).collect(),
             manage_address: false,
@@ -416,7 +434,8 @@ mod tests {
         let facts = eth0((0..limit::SERVICE_KEYS + 3).map(address).collect());
         let desired = plan_within(Limits::default(), &config(vec![service("web", 1)]), &facts);
         assert_eq!(desired.services.len(), limit::SERVICE_KEYS as usize);
-        let expected = "service web: 3 addresses left out, as the IPv4 service map is full";
+        let expected =
+            "service web: 3 addresses and ports left out, as the IPv4 service map is full";
         assert_eq!(notes(&desired), [expected]);
     }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use equipoise_common::limit;
 use equipoise_core::config::{
     Attach, AttachMode, BackendInterfaces, Checked, Config, OnBackendDown, OnBackendRemoved,
-    OnEmpty, OnExit, OnFull, OnUnknown, Policy, Problem, Protocol, Settings, Timeouts, flags_text,
-    from_flags, parse, problem_at,
+    OnEmpty, OnExit, OnFull, OnUnknown, Policy, Ports, Problem, Protocol, Settings, Timeouts,
+    flags_text, from_flags, parse, problem_at,
 };
 use expect_test::expect_file;
 use proptest::prelude::*;
@@ -92,7 +92,7 @@ fn every_key_arrives() {
     assert_eq!(service.name, "dns");
     assert_eq!(service.listen.interfaces, ["eth0", "eth0.100", "br0"]);
     assert_eq!(service.listen.address, Some("2001:db8::53".parse().unwrap()));
-    assert_eq!((service.listen.port, service.listen.protocol), (53, Protocol::Both));
+    assert_eq!((&service.listen.port, service.listen.protocol), (&Ports::one(53), Protocol::Both));
     let backends: Vec<_> =
         service.backends.iter().map(|b| (b.address.to_string(), b.weight)).collect();
     assert_eq!(
@@ -245,10 +245,10 @@ fn flags_make_one_service_named_default() {
 #[test]
 fn flags_are_checked_as_a_file_is_and_the_flag_that_is_wrong_is_pointed_at() {
     let interfaces = ["eth0".to_owned(), "eth0".to_owned(), "a/b".to_owned()];
-    let targets = ["10.0.0.1".to_owned(), "10.0.0.1:1".to_owned(), "10.0.0.1:1".to_owned()];
+    let targets = ["10.0.0.256".to_owned(), "10.0.0.1:1".to_owned(), "10.0.0.1:1".to_owned()];
     let problems = from_flags(&interfaces, 0, &targets).unwrap_err();
     let text = flags_text(&interfaces, 0, &targets);
-    assert_eq!(text, "-i eth0 -i eth0 -i a/b -p 0 -t 10.0.0.1 -t 10.0.0.1:1 -t 10.0.0.1:1");
+    assert_eq!(text, "-i eth0 -i eth0 -i a/b -p 0 -t 10.0.0.256 -t 10.0.0.1:1 -t 10.0.0.1:1");
     let found: Vec<_> = problems
         .iter()
         .map(|problem| (problem.key.as_str(), problem.column, &text[problem.span.clone().unwrap()]))
@@ -257,8 +257,8 @@ fn flags_are_checked_as_a_file_is_and_the_flag_that_is_wrong_is_pointed_at() {
         ("-i", 12, "eth0"),
         ("-i", 20, "a/b"),
         ("-p", 27, "0"),
-        ("-t", 32, "10.0.0.1"),
-        ("-t", 58, "10.0.0.1:1"),
+        ("-t", 32, "10.0.0.256"),
+        ("-t", 60, "10.0.0.1:1"),
     ];
     assert_eq!(found, expected);
     assert_eq!(from_flags(&[], 80, &[]).unwrap_err().len(), 2);

@@ -1,15 +1,18 @@
 //! What differs between IPv4 and IPv6 outside of parsing: maps, header writes, kernel structures.
 
+use aya_ebpf::btf_maps::lpm_trie::Key;
 use equipoise_common::checksum;
 use equipoise_common::flow::open::Opened;
 use equipoise_common::flow::{Reason, Storage as _};
-use equipoise_common::key::{Address, FiveTuple, ServiceKey, V4, V6};
+use equipoise_common::key::{Address, FiveTuple, PortsKey, ServiceKey, V4, V6};
 use equipoise_common::value::{Reply, Service};
 
 use crate::answer::{HOPS, pseudo_rest};
 use crate::flow::{self, Decision, Found, Passage};
 use crate::hook::Packet;
-use crate::map::{REPLIES_V4, REPLIES_V6, SERVICES_V4, SERVICES_V6, WORK_V4, WORK_V6};
+use crate::map::{
+    PORTS_V4, PORTS_V6, REPLIES_V4, REPLIES_V6, SERVICES_V4, SERVICES_V6, WORK_V4, WORK_V6,
+};
 use crate::packet::Window;
 use crate::parse::Headers;
 use crate::report;
@@ -24,6 +27,8 @@ pub trait Family: Address + 'static {
 
     /// The service with this key.
     fn service(key: &ServiceKey<Self>) -> Option<Service>;
+    /// The service that has the port of this key in a range.
+    fn service_on_ports(key: &Key<PortsKey<Self>>) -> Option<Service>;
     /// What a reply with this source becomes where no flow says it.
     fn reply(key: &ServiceKey<Self>) -> Option<Reply>;
     /// This CPU's place for what is handed on about a packet.
@@ -99,8 +104,13 @@ impl Family for V4 {
 
     #[inline(always)]
     fn service(key: &ServiceKey<Self>) -> Option<Service> {
-        // SAFETY: entries are replaced whole, and one word long.
+        // SAFETY: entries are replaced by others; a reader of the old one finds what was right just now.
         unsafe { SERVICES_V4.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn service_on_ports(key: &Key<PortsKey<Self>>) -> Option<Service> {
+        PORTS_V4.get(key).copied()
     }
 
     #[inline(always)]
@@ -257,8 +267,13 @@ impl Family for V6 {
 
     #[inline(always)]
     fn service(key: &ServiceKey<Self>) -> Option<Service> {
-        // SAFETY: entries are replaced whole, and one word long.
+        // SAFETY: as for IPv4.
         unsafe { SERVICES_V6.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn service_on_ports(key: &Key<PortsKey<Self>>) -> Option<Service> {
+        PORTS_V6.get(key).copied()
     }
 
     #[inline(always)]

@@ -5,12 +5,12 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use equipoise_common::filter;
 use equipoise_common::flow::Set;
 use equipoise_common::flow::count::PRESSURES;
-use equipoise_common::key::{ServiceKey, V4, V6};
+use equipoise_common::key::{PortsKey, ServiceKey, V4, V6};
 use equipoise_common::limit;
 use equipoise_common::step::Step;
 use equipoise_common::value::{Backend, Policy, Pool, Reply, Service, Traffic};
@@ -75,6 +75,16 @@ pub static SERVICES_V6: HashMap<
     NO_PREALLOC,
 > = HashMap::new();
 
+/// User space: services on ranges of ports, by IPv4 VIP, interface, protocol and the first bits of the port.
+#[btf_map(name = "PORTS_V4")]
+pub static PORTS_V4: LpmTrie<PortsKey<V4>, Service, { limit::PORTS_KEYS as usize }> =
+    LpmTrie::new();
+
+/// User space: services on ranges of ports, by IPv6 VIP, interface, protocol and the first bits of the port.
+#[btf_map(name = "PORTS_V6")]
+pub static PORTS_V6: LpmTrie<PortsKey<V6>, Service, { limit::PORTS_KEYS as usize }> =
+    LpmTrie::new();
+
 /// User space: pools by id; flipped by one store through a memory map.
 #[btf_map(name = "POOLS")]
 pub static POOLS: Array<Pool, { limit::POOLS as usize }, MMAPABLE> = Array::new();
@@ -99,12 +109,12 @@ pub static ADDRESSES: Array<u64, { filter::WORDS as usize }, MMAPABLE> = Array::
 #[btf_map(name = "POLICIES")]
 pub static POLICIES: Array<Policy, { limit::SERVICES as usize }> = Array::new();
 
-/// User space: what replies of no flow become, by the backend's IPv4 address, port and protocol.
+/// User space: what replies of no flow become, by the backend's IPv4 address, port (0 for a range of them) and protocol.
 #[btf_map(name = "REPLIES_V4")]
 pub static REPLIES_V4: HashMap<ServiceKey<V4>, Reply, { limit::BACKENDS as usize }, NO_PREALLOC> =
     HashMap::new();
 
-/// User space: what replies of no flow become, by the backend's IPv6 address, port and protocol.
+/// User space: what replies of no flow become, by the backend's IPv6 address, port (0 for a range of them) and protocol.
 #[btf_map(name = "REPLIES_V6")]
 pub static REPLIES_V6: HashMap<ServiceKey<V6>, Reply, { limit::BACKENDS as usize }, NO_PREALLOC> =
     HashMap::new();

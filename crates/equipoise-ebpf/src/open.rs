@@ -195,7 +195,7 @@ pub fn find_name<F: Family>(run: &Run) -> u64 {
                 Err(verdict) => return u64::from(verdict as u32) << 32,
             };
             new.reply.source = F::unpack(chosen.backend.address);
-            new.reply.source_port = chosen.backend.port;
+            new.reply.source_port = chosen.port(new.request.destination_port);
             new.reply.destination_port = new.request.source_port;
             new.backend = chosen.id;
             new.generation = chosen.backend.generation;

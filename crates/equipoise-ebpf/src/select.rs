@@ -6,6 +6,7 @@ use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::{Live, Word as _};
 use equipoise_common::hash;
+use equipoise_common::key::Be16;
 use equipoise_common::limit::BACKEND_TRIES;
 use equipoise_common::step::What;
 use equipoise_common::value::{Backend, Pick, Pool};
@@ -34,6 +35,14 @@ pub struct Chosen {
     pub id: u32,
     /// The entry.
     pub backend: Backend,
+}
+
+impl Chosen {
+    /// The port at the backend for packets to this one.
+    #[inline(always)]
+    pub fn port(&self, vip: Be16) -> Be16 {
+        if self.backend.port.0 == 0 { vip } else { self.backend.port }
+    }
 }
 
 /// The run of a pool, with the slot that this packet's flow picks; none for an empty pool.

@@ -5,7 +5,7 @@ use core::ptr;
 
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::find::is_past;
-use equipoise_common::key::ServiceKey;
+use equipoise_common::key::{Be16, ServiceKey};
 use equipoise_common::verdict::Verdict;
 
 use crate::family::Family;
@@ -27,7 +27,7 @@ pub fn send<F: Family>(work: &Work<F>, decision: &mut Decision<F>) -> Result<(),
     let Some(chosen) = run.hashed(headers).backend(0) else { return Err(Verdict::NoBackend) };
     let mut reply = headers.tuple.reversed();
     reply.source = F::unpack(chosen.backend.address);
-    reply.source_port = chosen.backend.port;
+    reply.source_port = chosen.port(headers.tuple.destination_port);
     if F::is_taken(&reply) {
         return Err(Verdict::NoSourcePort);
     }
@@ -67,16 +67,29 @@ pub fn reply<F: Family>(headers: &Headers<F>, decision: &mut Decision<F>) -> boo
 #[inline(never)]
 fn translate<F: Family>(headers: &Headers<F>, decision: &mut Decision<F>) -> bool {
     let tuple = &headers.tuple;
-    let key = ServiceKey {
+    let mut key = ServiceKey {
         address: tuple.source,
         interface: 0,
         port: tuple.source_port,
         protocol: tuple.protocol as u16,
     };
-    let Some(reply) = F::reply(&key) else { return false };
     decision.to = *tuple;
+    let reply = match F::reply(&key) {
+        Some(reply) => {
+            decision.to.source_port = reply.port;
+            reply
+        }
+        None => {
+            let port = key.port.get();
+            key.port = Be16::new(0);
+            let Some(reply) = F::reply(&key) else { return false };
+            if port < reply.first.get() || port > reply.last.get() {
+                return false;
+            }
+            reply
+        }
+    };
     decision.to.source = F::unpack(reply.vip);
-    decision.to.source_port = reply.port;
     decision.direction = Direction::Reply;
     decision.service = reply.service;
     decision.backend = reply.backend;

@@ -105,6 +105,7 @@ mod tests {
         listen = { interfaces = ["eth_0"], address = "192.0.2.1", port = 80 }
         backends = [
           { address = "10.0.0.1:8080", weight = 3, max-flows = 9 }, { address = "[2001:db8::1]:8080" },
+          { address = "10.0.0.2" },
         ]
         on-backend-down = "reselect"
         on-backend-removed = "reset"
@@ -113,6 +114,14 @@ mod tests {
         on-full = "drop"
         max-flows = 20
         timeouts = { tcp-opening = "3s", udp-two-way = "2m 500ms", reset-on-expiry = true }
+        [[service]]
+        name = "range"
+        listen = { interfaces = ["eth_0"], port = "8000-8100" }
+        backends = [{ address = "2001:db8::1" }]
+        [[service]]
+        name = "list"
+        listen = { interfaces = ["eth_0"], port = [80, 443] }
+        backends = [{ address = "2001:db8::1" }]
         [settings]
         attach = { default = "tc", eth_0 = "xdp" }
         backend-interfaces = ["eth1"]

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use equipoise_core::config::{Ports, target};
 use serde::{Deserialize, Serialize};
 
 /// How a running instance is.
@@ -99,8 +100,8 @@ pub struct ListenStatus {
     pub address: Option<IpAddr>,
     /// The addresses as they are now.
     pub addresses: Vec<IpAddr>,
-    /// The port.
-    pub port: u16,
+    /// The ports, as the configuration writes them.
+    pub port: Ports,
     /// `tcp`, `udp` or `both`.
     pub protocol: String,
 }
@@ -122,6 +123,7 @@ pub struct PoolStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BackendStatus {
     /// Address and port, as the configuration writes them.
+    #[serde(with = "target")]
     pub address: SocketAddr,
     /// The weight that the configuration gives it.
     pub configured_weight: u16,

@@ -36,6 +36,8 @@ mod limits;
 mod names;
 #[path = "flows/next_hops.rs"]
 mod next_hops;
+#[path = "flows/ports.rs"]
+mod ports;
 #[path = "flows/talk.rs"]
 mod talk;
 #[path = "flows/unknown.rs"]

@@ -8,6 +8,7 @@ mod across;
 mod address;
 mod nearest;
 mod policy;
+mod ports;
 mod report;
 mod service;
 mod settings;

@@ -194,7 +194,7 @@ fn service(view: &ServiceView<'_>, counted: &Counted) -> ServiceStatus {
             interfaces: config.listen.interfaces.clone(),
             address: config.listen.address,
             addresses,
-            port: config.listen.port,
+            port: config.listen.port.clone(),
             protocol: protocol(config.listen.protocol).to_owned(),
         },
         state: if up { ServiceState::Up } else { ServiceState::Down },

@@ -9,8 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use equipoise_common::limit;
 
 use super::report::{At, Keys, Place, Report, clipped};
-use super::{address, policy};
-use crate::config::{Algorithm, Backend, Listen, Policy, Protocol, Service};
+use super::{address, policy, ports};
+use crate::config::{Algorithm, Backend, Listen, Policy, Ports, Protocol, Service, target};
 
 /// A service as far as it is right.
 pub(super) struct Draft {
@@ -28,7 +28,7 @@ pub(super) struct ListenDraft {
     pub(super) place: Place,
     pub(super) interfaces: Vec<String>,
     pub(super) address: Reach,
-    pub(super) port: Option<u16>,
+    pub(super) port: Option<Ports>,
     pub(super) protocol: Option<Protocol>,
 }
 
@@ -150,8 +150,8 @@ fn listen_draft(report: &mut Report<'_>, at: &At<'_>) -> Option<ListenDraft> {
         Some(at) => reach(report, &at, &interfaces),
         None => Reach::Own,
     };
-    let port = report.need(&fields, "port", "1 to 65535");
-    let port = port.and_then(|at| report.number(&at, &(1..=u16::MAX)));
+    let port = report.need(&fields, "port", ports::ALLOWED);
+    let port = port.and_then(|at| ports::ports(report, &at, &address));
     let protocol = match fields.get("protocol") {
         Some(at) => report.choice(&at, &PROTOCOLS),
         None => Some(Protocol::Tcp),
@@ -215,7 +215,8 @@ fn backend_drafts(report: &mut Report<'_>, at: &At<'_>) -> Vec<BackendDraft> {
     let mut seen: BTreeMap<SocketAddr, usize> = BTreeMap::new();
     for at in &items {
         let Some(fields) = report.fields(at, &Keys::BACKEND) else { continue };
-        let address = report.need(&fields, "address", "an address and a port");
+        let address =
+            report.need(&fields, "address", "an address, and a port unless it is the client's");
         let address = address.and_then(|at| Some((backend_address(report, &at)?, at.place)));
         let weight = match fields.get("weight") {
             Some(at) => report.number(&at, &(0..=u16::MAX)),
@@ -225,6 +226,7 @@ fn backend_drafts(report: &mut Report<'_>, at: &At<'_>) -> Vec<BackendDraft> {
         let Some((address, place)) = address else { continue };
         if let Some(first) = seen.get(&address).and_then(|first| drafts.get(*first)) {
             let line = report.line(&first.place);
+            let address = target::text(address);
             let message = format!("backend `{address}` is in this pool already, on line {line}");
             report.problem(&place, message, "each backend once in a pool");
             continue;

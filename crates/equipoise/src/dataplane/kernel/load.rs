@@ -151,6 +151,8 @@ const MAPS: &[&str] = &[
     "LAYOUT",
     "SERVICES_V4",
     "SERVICES_V6",
+    "PORTS_V4",
+    "PORTS_V6",
     "POOLS",
     "SLOTS",
     "BACKENDS",
