@@ -37,19 +37,53 @@ pub struct Pool {
     pub length: u32,
     /// Raised at each flip.
     pub epoch: u32,
-    /// How a slot is picked: a [`Pick`] as a number.
+    /// How a slot is picked: [`Pick::number`].
     pub pick: u32,
 }
 
 /// How a slot of a pool is picked for a new flow.
-#[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
 pub enum Pick {
     /// By the hash of the five-tuple, the same on every machine.
-    Hash = 0,
+    Hash,
     /// At random.
-    Random = 1,
+    Random,
+    /// One after the other, on each CPU.
+    Turn,
+    /// Two at random, of which the one is taken whose backend has fewer live flows for its weight.
+    Fewest,
+    /// By the hash of so many bits of the source address, the same on every machine.
+    Source {
+        /// At least 1.
+        bits: u8,
+    },
+}
+
+impl Pick {
+    /// As it stands in a pool.
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Hash => 0,
+            Self::Random => 1,
+            Self::Turn => 2,
+            Self::Fewest => 3,
+            Self::Source { bits } => 4 | (bits as u32) << 8,
+        }
+    }
+
+    /// From how it stands in a pool.
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        match number & 0xff {
+            1 => Self::Random,
+            2 => Self::Turn,
+            3 => Self::Fewest,
+            4 => Self::Source { bits: (number >> 8) as u8 },
+            _ => Self::Hash,
+        }
+    }
 }
 
 /// A backend of one pool of one service. Its id names it in slots, flows and counters.
@@ -66,7 +100,9 @@ pub struct Backend {
     /// 0 while the entry is not in use, else [`Backend::LIVE`] or [`Backend::GONE`].
     pub state: u16,
     /// The service it belongs to.
-    pub service: u32,
+    pub service: u16,
+    /// How many live flows it is to have for those of others in its pool; 0 where nobody asks.
+    pub weight: u16,
     /// Raised each time the backend goes away; flows remember the one that they were opened in.
     pub generation: u16,
     /// What becomes of TCP flows of earlier generations: a [`Fate`] as a number. UDP flows of

@@ -164,7 +164,7 @@ impl<'a> Work<'a> {
         let wanted = &self.desired.pools[&id];
         let there = self.applied.pools.get(&id);
         if let Some(there) = there.filter(|there| is_same_slots(&wanted.slots, &there.slots)) {
-            let value = value::Pool { pick: wanted.pick as u32, ..there.value };
+            let value = value::Pool { pick: wanted.pick.number(), ..there.value };
             self.steps.push(Step::PutPool { id, value });
             return true;
         }
@@ -172,7 +172,7 @@ impl<'a> Work<'a> {
         self.room.take(run);
         let epoch = there.map_or(0, |there| there.value.epoch).wrapping_add(1);
         let Run { offset, length } = run;
-        let value = value::Pool { offset, length, epoch, pick: wanted.pick as u32 };
+        let value = value::Pool { offset, length, epoch, pick: wanted.pick.number() };
         self.steps.push(Step::PutPool { id, value });
         self.placed.insert(id);
         if let Some(there) = there {
@@ -298,7 +298,7 @@ impl<'a> Work<'a> {
 }
 
 fn is_same_pool(wanted: &PoolPlan, there: &AppliedPool) -> bool {
-    wanted.pick as u32 == there.value.pick && is_same_slots(&wanted.slots, &there.slots)
+    wanted.pick.number() == there.value.pick && is_same_slots(&wanted.slots, &there.slots)
 }
 
 /// Slots that have not been filled anew are the same allocation.

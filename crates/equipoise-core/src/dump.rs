@@ -69,6 +69,9 @@ fn write_pool(text: &mut String, id: u32, pool: &PoolPlan) -> fmt::Result {
     let pick = match pool.pick {
         Pick::Hash => "by hash",
         Pick::Random => "at random",
+        Pick::Turn => "in turn",
+        Pick::Fewest => "by fewest flows",
+        Pick::Source { bits } => &format!("by source /{bits}"),
     };
     let PoolPlan { service, family, slots, .. } = pool;
     writeln!(text, "pool {id} {service} {family}: {pick}, slots {}", slots.len())?;

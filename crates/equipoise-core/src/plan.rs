@@ -21,7 +21,7 @@ use equipoise_common::value::{self, Pick};
 pub use self::key::{ServiceKey, Spot};
 pub use self::note::Note;
 use self::ports::Taken;
-use crate::config::{Algorithm, Backend, Config, Protocol, Service};
+use crate::config::{Affinity, AffinityPrefix, Algorithm, Backend, Config, Protocol, Service};
 use crate::facts::{Facts, Interface};
 use crate::id::{Departure, Family, Gone, Held, Id, Ids};
 use crate::maglev::{self, Resolution};
@@ -129,7 +129,8 @@ fn place_gone(ids: &Ids, desired: &mut Desired) {
             address: address.ip().into(),
             port: Be16::new(address.port()),
             state: value::Backend::GONE,
-            service: departure.service,
+            service: departure.service as u16,
+            weight: 0,
             generation: departure.generation,
             fate: departure.fate as u16,
             max_flows: 0,
@@ -232,20 +233,69 @@ fn place_pools(drafts: &[Draft<'_>], previous: Option<&Desired>, desired: &mut D
         desired.notes.push(Note::CoarseShares { slots: resolution.slots() });
     }
     for (draft, members) in drafts.iter().zip(members) {
-        let pick = match draft.service.algorithm {
-            Algorithm::Maglev => Pick::Hash,
-            Algorithm::Random => Pick::Random,
-        };
         for ((family, id), mut members) in draft.pools.into_iter().zip(members) {
-            let length = resolution.length(members.len());
+            let pick = pick(draft.service, family);
+            let shape = Shape::of(pick, &members, resolution);
             let known = previous.and_then(|previous| previous.pools.get(&id));
             let slots = known
-                .and_then(|known| reuse(known, &mut members, length))
-                .unwrap_or_else(|| fill(&mut members, length));
+                .and_then(|known| reuse(known, &mut members, shape))
+                .unwrap_or_else(|| fill(&mut members, shape));
+            weigh(pick, &members, desired);
             let service = Arc::clone(&draft.name);
             desired.pools.insert(id, PoolPlan { service, family, pick, members, slots });
         }
     }
+}
+
+/// How a slot is picked for clients of a family.
+fn pick(service: &Service, family: Family) -> Pick {
+    match (service.affinity, service.algorithm) {
+        (Affinity::SourceIp, _) => {
+            let AffinityPrefix { v4, v6 } = service.affinity_prefix;
+            Pick::Source { bits: if family == Family::V4 { v4 } else { v6 } }
+        }
+        (Affinity::None, Algorithm::Maglev) => Pick::Hash,
+        (Affinity::None, Algorithm::Random) => Pick::Random,
+        (Affinity::None, Algorithm::RoundRobin) => Pick::Turn,
+        (Affinity::None, Algorithm::LeastConnections) => Pick::Fewest,
+    }
+}
+
+/// Tells the packet programs the weights of backends whose flows they compare: of the heaviest as the largest number.
+fn weigh(pick: Pick, members: &[Member], desired: &mut Desired) {
+    if pick != Pick::Fewest {
+        return;
+    }
+    let heaviest = members.iter().map(|member| member.weight.parts()).max().unwrap_or_default();
+    for member in members.iter().filter(|member| member.weight.parts() > 0) {
+        let part = u64::from(member.weight.parts()) * u64::from(u16::MAX) / u64::from(heaviest);
+        if let Some(backend) = desired.backends.get_mut(&member.id) {
+            backend.value.weight = (part as u16).max(1);
+        }
+    }
+}
+
+/// What the slots of a pool are to be like.
+#[derive(Clone, Copy)]
+struct Shape {
+    length: u32,
+    in_turn: bool,
+}
+
+impl Shape {
+    fn of(pick: Pick, members: &[Member], resolution: Resolution) -> Self {
+        let most = resolution.length(members.len());
+        match pick {
+            Pick::Turn => Self { length: maglev::turns(&weights(members), most), in_turn: true },
+            Pick::Hash | Pick::Random | Pick::Fewest | Pick::Source { .. } => {
+                Self { length: most, in_turn: false }
+            }
+        }
+    }
+}
+
+fn weights(members: &[Member]) -> Vec<(SocketAddr, Weight)> {
+    members.iter().map(|member| (member.address, member.weight)).collect()
 }
 
 /// Places a service's backends; answers its members by family.
@@ -262,7 +312,8 @@ fn place_backends(draft: &Draft<'_>, desired: &mut Desired) -> [Vec<Member>; 2] 
             address: address.ip().into(),
             port: Be16::new(address.port()),
             state: value::Backend::LIVE,
-            service: draft.id.number,
+            service: draft.id.number as u16,
+            weight: 0,
             generation: departure.generation,
             fate: departure.fate as u16,
             max_flows: backend.max_flows,
@@ -294,11 +345,12 @@ fn resolution(pools: &(impl Iterator<Item = usize> + Clone)) -> Resolution {
 }
 
 /// The slots of an earlier plan, if the members and the length are those of now.
-fn reuse(known: &PoolPlan, members: &mut [Member], length: u32) -> Option<Arc<[u32]>> {
+fn reuse(known: &PoolPlan, members: &mut [Member], shape: Shape) -> Option<Arc<[u32]>> {
     let is_same =
         |(a, b): (&Member, &Member)| (a.id, a.address, a.weight) == (b.id, b.address, b.weight);
     let is_unchanged = known.members.len() == members.len()
-        && (known.slots.is_empty() || known.slots.len() == length as usize)
+        && (known.pick == Pick::Turn) == shape.in_turn
+        && (known.slots.is_empty() || known.slots.len() == shape.length as usize)
         && known.members.iter().zip(&*members).all(is_same);
     if !is_unchanged {
         return None;
@@ -307,9 +359,10 @@ fn reuse(known: &PoolPlan, members: &mut [Member], length: u32) -> Option<Arc<[u
     Some(Arc::clone(&known.slots))
 }
 
-fn fill(members: &mut [Member], length: u32) -> Arc<[u32]> {
-    let backends: Vec<_> = members.iter().map(|member| (member.address, member.weight)).collect();
-    let table = maglev::fill(&backends, length);
+fn fill(members: &mut [Member], Shape { length, in_turn }: Shape) -> Arc<[u32]> {
+    let backends = weights(members);
+    let table =
+        if in_turn { maglev::in_turn(&backends, length) } else { maglev::fill(&backends, length) };
     for (member, count) in members.iter_mut().zip(table.counts) {
         member.slots = count;
     }
@@ -380,6 +433,8 @@ mod tests {
             name: name.to_owned(),
             listen: Listen { interfaces, address: None, port: Ports::one(80), protocol },
             algorithm: Algorithm::Maglev,
+            affinity: Affinity::None,
+            affinity_prefix: AffinityPrefix::default(),
             backends: (1..=backends).map(backend).collect(),
             manage_address: false,
             policy: Policy::default(),

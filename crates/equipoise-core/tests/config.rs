@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use equipoise_common::limit;
 use equipoise_core::config::{
-    Attach, AttachMode, BackendInterfaces, Checked, Config, OnBackendDown, OnBackendRemoved,
-    OnEmpty, OnExit, OnFull, OnUnknown, Policy, Ports, Problem, Protocol, Settings, Timeouts,
-    flags_text, from_flags, parse, problem_at,
+    Affinity, AffinityPrefix, Algorithm, Attach, AttachMode, BackendInterfaces, Checked, Config,
+    OnBackendDown, OnBackendRemoved, OnEmpty, OnExit, OnFull, OnUnknown, Policy, Ports, Problem,
+    Protocol, Settings, Timeouts, flags_text, from_flags, parse, problem_at,
 };
 use expect_test::expect_file;
 use proptest::prelude::*;
@@ -104,6 +104,9 @@ fn every_key_arrives() {
         ]
     );
     assert!(service.manage_address);
+    let prefix = AffinityPrefix { v4: 24, v6: 56 };
+    assert_eq!((service.algorithm, service.affinity), (Algorithm::Random, Affinity::SourceIp));
+    assert_eq!(service.affinity_prefix, prefix);
     let max_flows = service.backends.iter().map(|backend| backend.max_flows);
     assert_eq!(max_flows.collect::<Vec<_>>(), [64_000_000, 0, 0]);
     let timeouts = Timeouts {
@@ -192,7 +195,7 @@ fn places_of_keys_are_where_they_stand() {
     let config = good("every-key.toml", text).config;
     let key = "settings.attach.\"eth0.100\"";
     let problem = problem_at(&config.places, text, key, "there is no `eth0.100`", None);
-    assert_eq!((problem.line, problem.column), (28, 55));
+    assert_eq!((problem.line, problem.column), (30, 55));
 }
 
 #[test]
@@ -405,4 +408,26 @@ proptest! {
     fn no_damage_to_a_good_file_panics_and_every_place_is_in_it((name, text) in mutated()) {
         problems_are_sound(&name, &text);
     }
+}
+
+#[test]
+fn what_affinity_leaves_unused_is_noted_at_its_place() {
+    let notes = |keys: &str| {
+        let text = format!(
+            "[[service]]\nname = 'web'\nlisten = {{ interfaces = ['eth0'], address = '192.0.2.1', port = 80 }}\n\
+             backends = [{{ address = '10.0.0.1' }}]\n{keys}"
+        );
+        let notes = good("a.toml", &text).notes;
+        notes.into_iter().map(|note| (note.key, note.line)).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        notes("affinity = 'source-ip'\nalgorithm = 'random'"),
+        [("service[0].algorithm".to_owned(), 6)]
+    );
+    assert_eq!(
+        notes("affinity-prefix = { v4 = 24 }"),
+        [("service[0].affinity-prefix".to_owned(), 5)]
+    );
+    assert_eq!(notes("affinity = 'source-ip'\naffinity-prefix = { v4 = 24 }"), []);
+    assert_eq!(notes("affinity = 'none'\nalgorithm = 'random'"), []);
 }

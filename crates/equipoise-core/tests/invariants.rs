@@ -7,7 +7,8 @@ use std::sync::Arc;
 use equipoise_common::key::TCP;
 use equipoise_common::value::{Backend, Fate, Policy, Pool, Reply, Service};
 use equipoise_core::config::{
-    self, Algorithm, Config, Listen, OnBackendRemoved, Ports, Protocol, Settings,
+    self, Affinity, AffinityPrefix, Algorithm, Config, Listen, OnBackendRemoved, Ports, Protocol,
+    Settings,
 };
 use equipoise_core::diff::{Applied, Difference, Run, Step, diff};
 use equipoise_core::facts::{Facts, Interface};
@@ -147,7 +148,8 @@ impl Maps {
             |(id, backend): &(u32, Backend)| backend.state == Backend::LIVE || self.is_there(*id);
         assert_eq!(self.backends, backends.filter(is_seen).collect());
         let pools = self.pools.iter().map(|(&id, pool)| (id, (pool.pick, self.ids(pool))));
-        let wanted = desired.pools.iter().map(|(&id, pool)| (id, (pool.pick as u32, &*pool.slots)));
+        let wanted =
+            desired.pools.iter().map(|(&id, pool)| (id, (pool.pick.number(), &*pool.slots)));
         assert!(pools.eq(wanted));
     }
 }
@@ -214,7 +216,12 @@ fn service(name: &'static str) -> impl Strategy<Value = config::Service> {
     let address =
         prop::option::of(prop::sample::select(vec!["192.0.2.1", "192.0.2.2", "2001:db8::1"]));
     let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Both]);
-    let algorithm = prop::sample::select(vec![Algorithm::Maglev, Algorithm::Random]);
+    let algorithm = prop::sample::select(vec![
+        Algorithm::Maglev,
+        Algorithm::Random,
+        Algorithm::RoundRobin,
+        Algorithm::LeastConnections,
+    ]);
     (address, ports(), protocol, algorithm, backends(), policy()).prop_map(
         move |(address, port, protocol, algorithm, backends, policy)| {
             let address = address.map(|address| address.parse().unwrap());
@@ -224,6 +231,12 @@ fn service(name: &'static str) -> impl Strategy<Value = config::Service> {
                 name: name.to_owned(),
                 listen,
                 algorithm,
+                affinity: if protocol == Protocol::Both {
+                    Affinity::SourceIp
+                } else {
+                    Affinity::None
+                },
+                affinity_prefix: AffinityPrefix::default(),
                 backends,
                 manage_address: false,
                 policy,

@@ -93,6 +93,10 @@ pub static POOLS: Array<Pool, { limit::POOLS as usize }, MMAPABLE> = Array::new(
 #[btf_map(name = "SLOTS")]
 pub static SLOTS: Array<u32, { limit::SLOTS as usize }, MMAPABLE> = Array::new();
 
+/// Program: how many flows this CPU has picked a slot for by turns, by pool.
+#[btf_map(name = "TURNS")]
+pub static TURNS: PerCpuArray<u64, { limit::POOLS as usize }> = PerCpuArray::new();
+
 /// User space: backends by id.
 #[btf_map(name = "BACKENDS")]
 pub static BACKENDS: Array<Backend, { limit::BACKENDS as usize }> = Array::new();

@@ -23,8 +23,8 @@ use crate::slow::Work;
 #[inline(never)]
 pub fn send<F: Family>(work: &Work<F>, decision: &mut Decision<F>) -> Result<(), Verdict> {
     let (headers, service) = (&work.headers, &work.service);
-    let Some(run) = select::run(service.pool, headers) else { return Err(Verdict::NoBackend) };
-    let Some(chosen) = run.hashed(headers).backend(0) else { return Err(Verdict::NoBackend) };
+    let Some(run) = select::hashed(service.pool, headers) else { return Err(Verdict::NoBackend) };
+    let Some(chosen) = run.backend(0) else { return Err(Verdict::NoBackend) };
     let mut reply = headers.tuple.reversed();
     reply.source = F::unpack(chosen.backend.address);
     reply.source_port = chosen.port(headers.tuple.destination_port);

@@ -45,6 +45,8 @@ fn service(service: &Service) -> Value {
         "name": service.name,
         "listen": listen,
         "algorithm": service.algorithm,
+        "affinity": service.affinity,
+        "affinity_prefix": service.affinity_prefix,
         "manage_address": service.manage_address,
         "backends": service.backends.iter().map(|backend| snake(json!(backend))).collect::<Vec<_>>(),
         "on_backend_down": service.policy.on_backend_down,
@@ -118,9 +120,12 @@ mod tests {
         name = "range"
         listen = { interfaces = ["eth_0"], port = "8000-8100" }
         backends = [{ address = "2001:db8::1" }]
+        affinity = "source-ip"
+        affinity-prefix = { v4 = 24 }
         [[service]]
         name = "list"
         listen = { interfaces = ["eth_0"], port = [80, 443] }
+        algorithm = "least-connections"
         backends = [{ address = "2001:db8::1" }]
         [settings]
         attach = { default = "tc", eth_0 = "xdp" }

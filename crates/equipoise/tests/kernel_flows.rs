@@ -10,6 +10,8 @@ mod bench;
 
 #[path = "flows/answers.rs"]
 mod answers;
+#[path = "flows/choosing.rs"]
+mod choosing;
 #[path = "flows/closing.rs"]
 mod closing;
 #[path = "flows/confirming.rs"]

@@ -6,6 +6,7 @@
 
 mod across;
 mod address;
+mod affinity;
 mod nearest;
 mod policy;
 mod ports;

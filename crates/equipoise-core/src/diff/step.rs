@@ -143,10 +143,13 @@ pub(crate) fn describe_backend(backend: &Backend) -> String {
 pub(crate) fn traits(backend: &Backend) -> String {
     const RESET: u16 = Fate::Reset as u16;
     const RESELECT: u16 = Fate::Reselect as u16;
-    let Backend { generation, max_flows, .. } = backend;
+    let Backend { generation, weight, max_flows, .. } = backend;
     let mut text = String::new();
     if *generation > 0 {
         text.push_str(&format!(", generation {generation}"));
+    }
+    if *weight > 0 {
+        text.push_str(&format!(", weight {weight}"));
     }
     if *max_flows > 0 {
         text.push_str(&format!(", at most {max_flows} flows"));
@@ -222,8 +225,14 @@ fn address(packed: V6, port: Be16) -> SocketAddr {
     SocketAddr::new(address, port.get())
 }
 
-fn pick(number: u32) -> &'static str {
-    if number == Pick::Random as u32 { "random" } else { "hash" }
+fn pick(number: u32) -> String {
+    match Pick::from_number(number) {
+        Pick::Hash => "hash".to_owned(),
+        Pick::Random => "random".to_owned(),
+        Pick::Turn => "in turn".to_owned(),
+        Pick::Fewest => "fewest flows".to_owned(),
+        Pick::Source { bits } => format!("source /{bits}"),
+    }
 }
 
 #[cfg(test)]

@@ -96,6 +96,9 @@ fn write_service(text: &mut String, service: &ServiceStatus) -> std::fmt::Result
         listen.port, listen.protocol
     )?;
     for pool in &service.pools {
+        if pool.affinity != "none" {
+            writeln!(text, " affinity {}", pool.affinity)?;
+        }
         let mut table = table(&[
             "BACKEND",
             "WEIGHT",

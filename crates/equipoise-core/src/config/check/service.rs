@@ -8,16 +8,17 @@ use std::net::{IpAddr, SocketAddr};
 
 use equipoise_common::limit;
 
+use super::affinity::{self, Choosing};
 use super::report::{At, Keys, Place, Report, clipped};
 use super::{address, policy, ports};
-use crate::config::{Algorithm, Backend, Listen, Policy, Ports, Protocol, Service, target};
+use crate::config::{Backend, Listen, Policy, Ports, Protocol, Service, target};
 
 /// A service as far as it is right.
 pub(super) struct Draft {
     pub(super) place: Place,
     pub(super) name: Option<(String, Place)>,
     pub(super) listen: Option<ListenDraft>,
-    pub(super) algorithm: Algorithm,
+    pub(super) choosing: Choosing,
     pub(super) backends: Vec<BackendDraft>,
     pub(super) manage_address: bool,
     pub(super) policy: Policy,
@@ -64,16 +65,15 @@ impl Draft {
                 port: listen.port?,
                 protocol: listen.protocol?,
             },
-            algorithm: self.algorithm,
+            algorithm: self.choosing.algorithm,
+            affinity: self.choosing.affinity,
+            affinity_prefix: self.choosing.affinity_prefix,
             backends: self.backends.into_iter().map(|draft| draft.backend).collect(),
             manage_address: self.manage_address,
             policy: self.policy,
         })
     }
 }
-
-const ALGORITHMS: [(&str, Algorithm); 2] =
-    [("maglev", Algorithm::Maglev), ("random", Algorithm::Random)];
 
 const PROTOCOLS: [(&str, Protocol); 3] =
     [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("both", Protocol::Both)];
@@ -103,7 +103,6 @@ fn service(report: &mut Report<'_>, at: &At<'_>) -> Option<Draft> {
         "where clients connect to, such as { interfaces = [\"eth0\"], port = 80 }",
     );
     let listen = listen.and_then(|at| listen_draft(report, &at));
-    let algorithm = fields.get("algorithm").and_then(|at| report.choice(&at, &ALGORITHMS));
     let list = report.need(&fields, "backends", "at least one backend");
     let backends = list.map(|at| backend_drafts(report, &at)).unwrap_or_default();
     let mut manage_address = false;
@@ -119,7 +118,7 @@ fn service(report: &mut Report<'_>, at: &At<'_>) -> Option<Draft> {
         place: at.place.clone(),
         name,
         listen,
-        algorithm: algorithm.unwrap_or(Algorithm::Maglev),
+        choosing: affinity::choosing(report, &fields),
         backends,
         manage_address,
         policy: policy::policy(report, &fields),

@@ -155,6 +155,7 @@ const MAPS: &[&str] = &[
     "PORTS_V6",
     "POOLS",
     "SLOTS",
+    "TURNS",
     "BACKENDS",
     "REDIRECTS",
     "ADDRESSES",
