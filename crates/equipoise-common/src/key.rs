@@ -153,11 +153,37 @@ pub struct ServiceKey<A> {
     pub protocol: u16,
 }
 
+/// What a service on many ports is found by: the port comes last, and only its first bits count.
+///
+/// A range of ports is a few such prefixes. All of the rest counts.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub struct PortsKey<A> {
+    /// The VIP.
+    pub address: A,
+    /// Index of the interface that the packet arrives on.
+    pub interface: u32,
+    /// [`TCP`] or [`UDP`].
+    pub protocol: u16,
+    /// The VIP's port.
+    pub port: Be16,
+}
+
+impl<A: Address> PortsKey<A> {
+    /// How many bits of a key count if so many of its port do.
+    pub const fn bits(of_port: u8) -> u32 {
+        size_of::<Self>() as u32 * 8 - 16 + of_port as u32
+    }
+}
+
 const _: () = {
     assert!(size_of::<FiveTuple<V4>>() == 16);
     assert!(size_of::<FiveTuple<V6>>() == 40);
     assert!(size_of::<ServiceKey<V4>>() == 12);
     assert!(size_of::<ServiceKey<V6>>() == 24);
+    assert!(size_of::<PortsKey<V4>>() == 12);
+    assert!(size_of::<PortsKey<V6>>() == 24);
 };
 
 #[cfg(any(test, feature = "user"))]
@@ -246,12 +272,14 @@ mod user {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{FiveTuple, ServiceKey, V4, V6};
+    use super::{FiveTuple, PortsKey, ServiceKey, V4, V6};
 
     // SAFETY: `repr(C)` words without padding (asserted above); any bit pattern is a value.
     unsafe impl<A: aya::Pod> aya::Pod for FiveTuple<A> {}
     // SAFETY: as above.
     unsafe impl<A: aya::Pod> aya::Pod for ServiceKey<A> {}
+    // SAFETY: as above.
+    unsafe impl<A: aya::Pod> aya::Pod for PortsKey<A> {}
     // SAFETY: transparent over `u32`.
     unsafe impl aya::Pod for V4 {}
     // SAFETY: transparent over `[u64; 2]`.

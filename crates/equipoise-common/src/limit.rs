@@ -2,6 +2,8 @@
 
 /// Keys of services, one family: 1000 services with ten addresses or interfaces each, with room.
 pub const SERVICE_KEYS: u32 = 16_384;
+/// Keys of ranges of ports, one family: a range is up to 30 of them, most a few. Taken from memory as they come.
+pub const PORTS_KEYS: u32 = 65_536;
 /// Services; each has one set of counters per CPU.
 pub const SERVICES: u32 = 4_096;
 /// Pools: two (IPv4 and IPv6) for each service and route.

@@ -11,7 +11,9 @@ use crate::key::{Be16, V4, V6};
 pub const LAYOUT: u64 = 3;
 
 /// A service, as the packet program finds it by its key.
-#[repr(C, align(8))]
+///
+/// Of half words: values of a trie lie behind its keys, some of which are of an odd number of those.
+#[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
 pub struct Service {
@@ -35,19 +37,53 @@ pub struct Pool {
     pub length: u32,
     /// Raised at each flip.
     pub epoch: u32,
-    /// How a slot is picked: a [`Pick`] as a number.
+    /// How a slot is picked: [`Pick::number`].
     pub pick: u32,
 }
 
 /// How a slot of a pool is picked for a new flow.
-#[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
 pub enum Pick {
     /// By the hash of the five-tuple, the same on every machine.
-    Hash = 0,
+    Hash,
     /// At random.
-    Random = 1,
+    Random,
+    /// One after the other, on each CPU.
+    Turn,
+    /// Two at random, of which the one is taken whose backend has fewer live flows for its weight.
+    Fewest,
+    /// By the hash of so many bits of the source address, the same on every machine.
+    Source {
+        /// At least 1.
+        bits: u8,
+    },
+}
+
+impl Pick {
+    /// As it stands in a pool.
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Hash => 0,
+            Self::Random => 1,
+            Self::Turn => 2,
+            Self::Fewest => 3,
+            Self::Source { bits } => 4 | (bits as u32) << 8,
+        }
+    }
+
+    /// From how it stands in a pool.
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        match number & 0xff {
+            1 => Self::Random,
+            2 => Self::Turn,
+            3 => Self::Fewest,
+            4 => Self::Source { bits: (number >> 8) as u8 },
+            _ => Self::Hash,
+        }
+    }
 }
 
 /// A backend of one pool of one service. Its id names it in slots, flows and counters.
@@ -59,12 +95,14 @@ pub enum Pick {
 pub struct Backend {
     /// The address; an IPv4 one takes the first 4 bytes.
     pub address: V6,
-    /// The port.
+    /// The port; 0 for the one that the client has sent to.
     pub port: Be16,
     /// 0 while the entry is not in use, else [`Backend::LIVE`] or [`Backend::GONE`].
     pub state: u16,
     /// The service it belongs to.
-    pub service: u32,
+    pub service: u16,
+    /// How many live flows it is to have for those of others in its pool; 0 where nobody asks.
+    pub weight: u16,
     /// Raised each time the backend goes away; flows remember the one that they were opened in.
     pub generation: u16,
     /// What becomes of TCP flows of earlier generations: a [`Fate`] as a number. UDP flows of
@@ -182,14 +220,14 @@ pub enum OnFull {
 }
 
 /// What the replies of a backend are rewritten to where there is no flow that says it: for packets
-/// that were decided without being remembered. Only for a backend that serves one VIP and port alone.
+/// that were decided without being remembered. Only for a backend that serves one VIP alone, and on each of its ports one port of it.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
 pub struct Reply {
     /// The VIP; an IPv4 one takes the first 4 bytes.
     pub vip: V6,
-    /// The VIP's port.
+    /// The VIP's port; 0 for the one that the reply comes from.
     pub port: Be16,
     /// Zero.
     pub reserved: u16,
@@ -197,8 +235,10 @@ pub struct Reply {
     pub service: u32,
     /// Backend id.
     pub backend: u32,
-    /// Zero.
-    pub reserved_too: u32,
+    /// The ports that a reply may come from, where its port stays: the first.
+    pub first: Be16,
+    /// The last.
+    pub last: Be16,
 }
 
 /// This host's own addresses on an interface, from which it answers packets that came by it; all zeros where it has none

@@ -8,6 +8,7 @@ mod check;
 mod file;
 mod flags;
 mod path;
+mod ports;
 mod problem;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use equipoise_common::limit;
 use serde::{Serialize, Serializer};
 
 pub use flags::{flags_text, from_flags};
+pub use ports::{Ports, target};
 pub use problem::{Problem, problem_at};
 
 /// A configuration that passed, and what is worth a warning.
@@ -75,6 +77,10 @@ pub struct Service {
     pub listen: Listen,
     /// How a backend is picked for a new flow.
     pub algorithm: Algorithm,
+    /// Whether clients are kept together.
+    pub affinity: Affinity,
+    /// How much of a client's address tells it from others, where they are.
+    pub affinity_prefix: AffinityPrefix,
     /// The backends of its pool, both families in one list, in the order of the file.
     pub backends: Vec<Backend>,
     /// Whether the VIP is put on the first listening interface at start and taken away at stop.
@@ -232,8 +238,8 @@ pub struct Listen {
     /// The VIP; absent for the interfaces' own addresses, which are followed as they change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
-    /// The port, never 0.
-    pub port: u16,
+    /// The ports.
+    pub port: Ports,
     /// Which protocols are balanced.
     pub protocol: Protocol,
 }
@@ -258,13 +264,45 @@ pub enum Algorithm {
     Maglev,
     /// At random.
     Random,
+    /// One after the other, on each CPU.
+    RoundRobin,
+    /// Of two at random the one with fewer live flows for its weight.
+    LeastConnections,
+}
+
+/// Whether clients are kept together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Affinity {
+    /// They are not: each flow is picked a backend for.
+    #[default]
+    None,
+    /// All flows of a source go to one backend, picked by its hash; the algorithm is not used.
+    SourceIp,
+}
+
+/// Bits of a source address that tell a client from others; at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AffinityPrefix {
+    /// Of an IPv4 address.
+    pub v4: u8,
+    /// Of an IPv6 address.
+    pub v6: u8,
+}
+
+impl Default for AffinityPrefix {
+    fn default() -> Self {
+        Self { v4: 32, v6: 128 }
+    }
 }
 
 /// Where packets go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Backend {
-    /// Address and port; written in JSON and in commands as in the file.
+    /// Address and port; written in JSON and in commands as in the file. Port 0 for the one that the client has sent to.
+    #[serde(serialize_with = "target::serialize")]
     pub address: SocketAddr,
     /// Configured weight; 0 keeps flows and gets no new ones.
     pub weight: u16,

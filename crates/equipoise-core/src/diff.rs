@@ -10,7 +10,7 @@ mod applied;
 mod run;
 mod step;
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -121,6 +121,9 @@ impl<'a> Work<'a> {
                 work.services.push(key);
             }
         }
+        // Of two keys that fit a port, the one that is meant comes first, so that no packet is led by the other meanwhile;
+        // and goes last.
+        work.services.sort_by_key(|key| Reverse(key.port_bits()));
         work
     }
 
@@ -161,7 +164,7 @@ impl<'a> Work<'a> {
         let wanted = &self.desired.pools[&id];
         let there = self.applied.pools.get(&id);
         if let Some(there) = there.filter(|there| is_same_slots(&wanted.slots, &there.slots)) {
-            let value = value::Pool { pick: wanted.pick as u32, ..there.value };
+            let value = value::Pool { pick: wanted.pick.number(), ..there.value };
             self.steps.push(Step::PutPool { id, value });
             return true;
         }
@@ -169,7 +172,7 @@ impl<'a> Work<'a> {
         self.room.take(run);
         let epoch = there.map_or(0, |there| there.value.epoch).wrapping_add(1);
         let Run { offset, length } = run;
-        let value = value::Pool { offset, length, epoch, pick: wanted.pick as u32 };
+        let value = value::Pool { offset, length, epoch, pick: wanted.pick.number() };
         self.steps.push(Step::PutPool { id, value });
         self.placed.insert(id);
         if let Some(there) = there {
@@ -237,12 +240,12 @@ impl<'a> Work<'a> {
     }
 
     fn remove_services(&mut self) {
-        for (&key, wanted, there) in sides(&self.desired.services, &self.applied.services) {
-            if wanted.is_none() && there.is_some() {
-                self.steps.push(Step::RemoveService { key });
-                self.unsettled = true;
-            }
-        }
+        let sides = sides(&self.desired.services, &self.applied.services);
+        let mut gone: Vec<ServiceKey> =
+            sides.filter(|(_, wanted, _)| wanted.is_none()).map(|(&key, ..)| key).collect();
+        gone.sort_by_key(ServiceKey::port_bits);
+        self.unsettled |= !gone.is_empty();
+        self.steps.extend(gone.into_iter().map(|key| Step::RemoveService { key }));
     }
 
     /// Removes what no service leads to any more.
@@ -295,7 +298,7 @@ impl<'a> Work<'a> {
 }
 
 fn is_same_pool(wanted: &PoolPlan, there: &AppliedPool) -> bool {
-    wanted.pick as u32 == there.value.pick && is_same_slots(&wanted.slots, &there.slots)
+    wanted.pick.number() == there.value.pick && is_same_slots(&wanted.slots, &there.slots)
 }
 
 /// Slots that have not been filled anew are the same allocation.
@@ -436,7 +439,7 @@ mod tests {
                     "write slots 3..5",
                     "put pool 1: slots 3..5, hash, epoch 2",
                     "wait for packets in flight",
-                    "put backend 1: 0.0.0.0:0 of service 0, generation 1, gone",
+                    "put backend 1: 0.0.0.0 of service 0, generation 1, gone",
                 ],
             ),
         ] {

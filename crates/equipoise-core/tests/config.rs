@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use equipoise_common::limit;
 use equipoise_core::config::{
-    Attach, AttachMode, BackendInterfaces, Checked, Config, Fragments, OnBackendDown,
-    OnBackendRemoved, OnEmpty, OnExit, OnFull, OnUnknown, Policy, Problem, Protocol, Settings,
-    Timeouts, flags_text, from_flags, parse, problem_at,
+    Affinity, AffinityPrefix, Algorithm, Attach, AttachMode, BackendInterfaces, Checked, Config,
+    Fragments, OnBackendDown, OnBackendRemoved, OnEmpty, OnExit, OnFull, OnUnknown, Policy, Ports,
+    Problem, Protocol, Settings, Timeouts, flags_text, from_flags, parse, problem_at,
 };
 use expect_test::expect_file;
 use proptest::prelude::*;
@@ -92,7 +92,7 @@ fn every_key_arrives() {
     assert_eq!(service.name, "dns");
     assert_eq!(service.listen.interfaces, ["eth0", "eth0.100", "br0"]);
     assert_eq!(service.listen.address, Some("2001:db8::53".parse().unwrap()));
-    assert_eq!((service.listen.port, service.listen.protocol), (53, Protocol::Both));
+    assert_eq!((&service.listen.port, service.listen.protocol), (&Ports::one(53), Protocol::Both));
     let backends: Vec<_> =
         service.backends.iter().map(|b| (b.address.to_string(), b.weight)).collect();
     assert_eq!(
@@ -104,6 +104,9 @@ fn every_key_arrives() {
         ]
     );
     assert!(service.manage_address);
+    let prefix = AffinityPrefix { v4: 24, v6: 56 };
+    assert_eq!((service.algorithm, service.affinity), (Algorithm::Random, Affinity::SourceIp));
+    assert_eq!(service.affinity_prefix, prefix);
     let max_flows = service.backends.iter().map(|backend| backend.max_flows);
     assert_eq!(max_flows.collect::<Vec<_>>(), [64_000_000, 0, 0]);
     let timeouts = Timeouts {
@@ -194,7 +197,7 @@ fn places_of_keys_are_where_they_stand() {
     let config = good("every-key.toml", text).config;
     let key = "settings.attach.\"eth0.100\"";
     let problem = problem_at(&config.places, text, key, "there is no `eth0.100`", None);
-    assert_eq!((problem.line, problem.column), (28, 55));
+    assert_eq!((problem.line, problem.column), (31, 55));
 }
 
 #[test]
@@ -247,10 +250,10 @@ fn flags_make_one_service_named_default() {
 #[test]
 fn flags_are_checked_as_a_file_is_and_the_flag_that_is_wrong_is_pointed_at() {
     let interfaces = ["eth0".to_owned(), "eth0".to_owned(), "a/b".to_owned()];
-    let targets = ["10.0.0.1".to_owned(), "10.0.0.1:1".to_owned(), "10.0.0.1:1".to_owned()];
+    let targets = ["10.0.0.256".to_owned(), "10.0.0.1:1".to_owned(), "10.0.0.1:1".to_owned()];
     let problems = from_flags(&interfaces, 0, &targets).unwrap_err();
     let text = flags_text(&interfaces, 0, &targets);
-    assert_eq!(text, "-i eth0 -i eth0 -i a/b -p 0 -t 10.0.0.1 -t 10.0.0.1:1 -t 10.0.0.1:1");
+    assert_eq!(text, "-i eth0 -i eth0 -i a/b -p 0 -t 10.0.0.256 -t 10.0.0.1:1 -t 10.0.0.1:1");
     let found: Vec<_> = problems
         .iter()
         .map(|problem| (problem.key.as_str(), problem.column, &text[problem.span.clone().unwrap()]))
@@ -259,8 +262,8 @@ fn flags_are_checked_as_a_file_is_and_the_flag_that_is_wrong_is_pointed_at() {
         ("-i", 12, "eth0"),
         ("-i", 20, "a/b"),
         ("-p", 27, "0"),
-        ("-t", 32, "10.0.0.1"),
-        ("-t", 58, "10.0.0.1:1"),
+        ("-t", 32, "10.0.0.256"),
+        ("-t", 60, "10.0.0.1:1"),
     ];
     assert_eq!(found, expected);
     assert_eq!(from_flags(&[], 80, &[]).unwrap_err().len(), 2);
@@ -407,4 +410,26 @@ proptest! {
     fn no_damage_to_a_good_file_panics_and_every_place_is_in_it((name, text) in mutated()) {
         problems_are_sound(&name, &text);
     }
+}
+
+#[test]
+fn what_affinity_leaves_unused_is_noted_at_its_place() {
+    let notes = |keys: &str| {
+        let text = format!(
+            "[[service]]\nname = 'web'\nlisten = {{ interfaces = ['eth0'], address = '192.0.2.1', port = 80 }}\n\
+             backends = [{{ address = '10.0.0.1' }}]\n{keys}"
+        );
+        let notes = good("a.toml", &text).notes;
+        notes.into_iter().map(|note| (note.key, note.line)).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        notes("affinity = 'source-ip'\nalgorithm = 'random'"),
+        [("service[0].algorithm".to_owned(), 6)]
+    );
+    assert_eq!(
+        notes("affinity-prefix = { v4 = 24 }"),
+        [("service[0].affinity-prefix".to_owned(), 5)]
+    );
+    assert_eq!(notes("affinity = 'source-ip'\naffinity-prefix = { v4 = 24 }"), []);
+    assert_eq!(notes("affinity = 'none'\nalgorithm = 'random'"), []);
 }

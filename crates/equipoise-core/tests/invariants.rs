@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use equipoise_common::key::TCP;
 use equipoise_common::value::{Backend, Fate, Policy, Pool, Reply, Service};
 use equipoise_core::config::{
-    self, Algorithm, Config, Listen, OnBackendRemoved, Protocol, Settings,
+    self, Affinity, AffinityPrefix, Algorithm, Config, Listen, OnBackendRemoved, Ports, Protocol,
+    Settings,
 };
 use equipoise_core::diff::{Applied, Difference, Run, Step, diff};
 use equipoise_core::facts::{Facts, Interface};
 use equipoise_core::id::{Ids, Named, Wanted};
-use equipoise_core::plan::{Desired, ServiceKey, plan};
+use equipoise_core::plan::{Desired, ServiceKey, Spot, plan};
 use equipoise_core::state::State;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -105,6 +107,22 @@ impl Maps {
         }
     }
 
+    /// Where a packet is led, as the packet programs find it: by its port, else by the longest prefix.
+    fn lookup(&self, spot: Spot, port: u16) -> Option<Service> {
+        let exact =
+            ServiceKey::new(SocketAddr::new(spot.address, port), spot.interface, spot.protocol);
+        let fits = |key: &ServiceKey| {
+            let ports = key.vip().port()..=key.last_port();
+            ports.contains(&port)
+                && (key.vip().ip(), key.interface(), key.protocol())
+                    == (spot.address, spot.interface, spot.protocol)
+        };
+        self.services.get(&exact).copied().or_else(|| {
+            let ranges = self.services.iter().filter(|(key, _)| key.port_bits() <= 16 && fits(key));
+            ranges.max_by_key(|(key, _)| key.port_bits()).map(|(_, service)| *service)
+        })
+    }
+
     fn is_there(&self, backend: u32) -> bool {
         self.backends.contains_key(&backend)
     }
@@ -130,7 +148,8 @@ impl Maps {
             |(id, backend): &(u32, Backend)| backend.state == Backend::LIVE || self.is_there(*id);
         assert_eq!(self.backends, backends.filter(is_seen).collect());
         let pools = self.pools.iter().map(|(&id, pool)| (id, (pool.pick, self.ids(pool))));
-        let wanted = desired.pools.iter().map(|(&id, pool)| (id, (pool.pick as u32, &*pool.slots)));
+        let wanted =
+            desired.pools.iter().map(|(&id, pool)| (id, (pool.pick.number(), &*pool.slots)));
         assert!(pools.eq(wanted));
     }
 }
@@ -178,26 +197,64 @@ fn configs() -> impl Strategy<Value = Config> {
     services.prop_map(|services| config(services.into_iter().flatten().collect()))
 }
 
+/// Services no two of which have the same rank at the same address.
+fn distinct_configs() -> impl Strategy<Value = Config> {
+    configs().prop_map(|mut all| {
+        let kind = |ports: &Ports| match ports {
+            Ports::List(_) => 0,
+            Ports::Range(..) => 1,
+            Ports::All => 2,
+        };
+        let mut seen = BTreeSet::new();
+        all.services
+            .retain(|service| seen.insert((service.listen.address, kind(&service.listen.port))));
+        all
+    })
+}
+
 fn service(name: &'static str) -> impl Strategy<Value = config::Service> {
     let address =
         prop::option::of(prop::sample::select(vec!["192.0.2.1", "192.0.2.2", "2001:db8::1"]));
     let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Both]);
-    let algorithm = prop::sample::select(vec![Algorithm::Maglev, Algorithm::Random]);
-    (address, protocol, algorithm, backends(), policy()).prop_map(
-        move |(address, protocol, algorithm, backends, policy)| {
+    let algorithm = prop::sample::select(vec![
+        Algorithm::Maglev,
+        Algorithm::Random,
+        Algorithm::RoundRobin,
+        Algorithm::LeastConnections,
+    ]);
+    (address, ports(), protocol, algorithm, backends(), policy()).prop_map(
+        move |(address, port, protocol, algorithm, backends, policy)| {
             let address = address.map(|address| address.parse().unwrap());
             let interfaces = vec!["eth0".to_owned(), "eth1".to_owned()];
-            let listen = Listen { interfaces, address, port: 80, protocol };
+            let listen = Listen { interfaces, address, port, protocol };
             config::Service {
                 name: name.to_owned(),
                 listen,
                 algorithm,
+                affinity: if protocol == Protocol::Both {
+                    Affinity::SourceIp
+                } else {
+                    Affinity::None
+                },
+                affinity_prefix: AffinityPrefix::default(),
                 backends,
                 manage_address: false,
                 policy,
             }
         },
     )
+}
+
+/// Those that meet, and that make a few keys each.
+fn ports() -> impl Strategy<Value = Ports> {
+    prop::sample::select(vec![
+        Ports::one(80),
+        Ports::one(80),
+        Ports::List(vec![80, 443]),
+        Ports::Range(80, 83),
+        Ports::Range(79, 500),
+        Ports::All,
+    ])
 }
 
 fn policy() -> impl Strategy<Value = config::Policy> {
@@ -211,16 +268,10 @@ fn policy() -> impl Strategy<Value = config::Policy> {
 
 /// Some of a few backends, in any order, so that they go and come back.
 fn backends() -> impl Strategy<Value = Vec<config::Backend>> {
-    let all: Vec<SocketAddr> = [
-        "10.0.0.1:80",
-        "10.0.0.1:81",
-        "10.0.0.2:80",
-        "10.0.0.3:80",
-        "[fd00::1]:80",
-        "[fd00::2]:80",
-    ]
-    .map(|address| address.parse().unwrap())
-    .to_vec();
+    let all: Vec<SocketAddr> =
+        ["10.0.0.1:80", "10.0.0.1:81", "10.0.0.2:80", "10.0.0.3:0", "[fd00::1]:80", "[fd00::2]:80"]
+            .map(|address| address.parse().unwrap())
+            .to_vec();
     let some = prop::sample::subsequence(all, 0..=6).prop_shuffle();
     (some, prop::array::uniform6(0_u16..4)).prop_map(|(addresses, weights)| {
         let backend = |(address, weight)| config::Backend { address, weight, max_flows: 0 };
@@ -291,6 +342,73 @@ proptest! {
             maps.assert_is(desired);
             assert_eq!(diff(applied, desired), Difference::default());
         });
+    }
+
+    #[test]
+    fn no_packet_is_led_by_a_service_that_it_is_neither_for_before_nor_after(turns in turns()) {
+        let mut state = State::new(config(Vec::new()), Facts::default());
+        let (mut maps, mut applied) = (Maps::default(), Applied::new(1 << 17));
+        let spots = ["192.0.2.1", "192.0.2.9"].map(|address| Spot {
+            address: address.parse().unwrap(),
+            interface: 2,
+            protocol: TCP,
+        });
+        let led = |maps: &Maps| -> Vec<Option<Service>> {
+            const PORTS: [u16; 8] = [22, 79, 80, 81, 84, 443, 500, 501];
+            spots.iter().flat_map(|&spot| PORTS.map(|port| maps.lookup(spot, port))).collect()
+        };
+        for turn in turns {
+            state.handle_config(turn.config);
+            state.handle_facts(turn.facts);
+            let before = led(&maps);
+            let mut seen = Vec::new();
+            for step in diff(&applied, state.plan()).steps {
+                take(&[step], &mut maps, &mut applied);
+                seen.push(led(&maps));
+            }
+            let after = led(&maps);
+            for meanwhile in seen {
+                for (at, service) in meanwhile.iter().enumerate() {
+                    prop_assert!(*service == before[at] || *service == after[at]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn port_goes_before_range_before_all_and_exact_addresses_before_own_ones(
+        config in distinct_configs(),
+        facts in facts(),
+        port in prop_oneof![any::<u16>(), 78_u16..85, 442_u16..502],
+    ) {
+        let mut state = State::new(config.clone(), facts.clone());
+        let mut maps = Maps::default();
+        take(&diff(&Applied::new(1 << 17), state.plan()).steps, &mut maps, &mut Applied::default());
+        let Some(eth0) = facts.interfaces.get("eth0") else { return Ok(()) };
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let found = maps.lookup(Spot { address, interface: eth0.index, protocol: TCP }, port);
+        let rank = |service: &&config::Service| {
+            let ports = match service.listen.port {
+                Ports::List(_) => 0,
+                Ports::Range(..) => 1,
+                Ports::All => 2,
+            };
+            (service.listen.address.is_none(), ports)
+        };
+        let wanted = config.services.iter().filter(|service| {
+            let reached = match service.listen.address {
+                Some(exact) => exact == address,
+                None => eth0.addresses.contains(&address),
+            };
+            let mut ranges = service.listen.port.ranges();
+            let has = ranges.any(|(first, last)| (first..=last).contains(&port))
+                || service.listen.port == Ports::All;
+            reached && has && service.listen.protocol != Protocol::Udp
+        });
+        let wanted = wanted.min_by_key(rank).map(|service| service.name.as_str());
+        let services = state.services();
+        let named = found.and_then(|found| services.iter().find(|s| s.id == Some(found.id)));
+        prop_assert_eq!(named.map(|view| view.service.name.as_str()), wanted);
     }
 
     #[test]

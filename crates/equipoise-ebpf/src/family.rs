@@ -1,19 +1,20 @@
 //! What differs between IPv4 and IPv6 outside of parsing: maps, header writes, kernel structures.
 
+use aya_ebpf::btf_maps::lpm_trie::Key;
 use equipoise_common::checksum;
 use equipoise_common::flow::open::Opened;
 use equipoise_common::flow::{Reason, Storage as _};
-use equipoise_common::key::{self, Address, Be16, FiveTuple, ServiceKey, V4, V6};
+use equipoise_common::key::{self, Address, Be16, FiveTuple, PortsKey, ServiceKey, V4, V6};
 use equipoise_common::value::{Reply, Service};
 
 use crate::answer::{HOPS, pseudo_rest};
 use crate::flow::{self, Decision, Found, Passage};
-use crate::fragment::{First, Key};
+use crate::fragment::{First, PacketKey};
 use crate::hook::Packet;
 use crate::icmp::{Quote, quoted};
 use crate::map::{
-    FRAGMENTS_V4, FRAGMENTS_V6, HOSTS, REPLIES_V4, REPLIES_V6, SERVICES_V4, SERVICES_V6, WORK_V4,
-    WORK_V6,
+    FRAGMENTS_V4, FRAGMENTS_V6, HOSTS, PORTS_V4, PORTS_V6, REPLIES_V4, REPLIES_V6, SERVICES_V4,
+    SERVICES_V6, WORK_V4, WORK_V6,
 };
 use crate::packet::Window;
 use crate::parse::{self, Headers};
@@ -29,6 +30,8 @@ pub trait Family: Address + 'static {
 
     /// The service with this key.
     fn service(key: &ServiceKey<Self>) -> Option<Service>;
+    /// The service that has the port of this key in a range.
+    fn service_on_ports(key: &Key<PortsKey<Self>>) -> Option<Service>;
     /// What a reply with this source becomes where no flow says it.
     fn reply(key: &ServiceKey<Self>) -> Option<Reply>;
     /// This CPU's place for what is handed on about a packet.
@@ -100,9 +103,9 @@ pub trait Family: Address + 'static {
     /// the packet is too short.
     fn write_header(window: &Window, network: usize, ends: &FiveTuple<Self>, length: u16) -> bool;
     /// What has been made of the first fragment of a packet.
-    fn first_fragment(key: &Key<Self>) -> Option<First<Self>>;
+    fn first_fragment(key: &PacketKey<Self>) -> Option<First<Self>>;
     /// Remembers it.
-    fn keep_fragment(key: &Key<Self>, first: &First<Self>);
+    fn keep_fragment(key: &PacketKey<Self>, first: &First<Self>);
     /// This host's address on an interface.
     fn host(interface: u32) -> Option<Self>;
     /// Whether the packet may be cut on its way.
@@ -131,8 +134,13 @@ impl Family for V4 {
 
     #[inline(always)]
     fn service(key: &ServiceKey<Self>) -> Option<Service> {
-        // SAFETY: entries are replaced whole, and one word long.
+        // SAFETY: entries are replaced by others; a reader of the old one finds what was right just now.
         unsafe { SERVICES_V4.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn service_on_ports(key: &Key<PortsKey<Self>>) -> Option<Service> {
+        PORTS_V4.get(key).copied()
     }
 
     #[inline(always)]
@@ -311,13 +319,13 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn first_fragment(key: &Key<Self>) -> Option<First<Self>> {
+    fn first_fragment(key: &PacketKey<Self>) -> Option<First<Self>> {
         // SAFETY: entries are replaced whole; of two packets with one identification nobody can tell the fragments.
         unsafe { FRAGMENTS_V4.get(key).copied() }
     }
 
     #[inline(always)]
-    fn keep_fragment(key: &Key<Self>, first: &First<Self>) {
+    fn keep_fragment(key: &PacketKey<Self>, first: &First<Self>) {
         // Where the kernel has no room at once, those that follow are counted as unknown.
         let _ = FRAGMENTS_V4.insert(key, first, 0);
     }
@@ -363,8 +371,13 @@ impl Family for V6 {
 
     #[inline(always)]
     fn service(key: &ServiceKey<Self>) -> Option<Service> {
-        // SAFETY: entries are replaced whole, and one word long.
+        // SAFETY: as for IPv4.
         unsafe { SERVICES_V6.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn service_on_ports(key: &Key<PortsKey<Self>>) -> Option<Service> {
+        PORTS_V6.get(key).copied()
     }
 
     #[inline(always)]
@@ -531,13 +544,13 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn first_fragment(key: &Key<Self>) -> Option<First<Self>> {
+    fn first_fragment(key: &PacketKey<Self>) -> Option<First<Self>> {
         // SAFETY: entries are replaced whole; of two packets with one identification nobody can tell the fragments.
         unsafe { FRAGMENTS_V6.get(key).copied() }
     }
 
     #[inline(always)]
-    fn keep_fragment(key: &Key<Self>, first: &First<Self>) {
+    fn keep_fragment(key: &PacketKey<Self>, first: &First<Self>) {
         // Where the kernel has no room at once, those that follow are counted as unknown.
         let _ = FRAGMENTS_V6.insert(key, first, 0);
     }

@@ -5,9 +5,8 @@
 //! the transport checksum is in the first alone, and right for all.
 
 use equipoise_common::flow::find::is_past;
-use equipoise_common::hash;
 use equipoise_common::key::{Address, Be16, FiveTuple, ServiceKey};
-use equipoise_common::value::{self, Policy};
+use equipoise_common::value;
 use equipoise_common::verdict::Verdict;
 
 use crate::family::{Addresses, Family};
@@ -22,7 +21,7 @@ use crate::{TURN, action, filter, leave, odd, select, service, table};
 /// What the fragments of a packet have in common.
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
-pub struct Key<F> {
+pub struct PacketKey<F> {
     source: F,
     destination: F,
     identification: u32,
@@ -53,7 +52,7 @@ const DROP: u8 = value::Fragments::Drop as u8;
 /// How long fragments follow their first: as long as any receiver keeps them (RFC 8200 section 4.5: 60 s), ticks.
 const FOLLOWED: u32 = 57_220;
 
-impl<F: Address> Key<F> {
+impl<F: Address> PacketKey<F> {
     #[inline(always)]
     fn of(tuple: &FiveTuple<F>, part: Part) -> Self {
         Self {
@@ -125,7 +124,7 @@ pub fn later<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Resul
     let headers = odd::headers(ip);
     let mut decision = Decision { now: flow::now(), ..Decision::none(&headers) };
     let is_in = hook.passage() == Passage::In;
-    match F::first_fragment(&Key::of(&ip.tuple, ip.part)) {
+    match F::first_fragment(&PacketKey::of(&ip.tuple, ip.part)) {
         Some(first) if !is_past(first.since, FOLLOWED, decision.now) => {
             if first.direction == 0 {
                 return Err(Verdict::Fragment);
@@ -138,7 +137,7 @@ pub fn later<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Resul
                 decision.direction = Direction::Reply;
             }
         }
-        _ if is_in => decide_alone(hook, &mut decision)?,
+        _ if is_in => decide_alone(hook, &headers, &mut decision)?,
         _ => return Err(Verdict::Outgoing),
     }
     let passing = Passing { hook, packet, headers: &headers, decision: &decision };
@@ -155,8 +154,12 @@ pub fn later<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Resul
 
 /// Decides about a fragment whose first has not come.
 #[inline(always)]
-fn decide_alone<H: Hook, F: Family>(hook: &H, decision: &mut Decision<F>) -> Result<(), Verdict> {
-    let tuple = decision.to;
+fn decide_alone<H: Hook, F: Family>(
+    hook: &H,
+    headers: &Headers<F>,
+    decision: &mut Decision<F>,
+) -> Result<(), Verdict> {
+    let tuple = &headers.tuple;
     let key = ServiceKey {
         address: tuple.destination,
         interface: hook.interface(),
@@ -169,8 +172,9 @@ fn decide_alone<H: Hook, F: Family>(hook: &H, decision: &mut Decision<F>) -> Res
         DROP => return Err(Verdict::FragmentRefused),
         _ => return Err(Verdict::FragmentUnknown),
     }
-    let run = select::of(service.pool).ok_or(Verdict::NoBackend)?;
-    let chosen = run.at(hash::addresses(&tuple)).backend(0).ok_or(Verdict::NoBackend)?;
+    // By the source alone, as the plan has it for such a service: the ports, which are not there, make no difference.
+    let run = select::hashed(service.pool, headers).ok_or(Verdict::NoBackend)?;
+    let chosen = run.backend(0).ok_or(Verdict::NoBackend)?;
     decision.to.destination = F::unpack(chosen.backend.address);
     decision.service = service.id;
     decision.backend = chosen.id;
@@ -181,12 +185,6 @@ fn decide_alone<H: Hook, F: Family>(hook: &H, decision: &mut Decision<F>) -> Res
 #[inline(always)]
 fn is_refused(service: u32) -> bool {
     table::policy(service).is_some_and(|policy| policy.fragments == DROP)
-}
-
-/// Whether new flows of a service choose by their addresses alone.
-#[inline(always)]
-pub fn is_by_addresses(policy: &Policy) -> bool {
-    policy.fragments == HASH
 }
 
 /// Remembers what has been made of the first fragment of a packet, as [`First::direction`] says.
@@ -220,7 +218,7 @@ fn keep<F: Family>(direction: u32) {
         since: flow::now(),
         direction,
     };
-    F::keep_fragment(&Key::of(&work.headers.tuple, work.part), &first);
+    F::keep_fragment(&PacketKey::of(&work.headers.tuple, work.part), &first);
 }
 
 #[inline(always)]

@@ -6,19 +6,19 @@
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{
-    Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf,
+    Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf,
 };
 use aya_ebpf::macros::btf_map;
 use equipoise_common::filter;
 use equipoise_common::flow::Set;
 use equipoise_common::flow::count::PRESSURES;
-use equipoise_common::key::{ServiceKey, V4, V6};
+use equipoise_common::key::{PortsKey, ServiceKey, V4, V6};
 use equipoise_common::limit;
 use equipoise_common::step::Step;
 use equipoise_common::value::{Backend, Host, Policy, Pool, Reply, Service, Traffic};
 use equipoise_common::verdict::COUNTERS;
 
-use crate::fragment::{First, Key};
+use crate::fragment::{First, PacketKey};
 use crate::route::{Lookup, NextHop};
 use crate::slow::Work;
 use crate::table::Shared;
@@ -78,6 +78,16 @@ pub static SERVICES_V6: HashMap<
     NO_PREALLOC,
 > = HashMap::new();
 
+/// User space: services on ranges of ports, by IPv4 VIP, interface, protocol and the first bits of the port.
+#[btf_map(name = "PORTS_V4")]
+pub static PORTS_V4: LpmTrie<PortsKey<V4>, Service, { limit::PORTS_KEYS as usize }> =
+    LpmTrie::new();
+
+/// User space: services on ranges of ports, by IPv6 VIP, interface, protocol and the first bits of the port.
+#[btf_map(name = "PORTS_V6")]
+pub static PORTS_V6: LpmTrie<PortsKey<V6>, Service, { limit::PORTS_KEYS as usize }> =
+    LpmTrie::new();
+
 /// User space: pools by id; flipped by one store through a memory map.
 #[btf_map(name = "POOLS")]
 pub static POOLS: Array<Pool, { limit::POOLS as usize }, MMAPABLE> = Array::new();
@@ -85,6 +95,10 @@ pub static POOLS: Array<Pool, { limit::POOLS as usize }, MMAPABLE> = Array::new(
 /// User space: slots of all pools, each the id of a backend; written through a memory map.
 #[btf_map(name = "SLOTS")]
 pub static SLOTS: Array<u32, { limit::SLOTS as usize }, MMAPABLE> = Array::new();
+
+/// Program: how many flows this CPU has picked a slot for by turns, by pool.
+#[btf_map(name = "TURNS")]
+pub static TURNS: PerCpuArray<u64, { limit::POOLS as usize }> = PerCpuArray::new();
 
 /// User space: backends by id.
 #[btf_map(name = "BACKENDS")]
@@ -102,12 +116,12 @@ pub static ADDRESSES: Array<u64, { filter::WORDS as usize }, MMAPABLE> = Array::
 #[btf_map(name = "POLICIES")]
 pub static POLICIES: Array<Policy, { limit::SERVICES as usize }> = Array::new();
 
-/// User space: what replies of no flow become, by the backend's IPv4 address, port and protocol.
+/// User space: what replies of no flow become, by the backend's IPv4 address, port (0 for a range of them) and protocol.
 #[btf_map(name = "REPLIES_V4")]
 pub static REPLIES_V4: HashMap<ServiceKey<V4>, Reply, { limit::BACKENDS as usize }, NO_PREALLOC> =
     HashMap::new();
 
-/// User space: what replies of no flow become, by the backend's IPv6 address, port and protocol.
+/// User space: what replies of no flow become, by the backend's IPv6 address, port (0 for a range of them) and protocol.
 #[btf_map(name = "REPLIES_V6")]
 pub static REPLIES_V6: HashMap<ServiceKey<V6>, Reply, { limit::BACKENDS as usize }, NO_PREALLOC> =
     HashMap::new();
@@ -190,12 +204,12 @@ pub static STAGES_TC: ProgramArray<6> = ProgramArray::new();
 
 /// Program: what has been made of the first fragments of IPv4 packets.
 #[btf_map(name = "FRAGMENTS_V4")]
-pub static FRAGMENTS_V4: LruHashMap<Key<V4>, First<V4>, { limit::FRAGMENTS as usize }> =
+pub static FRAGMENTS_V4: LruHashMap<PacketKey<V4>, First<V4>, { limit::FRAGMENTS as usize }> =
     LruHashMap::new();
 
 /// Program: what has been made of the first fragments of IPv6 packets.
 #[btf_map(name = "FRAGMENTS_V6")]
-pub static FRAGMENTS_V6: LruHashMap<Key<V6>, First<V6>, { limit::FRAGMENTS as usize }> =
+pub static FRAGMENTS_V6: LruHashMap<PacketKey<V6>, First<V6>, { limit::FRAGMENTS as usize }> =
     LruHashMap::new();
 
 /// User space: this host's own addresses by interface, from which it answers.

@@ -27,7 +27,7 @@ use crate::table::policy;
 #[inline(always)]
 pub fn prepare<F: Family>(work: &mut Work<F>, policy: &Policy) -> Result<(), Verdict> {
     let headers = &work.headers;
-    let Some(run) = select::run(work.service.pool, policy, headers) else {
+    let Some(run) = select::run(work.service.pool, headers) else {
         return Err(Verdict::NoBackend);
     };
     put_together(headers, &work.service, &mut work.new);
@@ -195,7 +195,7 @@ pub fn find_name<F: Family>(run: &Run) -> u64 {
                 Err(verdict) => return u64::from(verdict as u32) << 32,
             };
             new.reply.source = F::unpack(chosen.backend.address);
-            new.reply.source_port = chosen.backend.port;
+            new.reply.source_port = chosen.port(new.request.destination_port);
             new.reply.destination_port = new.request.source_port;
             new.backend = chosen.id;
             new.generation = chosen.backend.generation;

@@ -3,10 +3,11 @@
 //! Opening a flow, ending one, answering a packet. A program of its own, with a stack and a verification of its
 //! own: the fast path hands what it knows of a packet over in [`Work`] and does not come back.
 
+use aya_ebpf::btf_maps::lpm_trie::Key;
 use equipoise_common::flow::Reason;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::open::{New, Opened};
-use equipoise_common::key::TCP;
+use equipoise_common::key::{PortsKey, TCP};
 use equipoise_common::value::{OnEmpty, OnUnknown, Policy, Service};
 use equipoise_common::verdict::Verdict;
 
@@ -19,12 +20,13 @@ use crate::{action, forward, fragment, leave, on, open, report, route, table};
 
 /// What is handed on about a packet.
 #[repr(C, align(8))]
-#[derive(Clone, Copy)]
 pub struct Work<F> {
     /// The packet, as it came.
     pub headers: Headers<F>,
     /// A flow that is being put together.
     pub new: New<F>,
+    /// The key by which its service is looked for among those on ranges of ports.
+    pub ports: Key<PortsKey<F>>,
     /// The service that it is for, if it is of no flow.
     pub service: Service,
     /// Where its entry is in the flow table, or 0.

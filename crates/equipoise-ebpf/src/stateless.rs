@@ -5,8 +5,7 @@ use core::ptr;
 
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::find::is_past;
-use equipoise_common::hash;
-use equipoise_common::key::ServiceKey;
+use equipoise_common::key::{Be16, ServiceKey};
 use equipoise_common::verdict::Verdict;
 
 use crate::family::Family;
@@ -14,8 +13,8 @@ use crate::flow::{Decision, now};
 use crate::map::STATELESS;
 use crate::parse::Headers;
 use crate::report::{self, Direction};
+use crate::select;
 use crate::slow::Work;
-use crate::{fragment, select, table};
 
 /// Sends a packet where its hash says without remembering it.
 ///
@@ -24,14 +23,11 @@ use crate::{fragment, select, table};
 #[inline(never)]
 pub fn send<F: Family>(work: &Work<F>, decision: &mut Decision<F>) -> Result<(), Verdict> {
     let (headers, service) = (&work.headers, &work.service);
-    let Some(run) = select::of(service.pool) else { return Err(Verdict::NoBackend) };
-    let by_addresses = table::policy(service.id).is_some_and(fragment::is_by_addresses);
-    let run =
-        if by_addresses { run.at(hash::addresses(&headers.tuple)) } else { run.hashed(headers) };
+    let Some(run) = select::hashed(service.pool, headers) else { return Err(Verdict::NoBackend) };
     let Some(chosen) = run.backend(0) else { return Err(Verdict::NoBackend) };
     let mut reply = headers.tuple.reversed();
     reply.source = F::unpack(chosen.backend.address);
-    reply.source_port = chosen.backend.port;
+    reply.source_port = chosen.port(headers.tuple.destination_port);
     if F::position(&reply) != 0 {
         return Err(Verdict::NoSourcePort);
     }
@@ -71,16 +67,29 @@ pub fn reply<F: Family>(headers: &Headers<F>, decision: &mut Decision<F>) -> boo
 #[inline(never)]
 fn translate<F: Family>(headers: &Headers<F>, decision: &mut Decision<F>) -> bool {
     let tuple = &headers.tuple;
-    let key = ServiceKey {
+    let mut key = ServiceKey {
         address: tuple.source,
         interface: 0,
         port: tuple.source_port,
         protocol: tuple.protocol as u16,
     };
-    let Some(reply) = F::reply(&key) else { return false };
     decision.to = *tuple;
+    let reply = match F::reply(&key) {
+        Some(reply) => {
+            decision.to.source_port = reply.port;
+            reply
+        }
+        None => {
+            let port = key.port.get();
+            key.port = Be16::new(0);
+            let Some(reply) = F::reply(&key) else { return false };
+            if port < reply.first.get() || port > reply.last.get() {
+                return false;
+            }
+            reply
+        }
+    };
     decision.to.source = F::unpack(reply.vip);
-    decision.to.source_port = reply.port;
     decision.direction = Direction::Reply;
     decision.service = reply.service;
     decision.backend = reply.backend;

@@ -56,6 +56,8 @@ pub struct Device {
     pub mtu: u32,
     /// Its own addresses, in order; IPv6 link-local ones are left out.
     pub addresses: Vec<IpAddr>,
+    /// Those of them that came with a subnet, and not as a further one in it.
+    pub primary: Vec<IpAddr>,
     /// The id of the XDP program that hangs on it, ours or another's.
     pub xdp_program: Option<u32>,
     /// What it can do with XDP; none where the kernel (before 6.3) does not tell.

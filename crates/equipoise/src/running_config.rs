@@ -45,6 +45,8 @@ fn service(service: &Service) -> Value {
         "name": service.name,
         "listen": listen,
         "algorithm": service.algorithm,
+        "affinity": service.affinity,
+        "affinity_prefix": service.affinity_prefix,
         "manage_address": service.manage_address,
         "backends": service.backends.iter().map(|backend| snake(json!(backend))).collect::<Vec<_>>(),
         "on_backend_down": service.policy.on_backend_down,
@@ -106,6 +108,7 @@ mod tests {
         listen = { interfaces = ["eth_0"], address = "192.0.2.1", port = 80 }
         backends = [
           { address = "10.0.0.1:8080", weight = 3, max-flows = 9 }, { address = "[2001:db8::1]:8080" },
+          { address = "10.0.0.2" },
         ]
         on-backend-down = "reselect"
         on-backend-removed = "reset"
@@ -115,6 +118,17 @@ mod tests {
         fragments = "hash"
         max-flows = 20
         timeouts = { tcp-opening = "3s", udp-two-way = "2m 500ms", reset-on-expiry = true }
+        [[service]]
+        name = "range"
+        listen = { interfaces = ["eth_0"], port = "8000-8100" }
+        backends = [{ address = "2001:db8::1" }]
+        affinity = "source-ip"
+        affinity-prefix = { v4 = 24 }
+        [[service]]
+        name = "list"
+        listen = { interfaces = ["eth_0"], port = [80, 443] }
+        algorithm = "least-connections"
+        backends = [{ address = "2001:db8::1" }]
         [settings]
         attach = { default = "tc", eth_0 = "xdp" }
         backend-interfaces = ["eth1"]

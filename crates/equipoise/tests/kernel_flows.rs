@@ -10,6 +10,8 @@ mod bench;
 
 #[path = "flows/answers.rs"]
 mod answers;
+#[path = "flows/choosing.rs"]
+mod choosing;
 #[path = "flows/closing.rs"]
 mod closing;
 #[path = "flows/confirming.rs"]
@@ -40,6 +42,8 @@ mod limits;
 mod names;
 #[path = "flows/next_hops.rs"]
 mod next_hops;
+#[path = "flows/ports.rs"]
+mod ports;
 #[path = "flows/talk.rs"]
 mod talk;
 #[path = "flows/unknown.rs"]

@@ -177,7 +177,7 @@ fn ids(plane: &Plane, backend: &str) -> (u32, u32) {
         entry.address == address.ip().into() && entry.port.get() == address.port()
     });
     let (id, entry) = found.expect("the backend is in the maps");
-    (entry.service, *id)
+    (entry.service.into(), *id)
 }
 
 fn keys(value: &Value) -> BTreeSet<String> {

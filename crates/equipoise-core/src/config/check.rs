@@ -6,8 +6,10 @@
 
 mod across;
 mod address;
+mod affinity;
 mod nearest;
 mod policy;
+mod ports;
 mod report;
 mod service;
 mod settings;

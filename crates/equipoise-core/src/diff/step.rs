@@ -15,6 +15,7 @@ use equipoise_common::value::{
 };
 
 use super::Run;
+use crate::config::target;
 use crate::plan::ServiceKey;
 
 /// One change to the maps.
@@ -110,7 +111,7 @@ impl fmt::Display for Step {
             }
             Self::PutReply { key, value } => write!(f, "put {}", describe_reply(key, value)),
             Self::RemoveReply { key } => {
-                write!(f, "remove replies of {}/{}", key.vip(), key.protocol_name())
+                write!(f, "remove {}", replies_of(key))
             }
             Self::PutBackend { id, value } => {
                 write!(f, "put backend {id}: {}", describe_backend(value))
@@ -133,7 +134,8 @@ impl fmt::Display for Step {
 
 /// Address and service of a backend, and its [`traits`].
 pub(crate) fn describe_backend(backend: &Backend) -> String {
-    let (address, service) = (address(backend.address, backend.port), backend.service);
+    let address = target::text(address(backend.address, backend.port));
+    let service = backend.service;
     format!("{address} of service {service}{}", traits(backend))
 }
 
@@ -141,10 +143,13 @@ pub(crate) fn describe_backend(backend: &Backend) -> String {
 pub(crate) fn traits(backend: &Backend) -> String {
     const RESET: u16 = Fate::Reset as u16;
     const RESELECT: u16 = Fate::Reselect as u16;
-    let Backend { generation, max_flows, .. } = backend;
+    let Backend { generation, weight, max_flows, .. } = backend;
     let mut text = String::new();
     if *generation > 0 {
         text.push_str(&format!(", generation {generation}"));
+    }
+    if *weight > 0 {
+        text.push_str(&format!(", weight {weight}"));
     }
     if *max_flows > 0 {
         text.push_str(&format!(", at most {max_flows} flows"));
@@ -200,8 +205,16 @@ pub(crate) fn describe_policy(policy: &Policy) -> String {
 
 /// What a backend's replies of no flow go out from.
 pub(crate) fn describe_reply(key: &ServiceKey, value: &Reply) -> String {
-    let vip = address(value.vip, value.port);
-    format!("replies of {}/{}: from {vip}", key.vip(), key.protocol_name())
+    let vip = target::text(address(value.vip, value.port));
+    if key.vip().port() != 0 {
+        return format!("{}: from {vip}", replies_of(key));
+    }
+    let (first, last) = (value.first, value.last);
+    format!("{}: ports {first}-{last} from {vip}", replies_of(key))
+}
+
+fn replies_of(key: &ServiceKey) -> String {
+    format!("replies of {}/{}", target::text(key.vip()), key.protocol_name())
 }
 
 /// Of the milliseconds that come to so many ticks, one or two, those that people write.
@@ -219,8 +232,14 @@ fn address(packed: V6, port: Be16) -> SocketAddr {
     SocketAddr::new(address, port.get())
 }
 
-fn pick(number: u32) -> &'static str {
-    if number == Pick::Random as u32 { "random" } else { "hash" }
+fn pick(number: u32) -> String {
+    match Pick::from_number(number) {
+        Pick::Hash => "hash".to_owned(),
+        Pick::Random => "random".to_owned(),
+        Pick::Turn => "in turn".to_owned(),
+        Pick::Fewest => "fewest flows".to_owned(),
+        Pick::Source { bits } => format!("source /{bits}"),
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::config::target;
 use crate::id::Family;
 
 /// Something that works less than the configuration asks for.
@@ -94,11 +95,13 @@ impl fmt::Display for Note {
                     f,
                     "service {service}: {count} backends left out, as all ids are in use or resting"
                 )?;
-                left_out.first().map_or(Ok(()), |first| write!(f, " (the first: {first})"))
+                left_out
+                    .first()
+                    .map_or(Ok(()), |first| write!(f, " (the first: {})", target::text(*first)))
             }
             Self::NoKeys { service, family, left_out } => write!(
                 f,
-                "service {service}: {left_out} addresses left out, as the {family} service map is full"
+                "service {service}: {left_out} addresses and ports left out, as the {family} service map is full"
             ),
             Self::CoarseShares { slots } => write!(
                 f,

@@ -23,7 +23,7 @@ use crate::bench::{BACKEND, BACKEND6, Bench};
 const START: u32 = 1_000_000_000;
 
 /// The ids that services have.
-pub(super) const SERVICES: [u32; 6] = [0, 1, 2, 3, 4, 5];
+pub(super) const SERVICES: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
 
 /// A balancer, its clock, and its events.
 pub(super) struct Balancer {

@@ -115,6 +115,8 @@ impl Keys {
     pub(super) const SERVICE: Self = Self {
         home: "`service`",
         names: &[
+            "affinity",
+            "affinity-prefix",
             "algorithm",
             "backends",
             "fragments",
@@ -138,6 +140,8 @@ impl Keys {
         home: "`settings`",
         names: &["attach", "backend-interfaces", "events", "max-flows", "on-exit"],
     };
+    pub(super) const AFFINITY_PREFIX: Self =
+        Self { home: "`affinity-prefix`", names: &["v4", "v6"] };
     pub(super) const TIMEOUTS: Self = Self {
         home: "`timeouts`",
         names: &[
@@ -149,8 +153,15 @@ impl Keys {
             "udp-two-way",
         ],
     };
-    const ALL: [Self; 6] =
-        [Self::FILE, Self::SERVICE, Self::TIMEOUTS, Self::LISTEN, Self::BACKEND, Self::SETTINGS];
+    const ALL: [Self; 7] = [
+        Self::FILE,
+        Self::SERVICE,
+        Self::AFFINITY_PREFIX,
+        Self::TIMEOUTS,
+        Self::LISTEN,
+        Self::BACKEND,
+        Self::SETTINGS,
+    ];
 
     /// What to say about a name that is not one of these.
     fn instead_of(&self, name: &str) -> String {

@@ -5,13 +5,14 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use aya::Ebpf;
+use aya::maps::lpm_trie::{Key as Prefix, LpmTrie};
 use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use equipoise_common::filter;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::sets_for;
-use equipoise_common::key::{Address, ServiceKey as Key, V4, V6};
+use equipoise_common::key::{Address, PortsKey, ServiceKey as Key, V4, V6};
 use equipoise_common::limit;
 use equipoise_common::value::{Backend, Host, Policy, Pool, Reply, Service, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
@@ -30,6 +31,8 @@ pub(super) struct Tables {
     pub(super) live: Live,
     services_v4: HashMap<MapData, Key<V4>, Service>,
     services_v6: HashMap<MapData, Key<V6>, Service>,
+    ports_v4: LpmTrie<MapData, PortsKey<V4>, Service>,
+    ports_v6: LpmTrie<MapData, PortsKey<V6>, Service>,
     addresses: Mapped,
     pools: Mapped,
     slots: Mapped,
@@ -75,6 +78,8 @@ impl Tables {
             pressure: typed(ebpf, "PRESSURE")?,
             services_v4: typed(ebpf, "SERVICES_V4")?,
             services_v6: typed(ebpf, "SERVICES_V6")?,
+            ports_v4: typed(ebpf, "PORTS_V4")?,
+            ports_v6: typed(ebpf, "PORTS_V6")?,
             addresses: Mapped::new(
                 taken(ebpf, "ADDRESSES")?,
                 size_of::<u64>() * filter::WORDS as usize,
@@ -113,15 +118,15 @@ impl Tables {
             Step::ResetBackendCounters { id, .. } => reset(&mut self.backend_traffic, *id),
             Step::PutPolicy { id, value } => self.put_policy(*id, value),
             Step::PutReply { key, value } => match key {
-                ServiceKey::V4(key) => self.replies_v4.insert(key, value, 0),
-                ServiceKey::V6(key) => self.replies_v6.insert(key, value, 0),
-            }
-            .map_err(io_error),
+                ServiceKey::V4(key) => self.replies_v4.insert(key, value, 0).map_err(io_error),
+                ServiceKey::V6(key) => self.replies_v6.insert(key, value, 0).map_err(io_error),
+                ServiceKey::PortsV4(..) | ServiceKey::PortsV6(..) => Err(no_reply()),
+            },
             Step::RemoveReply { key } => match key {
-                ServiceKey::V4(key) => self.replies_v4.remove(key),
-                ServiceKey::V6(key) => self.replies_v6.remove(key),
-            }
-            .map_err(io_error),
+                ServiceKey::V4(key) => self.replies_v4.remove(key).map_err(io_error),
+                ServiceKey::V6(key) => self.replies_v6.remove(key).map_err(io_error),
+                ServiceKey::PortsV4(..) | ServiceKey::PortsV6(..) => Err(no_reply()),
+            },
             Step::PutBackend { id, value } => self.put_backend(*id, value),
             Step::RemoveBackend { id } => self.put_backend(*id, &Backend::default()),
             Step::WriteSlots { run, slots } => write_slots(&self.slots, run.offset, slots),
@@ -136,11 +141,21 @@ impl Tables {
                     self.know(key.address);
                     self.services_v6.insert(key, value, 0)
                 }
+                ServiceKey::PortsV4(key, bits) => {
+                    self.know(key.address);
+                    self.ports_v4.insert(&prefix(key, *bits), value, 0)
+                }
+                ServiceKey::PortsV6(key, bits) => {
+                    self.know(key.address);
+                    self.ports_v6.insert(&prefix(key, *bits), value, 0)
+                }
             }
             .map_err(io_error),
             Step::RemoveService { key } => match key {
                 ServiceKey::V4(key) => self.services_v4.remove(key),
                 ServiceKey::V6(key) => self.services_v6.remove(key),
+                ServiceKey::PortsV4(key, bits) => self.ports_v4.remove(&prefix(key, *bits)),
+                ServiceKey::PortsV6(key, bits) => self.ports_v6.remove(&prefix(key, *bits)),
             }
             .map_err(io_error),
             Step::Grace => grace(),
@@ -284,6 +299,15 @@ fn write_pool(pools: &Mapped, id: u32, pool: &Pool) -> io::Result<()> {
         place.ok_or_else(|| beyond("the pool array"))?.store(half, Ordering::Release);
     }
     Ok(())
+}
+
+/// A key of ranges as the map has it.
+fn prefix<A: Address + aya::Pod>(key: &PortsKey<A>, bits: u8) -> Prefix<PortsKey<A>> {
+    Prefix::new(PortsKey::<A>::bits(bits), *key)
+}
+
+fn no_reply() -> io::Error {
+    io::Error::other("replies are found by one port, not by the first bits of several")
 }
 
 fn beyond(what: &str) -> io::Error {
