@@ -18,6 +18,9 @@ pub mod kernel;
 pub mod memory;
 pub mod simulated;
 
+/// Says what a program would do with a packet; nothing changes. An error is that the kernel refuses the packet.
+pub type Explainer = Box<dyn FnMut(Entry, Input<'_>) -> Result<Explained, KernelError> + Send>;
+
 /// A step that was not taken.
 #[derive(Debug, thiserror::Error)]
 #[error("{step}: {source}")]
@@ -121,12 +124,12 @@ pub trait DataPlane: Maps {
     /// When the counters cannot be read.
     fn pressures(&self) -> Result<Vec<(Pressure, u64)>, KernelError>;
 
-    /// What a program would do with a packet; nothing changes.
+    /// What says what becomes of packets. It may take seconds at first, so it can go to another thread.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses the packet or the interface.
-    fn explain(&mut self, entry: Entry, input: Input<'_>) -> Result<Explained, KernelError>;
+    /// When the kernel refuses.
+    fn explainer(&self) -> Result<Explainer, KernelError>;
 
     /// The source of flow events, once; none for a data plane that has none.
     ///

@@ -47,6 +47,7 @@ pub use wake::Signals;
 
 use answer::FlowSample;
 use events::EventTask;
+use explain::Asked;
 use interfaces::Interfaces;
 use trouble::{Topic, Troubles};
 use wake::{BURST, Due, NEIGHBOURS, RESTING, SWEEP, SWEEP_PARTS};
@@ -77,6 +78,8 @@ pub struct Driver<M, P> {
     generation: Generation,
     flows: Option<FlowSample>,
     events: EventTask,
+    /// The thread that explains packets, once there has been something to explain.
+    explainer: Option<std::sync::mpsc::Sender<Asked>>,
     due: Due,
     signals: Signals,
     commands: mpsc::Receiver<Command>,

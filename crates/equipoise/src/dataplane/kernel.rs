@@ -22,7 +22,7 @@ use self::flow::{FIRST_V4, FIRST_V6, Table};
 use self::load::{Dry, Sizes, open};
 use self::pin::{Pins, refused};
 use self::table::{SET_V4, SET_V6, Tables};
-use super::{DataPlane, Maps, StepError};
+use super::{DataPlane, Explainer, Maps, StepError};
 
 mod attach;
 mod clsact;
@@ -92,8 +92,6 @@ pub struct Kernel {
     /// Nanoseconds, where the clock is one that is set.
     time: u64,
     tc: TcWay,
-    /// Loaded when something is to be explained for the first time.
-    twin: Option<Twin>,
 }
 
 impl Kernel {
@@ -123,7 +121,7 @@ impl Kernel {
             Ok((ebpf, tables)) => {
                 let attached = BTreeMap::new();
                 let tc = options.tc;
-                Ok(Self { ebpf, pins, tables, attached, sizes, cursor: 0, time: 0, tc, twin: None })
+                Ok(Self { ebpf, pins, tables, attached, sizes, cursor: 0, time: 0, tc })
             }
             Err(error) => {
                 if let Err(left) = pins.remove() {
@@ -350,12 +348,18 @@ impl DataPlane for Kernel {
         self.tables.pressures()
     }
 
-    fn explain(&mut self, entry: Entry, input: Input<'_>) -> Result<Explained, KernelError> {
-        let twin = match self.twin.take() {
-            Some(twin) => twin,
-            None => self.twin()?,
-        };
-        Explained::new(entry, self.twin.insert(twin).explain(entry, input)?)
+    fn explainer(&self) -> Result<Explainer, KernelError> {
+        // The maps are taken now, while their pins are there for sure; the programs when there is something to explain.
+        let mut maps = Some(load::open_twin(&self.pins, self.sizes)?);
+        let (pins, mut twin) = (self.pins.clone(), None);
+        Ok(Box::new(move |entry, input| {
+            if let Some(ebpf) = maps.take() {
+                twin = Some(Twin::new(load::complete(ebpf, &pins, Dry::Yes)?)?);
+            }
+            let there =
+                twin.as_mut().ok_or_else(|| refused("explaining", &"no programs are loaded"))?;
+            Explained::new(entry, there.explain(entry, input)?)
+        }))
     }
 
     fn events(&mut self) -> Result<Option<Events>, KernelError> {

@@ -15,11 +15,10 @@ use equipoise_core::id::Named;
 use tokio::sync::watch;
 
 use super::kernel::{
-    Attachment, Device, Entry, Events, Expiry, Explained, FlowRow, Input, KernelError, Occupancy,
-    Part,
+    Attachment, Device, Entry, Events, Expiry, Explained, FlowRow, KernelError, Occupancy, Part,
 };
 use super::memory::Memory;
-use super::{DataPlane, Maps, StepError};
+use super::{DataPlane, Explainer, Maps, StepError};
 
 /// What a simulated data plane holds.
 #[derive(Clone, Debug, Default)]
@@ -169,13 +168,15 @@ impl DataPlane for Simulated {
         Ok(self.plane.borrow().pressures.clone())
     }
 
-    fn explain(&mut self, entry: Entry, input: Input<'_>) -> Result<Explained, KernelError> {
-        // As without services. The kernel runs no TC program on less than an IP header.
-        if entry != Entry::Xdp && input.frame.len() < 14 + 20 {
-            return Err(KernelError::Refused("the frame is too short".to_owned()));
-        }
-        let verdict = Verdict::NoService;
-        Ok(Explained { action: "pass", verdict, frame: input.frame.to_vec() })
+    fn explainer(&self) -> Result<Explainer, KernelError> {
+        Ok(Box::new(|entry, input| {
+            // As without services. The kernel runs no TC program on less than an IP header.
+            if entry != Entry::Xdp && input.frame.len() < 14 + 20 {
+                return Err(KernelError::Refused("the frame is too short".to_owned()));
+            }
+            let verdict = Verdict::NoService;
+            Ok(Explained { action: "pass", verdict, frame: input.frame.to_vec() })
+        }))
     }
 
     fn events(&mut self) -> Result<Option<Events>, KernelError> {

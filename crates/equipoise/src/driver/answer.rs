@@ -50,7 +50,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Command::Status(reply) => drop(reply.send(self.status().map_err(unreadable))),
             Command::Flows(filter, reply) => drop(reply.send(self.flows(&filter))),
             Command::Plan(request, reply) => drop(reply.send(self.plan(&request))),
-            Command::Explain(request, reply) => drop(reply.send(self.explain(&request))),
+            Command::Explain(request, reply) => self.explain(&request, reply),
             // The loop ends with this one and answers it at the very end.
             Command::Stop(reply) => drop(reply),
         }

@@ -121,6 +121,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     },
                     flows: None,
                     events,
+                    explainer: None,
                     due: Due::at_start(),
                     signals,
                     commands,

@@ -60,7 +60,16 @@ pub(super) fn present() -> Result<(), KernelError> {
 
 /// Loads all packet programs, on maps pinned under the instance's name.
 pub(super) fn open(pins: &Pins, sizes: Sizes, dry: Dry) -> Result<Ebpf, KernelError> {
-    let mut ebpf = open_object(OBJECT, pins, sizes, dry)?;
+    complete(open_object(OBJECT, pins, sizes, dry)?, pins, dry)
+}
+
+/// Makes or takes the maps of the twin; its programs are still to be loaded, which takes seconds.
+pub(super) fn open_twin(pins: &Pins, sizes: Sizes) -> Result<Ebpf, KernelError> {
+    open_object(OBJECT, pins, sizes, Dry::Yes)
+}
+
+/// Loads the programs of an object whose maps are there.
+pub(super) fn complete(mut ebpf: Ebpf, pins: &Pins, dry: Dry) -> Result<Ebpf, KernelError> {
     for name in attach::PROGRAMS {
         let program = load(&mut ebpf, name)?;
         if dry == Dry::No {

@@ -15,6 +15,7 @@ use super::{KernelError, clsact};
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 
 /// The folder of one instance.
+#[derive(Clone)]
 pub(super) struct Pins {
     root: PathBuf,
 }
