@@ -17,6 +17,7 @@ mod filter;
 mod flow;
 mod forward;
 mod hook;
+mod limit;
 mod map;
 mod open;
 mod packet;

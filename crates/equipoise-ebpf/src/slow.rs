@@ -15,7 +15,7 @@ use crate::flow::{self, Decision, Found};
 use crate::hook::Hook;
 use crate::parse::Headers;
 use crate::select::Run;
-use crate::{action, answer, forward, leave, open, report, route, table};
+use crate::{action, answer, forward, leave, limit, open, report, route, table};
 
 /// What is handed on about a packet.
 #[repr(C, align(8))]
@@ -33,6 +33,8 @@ pub struct Work<F> {
     pub flow_service: u32,
     /// Live flows that the service and the backend of a new flow may have.
     pub limits: [u32; 2],
+    /// 1 if the service limits the new flows of its backends in a second.
+    pub is_backend_limited: u32,
     /// What the look-up in the flow table has found.
     pub found: Found,
     /// Where it picks its backend.
@@ -57,9 +59,15 @@ pub fn go_on<H: Hook, F: Family>(
 ) -> i32 {
     let Some(work) = F::work() else { return leave::<H>(Verdict::FlowRefused) };
     end::<F>(work.at, work.found);
+    if limit::is_denied::<F>() {
+        return leave::<H>(Verdict::SourceDenied);
+    }
     let begun = begin(hook);
     if begun & OPEN == 0 {
         return begun as i32;
+    }
+    if limit::is_over::<F>() {
+        return leave::<H>(Verdict::SourceLimit);
     }
     let opened = open::place(work);
     let is_new = opened.refused == 0 && !opened.found;

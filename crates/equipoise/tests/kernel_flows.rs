@@ -36,6 +36,8 @@ mod limits;
 mod names;
 #[path = "flows/next_hops.rs"]
 mod next_hops;
+#[path = "flows/rates.rs"]
+mod rates;
 #[path = "flows/talk.rs"]
 mod talk;
 #[path = "flows/unknown.rs"]

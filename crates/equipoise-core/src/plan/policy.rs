@@ -5,6 +5,7 @@ use std::time::Duration;
 use equipoise_common::flow::State;
 use equipoise_common::value;
 
+use super::access;
 use crate::config::{OnEmpty, OnFull, OnUnknown, Service, Settings};
 
 /// The policy of a service.
@@ -45,6 +46,7 @@ pub(super) fn of(service: &Service, settings: &Settings) -> value::Policy {
             OnFull::Drop => value::OnFull::Drop,
         } as u8,
         switches,
+        limits: access::limits(service, settings),
     }
 }
 

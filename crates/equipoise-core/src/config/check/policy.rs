@@ -5,6 +5,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::limits::{self, Owner};
 use super::report::{At, Fields, Keys, Report, shown};
 use crate::config::{
     OnBackendDown, OnBackendRemoved, OnEmpty, OnFull, OnUnknown, Policy, Timeouts,
@@ -33,6 +34,7 @@ const FULL: [(&str, OnFull); 2] = [("hash", OnFull::Hash), ("drop", OnFull::Drop
 
 /// How a service treats its flows.
 pub(super) fn policy(report: &mut Report<'_>, fields: &Fields<'_>) -> Policy {
+    let limits = fields.get("limits").map(|at| limits::limits(report, &at, Owner::Service));
     let mut choice = Choice { report, fields };
     Policy {
         on_backend_down: choice.of("on-backend-down", &DOWN),
@@ -45,6 +47,7 @@ pub(super) fn policy(report: &mut Report<'_>, fields: &Fields<'_>) -> Policy {
             .and_then(|at| max_flows(report, &at))
             .unwrap_or_default(),
         timeouts: fields.get("timeouts").map(|at| timeouts(report, &at)).unwrap_or_default(),
+        limits: limits.unwrap_or_default(),
     }
 }
 
