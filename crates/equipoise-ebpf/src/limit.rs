@@ -42,10 +42,6 @@ pub fn is_denied<F: Family>() -> bool {
 pub fn is_over<F: Family>() -> bool {
     let Some(work) = F::work() else { return false };
     let Some(limits) = limits(work) else { return false };
-    // A RST opens nothing.
-    if limits.source.rate == 0 || work.headers.is_reset() {
-        return false;
-    }
     let bits = u32::from(if F::IS_V6 { limits.prefix_v6 } else { limits.prefix_v4 });
     let kind = bits | if F::IS_V6 { IS_V6 } else { 0 };
     let V6([first, second]) = masked(work.headers.tuple.source.pack(), bits);
@@ -111,15 +107,15 @@ extern "C" fn source_is_denied(lists: u32, service: u32, first: u64, second: u64
 extern "C" fn source_takes(service: u32, kind: u32, first: u64, second: u64) -> u32 {
     let Some(policy) = policy(service) else { return Taken::Yes as u32 };
     let key = SourceKey { service, kind, address: V6([first, second]) };
-    let mut bucket = SOURCES.get_ptr(&key);
+    let mut bucket = SOURCES.get_ptr(key);
     if bucket.is_none() {
         if report::is_dry() {
             return Taken::Yes as u32;
         }
         let empty = Bucket::new(Shared::new(0), Shared::new(0));
         // Another CPU may have been quicker: then it is there.
-        let _ = SOURCES.insert(&key, empty, u64::from(BPF_NOEXIST));
-        bucket = SOURCES.get_ptr(&key);
+        let _ = SOURCES.insert(key, empty, u64::from(BPF_NOEXIST));
+        bucket = SOURCES.get_ptr(key);
     }
     // Where there was no room at all, nothing is counted.
     let Some(bucket) = bucket else { return Taken::Yes as u32 };

@@ -33,7 +33,8 @@ pub fn prepare<F: Family>(work: &mut Work<F>, policy: &Policy) -> Result<(), Ver
     put_together(headers, &work.service, &mut work.new);
     work.run = run;
     work.limits = [policy.max_flows, 0];
-    work.is_backend_limited = u32::from(policy.limits.backend.rate != 0);
+    let limits = &policy.limits;
+    work.is_limited = [limits.source.rate, limits.backend.rate].map(|rate| u32::from(rate != 0));
     Ok(())
 }
 
@@ -187,7 +188,7 @@ fn put_together<F: Family>(headers: &Headers<F>, service: &Service, new: &mut Ne
 #[inline(always)]
 pub fn find_name<F: Family>(run: &Run) -> u64 {
     let Some(work) = F::work() else { return u64::from(Verdict::FlowRefused as u32) << 32 };
-    let is_limited = work.is_backend_limited;
+    let is_limited = work.is_limited[1];
     let new = &mut work.new;
     let mut candidate = 0;
     let mut next = 0;

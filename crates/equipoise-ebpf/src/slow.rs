@@ -33,8 +33,8 @@ pub struct Work<F> {
     pub flow_service: u32,
     /// Live flows that the service and the backend of a new flow may have.
     pub limits: [u32; 2],
-    /// 1 if the service limits the new flows of its backends in a second.
-    pub is_backend_limited: u32,
+    /// 1 if the service limits the new flows of a source, or of a backend, in a second.
+    pub is_limited: [u32; 2],
     /// What the look-up in the flow table has found.
     pub found: Found,
     /// Where it picks its backend.
@@ -66,7 +66,7 @@ pub fn go_on<H: Hook, F: Family>(
     if begun & OPEN == 0 {
         return begun as i32;
     }
-    if limit::is_over::<F>() {
+    if work.is_limited[0] != 0 && limit::is_over::<F>() {
         return leave::<H>(Verdict::SourceLimit);
     }
     let opened = open::place(work);
@@ -178,6 +178,8 @@ fn resets<F: Family>(headers: &Headers<F>, service: u32) -> bool {
 /// Decides about a packet of no flow; one that is to be remembered is put together in `work`.
 #[inline(always)]
 fn admit<F: Family>(work: &mut Work<F>) -> Result<(), Verdict> {
+    // What opens nothing costs no token.
+    work.is_limited = [0; 2];
     let headers = &work.headers;
     let is_over = work.found == Found::Idle && resets(headers, work.flow_service);
     if work.found == Found::Reset || is_over {
