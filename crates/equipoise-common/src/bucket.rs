@@ -150,6 +150,10 @@ fn after(state: u64, Rate { rate, burst }: Rate, moment: Moment) -> Option<u64> 
         tokens = full;
         until = if is_before { counted } else { now };
     }
+    if moment.is_stale && until == counted {
+        // The time has gone round to the same microsecond: a state that is the same again would be had by two CPUs.
+        until = until.wrapping_sub(1);
+    }
     if tokens < TOKEN {
         return None;
     }
