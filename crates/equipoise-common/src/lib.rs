@@ -8,6 +8,8 @@
 
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
+pub mod access;
+pub mod bucket;
 pub mod checksum;
 pub mod draw;
 pub mod event;

@@ -30,6 +30,13 @@ pub const BACKEND_TRIES: u32 = 16;
 pub const FRAGMENTS: u32 = 16_384;
 /// Devices that the packet programs redirect to.
 pub const INTERFACES: u32 = 1_024;
+/// Sources whose new flows are counted at a time; the one that was silent longest gives way, and begins anew.
+pub const SOURCES: u32 = 65_536;
+/// Prefixes that are allowed or denied, over all services: 100 000 of a long list, and as many again while it is
+/// replaced by another.
+pub const ACCESS: u32 = 262_144;
+/// Prefixes that a configuration may allow and deny, over all services.
+pub const CONFIGURED_ACCESS: u32 = 131_072;
 /// Steps that a dry run can tell.
 pub const STEPS: u32 = 64;
 /// Source ports tried for a flow whose own is taken at its backend, its own included. The verifier walks

@@ -67,6 +67,12 @@ steps! {
     BackendFull = 12, "backend_full";
     /// A packet that answers one which was not remembered: backend.
     Unremembered = 13, "unremembered_reply";
+    /// The prefix that decides whether the source is let in: its bits; 1 if it denies, 2 if there is none.
+    Access = 20, "access";
+    /// The source has had as many new flows as it may: service; its rate.
+    SourceOverLimit = 21, "source_over_limit";
+    /// The backend has had as many new flows as it may: backend; its rate.
+    BackendOverLimit = 22, "backend_over_limit";
     /// The end: the verdict.
     Verdict = 10, "verdict";
 }

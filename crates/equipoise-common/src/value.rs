@@ -4,6 +4,7 @@
 //! are asserted, and all padding is an explicit zero, because the kernel copies these bytes as
 //! they stand.
 
+use crate::bucket::Rate;
 use crate::key::{Be16, V4, V6};
 
 /// Tells one layout of the maps from another: raised with every change to a key, a value or to
@@ -155,6 +156,38 @@ pub struct Policy {
     pub fragments: u8,
     /// Zero.
     pub reserved: [u8; 7],
+    /// Who may open flows, and how many in a second.
+    pub limits: Limits,
+}
+
+/// Who may open flows with a service, and how many in a second.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub struct Limits {
+    /// New flows of each source prefix.
+    pub source: Rate,
+    /// New flows of each backend.
+    pub backend: Rate,
+    /// Bits of the prefixes that sources of IPv4 are counted by.
+    pub prefix_v4: u8,
+    /// Bits of the prefixes that sources of IPv6 are counted by.
+    pub prefix_v6: u8,
+    /// [`Limits::OWN_LIST`], [`Limits::COMMON_LIST`], [`Limits::LISTED_ONLY`].
+    pub lists: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Zero.
+    pub reserved_too: u32,
+}
+
+impl Limits {
+    /// `lists`: prefixes of the service's own are allowed or denied.
+    pub const OWN_LIST: u8 = 1;
+    /// `lists`: prefixes are allowed or denied for all services.
+    pub const COMMON_LIST: u8 = 2;
+    /// `lists`: a source of no prefix is denied.
+    pub const LISTED_ONLY: u8 = 4;
 }
 
 impl Policy {
@@ -278,7 +311,8 @@ const _: () = {
     assert!(size_of::<Service>() == 8);
     assert!(size_of::<Pool>() == 16);
     assert!(size_of::<Backend>() == 32);
-    assert!(size_of::<Policy>() == 48);
+    assert!(size_of::<Limits>() == 24);
+    assert!(size_of::<Policy>() == 72);
     assert!(size_of::<Reply>() == 32);
     assert!(size_of::<Host>() == 24);
     assert!(size_of::<Traffic>() == 48);
@@ -286,7 +320,7 @@ const _: () = {
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Backend, Host, Policy, Pool, Reply, Service, Traffic};
+    use super::{Backend, Host, Limits, Policy, Pool, Reply, Service, Traffic};
 
     // SAFETY: `repr(C)` words without padding (sizes asserted above); any bit pattern is a value.
     unsafe impl aya::Pod for Service {}
@@ -294,6 +328,8 @@ mod user {
     unsafe impl aya::Pod for Pool {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Backend {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Limits {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Policy {}
     // SAFETY: as above.

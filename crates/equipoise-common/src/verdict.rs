@@ -138,6 +138,12 @@ verdicts! {
     NoBackend = "no_backend", Drop;
     /// For a new flow where the service, or each backend tried, has as many flows as it may.
     FlowLimit = "flow_limit", Drop;
+    /// Of no flow, from a source that the service, or the settings, deny or do not allow.
+    SourceDenied = "source_denied", Drop;
+    /// For a new flow of a source that has had as many as its rate allows.
+    SourceLimit = "source_limit", Drop;
+    /// For a new flow where each backend tried has had as many as its rate allows, or is full.
+    BackendLimit = "backend_limit", Drop;
     /// A TCP packet of no flow from the middle of a stream, for a service that drops those.
     UnknownFlow = "unknown_flow", Drop;
     /// A fragment for a service that drops fragments.

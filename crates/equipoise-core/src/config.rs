@@ -7,6 +7,7 @@
 mod check;
 mod file;
 mod flags;
+mod limits;
 mod path;
 mod ports;
 mod problem;
@@ -14,12 +15,14 @@ mod problem;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::path::Path;
 use std::time::Duration;
 
 use equipoise_common::limit;
 use serde::{Serialize, Serializer};
 
 pub use flags::{flags_text, from_flags};
+pub use limits::{Limits, List, Prefix, RateLimit, Rates, SourceLimit, SourcePrefix};
 pub use ports::{Ports, target};
 pub use problem::{Problem, problem_at};
 
@@ -32,16 +35,24 @@ pub struct Checked {
     pub notes: Vec<Problem>,
 }
 
-/// Reads and checks the text of a file, whose kind is the extension of its name.
+/// Reads a file that a configuration names; answers with why it cannot, in words.
+pub type ReadFile<'a> = dyn Fn(&Path) -> Result<String, String> + 'a;
+
+/// Reads and checks the text of a file, whose kind is the extension of its name, and which names no others.
 ///
 /// On failure: all that is wrong, in the order of the text; never nothing.
 pub fn parse(name: &str, text: &str) -> Result<Checked, Vec<Problem>> {
+    parse_with(name, text, &no_files)
+}
+
+/// As [`parse`], of a text that may name other files, which `files` reads.
+pub fn parse_with(name: &str, text: &str, files: &ReadFile<'_>) -> Result<Checked, Vec<Problem>> {
     let file::Reading { root, mut faults } = file::read(name, text);
     let Some(root) = root else {
         problem::arrange(text, &mut faults);
         return Err(faults);
     };
-    let check::Verdict { config, problems, notes } = check::check(text, &root);
+    let check::Verdict { config, problems, notes } = check::check(text, &root, files);
     if let (Some(config), []) = (config, faults.as_slice()) {
         return Ok(Checked { config, notes });
     }
@@ -52,6 +63,11 @@ pub fn parse(name: &str, text: &str) -> Result<Checked, Vec<Problem>> {
     faults.extend(meant);
     problem::arrange(text, &mut faults);
     Err(faults)
+}
+
+/// For texts that name no files.
+fn no_files(_: &Path) -> Result<String, String> {
+    Err("files are not read here".to_owned())
 }
 
 /// A whole, valid configuration.
@@ -110,6 +126,8 @@ pub struct Policy {
     pub max_flows: u32,
     /// How long flows live without a packet.
     pub timeouts: Timeouts,
+    /// Who may open flows, and how many in a second, beside what the settings say.
+    pub limits: Limits,
 }
 
 /// What becomes of the TCP flows of a backend that is down.
@@ -324,6 +342,8 @@ pub struct Settings {
     pub on_exit: OnExit,
     /// Whether flows that open and close are told.
     pub events: bool,
+    /// Who may open flows, and how many in a second, for all services.
+    pub limits: Limits,
 }
 
 impl Default for Settings {
@@ -334,6 +354,7 @@ impl Default for Settings {
             max_flows: limit::FLOWS,
             on_exit: OnExit::Detach,
             events: true,
+            limits: Limits::default(),
         }
     }
 }

@@ -23,7 +23,7 @@ use self::run::Room;
 pub use self::run::Run;
 pub use self::step::Step;
 pub(crate) use self::step::{describe_backend, describe_policy, describe_reply, traits};
-use crate::plan::{Desired, PoolPlan, ServiceKey};
+use crate::plan::{Desired, PoolPlan, Rule, ServiceKey};
 
 /// What is left to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,12 +55,14 @@ impl fmt::Display for Unplaced {
 /// The steps from `applied` to `desired`; none when they agree.
 pub fn diff(applied: &Applied, desired: &Desired) -> Difference {
     let mut work = Work::new(applied, desired);
+    work.put_access();
     work.put_policies();
     work.put_backends();
     work.put_pools();
     work.put_services();
     work.follow_replies();
     work.remove_services();
+    work.remove_access();
     work.remove_pools();
     // What has been given up by now may be the room that a pool was missing. Each round gives up
     // something more, or it is the last.
@@ -125,6 +127,27 @@ impl<'a> Work<'a> {
         // and goes last.
         work.services.sort_by_key(|key| Reverse(key.port_bits()));
         work
+    }
+
+    /// Before the policies that make the programs look for them.
+    fn put_access(&mut self) {
+        for (&listed, wanted, there) in sides(&self.desired.access, &self.applied.access) {
+            if let Some(&rule) = wanted.filter(|_| wanted != there) {
+                self.steps.push(Step::PutAccess { listed, rule });
+                // A packet that was let in may still open its flow, which is to be ended as well.
+                self.unsettled |= rule == Rule::Deny;
+            }
+        }
+    }
+
+    /// After the policies, which may have kept out what is in no list, and the services that are no more.
+    fn remove_access(&mut self) {
+        for (&listed, wanted, there) in sides(&self.desired.access, &self.applied.access) {
+            if wanted.is_none() && there.is_some() {
+                self.steps.push(Step::RemoveAccess { listed });
+                self.unsettled = true;
+            }
+        }
     }
 
     fn put_policies(&mut self) {
@@ -365,6 +388,8 @@ mod tests {
             Step::ResetServiceCounters { .. }
             | Step::ResetBackendCounters { .. }
             | Step::PutPolicy { .. }
+            | Step::PutAccess { .. }
+            | Step::RemoveAccess { .. }
             | Step::PutReply { .. }
             | Step::RemoveReply { .. }
             | Step::PutBackend { .. } => false,

@@ -36,6 +36,9 @@ fn write(text: &mut String, desired: &Desired, facts: &Facts) -> fmt::Result {
     for (id, policy) in &desired.policies {
         writeln!(text, "policy of service {id}: {}", describe_policy(policy))?;
     }
+    for (listed, rule) in &desired.access {
+        writeln!(text, "{} {listed}", rule.name())?;
+    }
     for (key, reply) in &desired.replies {
         writeln!(text, "{}", describe_reply(key, reply))?;
     }

@@ -4,6 +4,7 @@
 //! comes back as notes. Ordered maps of keys and values, as they will stand in the kernel's. Does
 //! not know what is in the maps now, nor how anything gets there.
 
+mod access;
 mod key;
 mod note;
 mod policy;
@@ -19,6 +20,7 @@ use equipoise_common::key::{Be16, TCP, UDP};
 use equipoise_common::limit;
 use equipoise_common::value::{self, Pick};
 
+pub use self::access::{Listed, Rule};
 pub use self::key::{ServiceKey, Spot};
 pub use self::note::Note;
 use self::ports::Taken;
@@ -43,6 +45,8 @@ pub struct Desired {
     pub backends: BTreeMap<u32, BackendPlan>,
     /// How services treat their flows, by service id.
     pub policies: BTreeMap<u32, value::Policy>,
+    /// The prefixes that are allowed and denied.
+    pub access: BTreeMap<Listed, Rule>,
     /// What replies of no flow become, by the backend's address, port and protocol on interface 0.
     pub replies: BTreeMap<ServiceKey, value::Reply>,
     /// What works less than the configuration asks for.
@@ -115,6 +119,7 @@ pub fn plan(config: &Config, facts: &Facts, ids: &Ids, previous: Option<&Desired
         desired.service_terms.insert(number, term);
         desired.policies.insert(number, policy::of(draft.service, &config.settings));
     }
+    access::place(&drafts, &config.settings, &mut desired);
     place_pools(&drafts, previous, &mut desired);
     for draft in &drafts {
         note_families_without_backend(draft, &mut desired);

@@ -5,15 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use equipoise_common::key::TCP;
-use equipoise_common::value::{Backend, Fate, Policy, Pool, Reply, Service};
+use equipoise_common::value::{Backend, Fate, Limits, Policy, Pool, Reply, Service};
 use equipoise_core::config::{
-    self, Affinity, AffinityPrefix, Algorithm, Config, Listen, OnBackendRemoved, Ports, Protocol,
-    Settings,
+    self, Affinity, AffinityPrefix, Algorithm, Config, List, Listen, OnBackendRemoved, Ports,
+    Prefix, Protocol, RateLimit, Settings,
 };
 use equipoise_core::diff::{Applied, Difference, Run, Step, diff};
 use equipoise_core::facts::{Facts, Interface};
 use equipoise_core::id::{Ids, Named, Wanted};
-use equipoise_core::plan::{Desired, ServiceKey, Spot, plan};
+use equipoise_core::plan::{Desired, Listed, Rule, ServiceKey, Spot, plan};
 use equipoise_core::state::State;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -28,6 +28,7 @@ struct Maps {
     pools: BTreeMap<u32, Pool>,
     backends: BTreeMap<u32, Backend>,
     policies: BTreeMap<u32, Policy>,
+    access: BTreeMap<Listed, Rule>,
     replies: BTreeMap<ServiceKey, Reply>,
     slots: BTreeMap<Run, Slots>,
     given_up: Vec<Run>,
@@ -51,6 +52,12 @@ impl Maps {
             }
             Step::PutPolicy { id, value } => {
                 self.policies.insert(*id, *value);
+            }
+            Step::PutAccess { listed, rule } => {
+                self.access.insert(*listed, *rule);
+            }
+            Step::RemoveAccess { listed } => {
+                assert!(self.access.remove(listed).is_some(), "{step}");
             }
             Step::PutReply { key, value } => {
                 self.replies.insert(*key, *value);
@@ -94,6 +101,12 @@ impl Maps {
         for service in self.services.values() {
             assert!(self.pools.contains_key(&service.pool), "after {step}: {service:?}");
             assert!(self.policies.contains_key(&service.id), "after {step}: {service:?}");
+        }
+        for id in self.services.values().map(|service| service.id) {
+            // Nobody is kept out because the list of those who are let in is not there yet.
+            let only = self.policies[&id].limits.lists & Limits::LISTED_ONLY != 0;
+            let is_its_own = |listed: &Listed| listed.service.is_none_or(|service| service == id);
+            assert!(!only || self.access.keys().any(is_its_own), "after {step}");
         }
         let is_live =
             |id: &u32| self.backends.get(id).is_some_and(|there| there.state == Backend::LIVE);
@@ -139,6 +152,7 @@ impl Maps {
     fn assert_is(&self, desired: &Desired) {
         assert_eq!(self.services, desired.services);
         assert_eq!(self.replies, desired.replies);
+        assert_eq!(self.access, desired.access);
         // A service that has left leaves its policy.
         let policies = desired.policies.iter();
         assert!(policies.clone().all(|(id, policy)| self.policies.get(id) == Some(policy)));
@@ -194,7 +208,11 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
 
 fn configs() -> impl Strategy<Value = Config> {
     let services = ["web", "dns", "mail"].map(|name| prop::option::weighted(0.8, service(name)));
-    services.prop_map(|services| config(services.into_iter().flatten().collect()))
+    (services, limits()).prop_map(|(services, limits)| {
+        let mut config = config(services.into_iter().flatten().collect());
+        config.settings.limits = limits;
+        config
+    })
 }
 
 /// Services no two of which have the same rank at the same address.
@@ -259,10 +277,31 @@ fn ports() -> impl Strategy<Value = Ports> {
 
 fn policy() -> impl Strategy<Value = config::Policy> {
     let removed = prop::sample::select(vec![OnBackendRemoved::Keep, OnBackendRemoved::Reset]);
-    (removed, 0_u32..3).prop_map(|(on_backend_removed, max_flows)| config::Policy {
-        on_backend_removed,
-        max_flows,
-        ..config::Policy::default()
+    (removed, 0_u32..3, limits()).prop_map(|(on_backend_removed, max_flows, limits)| {
+        config::Policy { on_backend_removed, max_flows, limits, ..config::Policy::default() }
+    })
+}
+
+fn limits() -> impl Strategy<Value = config::Limits> {
+    let rate = prop::option::of(0_u32..3);
+    (rate, list(), list()).prop_map(|(rate, allow, deny)| config::Limits {
+        per_backend: RateLimit { rate, burst: None },
+        allow,
+        deny,
+        ..config::Limits::default()
+    })
+}
+
+/// None, or some of a few prefixes, which other lists may have too.
+fn list() -> impl Strategy<Value = List> {
+    let prefix =
+        |(address, length): (&str, u8)| Prefix { address: address.parse().unwrap(), length };
+    let all =
+        [("10.0.0.0", 8), ("10.0.0.0", 16), ("192.0.2.1", 32), ("2001:db8::", 32)].map(prefix);
+    let some = prop::sample::subsequence(all.to_vec(), 0..=4);
+    prop_oneof![Just(Vec::new()), some].prop_map(|prefixes| List {
+        written: prefixes.iter().map(ToString::to_string).collect(),
+        prefixes: prefixes.into(),
     })
 }
 

@@ -19,6 +19,7 @@ mod forward;
 mod fragment;
 mod hook;
 mod icmp;
+mod limit;
 mod map;
 mod odd;
 mod open;

@@ -9,6 +9,8 @@ use aya_ebpf::btf_maps::{
     Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf,
 };
 use aya_ebpf::macros::btf_map;
+use equipoise_common::access::{Access, AccessKey, SourceKey};
+use equipoise_common::bucket::Bucket;
 use equipoise_common::filter;
 use equipoise_common::flow::Set;
 use equipoise_common::flow::count::PRESSURES;
@@ -115,6 +117,20 @@ pub static ADDRESSES: Array<u64, { filter::WORDS as usize }, MMAPABLE> = Array::
 /// User space: how services treat their flows, by service id.
 #[btf_map(name = "POLICIES")]
 pub static POLICIES: Array<Policy, { limit::SERVICES as usize }> = Array::new();
+
+/// User space: prefixes of sources that are allowed or denied, by list and prefix.
+#[btf_map(name = "ACCESS")]
+pub static ACCESS: LpmTrie<AccessKey, Access, { limit::ACCESS as usize }, NO_PREALLOC> =
+    LpmTrie::new();
+
+/// Program: tokens of sources, by service and prefix.
+#[btf_map(name = "SOURCES")]
+pub static SOURCES: LruHashMap<SourceKey, Bucket<Shared>, { limit::SOURCES as usize }> =
+    LruHashMap::new();
+
+/// Program; user space empties an entry before its id is given out: tokens of backends, by id.
+#[btf_map(name = "BACKEND_TOKENS")]
+pub static BACKEND_TOKENS: Array<Bucket<Shared>, { limit::BACKENDS as usize }> = Array::new();
 
 /// User space: what replies of no flow become, by the backend's IPv4 address, port (0 for a range of them) and protocol.
 #[btf_map(name = "REPLIES_V4")]

@@ -33,6 +33,8 @@ pub fn prepare<F: Family>(work: &mut Work<F>, policy: &Policy) -> Result<(), Ver
     put_together(headers, &work.service, &mut work.new);
     work.run = run;
     work.limits = [policy.max_flows, 0];
+    let limits = &policy.limits;
+    work.is_limited = [limits.source.rate, limits.backend.rate].map(|rate| u32::from(rate != 0));
     Ok(())
 }
 
@@ -106,10 +108,12 @@ pub fn settle<F: Family>(
 fn unnamed(number: u32) -> Verdict {
     const NO_BACKEND: u32 = Verdict::NoBackend as u32;
     const LIMIT: u32 = Verdict::FlowLimit as u32;
+    const RATE: u32 = Verdict::BackendLimit as u32;
     const NO_PORT: u32 = Verdict::NoSourcePort as u32;
     match number {
         NO_BACKEND => Verdict::NoBackend,
         LIMIT => Verdict::FlowLimit,
+        RATE => Verdict::BackendLimit,
         NO_PORT => Verdict::NoSourcePort,
         _ => Verdict::FlowRefused,
     }
@@ -184,13 +188,14 @@ fn put_together<F: Family>(headers: &Headers<F>, service: &Service, new: &mut Ne
 #[inline(always)]
 pub fn find_name<F: Family>(run: &Run) -> u64 {
     let Some(work) = F::work() else { return u64::from(Verdict::FlowRefused as u32) << 32 };
+    let is_limited = work.is_limited[1];
     let new = &mut work.new;
     let mut candidate = 0;
     let mut next = 0;
     let mut limit = 0;
     for attempt in 0..2 * PORT_TRIES {
         if attempt % PORT_TRIES == 0 {
-            let chosen = match run.with_room(&mut next) {
+            let chosen = match run.with_room(&mut next, is_limited) {
                 Ok(chosen) => chosen,
                 Err(verdict) => return u64::from(verdict as u32) << 32,
             };

@@ -15,7 +15,7 @@ use equipoise_common::verdict::Verdict;
 use crate::family::Family;
 use crate::map::{BACKENDS, POOLS, SLOTS, TURNS};
 use crate::parse::Headers;
-use crate::{report, table};
+use crate::{limit, report, table};
 
 /// A pool's run of slots, and where in it this flow looks.
 #[derive(Clone, Copy)]
@@ -158,14 +158,16 @@ impl Run {
         (backend.state == Backend::LIVE).then_some(Chosen { id, backend })
     }
 
-    /// The first backend from attempt `next` on that has room for another flow.
+    /// The first backend from attempt `next` on that has room for another flow, and, where that `is_limited`, a token
+    /// for it.
     #[inline(always)]
-    pub fn with_room(&self, next: &mut u32) -> Result<Chosen, Verdict> {
-        let answer = backend_with_room(self.offset, self.length, self.first, *next);
+    pub fn with_room(&self, next: &mut u32, is_limited: u32) -> Result<Chosen, Verdict> {
+        let answer = backend_with_room(self.offset, self.length, self.first, *next, is_limited);
         *next = (answer >> 32) as u32;
         match answer as u32 {
             NO_BACKEND => Err(Verdict::NoBackend),
             NO_ROOM => Err(Verdict::FlowLimit),
+            NO_TOKEN => Err(Verdict::BackendLimit),
             id => match BACKENDS.get(id) {
                 Some(&backend) => Ok(Chosen { id, backend }),
                 None => Err(Verdict::NoBackend),
@@ -179,11 +181,20 @@ const NO_BACKEND: u32 = u32::MAX;
 /// Those that can be chosen have as many flows as they may.
 const NO_ROOM: u32 = u32::MAX - 1;
 
+/// So, or have had as many new flows as their rate allows, at least one of them.
+const NO_TOKEN: u32 = u32::MAX - 2;
+
 /// The id of the first backend with room from attempt `next` on, and the attempt after it in the upper half. A
 /// function that is verified by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn backend_with_room(offset: u32, length: u32, first: u32, next: u32) -> u64 {
+extern "C" fn backend_with_room(
+    offset: u32,
+    length: u32,
+    first: u32,
+    next: u32,
+    is_limited: u32,
+) -> u64 {
     let run = Run { offset, length, first };
     let mut found = NO_BACKEND;
     let mut attempt = next;
@@ -191,16 +202,23 @@ extern "C" fn backend_with_room(offset: u32, length: u32, first: u32, next: u32)
         let chosen = run.backend(attempt);
         attempt += 1;
         let Some(chosen) = chosen else { continue };
-        if has_room(&chosen) {
-            if found == NO_ROOM {
-                report::pressure(Pressure::MovedOn);
+        if !has_room(&chosen) {
+            report::step(What::BackendFull, chosen.id, u64::from(chosen.backend.max_flows));
+            if found == NO_BACKEND {
+                found = NO_ROOM;
             }
-            return u64::from(attempt) << 32 | u64::from(chosen.id);
+            continue;
         }
-        report::step(What::BackendFull, chosen.id, u64::from(chosen.backend.max_flows));
-        found = NO_ROOM;
+        if is_limited != 0 && !limit::backend_takes(chosen.id, u32::from(chosen.backend.service)) {
+            found = NO_TOKEN;
+            continue;
+        }
+        if found != NO_BACKEND {
+            report::pressure(Pressure::MovedOn);
+        }
+        return u64::from(attempt) << 32 | u64::from(chosen.id);
     }
-    if found == NO_ROOM {
+    if found != NO_BACKEND {
         report::pressure(Pressure::RefusedBackend);
     }
     u64::from(attempt) << 32 | u64::from(found)

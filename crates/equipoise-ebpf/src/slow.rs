@@ -16,7 +16,7 @@ use crate::flow::{self, Decision, Found};
 use crate::hook::{Hook, Stage};
 use crate::parse::{Headers, Part};
 use crate::select::Run;
-use crate::{action, forward, fragment, leave, on, open, report, route, table};
+use crate::{action, forward, fragment, leave, limit, on, open, report, route, table};
 
 /// What is handed on about a packet.
 #[repr(C, align(8))]
@@ -35,6 +35,8 @@ pub struct Work<F> {
     pub flow_service: u32,
     /// Live flows that the service and the backend of a new flow may have.
     pub limits: [u32; 2],
+    /// 1 if the service limits the new flows of a source, or of a backend, in a second.
+    pub is_limited: [u32; 2],
     /// What the look-up in the flow table has found.
     pub found: Found,
     /// Whether it is a fragment, which others follow.
@@ -61,9 +63,15 @@ const OPEN: u64 = 1 << 63;
 pub fn go_on<H: Hook, F: Family>(hook: &H) -> u64 {
     let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
     end::<F>(work.at, work.found);
+    if limit::is_denied::<F>() {
+        return action(leave::<H>(Verdict::SourceDenied));
+    }
     let begun = begin::<H, F>();
     if begun & OPEN == 0 {
         return begun;
+    }
+    if work.is_limited[0] != 0 && limit::is_over::<F>() {
+        return action(leave::<H>(Verdict::SourceLimit));
     }
     let opened = open::place(work);
     let decided = decide::<H, F>(hook, opened.packed());
@@ -165,6 +173,8 @@ fn resets<F: Family>(headers: &Headers<F>, service: u32) -> bool {
 /// Decides about a packet of no flow; one that is to be remembered is put together in `work`.
 #[inline(always)]
 fn admit<F: Family>(work: &mut Work<F>) -> Result<(), Verdict> {
+    // What opens nothing costs no token.
+    work.is_limited = [0; 2];
     let headers = &work.headers;
     let is_over = work.found == Found::Idle && resets(headers, work.flow_service);
     if work.found == Found::Reset || is_over {

@@ -34,6 +34,14 @@ use crate::select::Run;
 #[repr(transparent)]
 pub struct Shared(UnsafeCell<u64>);
 
+impl Shared {
+    /// A word to be put into a map.
+    #[inline(always)]
+    pub const fn new(value: u64) -> Self {
+        Self(UnsafeCell::new(value))
+    }
+}
+
 // The library's atomics are not there for this target: plain accesses are volatile, the rest intrinsics, which
 // become the instructions that the kernel runs as full barriers.
 impl Word for Shared {

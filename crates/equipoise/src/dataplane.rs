@@ -108,6 +108,9 @@ pub trait DataPlane: Maps {
     /// their service wants that, and sends the RSTs that follow from either.
     fn sweep(&mut self, part: Part) -> Expiry;
 
+    /// Ends all flows whose clients are denied by the lists as they are now, and sends the RSTs that follow from it.
+    fn cut_denied(&mut self) -> Expiry;
+
     /// How full the flow tables are.
     fn occupancy(&self) -> Occupancy;
 

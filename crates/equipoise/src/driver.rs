@@ -248,8 +248,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     fn converge(&mut self) -> Result<(), String> {
         let desired = self.state.plan();
-        let converged =
-            self.applier.converge(&mut self.plane, desired).map_err(|e| e.to_string())?;
+        let converged = self.applier.converge(&mut self.plane, desired);
+        // Also after a failure: what is denied by now is denied.
+        if self.applier.take_newly_denied() {
+            let expiry = self.plane.cut_denied();
+            tracing::info!(flows = expiry.cut, "flows of denied clients ended");
+            self.events.tell(expiry.events);
+        }
+        let converged = converged.map_err(|e| e.to_string())?;
         if converged.steps > 0 {
             tracing::info!(steps = converged.steps, "applied");
             // Flows of a backend that has gone are not to wait for their next packet.

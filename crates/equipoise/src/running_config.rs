@@ -19,6 +19,7 @@ pub fn to_json(config: &Config) -> Value {
             "max_flows": config.settings.max_flows,
             "on_exit": config.settings.on_exit,
             "events": config.settings.events,
+            "limits": snake(json!(config.settings.limits)),
         },
     })
 }
@@ -57,6 +58,7 @@ fn service(service: &Service) -> Value {
         "fragments": service.policy.fragments,
         "max_flows": service.policy.max_flows,
         "timeouts": snake(json!(service.policy.timeouts)),
+        "limits": snake(json!(service.policy.limits)),
     })
 }
 
@@ -117,6 +119,7 @@ mod tests {
         on-full = "drop"
         fragments = "hash"
         max-flows = 20
+        limits = { per-source = { rate = 100, prefix = { v6 = 48 } }, per-backend = { rate = 5, burst = 7 }, deny = ["10.0.0.0/8", "::1"] }
         timeouts = { tcp-opening = "3s", udp-two-way = "2m 500ms", reset-on-expiry = true }
         [[service]]
         name = "range"
@@ -133,6 +136,7 @@ mod tests {
         attach = { default = "tc", eth_0 = "xdp" }
         backend-interfaces = ["eth1"]
         events = false
+        limits = { per-backend = { rate = 9 }, allow = ["::/0"] }
     "#;
 
     #[test]
@@ -155,5 +159,8 @@ mod tests {
         assert_eq!(json["service"][0]["on_backend_down"], "reselect");
         assert_eq!(json["service"][0]["timeouts"]["tcp_established"], "2h 5m");
         assert_eq!(json["service"][0]["timeouts"]["reset_on_expiry"], true);
+        let source = json!({ "rate": 100, "prefix": { "v6": 48 } });
+        assert_eq!(json["service"][0]["limits"]["per_source"], source);
+        assert_eq!(json["settings"]["limits"]["allow"], json!(["::/0"]));
     }
 }

@@ -44,6 +44,8 @@ mod names;
 mod next_hops;
 #[path = "flows/ports.rs"]
 mod ports;
+#[path = "flows/rates.rs"]
+mod rates;
 #[path = "flows/talk.rs"]
 mod talk;
 #[path = "flows/unknown.rs"]

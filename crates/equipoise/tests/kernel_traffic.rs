@@ -2,6 +2,8 @@
 
 #[path = "traffic/balanced.rs"]
 mod balanced;
+#[path = "traffic/denied.rs"]
+mod denied;
 #[path = "traffic/explain.rs"]
 mod explain;
 #[path = "traffic/flows.rs"]
@@ -61,8 +63,10 @@ at_each_hook! {
     a_load_beyond_its_limit_goes_to_other_backends
     connections_end_well_whichever_end_is_first
     connections_that_backends_end_are_told_so
+    a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back
 }
 
+use denied::a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back;
 use flows::{
     a_load_beyond_its_limit_goes_to_other_backends,
     a_port_that_is_used_again_and_again_always_connects,

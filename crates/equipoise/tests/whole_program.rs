@@ -447,6 +447,46 @@ async fn policies_of_the_file_are_in_the_maps_and_in_the_configuration_told() {
 }
 
 #[tokio::test]
+async fn who_comes_to_be_denied_by_a_file_loses_its_flows_and_a_bad_file_changes_nothing() {
+    let (driver, lab) = Lab::start(CONFIG).await;
+    let backend = ids(&lab.plane.borrow(), "10.0.0.1:8080");
+    lab.plane.send_modify(|plane| {
+        plane.flows = ["198.51.100.7:5000", "198.51.100.8:5000", "198.51.100.9:5000"]
+            .map(|client| flow(client, "10.0.0.1:8080", backend, "established"))
+            .to_vec();
+    });
+    let clients = || -> Vec<String> {
+        lab.plane.borrow().flows.iter().map(|flow| flow.client.ip().to_string()).collect()
+    };
+    run(driver, async {
+        let list = lab.path("deny.txt");
+        fs::write(&list, "198.51.100.8 # a nuisance\n").unwrap();
+        let text = format!(
+            "{CONFIG}limits = {{ allow = [\"198.51.100.9\"] }}\n[settings.limits]\ndeny = [\"@{}\"]\n",
+            list.display()
+        );
+        lab.reload(&text);
+        lab.status_when(|s| s.config.generation == 2).await;
+        assert_eq!(clients(), ["198.51.100.7", "198.51.100.9"]);
+        // The text is the same and the list is not.
+        fs::write(&list, "198.51.100.0/24\n").unwrap();
+        lab.reload(&text);
+        lab.status_when(|s| s.config.generation == 3).await;
+        assert_eq!(clients(), ["198.51.100.9"]);
+        assert_eq!(lab.plane.borrow().memory.contents().access.len(), 2);
+        fs::write(&list, "198.51.100.0/24\n\n198.51.100.7/24\n").unwrap();
+        lab.reload(&text);
+        let is_told = |error: &String| error.contains("deny.txt, line 3: `198.51.100.7/24`");
+        let status = lab.status_when(|s| s.config.last_error.as_ref().is_some_and(is_told)).await;
+        assert_eq!(status.config.generation, 3);
+        assert_eq!(lab.plane.borrow().memory.contents().access.len(), 2);
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
 async fn interfaces_and_addresses_follow_the_configuration() {
     let (driver, lab) = Lab::start(CONFIG).await;
     run(driver, async {

@@ -98,11 +98,13 @@ pub enum Reason {
     Replaced = 8,
     /// The backend has gone, and the next packet chose anew.
     Reselected = 9,
+    /// Its client has come to be denied.
+    Denied = 10,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::None,
         Self::ClientFin,
         Self::BackendFin,
@@ -113,6 +115,7 @@ impl Reason {
         Self::Evicted,
         Self::Replaced,
         Self::Reselected,
+        Self::Denied,
     ];
 
     /// From a number.
@@ -127,6 +130,7 @@ impl Reason {
             7 => Self::Evicted,
             8 => Self::Replaced,
             9 => Self::Reselected,
+            10 => Self::Denied,
             _ => Self::None,
         }
     }
@@ -144,6 +148,7 @@ impl Reason {
             Self::Evicted => "evicted",
             Self::Replaced => "replaced",
             Self::Reselected => "reselected",
+            Self::Denied => "denied",
         }
     }
 }

@@ -11,7 +11,7 @@ use equipoise_common::value;
 
 use super::run::Room;
 use super::{Run, Step};
-use crate::plan::ServiceKey;
+use crate::plan::{Listed, Rule, ServiceKey};
 
 /// What is in the maps.
 #[derive(Clone, Debug)]
@@ -20,6 +20,7 @@ pub struct Applied {
     pub(super) pools: BTreeMap<u32, AppliedPool>,
     pub(super) backends: BTreeMap<u32, value::Backend>,
     pub(super) policies: BTreeMap<u32, value::Policy>,
+    pub(super) access: BTreeMap<Listed, Rule>,
     pub(super) replies: BTreeMap<ServiceKey, value::Reply>,
     /// Whose traffic the counters of each service count.
     pub(super) service_terms: BTreeMap<u32, u32>,
@@ -54,6 +55,7 @@ impl Applied {
             pools: BTreeMap::new(),
             backends: BTreeMap::new(),
             policies: BTreeMap::new(),
+            access: BTreeMap::new(),
             replies: BTreeMap::new(),
             service_terms: BTreeMap::new(),
             backend_terms: BTreeMap::new(),
@@ -83,6 +85,11 @@ impl Applied {
         &self.policies
     }
 
+    /// The prefixes that are allowed and denied.
+    pub fn access(&self) -> &BTreeMap<Listed, Rule> {
+        &self.access
+    }
+
     /// What replies of no flow become.
     pub fn replies(&self) -> &BTreeMap<ServiceKey, value::Reply> {
         &self.replies
@@ -99,6 +106,14 @@ impl Applied {
             }
             Step::PutPolicy { id, value } => {
                 self.policies.insert(*id, *value);
+            }
+            Step::PutAccess { listed, rule } => {
+                self.access.insert(*listed, *rule);
+                self.unsettled |= *rule == Rule::Deny;
+            }
+            Step::RemoveAccess { listed } => {
+                self.access.remove(listed);
+                self.unsettled = true;
             }
             Step::PutReply { key, value } => {
                 self.replies.insert(*key, *value);

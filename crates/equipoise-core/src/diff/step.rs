@@ -8,15 +8,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use equipoise_common::bucket::Rate;
 use equipoise_common::flow::State;
 use equipoise_common::key::{Address, Be16, V4, V6};
 use equipoise_common::value::{
-    Backend, Fate, Fragments, OnEmpty, OnFull, OnUnknown, Pick, Policy, Pool, Reply, Service,
+    Backend, Fate, Fragments, Limits, OnEmpty, OnFull, OnUnknown, Pick, Policy, Pool, Reply,
+    Service,
 };
 
 use super::Run;
 use crate::config::target;
-use crate::plan::ServiceKey;
+use crate::plan::{Listed, Rule, ServiceKey};
 
 /// One change to the maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,18 @@ pub enum Step {
         id: u32,
         /// Its value.
         value: Policy,
+    },
+    /// A prefix is allowed or denied.
+    PutAccess {
+        /// The prefix, and in whose list.
+        listed: Listed,
+        /// Which.
+        rule: Rule,
+    },
+    /// Nothing is said of a prefix any more.
+    RemoveAccess {
+        /// As in [`Step::PutAccess`].
+        listed: Listed,
     },
     /// What a backend's replies of no flow become is set.
     PutReply {
@@ -109,6 +123,8 @@ impl fmt::Display for Step {
             Self::PutPolicy { id, value } => {
                 write!(f, "put policy of service {id}: {}", describe_policy(value))
             }
+            Self::PutAccess { listed, rule } => write!(f, "{} {listed}", rule.name()),
+            Self::RemoveAccess { listed } => write!(f, "neither allow nor deny {listed}"),
             Self::PutReply { key, value } => write!(f, "put {}", describe_reply(key, value)),
             Self::RemoveReply { key } => {
                 write!(f, "remove {}", replies_of(key))
@@ -200,7 +216,33 @@ pub(crate) fn describe_policy(policy: &Policy) -> String {
     if policy.switches & Policy::EVENTS == 0 {
         parts.push("no events".to_owned());
     }
+    parts.extend(describe_limits(&policy.limits));
     parts.join(", ")
+}
+
+/// What is limited.
+fn describe_limits(limits: &Limits) -> Vec<String> {
+    let mut parts = Vec::new();
+    let Rate { rate, burst } = limits.source;
+    if rate > 0 {
+        let Limits { prefix_v4, prefix_v6, .. } = limits;
+        let of = format!("each /{prefix_v4} of IPv4 and /{prefix_v6} of IPv6");
+        parts.push(format!("{rate} new flows a second of {of}, {burst} at once"));
+    }
+    let Rate { rate, burst } = limits.backend;
+    if rate > 0 {
+        parts.push(format!("{rate} new flows a second for each backend, {burst} at once"));
+    }
+    for (flag, what) in [
+        (Limits::OWN_LIST, "prefixes of its own are listed"),
+        (Limits::COMMON_LIST, "prefixes are listed for all services"),
+        (Limits::LISTED_ONLY, "others are denied"),
+    ] {
+        if limits.lists & flag != 0 {
+            parts.push(what.to_owned());
+        }
+    }
+    parts
 }
 
 /// What a backend's replies of no flow go out from.

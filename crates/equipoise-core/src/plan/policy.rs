@@ -5,6 +5,7 @@ use std::time::Duration;
 use equipoise_common::flow::State;
 use equipoise_common::value;
 
+use super::access;
 use crate::config::{Fragments, OnEmpty, OnFull, OnUnknown, Service, Settings};
 
 /// The policy of a service.
@@ -51,6 +52,7 @@ pub(super) fn of(service: &Service, settings: &Settings) -> value::Policy {
             Fragments::Drop => value::Fragments::Drop,
         } as u8,
         reserved: [0; 7],
+        limits: access::limits(service, settings),
     }
 }
 

@@ -24,6 +24,7 @@ use self::pin::{Pins, refused};
 use self::table::{SET_V4, SET_V6, Tables};
 use super::{DataPlane, Explainer, Maps, StepError};
 
+mod access;
 mod attach;
 mod clsact;
 mod event;
@@ -312,6 +313,17 @@ impl DataPlane for Kernel {
         let fates = self.tables.fates();
         sweep::sweep::<V4, 8>(&self.table(FIRST_V4), range.clone(), fates, &mut expiry);
         sweep::sweep::<V6, 16>(&self.table(FIRST_V6), range, fates, &mut expiry);
+        if !expiry.resets.is_empty() {
+            reset::send(&expiry.resets);
+        }
+        expiry
+    }
+
+    fn cut_denied(&mut self) -> Expiry {
+        let mut expiry = Expiry::default();
+        let list = self.tables.access();
+        access::cut::<V4, 8>(&self.table(FIRST_V4), list, &mut expiry);
+        access::cut::<V6, 16>(&self.table(FIRST_V6), list, &mut expiry);
         if !expiry.resets.is_empty() {
             reset::send(&expiry.resets);
         }

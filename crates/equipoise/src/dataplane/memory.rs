@@ -10,7 +10,7 @@ use std::io;
 use equipoise_common::limit;
 use equipoise_common::value::{Backend, Policy, Pool, Reply, Service, Traffic};
 use equipoise_core::diff::{Run, Step};
-use equipoise_core::plan::ServiceKey;
+use equipoise_core::plan::{Listed, Rule, ServiceKey};
 
 use super::{Maps, StepError};
 
@@ -51,6 +51,8 @@ pub struct Contents {
     pub backends: BTreeMap<u32, Backend>,
     /// How services treat their flows.
     pub policies: BTreeMap<u32, Policy>,
+    /// The prefixes that are allowed and denied.
+    pub access: BTreeMap<Listed, Rule>,
     /// What replies of no flow become.
     pub replies: BTreeMap<ServiceKey, Reply>,
 }
@@ -186,6 +188,12 @@ impl Memory {
             Step::PutPolicy { id, value } => {
                 within(*id, limit::SERVICES)?;
                 self.contents.policies.insert(*id, *value);
+            }
+            Step::PutAccess { listed, rule } => {
+                self.contents.access.insert(*listed, *rule);
+            }
+            Step::RemoveAccess { listed } => {
+                self.contents.access.remove(listed).ok_or(io::ErrorKind::NotFound)?;
             }
             Step::PutReply { key, value } => {
                 self.contents.replies.insert(*key, *value);

@@ -9,9 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::value::{Host, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
-use equipoise_core::config::AttachMode;
+use equipoise_core::config::{AttachMode, Prefix};
 use equipoise_core::diff::Step;
 use equipoise_core::id::Named;
+use equipoise_core::plan::{Listed, Rule};
+use ipnet::IpNet;
 use tokio::sync::watch;
 
 use super::kernel::{
@@ -74,6 +76,19 @@ impl Simulated {
         self.plane.send_modify(|plane| answer = Some(f(plane)));
         answer.expect("send_modify calls its argument")
     }
+}
+
+/// Whether the prefix that decides about a flow's client denies it.
+fn is_denied(access: &BTreeMap<Listed, Rule>, flow: &FlowRow) -> bool {
+    let client = flow.client.ip();
+    let decides = |(listed, _): &(&Listed, &Rule)| {
+        let Prefix { address, length } = listed.prefix;
+        let of_it = IpNet::new(address, length).is_ok_and(|prefix| prefix.contains(&client));
+        of_it && listed.service.is_none_or(|service| service == flow.service)
+    };
+    let strength = |&(listed, rule): &(&Listed, &Rule)| rule.value(listed).strength();
+    let strongest = access.iter().filter(decides).max_by_key(strength);
+    strongest.is_some_and(|(_, rule)| *rule == Rule::Deny)
 }
 
 impl Maps for Simulated {
@@ -144,6 +159,16 @@ impl DataPlane for Simulated {
     fn sweep(&mut self, _part: Part) -> Expiry {
         self.with(|plane| plane.sweeps += 1);
         Expiry::default()
+    }
+
+    fn cut_denied(&mut self) -> Expiry {
+        let cut = self.with(|plane| {
+            let before = plane.flows.len();
+            let access = &plane.memory.contents().access;
+            plane.flows.retain(|flow| !is_denied(access, flow));
+            before - plane.flows.len()
+        });
+        Expiry { cut: cut as u64, ..Expiry::default() }
     }
 
     fn occupancy(&self) -> Occupancy {

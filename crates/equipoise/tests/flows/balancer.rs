@@ -14,6 +14,7 @@ use equipoise::dataplane::{DataPlane as _, Maps as _};
 use equipoise_common::event::Event;
 use equipoise_common::flow::GRACE;
 use equipoise_common::value::Policy;
+use equipoise_core::config::Limits;
 use equipoise_core::diff::Step;
 use equipoise_core::state::State;
 
@@ -150,6 +151,7 @@ impl Balancer {
         assert!(named.services.is_empty() && named.backends.is_empty(), "{named:?}");
         let mut nothing = bench.state.config().clone();
         nothing.services.clear();
+        nothing.settings.limits = Limits::default();
         bench.state.handle_config(nothing.clone());
         bench.converge();
         if let Some(mark) = bench.state.resting() {

@@ -7,11 +7,12 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use equipoise::apply::Applier;
+use equipoise::config_file;
 use equipoise::dataplane::DataPlane as _;
 use equipoise::dataplane::kernel::{Clock, Eviction, Input, Kernel, Options, Output, TcWay};
 use equipoise_common::value::Host;
 use equipoise_common::verdict::{Hook, Verdict};
-use equipoise_core::config::{self, Config};
+use equipoise_core::config::Config;
 use equipoise_core::facts::{Facts, Interface};
 use equipoise_core::state::State;
 use equipoise_lab::Netns;
@@ -272,7 +273,7 @@ fn loaded(instance: &str, max_flows: u32, clock: Clock, devices: [u32; 2]) -> Ke
 
 fn parsed(text: &str) -> Config {
     let problems = |problems| panic!("{problems:?}\n{text}");
-    config::parse("packets.toml", text).unwrap_or_else(problems).config
+    config_file::parse("packets.toml", text).unwrap_or_else(problems).config
 }
 
 fn link(netns: &Netns, device: &str) -> [u8; 6] {

@@ -5,6 +5,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::limits::{self, Owner};
 use super::report::{At, Fields, Keys, Report, shown};
 use crate::config::{
     Fragments, OnBackendDown, OnBackendRemoved, OnEmpty, OnFull, OnUnknown, Policy, Timeouts,
@@ -36,6 +37,7 @@ const FRAGMENTS: [(&str, Fragments); 3] =
 
 /// How a service treats its flows.
 pub(super) fn policy(report: &mut Report<'_>, fields: &Fields<'_>) -> Policy {
+    let limits = fields.get("limits").map(|at| limits::limits(report, &at, Owner::Service));
     let mut choice = Choice { report, fields };
     Policy {
         on_backend_down: choice.of("on-backend-down", &DOWN),
@@ -49,6 +51,7 @@ pub(super) fn policy(report: &mut Report<'_>, fields: &Fields<'_>) -> Policy {
             .and_then(|at| max_flows(report, &at))
             .unwrap_or_default(),
         timeouts: fields.get("timeouts").map(|at| timeouts(report, &at)).unwrap_or_default(),
+        limits: limits.unwrap_or_default(),
     }
 }
 

@@ -12,6 +12,7 @@ use super::nearest::nearest;
 use crate::config::file::{Entry, Node, Value};
 use crate::config::path;
 use crate::config::problem::Problem;
+use crate::config::{Limits, ReadFile};
 
 /// A key path and the part of the text to point at when it is spoken of.
 #[derive(Clone, Debug)]
@@ -120,6 +121,7 @@ impl Keys {
             "algorithm",
             "backends",
             "fragments",
+            "limits",
             "listen",
             "manage-address",
             "max-flows",
@@ -138,7 +140,7 @@ impl Keys {
         Self { home: "an entry of `backends`", names: &["address", "max-flows", "weight"] };
     pub(super) const SETTINGS: Self = Self {
         home: "`settings`",
-        names: &["attach", "backend-interfaces", "events", "max-flows", "on-exit"],
+        names: &["attach", "backend-interfaces", "events", "limits", "max-flows", "on-exit"],
     };
     pub(super) const AFFINITY_PREFIX: Self =
         Self { home: "`affinity-prefix`", names: &["v4", "v6"] };
@@ -153,11 +155,21 @@ impl Keys {
             "udp-two-way",
         ],
     };
-    const ALL: [Self; 7] = [
+    pub(super) const LIMITS: Self =
+        Self { home: "`limits`", names: &["allow", "deny", "per-backend", "per-source"] };
+    pub(super) const PER_SOURCE: Self =
+        Self { home: "`per-source`", names: &["burst", "prefix", "rate"] };
+    pub(super) const PER_BACKEND: Self = Self { home: "`per-backend`", names: &["burst", "rate"] };
+    pub(super) const SOURCE_PREFIX: Self = Self { home: "`prefix`", names: &["v4", "v6"] };
+    const ALL: [Self; 11] = [
         Self::FILE,
         Self::SERVICE,
         Self::AFFINITY_PREFIX,
         Self::TIMEOUTS,
+        Self::LIMITS,
+        Self::PER_SOURCE,
+        Self::PER_BACKEND,
+        Self::SOURCE_PREFIX,
         Self::LISTEN,
         Self::BACKEND,
         Self::SETTINGS,
@@ -202,15 +214,29 @@ impl<'a> Fields<'a> {
 pub(super) struct Report<'t> {
     pub(super) problems: Vec<Problem>,
     pub(super) notes: Vec<Problem>,
+    /// Reads the files that the text names.
+    pub(super) files: &'t ReadFile<'t>,
+    /// The limits that hold for services that say nothing else.
+    pub(super) common_limits: Limits,
+    /// Prefixes of all lists so far.
+    pub(super) listed: usize,
     text: &'t str,
     line_starts: Vec<usize>,
 }
 
 impl<'t> Report<'t> {
-    pub(super) fn new(text: &'t str) -> Self {
+    pub(super) fn new(text: &'t str, files: &'t ReadFile<'t>) -> Self {
         let breaks = text.match_indices('\n').map(|(at, _)| at + 1);
         let line_starts = std::iter::once(0).chain(breaks).collect();
-        Self { problems: Vec::new(), notes: Vec::new(), text, line_starts }
+        Self {
+            problems: Vec::new(),
+            notes: Vec::new(),
+            files,
+            common_limits: Limits::default(),
+            listed: 0,
+            text,
+            line_starts,
+        }
     }
 
     pub(super) fn problem(&mut self, place: &Place, message: String, allowed: impl Into<String>) {

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::address;
+use super::limits::{self, Owner};
 use super::report::{At, Keys, Report, shown};
 use super::service::interfaces;
 use crate::config::{Attach, AttachMode, BackendInterfaces, OnExit, Settings};
@@ -34,6 +35,9 @@ pub(super) fn settings(report: &mut Report<'_>, at: &At<'_>) -> Settings {
     }
     if let Some(found) = fields.get("events").and_then(|at| report.boolean(&at)) {
         settings.events = found;
+    }
+    if let Some(at) = fields.get("limits") {
+        settings.limits = limits::limits(report, &at, Owner::Settings);
     }
     if let Some(found) = fields.get("on-exit").and_then(|at| report.choice(&at, &ON_EXIT)) {
         settings.on_exit = found;

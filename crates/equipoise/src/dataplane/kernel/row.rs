@@ -37,6 +37,8 @@ pub struct Expiry {
     pub ended: u64,
     /// Flows closed because their backend has gone.
     pub closed: u64,
+    /// Flows ended because their clients are denied.
+    pub cut: u64,
     /// Flows whose ends get a RST.
     pub resets: Vec<Ties>,
     /// What there is to tell, where services want it told.

@@ -134,7 +134,7 @@ fn carry_out<A: Address + Into<IpAddr>, const SLOT: usize>(
 }
 
 /// Both ends of a flow as a RST to either needs them.
-fn ties<A: Address + Into<IpAddr>, const SLOT: usize>(
+pub(super) fn ties<A: Address + Into<IpAddr>, const SLOT: usize>(
     table: &Table<'_, A>,
     slot: &[AtomicU64; SLOT],
     meta: Meta,

@@ -20,6 +20,7 @@ use equipoise_core::diff::Step;
 use equipoise_core::plan::ServiceKey;
 
 use super::KernelError;
+use super::access::AccessList;
 use super::flow::Live;
 use super::mapped::Mapped;
 use super::pin::refused;
@@ -37,6 +38,8 @@ pub(super) struct Tables {
     pools: Mapped,
     slots: Mapped,
     policies: Array<MapData, Policy>,
+    access: AccessList,
+    backend_tokens: Array<MapData, [u64; 2]>,
     replies_v4: HashMap<MapData, Key<V4>, Reply>,
     replies_v6: HashMap<MapData, Key<V6>, Reply>,
     backends: Array<MapData, Backend>,
@@ -71,6 +74,8 @@ impl Tables {
             flows_v6,
             live,
             policies: typed(ebpf, "POLICIES")?,
+            access: AccessList::new(typed(ebpf, "ACCESS")?),
+            backend_tokens: typed(ebpf, "BACKEND_TOKENS")?,
             replies_v4: typed(ebpf, "REPLIES_V4")?,
             replies_v6: typed(ebpf, "REPLIES_V6")?,
             fates: vec![(0, 0); limit::BACKENDS as usize],
@@ -115,8 +120,10 @@ impl Tables {
     pub(super) fn apply(&mut self, step: &Step) -> io::Result<()> {
         match step {
             Step::ResetServiceCounters { id, .. } => reset(&mut self.service_traffic, *id),
-            Step::ResetBackendCounters { id, .. } => reset(&mut self.backend_traffic, *id),
+            Step::ResetBackendCounters { id, .. } => self.reset_backend(*id),
             Step::PutPolicy { id, value } => self.put_policy(*id, value),
+            Step::PutAccess { listed, rule } => self.access.put(listed, *rule),
+            Step::RemoveAccess { listed } => self.access.remove(listed),
             Step::PutReply { key, value } => match key {
                 ServiceKey::V4(key) => self.replies_v4.insert(key, value, 0).map_err(io_error),
                 ServiceKey::V6(key) => self.replies_v6.insert(key, value, 0).map_err(io_error),
@@ -160,6 +167,17 @@ impl Tables {
             .map_err(io_error),
             Step::Grace => grace(),
         }
+    }
+
+    /// Who is let in.
+    pub(super) fn access(&self) -> &AccessList {
+        &self.access
+    }
+
+    /// Counters and tokens: of another holder of the id.
+    fn reset_backend(&mut self, id: u32) -> io::Result<()> {
+        self.backend_tokens.set(id, [0; 2], 0).map_err(io_error)?;
+        reset(&mut self.backend_traffic, id)
     }
 
     /// How services treat their flows, by id.
@@ -362,7 +380,7 @@ fn typed<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Resu
         .map_err(|error: MapError| refused(&format!("using map {name}"), &error))
 }
 
-fn io_error(error: MapError) -> io::Error {
+pub(super) fn io_error(error: MapError) -> io::Error {
     match error {
         MapError::SyscallError(error) => error.io_error,
         other => io::Error::other(other),
