@@ -253,6 +253,8 @@ pub enum Algorithm {
     RoundRobin,
     /// Of two at random the one with fewer live flows for its weight.
     LeastConnections,
+    /// At random, by weights that are computed anew from live flows again and again.
+    LeastConnectionsWeights,
 }
 
 /// Whether clients are kept together.
@@ -309,6 +311,25 @@ pub struct Settings {
     pub on_exit: OnExit,
     /// Whether flows that open and close are told.
     pub events: bool,
+    /// How weights follow live flows.
+    pub least_connections: LeastConnections,
+}
+
+/// How the weights of `least-connections-weights` follow live flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LeastConnections {
+    /// How often they are computed anew.
+    #[serde(serialize_with = "as_text")]
+    pub update_interval: Duration,
+    /// Whether configured weights count, too.
+    pub weighted: bool,
+}
+
+impl Default for LeastConnections {
+    fn default() -> Self {
+        Self { update_interval: Duration::from_secs(1), weighted: true }
+    }
 }
 
 impl Default for Settings {
@@ -319,6 +340,7 @@ impl Default for Settings {
             max_flows: limit::FLOWS,
             on_exit: OnExit::Detach,
             events: true,
+            least_connections: LeastConnections::default(),
         }
     }
 }

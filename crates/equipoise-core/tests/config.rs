@@ -10,8 +10,8 @@ use std::time::Duration;
 use equipoise_common::limit;
 use equipoise_core::config::{
     Affinity, AffinityPrefix, Algorithm, Attach, AttachMode, BackendInterfaces, Checked, Config,
-    OnBackendDown, OnBackendRemoved, OnEmpty, OnExit, OnFull, OnUnknown, Policy, Ports, Problem,
-    Protocol, Settings, Timeouts, flags_text, from_flags, parse, problem_at,
+    LeastConnections, OnBackendDown, OnBackendRemoved, OnEmpty, OnExit, OnFull, OnUnknown, Policy,
+    Ports, Problem, Protocol, Settings, Timeouts, flags_text, from_flags, parse, problem_at,
 };
 use expect_test::expect_file;
 use proptest::prelude::*;
@@ -141,6 +141,10 @@ fn every_key_arrives() {
         backend_interfaces,
         max_flows: 64_000_000,
         on_exit: OnExit::Keep,
+        least_connections: LeastConnections {
+            update_interval: Duration::from_secs(2),
+            weighted: false,
+        },
         events: false,
     };
     assert_eq!(config.settings, settings);

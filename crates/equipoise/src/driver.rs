@@ -34,6 +34,7 @@ mod ending;
 mod events;
 mod interfaces;
 mod listing;
+mod loads;
 mod reload;
 mod start;
 mod trouble;
@@ -182,6 +183,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if retry && self.troubles.has(&Topic::Machine) {
             self.read_machine().await;
         }
+        self.follow_loads(now);
         if self.due.settle || retry {
             self.settle().await;
         }

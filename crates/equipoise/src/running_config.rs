@@ -19,6 +19,7 @@ pub fn to_json(config: &Config) -> Value {
             "max_flows": config.settings.max_flows,
             "on_exit": config.settings.on_exit,
             "events": config.settings.events,
+            "least_connections": snake(json!(config.settings.least_connections)),
         },
     })
 }
@@ -131,6 +132,7 @@ mod tests {
         attach = { default = "tc", eth_0 = "xdp" }
         backend-interfaces = ["eth1"]
         events = false
+        least-connections = { update-interval = "500ms", weighted = false }
     "#;
 
     #[test]

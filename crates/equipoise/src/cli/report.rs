@@ -248,7 +248,7 @@ mod tests {
                    · ────┬───
                    ·     ╰── service[0].bakcends
                    ╰────
-                  help: allowed: `backends` is the nearest; the keys here are `algorithm`, `backends`, `listen`, `manage-address`, `max-flows`, `name`, `on-backend-down`, `on-backend-removed`, `on-empty`, `on-full`, `on-unknown`, `timeouts`
+                  help: allowed: `backends` is the nearest; the keys here are `affinity`, `affinity-prefix`, `algorithm`, `backends`, `listen`, `manage-address`, `max-flows`, `name`, `on-backend-down`, `on-backend-removed`, `on-empty`, `on-full`, `on-unknown`, `timeouts`
 
                 3 problems in /etc/a.toml
             "#]],

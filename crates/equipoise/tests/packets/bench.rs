@@ -123,7 +123,8 @@ impl Bench {
         let interface = |index| Interface { index, addresses: Vec::new() };
         let interfaces =
             [("front".to_owned(), interface(front)), ("back".to_owned(), interface(back))];
-        let state = State::new(parsed(config), Facts { interfaces: interfaces.into() });
+        let state =
+            State::new(parsed(config), Facts { interfaces: interfaces.into(), ..Facts::default() });
         let applier = Applier::default();
         let mut bench =
             Self { netns, kernel, front, back, state, applier, front_mac, back_mac, _far: far };

@@ -137,10 +137,19 @@ impl Keys {
         Self { home: "an entry of `backends`", names: &["address", "max-flows", "weight"] };
     pub(super) const SETTINGS: Self = Self {
         home: "`settings`",
-        names: &["attach", "backend-interfaces", "events", "max-flows", "on-exit"],
+        names: &[
+            "attach",
+            "backend-interfaces",
+            "events",
+            "least-connections",
+            "max-flows",
+            "on-exit",
+        ],
     };
     pub(super) const AFFINITY_PREFIX: Self =
         Self { home: "`affinity-prefix`", names: &["v4", "v6"] };
+    pub(super) const LEAST_CONNECTIONS: Self =
+        Self { home: "`least-connections`", names: &["update-interval", "weighted"] };
     pub(super) const TIMEOUTS: Self = Self {
         home: "`timeouts`",
         names: &[
@@ -152,10 +161,11 @@ impl Keys {
             "udp-two-way",
         ],
     };
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::FILE,
         Self::SERVICE,
         Self::AFFINITY_PREFIX,
+        Self::LEAST_CONNECTIONS,
         Self::TIMEOUTS,
         Self::LISTEN,
         Self::BACKEND,
