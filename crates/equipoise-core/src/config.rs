@@ -286,6 +286,8 @@ pub enum Algorithm {
     RoundRobin,
     /// Of two at random the one with fewer live flows for its weight.
     LeastConnections,
+    /// At random, by weights that are computed anew from live flows again and again.
+    LeastConnectionsWeights,
 }
 
 /// Whether clients are kept together.
@@ -344,6 +346,25 @@ pub struct Settings {
     pub events: bool,
     /// Who may open flows, and how many in a second, for all services.
     pub limits: Limits,
+    /// How weights follow live flows.
+    pub least_connections: LeastConnections,
+}
+
+/// How the weights of `least-connections-weights` follow live flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LeastConnections {
+    /// How often they are computed anew.
+    #[serde(serialize_with = "as_text")]
+    pub update_interval: Duration,
+    /// Whether configured weights count, too.
+    pub weighted: bool,
+}
+
+impl Default for LeastConnections {
+    fn default() -> Self {
+        Self { update_interval: Duration::from_secs(1), weighted: true }
+    }
 }
 
 impl Default for Settings {
@@ -355,6 +376,7 @@ impl Default for Settings {
             on_exit: OnExit::Detach,
             events: true,
             limits: Limits::default(),
+            least_connections: LeastConnections::default(),
         }
     }
 }

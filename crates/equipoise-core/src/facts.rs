@@ -8,6 +8,8 @@ use std::net::IpAddr;
 pub struct Facts {
     /// The interfaces that exist, by name.
     pub interfaces: BTreeMap<String, Interface>,
+    /// Live flows by backend id, as last sampled, of backends whose weights depend on them.
+    pub loads: BTreeMap<u32, u64>,
 }
 
 /// An interface that exists.

@@ -29,6 +29,7 @@ use crate::config::{
 };
 use crate::facts::{Facts, Interface};
 use crate::id::{Departure, Family, Gone, Held, Id, Ids};
+use crate::load;
 use crate::maglev::{self, Resolution};
 use crate::weight::{self, Weight};
 
@@ -120,7 +121,7 @@ pub fn plan(config: &Config, facts: &Facts, ids: &Ids, previous: Option<&Desired
         desired.policies.insert(number, policy::of(draft.service, &config.settings));
     }
     access::place(&drafts, &config.settings, &mut desired);
-    place_pools(&drafts, previous, &mut desired);
+    place_pools(&drafts, Known { config, facts, previous }, &mut desired);
     for draft in &drafts {
         note_families_without_backend(draft, &mut desired);
     }
@@ -234,9 +235,33 @@ fn find_keys(drafts: &mut [Draft<'_>]) {
     }
 }
 
-fn place_pools(drafts: &[Draft<'_>], previous: Option<&Desired>, desired: &mut Desired) {
-    let members: Vec<[Vec<Member>; 2]> =
+/// What pools depend on beside their own service.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    config: &'a Config,
+    facts: &'a Facts,
+    previous: Option<&'a Desired>,
+}
+
+/// Makes weights follow live flows, where the service wants that.
+fn follow_loads(service: &Service, members: &mut [Member], known: Known<'_>) {
+    let has_affinity = service.affinity == Affinity::SourceIp;
+    if has_affinity || service.algorithm != Algorithm::LeastConnectionsWeights {
+        return;
+    }
+    let flows = |member: &Member| known.facts.loads.get(&member.id).copied().unwrap_or_default();
+    let backends: Vec<_> = members.iter().map(|member| (member.weight, flows(member))).collect();
+    let weights = load::weigh(&backends, known.config.settings.least_connections.weighted);
+    members.iter_mut().zip(weights).for_each(|(member, weight)| member.weight = weight);
+}
+
+fn place_pools(drafts: &[Draft<'_>], known: Known<'_>, desired: &mut Desired) {
+    let mut members: Vec<[Vec<Member>; 2]> =
         drafts.iter().map(|draft| place_backends(draft, desired)).collect();
+    for (draft, members) in drafts.iter().zip(&mut members) {
+        members.iter_mut().for_each(|members| follow_loads(draft.service, members, known));
+    }
+    let previous = known.previous;
     let resolution = resolution(&members.iter().flatten().map(Vec::len));
     if resolution.slots() < 100 {
         desired.notes.push(Note::CoarseShares { slots: resolution.slots() });
@@ -268,7 +293,7 @@ fn pick(service: &Service, family: Family) -> Pick {
             Pick::Source { bits: if family == Family::V4 { 32 } else { 128 } }
         }
         (Affinity::None, Algorithm::Maglev) => Pick::Hash,
-        (Affinity::None, Algorithm::Random) => Pick::Random,
+        (Affinity::None, Algorithm::Random | Algorithm::LeastConnectionsWeights) => Pick::Random,
         (Affinity::None, Algorithm::RoundRobin) => Pick::Turn,
         (Affinity::None, Algorithm::LeastConnections) => Pick::Fewest,
     }
@@ -456,7 +481,7 @@ mod tests {
 
     fn eth0(addresses: Vec<IpAddr>) -> Facts {
         let interface = Interface { index: 2, addresses };
-        Facts { interfaces: BTreeMap::from([("eth0".to_owned(), interface)]) }
+        Facts { interfaces: BTreeMap::from([("eth0".to_owned(), interface)]), ..Facts::default() }
     }
 
     fn plan_within(limits: Limits, config: &Config, facts: &Facts) -> Desired {

@@ -11,9 +11,9 @@ use std::time::Duration;
 use equipoise_common::limit;
 use equipoise_core::config::{
     Affinity, AffinityPrefix, Algorithm, Attach, AttachMode, BackendInterfaces, Checked, Config,
-    Fragments, Limits, List, OnBackendDown, OnBackendRemoved, OnEmpty, OnExit, OnFull, OnUnknown,
-    Policy, Ports, Prefix, Problem, Protocol, RateLimit, Settings, SourceLimit, SourcePrefix,
-    Timeouts, flags_text, from_flags, parse, parse_with, problem_at,
+    Fragments, LeastConnections, Limits, List, OnBackendDown, OnBackendRemoved, OnEmpty, OnExit,
+    OnFull, OnUnknown, Policy, Ports, Prefix, Problem, Protocol, RateLimit, Settings, SourceLimit,
+    SourcePrefix, Timeouts, flags_text, from_flags, parse, parse_with, problem_at,
 };
 use expect_test::expect_file;
 use proptest::prelude::*;
@@ -164,6 +164,10 @@ fn every_key_arrives() {
         backend_interfaces,
         max_flows: 64_000_000,
         on_exit: OnExit::Keep,
+        least_connections: LeastConnections {
+            update_interval: Duration::from_secs(2),
+            weighted: false,
+        },
         events: false,
         limits: Limits {
             per_source: SourceLimit {

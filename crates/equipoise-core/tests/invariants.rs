@@ -331,7 +331,7 @@ fn facts() -> impl Strategy<Value = Facts> {
     (interface(2), interface(3)).prop_map(|(eth0, eth1)| {
         let named = [("eth0", eth0), ("eth1", eth1)];
         let there = named.into_iter().filter_map(|(name, there)| Some((name.to_owned(), there?)));
-        Facts { interfaces: there.collect() }
+        Facts { interfaces: there.collect(), ..Facts::default() }
     })
 }
 

@@ -161,7 +161,7 @@ fn facts(body: &str) -> Facts {
         let index = index.parse().expect("an index");
         interfaces.insert(name.to_owned(), Interface { index, addresses });
     }
-    Facts { interfaces }
+    Facts { interfaces, ..Facts::default() }
 }
 
 fn parse(body: &str) -> Config {

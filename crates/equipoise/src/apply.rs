@@ -132,7 +132,8 @@ mod tests {
     fn state(text: &str) -> State {
         let addresses = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
         let eth0 = Interface { index: 2, addresses };
-        let facts = Facts { interfaces: BTreeMap::from([("eth0".to_owned(), eth0)]) };
+        let facts =
+            Facts { interfaces: BTreeMap::from([("eth0".to_owned(), eth0)]), ..Facts::default() };
         State::new(parse("test.toml", text).unwrap().config, facts)
     }
 

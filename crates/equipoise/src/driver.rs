@@ -35,6 +35,7 @@ mod events;
 mod explain;
 mod interfaces;
 mod listing;
+mod loads;
 mod reload;
 mod start;
 mod trouble;
@@ -186,6 +187,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if retry && self.troubles.has(&Topic::Machine) {
             self.read_machine().await;
         }
+        self.follow_loads(now);
         if self.due.settle || retry {
             self.settle().await;
         }

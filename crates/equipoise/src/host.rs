@@ -89,6 +89,7 @@ impl Reading {
         };
         Facts {
             interfaces: self.devices.iter().map(|(name, d)| (name.clone(), interface(d))).collect(),
+            ..Facts::default()
         }
     }
 

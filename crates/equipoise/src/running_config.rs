@@ -20,6 +20,7 @@ pub fn to_json(config: &Config) -> Value {
             "on_exit": config.settings.on_exit,
             "events": config.settings.events,
             "limits": snake(json!(config.settings.limits)),
+            "least_connections": snake(json!(config.settings.least_connections)),
         },
     })
 }
@@ -137,6 +138,7 @@ mod tests {
         backend-interfaces = ["eth1"]
         events = false
         limits = { per-backend = { rate = 9 }, allow = ["::/0"] }
+        least-connections = { update-interval = "500ms", weighted = false }
     "#;
 
     #[test]

@@ -115,8 +115,9 @@ pub struct PoolStatus {
     pub route: String,
     /// How a backend is picked.
     pub algorithm: String,
-    /// `source-ip` where clients are kept together in place of the algorithm, else `none`.
-    pub affinity: String,
+    /// `source-ip` where clients are kept together in place of the algorithm, else nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<String>,
     /// Whether health is ignored, because too few backends are healthy.
     pub panic: bool,
     /// Its backends, IPv4 and IPv6 in one list.

@@ -211,6 +211,35 @@ async fn running_instance_is_attached_where_clients_and_backends_are() {
 }
 
 #[tokio::test]
+async fn weights_follow_live_flows_where_the_service_says_so() {
+    let config = format!("[settings.least-connections]\nupdate-interval = '100ms'\n{CONFIG}")
+        .replace("[[service]]", "[[service]]\nalgorithm = 'least-connections-weights'");
+    let (driver, lab) = Lab::start(&config).await;
+    run(driver, async {
+        let weights = |status: &Status| {
+            let backends = status.services[0].pools[0].backends.iter();
+            backends
+                .map(|b| b.effective_weight / f64::from(b.configured_weight))
+                .collect::<Vec<_>>()
+        };
+        lab.status_when(|status| weights(status) == [1.0, 1.0]).await;
+        lab.plane.send_modify(|plane| {
+            let ids = ids(plane, "10.0.0.1:8080");
+            let row =
+                |port| flow(&format!("198.51.100.1:{port}"), "10.0.0.1:8080", ids, "established");
+            plane.flows = (1000..1003).map(row).collect();
+        });
+        lab.status_when(|status| weights(status) == [0.25, 1.0]).await;
+        lab.plane.send_modify(|plane| plane.flows.clear());
+        lab.status_when(|status| weights(status) == [1.0, 1.0]).await;
+        assert_eq!(lab.plane.borrow().memory.check_references(), Ok(()));
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
 async fn status_has_the_published_shape_and_counts() {
     let (driver, lab) = Lab::start(CONFIG).await;
     lab.plane.send_modify(|plane| {

@@ -96,8 +96,8 @@ fn write_service(text: &mut String, service: &ServiceStatus) -> std::fmt::Result
         listen.port, listen.protocol
     )?;
     for pool in &service.pools {
-        if pool.affinity != "none" {
-            writeln!(text, " affinity {}", pool.affinity)?;
+        if let Some(affinity) = &pool.affinity {
+            writeln!(text, " affinity {affinity}")?;
         }
         let mut table = table(&[
             "BACKEND",

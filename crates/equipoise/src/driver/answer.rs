@@ -203,7 +203,7 @@ fn service(view: &ServiceView<'_>, counted: &Counted) -> ServiceStatus {
         pools: vec![PoolStatus {
             route: "default".to_owned(),
             algorithm: algorithm(config.algorithm).to_owned(),
-            affinity: affinity(config.affinity).to_owned(),
+            affinity: affinity(config.affinity).map(str::to_owned),
             panic: false,
             backends,
         }],
@@ -245,12 +245,13 @@ fn algorithm(algorithm: Algorithm) -> &'static str {
         Algorithm::Random => "random",
         Algorithm::RoundRobin => "round-robin",
         Algorithm::LeastConnections => "least-connections",
+        Algorithm::LeastConnectionsWeights => "least-connections-weights",
     }
 }
 
-fn affinity(affinity: Affinity) -> &'static str {
+fn affinity(affinity: Affinity) -> Option<&'static str> {
     match affinity {
-        Affinity::None => "none",
-        Affinity::SourceIp => "source-ip",
+        Affinity::None => None,
+        Affinity::SourceIp => Some("source-ip"),
     }
 }

@@ -134,7 +134,8 @@ impl Bench {
             ("front".to_owned(), interface(front, &["203.0.113.10"])),
             ("back".to_owned(), interface(back, &[])),
         ];
-        let state = State::new(parsed(config), Facts { interfaces: interfaces.into() });
+        let facts = Facts { interfaces: interfaces.into(), ..Facts::default() };
+        let state = State::new(parsed(config), facts);
         let applier = Applier::default();
         let mut bench =
             Self { netns, kernel, front, back, state, applier, front_mac, back_mac, _far: far };

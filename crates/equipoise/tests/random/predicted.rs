@@ -82,7 +82,7 @@ fn packets_fare_as_the_model_says() {
         Interface { index: bench.front, addresses: own(&["198.51.100.1", "2001:db8:c::1"]) };
     let back = Interface { index: bench.back, addresses: own(&["10.0.0.1", "2001:db8:b::1"]) };
     let interfaces = [("front".to_owned(), front), ("back".to_owned(), back)].into();
-    bench.state.handle_facts(Facts { interfaces });
+    bench.state.handle_facts(Facts { interfaces, ..Facts::default() });
     let cases = scale(4_000, 200_000);
     let mut skipped = 0;
     for round in 0..cases / PACKETS {

@@ -3,11 +3,12 @@
 use super::report::{At, Fields, Keys, Report};
 use crate::config::{Affinity, AffinityPrefix, Algorithm};
 
-const ALGORITHMS: [(&str, Algorithm); 4] = [
+const ALGORITHMS: [(&str, Algorithm); 5] = [
     ("maglev", Algorithm::Maglev),
     ("random", Algorithm::Random),
     ("round-robin", Algorithm::RoundRobin),
     ("least-connections", Algorithm::LeastConnections),
+    ("least-connections-weights", Algorithm::LeastConnectionsWeights),
 ];
 
 const AFFINITIES: [(&str, Affinity); 2] =

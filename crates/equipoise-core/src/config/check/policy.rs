@@ -92,7 +92,7 @@ fn timeouts(report: &mut Report<'_>, at: &At<'_>) -> Timeouts {
     timeouts
 }
 
-fn duration(report: &mut Report<'_>, at: &At<'_>) -> Option<Duration> {
+pub(super) fn duration(report: &mut Report<'_>, at: &At<'_>) -> Option<Duration> {
     let text = report.text(at, TIMEOUT_ALLOWED)?;
     let Ok(duration) = humantime::parse_duration(text) else {
         let message = format!("{} is not a duration", shown(text));

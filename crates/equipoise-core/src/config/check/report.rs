@@ -140,10 +140,20 @@ impl Keys {
         Self { home: "an entry of `backends`", names: &["address", "max-flows", "weight"] };
     pub(super) const SETTINGS: Self = Self {
         home: "`settings`",
-        names: &["attach", "backend-interfaces", "events", "limits", "max-flows", "on-exit"],
+        names: &[
+            "attach",
+            "backend-interfaces",
+            "events",
+            "least-connections",
+            "limits",
+            "max-flows",
+            "on-exit",
+        ],
     };
     pub(super) const AFFINITY_PREFIX: Self =
         Self { home: "`affinity-prefix`", names: &["v4", "v6"] };
+    pub(super) const LEAST_CONNECTIONS: Self =
+        Self { home: "`least-connections`", names: &["update-interval", "weighted"] };
     pub(super) const TIMEOUTS: Self = Self {
         home: "`timeouts`",
         names: &[
@@ -161,10 +171,11 @@ impl Keys {
         Self { home: "`per-source`", names: &["burst", "prefix", "rate"] };
     pub(super) const PER_BACKEND: Self = Self { home: "`per-backend`", names: &["burst", "rate"] };
     pub(super) const SOURCE_PREFIX: Self = Self { home: "`prefix`", names: &["v4", "v6"] };
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::FILE,
         Self::SERVICE,
         Self::AFFINITY_PREFIX,
+        Self::LEAST_CONNECTIONS,
         Self::TIMEOUTS,
         Self::LIMITS,
         Self::PER_SOURCE,
