@@ -232,7 +232,7 @@ fn places_of_keys_are_where_they_stand() {
     let config = good("every-key.toml", text).config;
     let key = "settings.attach.\"eth0.100\"";
     let problem = problem_at(&config.places, text, key, "there is no `eth0.100`", None);
-    assert_eq!((problem.line, problem.column), (35, 55));
+    assert_eq!((problem.line, problem.column), (37, 55));
 }
 
 #[test]
