@@ -178,12 +178,13 @@ pub fn keep<F: Family>(headers: &Headers<F>, decision: &Decision<F>) {
     }
     let Some(asked) = NEXT_HOP.get_ptr(NEXT_HOPS) else { return };
     let Some(kept) = NEXT_HOP.get_ptr_mut(decision.backend & (NEXT_HOPS - 1)) else { return };
-    // SAFETY: this CPU's own entries, and nothing else runs on it meanwhile.
-    let (asked, kept) = unsafe { (&*asked, &mut *kept) };
+    // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
+    let asked = unsafe { &*asked };
     let [one, two] = decision.to.destination.words();
     let other = (asked.destination[0] ^ one) | (asked.destination[1] ^ two);
     if other == 0 && asked.since == decision.now && asked.mtu != 0 {
-        *kept = *asked;
+        // SAFETY: as above.
+        unsafe { *kept = *asked };
     }
 }
 
