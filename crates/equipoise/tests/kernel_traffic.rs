@@ -10,6 +10,8 @@ mod explain;
 mod flows;
 #[path = "traffic/lifecycle.rs"]
 mod lifecycle;
+#[path = "traffic/paths.rs"]
+mod paths;
 #[path = "traffic/start.rs"]
 mod start;
 
@@ -64,6 +66,9 @@ at_each_hook! {
     connections_end_well_whichever_end_is_first
     connections_that_backends_end_are_told_so
     a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back
+    datagrams_in_fragments_are_answered
+    a_client_learns_the_size_of_our_own_link
+    a_client_learns_the_size_of_a_link_behind_a_router
 }
 
 use denied::a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back;
@@ -75,6 +80,11 @@ use flows::{
     a_udp_client_of_a_removed_backend_is_answered_by_another,
     connections_end_well_whichever_end_is_first, connections_that_backends_end_are_told_so,
     without_a_control_plane_dead_flows_make_room,
+};
+
+use paths::{
+    a_client_learns_the_size_of_a_link_behind_a_router, a_client_learns_the_size_of_our_own_link,
+    datagrams_in_fragments_are_answered,
 };
 
 fn new_connections_follow_the_weights(attach: Attach) {
