@@ -314,7 +314,7 @@ impl Family for V4 {
     #[inline(always)]
     fn host(interface: u32) -> Option<Self> {
         // SAFETY: entries are replaced whole.
-        let host = unsafe { HOSTS.get(&interface) }?;
+        let host = unsafe { HOSTS.get(interface) }?;
         (host.v4 != Self(0)).then_some(host.v4)
     }
 
@@ -539,7 +539,7 @@ impl Family for V6 {
     #[inline(always)]
     fn host(interface: u32) -> Option<Self> {
         // SAFETY: entries are replaced whole.
-        let host = unsafe { HOSTS.get(&interface) }?;
+        let host = unsafe { HOSTS.get(interface) }?;
         (host.v6 != Self([0; 2])).then_some(host.v6)
     }
 

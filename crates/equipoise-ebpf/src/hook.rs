@@ -307,7 +307,7 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
         let mut segments = self.field(|skb| skb.gso_segs);
         if segments == 0 {
             // So packets come from virtio and tap devices: counted when they are cut, and not before.
-            segments = (self.0.len() + segment_size - 1) / segment_size;
+            segments = self.0.len().div_ceil(segment_size);
         }
         Packet { window: self.window(), segments: u64::from(segments), segment_size }
     }

@@ -113,7 +113,8 @@ impl Lab {
 
     fn vips(&self) -> BTreeSet<String> {
         let plane = self.plane.borrow();
-        plane.memory.contents().services.keys().map(ToString::to_string).collect()
+        let services = &plane.memory.contents().services;
+        services.keys().filter(|key| !key.is_whole()).map(ToString::to_string).collect()
     }
 }
 
