@@ -177,7 +177,27 @@ impl<A: Address> PortsKey<A> {
     }
 }
 
+/// An address of either family.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub struct HostKey {
+    /// The address; an IPv4 one takes the first 4 bytes.
+    pub address: V6,
+    /// 1 for IPv6.
+    pub is_v6: u64,
+}
+
+impl HostKey {
+    /// Of this address.
+    #[inline(always)]
+    pub fn of<A: Address>(address: A) -> Self {
+        Self { address: address.pack(), is_v6: A::IS_V6 as u64 }
+    }
+}
+
 const _: () = {
+    assert!(size_of::<HostKey>() == 24);
     assert!(size_of::<FiveTuple<V4>>() == 16);
     assert!(size_of::<FiveTuple<V6>>() == 40);
     assert!(size_of::<ServiceKey<V4>>() == 12);
@@ -272,7 +292,7 @@ mod user {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{FiveTuple, PortsKey, ServiceKey, V4, V6};
+    use super::{FiveTuple, HostKey, PortsKey, ServiceKey, V4, V6};
 
     // SAFETY: `repr(C)` words without padding (asserted above); any bit pattern is a value.
     unsafe impl<A: aya::Pod> aya::Pod for FiveTuple<A> {}
@@ -280,6 +300,8 @@ mod pod {
     unsafe impl<A: aya::Pod> aya::Pod for ServiceKey<A> {}
     // SAFETY: as above.
     unsafe impl<A: aya::Pod> aya::Pod for PortsKey<A> {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for HostKey {}
     // SAFETY: transparent over `u32`.
     unsafe impl aya::Pod for V4 {}
     // SAFETY: transparent over `[u64; 2]`.

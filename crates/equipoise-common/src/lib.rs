@@ -19,5 +19,6 @@ pub mod hash;
 pub mod key;
 pub mod limit;
 pub mod step;
+pub mod tunnel;
 pub mod value;
 pub mod verdict;

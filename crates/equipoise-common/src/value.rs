@@ -9,7 +9,7 @@ use crate::key::{Be16, V4, V6};
 
 /// Tells one layout of the maps from another: raised with every change to a key, a value or to
 /// the meaning of either. A pinned map with another tag is not taken over.
-pub const LAYOUT: u64 = 3;
+pub const LAYOUT: u64 = 4;
 
 /// A service, as the packet program finds it by its key.
 ///
@@ -99,7 +99,9 @@ pub struct Backend {
     /// The port; 0 for the one that the client has sent to.
     pub port: Be16,
     /// 0 while the entry is not in use, else [`Backend::LIVE`] or [`Backend::GONE`].
-    pub state: u16,
+    pub state: u8,
+    /// How its packets get there: a [`Mode`] as a number, and [`Backend::IS_V6`].
+    pub mode: u8,
     /// The service it belongs to.
     pub service: u16,
     /// How many live flows it is to have for those of others in its pool; 0 where nobody asks.
@@ -108,20 +110,80 @@ pub struct Backend {
     pub generation: u16,
     /// What becomes of TCP flows of earlier generations: a [`Fate`] as a number. UDP flows of
     /// earlier generations always choose anew.
-    pub fate: u16,
+    pub fate: u8,
+    /// How many [`Snat`] entries it has.
+    pub sources: u8,
     /// Live flows at most; 0 for no limit.
     pub max_flows: u32,
 }
 
 impl Backend {
     /// `state` of an entry that may be chosen.
-    pub const LIVE: u16 = 1;
+    pub const LIVE: u8 = 1;
     /// `state` of an entry that flows may name and that is not chosen any more.
-    pub const GONE: u16 = 2;
+    pub const GONE: u8 = 2;
+    /// `mode`: the address is of IPv6.
+    pub const IS_V6: u8 = 0x80;
+
+    /// How its packets get there, a [`Mode`] as a number.
+    #[inline(always)]
+    pub const fn mode(&self) -> u8 {
+        self.mode & !Self::IS_V6
+    }
+}
+
+/// How packets get to a backend.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub enum Mode {
+    /// With its address in place of the VIP; it answers through us.
+    #[default]
+    Nat = 0,
+    /// So, and with an address of ours in place of the client's.
+    FullNat = 1,
+    /// As they are, to its link address; it answers the client itself.
+    Dsr = 2,
+    /// As they are, inside an IP packet (RFC 2003, RFC 2473); it answers the client itself.
+    Ipip = 3,
+    /// As they are, inside a UDP packet to port 6080 (draft-ietf-intarea-gue-09, variant 1); it answers the client itself.
+    Gue = 4,
+}
+
+impl Mode {
+    /// Whether packets with this [`Backend::mode`] stay as they are, and their answers do not come by us.
+    #[inline(always)]
+    pub const fn is_one_sided(number: u8) -> bool {
+        number >= Self::Dsr as u8
+    }
+}
+
+/// An address of ours that packets to a backend may come from, and the ports there that are free for it. The key is
+/// [`Snat::key`].
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub struct Snat {
+    /// The address; an IPv4 one takes the first 4 bytes.
+    pub address: V6,
+    /// The first port, in host order.
+    pub first: u16,
+    /// How many ports, at least one.
+    pub ports: u16,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl Snat {
+    /// The key of a backend's entry, the first of which is 0.
+    #[inline(always)]
+    pub const fn key(backend: u32, entry: u32) -> u64 {
+        (backend as u64) << 32 | entry as u64
+    }
 }
 
 /// What becomes of the TCP flows of a backend that has gone away.
-#[repr(u16)]
+#[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
 pub enum Fate {
@@ -155,7 +217,11 @@ pub struct Policy {
     /// Fragments: a [`Fragments`] as a number.
     pub fragments: u8,
     /// Zero.
-    pub reserved: [u8; 7],
+    pub reserved: u8,
+    /// The largest MSS that TCP ends may ask for through us, bytes; [`Policy::MSS_ANY`] or [`Policy::MSS_FITS`].
+    pub mss: u16,
+    /// Zero.
+    pub reserved_too: u32,
     /// Who may open flows, and how many in a second.
     pub limits: Limits,
 }
@@ -195,6 +261,10 @@ impl Policy {
     pub const EVENTS: u8 = 1;
     /// `switches`: both ends of a TCP flow that has been idle too long get a RST.
     pub const RESET_ON_EXPIRY: u8 = 2;
+    /// `mss`: what they like.
+    pub const MSS_ANY: u16 = 0;
+    /// `mss`: what goes through the tunnel to the backend in one piece.
+    pub const MSS_FITS: u16 = 1;
 }
 
 /// What becomes of fragments. Only the first of a packet has ports.
@@ -311,6 +381,7 @@ const _: () = {
     assert!(size_of::<Service>() == 8);
     assert!(size_of::<Pool>() == 16);
     assert!(size_of::<Backend>() == 32);
+    assert!(size_of::<Snat>() == 24);
     assert!(size_of::<Limits>() == 24);
     assert!(size_of::<Policy>() == 72);
     assert!(size_of::<Reply>() == 32);
@@ -320,7 +391,7 @@ const _: () = {
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Backend, Host, Limits, Policy, Pool, Reply, Service, Traffic};
+    use super::{Backend, Host, Limits, Policy, Pool, Reply, Service, Snat, Traffic};
 
     // SAFETY: `repr(C)` words without padding (sizes asserted above); any bit pattern is a value.
     unsafe impl aya::Pod for Service {}
@@ -328,6 +399,8 @@ mod user {
     unsafe impl aya::Pod for Pool {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Backend {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Snat {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Limits {}
     // SAFETY: as above.

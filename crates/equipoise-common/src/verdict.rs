@@ -157,6 +157,13 @@ verdicts! {
     FlowRefused = "flow_refused", Drop;
     /// For a new flow for which no source port is free at any backend tried.
     NoSourcePort = "no_source_port", Drop;
+    /// To a backend that has to be given an address of ours as the source, where there is none.
+    NoSourceAddress = "no_source_address", Drop;
+    /// A request that is to go by link address alone to a backend behind a router.
+    RequestNotOnLink = "request_not_on_link", Drop;
+    /// A request that is to go by link address alone, which XDP in the stack cannot do: the link address is not known yet, the
+    /// device takes no redirected frames, or there is no route.
+    RequestUndeliverable = "request_undeliverable", Drop;
     /// The kernel refused to change the packet.
     RewriteFailed = "rewrite_failed", Drop;
 }

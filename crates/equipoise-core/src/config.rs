@@ -5,6 +5,7 @@
 //! later, with facts. Knows nothing of files, of the machine or of the data plane.
 
 mod check;
+mod delivery;
 mod file;
 mod flags;
 mod limits;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use equipoise_common::limit;
 use serde::{Serialize, Serializer};
 
+pub use delivery::{Delivery, Mode, MssClamp};
 pub use flags::{flags_text, from_flags};
 pub use limits::{Limits, List, Prefix, RateLimit, Rates, SourceLimit, SourcePrefix};
 pub use ports::{Ports, target};
@@ -99,6 +101,9 @@ pub struct Service {
     pub affinity_prefix: AffinityPrefix,
     /// The backends of its pool, both families in one list, in the order of the file.
     pub backends: Vec<Backend>,
+    /// How packets get to them.
+    #[serde(flatten)]
+    pub delivery: Delivery,
     /// Whether the VIP is put on the first listening interface at start and taken away at stop.
     pub manage_address: bool,
     /// How its flows are treated.

@@ -22,7 +22,9 @@ use self::applied::AppliedPool;
 use self::run::Room;
 pub use self::run::Run;
 pub use self::step::Step;
-pub(crate) use self::step::{describe_backend, describe_policy, describe_reply, traits};
+pub(crate) use self::step::{
+    describe_backend, describe_policy, describe_reply, describe_snat, traits,
+};
 use crate::plan::{Desired, PoolPlan, Rule, ServiceKey};
 
 /// What is left to do.
@@ -57,6 +59,7 @@ pub fn diff(applied: &Applied, desired: &Desired) -> Difference {
     let mut work = Work::new(applied, desired);
     work.put_access();
     work.put_policies();
+    work.put_snat();
     work.put_backends();
     work.put_pools();
     work.put_services();
@@ -71,7 +74,9 @@ pub fn diff(applied: &Applied, desired: &Desired) -> Difference {
         work.put_services();
         work.remove_pools();
     }
-    work.remove_backends();
+    let needed = work.needed();
+    work.remove_backends(&needed);
+    work.remove_snat(&needed);
     let unplaced = work
         .pools
         .iter()
@@ -173,6 +178,28 @@ impl<'a> Work<'a> {
         for (&id, wanted, there) in sides(&desired.backends, &applied.backends) {
             if let Some(backend) = wanted.filter(|b| !b.is_gone() && there != Some(&b.value)) {
                 self.steps.push(Step::PutBackend { id, value: backend.value });
+            }
+        }
+    }
+
+    /// Before the backends that say how many there are.
+    fn put_snat(&mut self) {
+        for (&key, wanted, there) in sides(&self.desired.snat, &self.applied.snat) {
+            if let Some(&value) = wanted.filter(|_| wanted != there) {
+                self.steps.push(Step::PutSnat { key, value });
+            }
+        }
+        let (desired, applied) = (&self.desired.hairpins, &self.applied.hairpins);
+        self.steps.extend(desired.difference(applied).map(|&key| Step::PutHairpin { key }));
+        self.steps.extend(applied.difference(desired).map(|&key| Step::RemoveHairpin { key }));
+    }
+
+    /// After the backends that have said so; those that stay as they are still do.
+    fn remove_snat(&mut self, needed: &BTreeSet<u32>) {
+        for (&key, wanted, there) in sides(&self.desired.snat, &self.applied.snat) {
+            let backend = (key >> 32) as u32;
+            if wanted.is_none() && there.is_some() && !needed.contains(&backend) {
+                self.steps.push(Step::RemoveSnat { key });
             }
         }
     }
@@ -298,15 +325,18 @@ impl<'a> Work<'a> {
         true
     }
 
-    /// Removes what no slot names any more, or leaves it to its flows.
-    fn remove_backends(&mut self) {
-        let needed: BTreeSet<u32> = self
-            .pools
+    /// Backends that slots still name which could not be given up.
+    fn needed(&self) -> BTreeSet<u32> {
+        self.pools
             .iter()
             .chain(&self.gone)
             .filter_map(|id| self.applied.pools.get(id))
             .flat_map(|pool| pool.slots.iter().copied())
-            .collect();
+            .collect()
+    }
+
+    /// Removes what no slot names any more, or leaves it to its flows.
+    fn remove_backends(&mut self, needed: &BTreeSet<u32>) {
         for (&id, wanted, there) in sides(&self.desired.backends, &self.applied.backends) {
             let Some(there) = there.filter(|_| !needed.contains(&id)) else { continue };
             match wanted {
@@ -392,6 +422,10 @@ mod tests {
             | Step::RemoveAccess { .. }
             | Step::PutReply { .. }
             | Step::RemoveReply { .. }
+            | Step::PutSnat { .. }
+            | Step::RemoveSnat { .. }
+            | Step::PutHairpin { .. }
+            | Step::RemoveHairpin { .. }
             | Step::PutBackend { .. } => false,
             Step::WriteSlots { .. }
             | Step::PutPool { .. }

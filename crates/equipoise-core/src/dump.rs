@@ -9,7 +9,7 @@ use std::fmt::{self, Write as _};
 use equipoise_common::value::Pick;
 
 use crate::config::target;
-use crate::diff::{describe_backend, describe_policy, describe_reply, traits};
+use crate::diff::{describe_backend, describe_policy, describe_reply, describe_snat, traits};
 use crate::facts::Facts;
 use crate::plan::{Desired, PoolPlan, ServiceKey};
 
@@ -38,6 +38,9 @@ fn write(text: &mut String, desired: &Desired, facts: &Facts) -> fmt::Result {
     }
     for (listed, rule) in &desired.access {
         writeln!(text, "{} {listed}", rule.name())?;
+    }
+    for (key, snat) in &desired.snat {
+        writeln!(text, "{}", describe_snat(*key, snat))?;
     }
     for (key, reply) in &desired.replies {
         writeln!(text, "{}", describe_reply(key, reply))?;

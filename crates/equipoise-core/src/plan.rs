@@ -10,13 +10,14 @@ mod note;
 mod policy;
 mod ports;
 mod reply;
+mod snat;
 mod whole;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use equipoise_common::key::{Be16, TCP, UDP};
+use equipoise_common::key::{Be16, HostKey, TCP, UDP};
 use equipoise_common::limit;
 use equipoise_common::value::{self, Pick};
 
@@ -50,6 +51,10 @@ pub struct Desired {
     pub access: BTreeMap<Listed, Rule>,
     /// What replies of no flow become, by the backend's address, port and protocol on interface 0.
     pub replies: BTreeMap<ServiceKey, value::Reply>,
+    /// Addresses of ours that packets to a backend may come from, by [`value::Snat::key`].
+    pub snat: BTreeMap<u64, value::Snat>,
+    /// Addresses of backends that need help to reach each other through a VIP.
+    pub hairpins: BTreeSet<HostKey>,
     /// What works less than the configuration asks for.
     pub notes: Vec<Note>,
 }
@@ -128,21 +133,25 @@ pub fn plan(config: &Config, facts: &Facts, ids: &Ids, previous: Option<&Desired
     place_keys(&drafts, &mut desired);
     whole::place(&drafts, facts, &mut desired);
     place_gone(ids, &mut desired);
+    snat::place(&drafts, ids, facts, &mut desired);
     reply::place(&drafts, &mut desired);
     desired
 }
 
 /// Backends that have left, for the flows that may still name them.
 fn place_gone(ids: &Ids, desired: &mut Desired) {
-    for Gone { id, address, departure } in ids.gone() {
+    for Gone { id, address, mode, departure } in ids.gone() {
+        let family = if address.is_ipv6() { value::Backend::IS_V6 } else { 0 };
         let value = value::Backend {
             address: address.ip().into(),
             port: Be16::new(address.port()),
             state: value::Backend::GONE,
+            mode: mode as u8 | family,
             service: departure.service as u16,
             weight: 0,
             generation: departure.generation,
-            fate: departure.fate as u16,
+            fate: departure.fate as u8,
+            sources: 0,
             max_flows: 0,
         };
         desired.backends.insert(id.number, BackendPlan { value, term: id.term });
@@ -340,6 +349,7 @@ fn weights(members: &[Member]) -> Vec<(SocketAddr, Weight)> {
 fn place_backends(draft: &Draft<'_>, desired: &mut Desired) -> [Vec<Member>; 2] {
     let mut members: [Vec<Member>; 2] = Default::default();
     let mut left_out = Vec::new();
+    let mode = draft.service.delivery.mode;
     for &Placed { backend, id } in &draft.backends {
         let address = backend.address;
         let Some((Id { number: id, term }, departure)) = id else {
@@ -350,15 +360,22 @@ fn place_backends(draft: &Draft<'_>, desired: &mut Desired) -> [Vec<Member>; 2] 
             address: address.ip().into(),
             port: Be16::new(address.port()),
             state: value::Backend::LIVE,
+            mode: snat::mode(mode, address),
             service: draft.id.number as u16,
             weight: 0,
             generation: departure.generation,
-            fate: departure.fate as u16,
+            fate: departure.fate as u8,
+            sources: 0,
             max_flows: backend.max_flows,
         };
         desired.backends.insert(id, BackendPlan { value, term });
         let member = Member { id, address, weight: weight::effective(backend), slots: 0 };
-        members[Family::of(address.ip()) as usize].push(member);
+        for family in Family::ALL {
+            // What travels inside other packets may do so inside those of either family.
+            if mode.is_tunnel() || family == Family::of(address.ip()) {
+                members[family as usize].push(member);
+            }
+        }
     }
     if !left_out.is_empty() {
         desired.notes.push(Note::NoBackendIds { service: Arc::clone(&draft.name), left_out });
@@ -452,7 +469,7 @@ fn place_keys(drafts: &[Draft<'_>], desired: &mut Desired) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Backend, Listen, Policy, Ports, Settings};
+    use crate::config::{Backend, Delivery, Listen, Policy, Ports, Settings};
     use crate::id::{Limits, Wanted};
 
     fn config(services: Vec<Service>) -> Config {
@@ -474,6 +491,7 @@ mod tests {
             affinity: Affinity::None,
             affinity_prefix: AffinityPrefix::default(),
             backends: (1..=backends).map(backend).collect(),
+            delivery: Delivery::default(),
             manage_address: false,
             policy: Policy::default(),
         }
@@ -490,6 +508,7 @@ mod tests {
             service: service.name.as_str().into(),
             backends: service.backends.iter().map(|backend| backend.address).collect(),
             removal: value::Fate::Keep,
+            mode: value::Mode::Nat,
         });
         ids.hold(&wanted.collect::<Vec<_>>());
         plan(config, facts, &ids, None)
@@ -565,6 +584,7 @@ mod tests {
             service: service.name.as_str().into(),
             backends: service.backends.iter().map(|backend| backend.address).collect(),
             removal: value::Fate::Keep,
+            mode: value::Mode::Nat,
         };
         ids.hold(&config.services.iter().map(wanted).collect::<Vec<_>>());
         let before = plan(&config, &Facts::default(), &ids, None);

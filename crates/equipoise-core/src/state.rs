@@ -5,7 +5,7 @@
 //! been applied is not kept here.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use equipoise_common::value::Fate;
 
@@ -73,7 +73,7 @@ impl State {
     /// The machine has changed.
     pub fn handle_facts(&mut self, facts: Facts) {
         let facts = Facts { loads: std::mem::take(&mut self.facts.loads), ..facts };
-        self.stale |= self.facts.interfaces != facts.interfaces;
+        self.stale |= self.facts != facts;
         self.facts = facts;
     }
 
@@ -135,6 +135,11 @@ impl State {
         &self.desired
     }
 
+    /// Addresses of backends that have left and whose flows may go on.
+    pub fn gone(&self) -> impl Iterator<Item = IpAddr> {
+        self.ids.gone().map(|gone| gone.address.ip())
+    }
+
     /// Whether ids rest, to be asked for in the flow table.
     pub fn resting(&self) -> Option<Mark> {
         self.ids.resting()
@@ -194,6 +199,7 @@ fn wanted(config: &Config) -> Vec<Wanted> {
             OnBackendRemoved::Keep => Fate::Keep,
             OnBackendRemoved::Reset => Fate::Reset,
         },
+        mode: service.delivery.mode.value(),
     };
     config.services.iter().map(wanted).collect()
 }

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use equipoise_common::key::TCP;
-use equipoise_common::value::{Backend, Fate, Limits, Policy, Pool, Reply, Service};
+use equipoise_common::key::{HostKey, TCP};
+use equipoise_common::value::{Backend, Fate, Limits, Policy, Pool, Reply, Service, Snat};
 use equipoise_core::config::{
-    self, Affinity, AffinityPrefix, Algorithm, Config, List, Listen, OnBackendRemoved, Ports,
-    Prefix, Protocol, RateLimit, Settings,
+    self, Affinity, AffinityPrefix, Algorithm, Config, Delivery, List, Listen, Mode, MssClamp,
+    OnBackendRemoved, Ports, Prefix, Protocol, RateLimit, Settings,
 };
 use equipoise_core::diff::{Applied, Difference, Run, Step, diff};
 use equipoise_core::facts::{Facts, Interface};
@@ -30,6 +30,8 @@ struct Maps {
     policies: BTreeMap<u32, Policy>,
     access: BTreeMap<Listed, Rule>,
     replies: BTreeMap<ServiceKey, Reply>,
+    snat: BTreeMap<u64, Snat>,
+    hairpins: BTreeSet<HostKey>,
     slots: BTreeMap<Run, Slots>,
     given_up: Vec<Run>,
 }
@@ -63,6 +65,12 @@ impl Maps {
                 self.replies.insert(*key, *value);
             }
             Step::RemoveReply { key } => assert!(self.replies.remove(key).is_some(), "{step}"),
+            Step::PutSnat { key, value } => {
+                self.snat.insert(*key, *value);
+            }
+            Step::RemoveSnat { key } => assert!(self.snat.remove(key).is_some(), "{step}"),
+            Step::PutHairpin { key } => assert!(self.hairpins.insert(*key), "{step}"),
+            Step::RemoveHairpin { key } => assert!(self.hairpins.remove(key), "{step}"),
             Step::PutBackend { id, value } => {
                 let was = self.backends.insert(*id, *value);
                 was.into_iter().for_each(|was| check_generation(&was, value, step));
@@ -113,6 +121,11 @@ impl Maps {
         for reply in self.replies.values() {
             assert!(is_live(&reply.backend), "after {step}: {reply:?}");
             assert!(self.policies.contains_key(&reply.service), "after {step}: {reply:?}");
+        }
+        for (&id, backend) in &self.backends {
+            for entry in 0..u32::from(backend.sources) {
+                assert!(self.snat.contains_key(&Snat::key(id, entry)), "after {step}: {backend:?}");
+            }
         }
         for run in self.read_runs() {
             let slots = &self.slots[&run];
@@ -240,8 +253,8 @@ fn service(name: &'static str) -> impl Strategy<Value = config::Service> {
         Algorithm::RoundRobin,
         Algorithm::LeastConnections,
     ]);
-    (address, ports(), protocol, algorithm, backends(), policy()).prop_map(
-        move |(address, port, protocol, algorithm, backends, policy)| {
+    (address, ports(), protocol, algorithm, backends(), (policy(), delivery())).prop_map(
+        move |(address, port, protocol, algorithm, backends, (policy, delivery))| {
             let address = address.map(|address| address.parse().unwrap());
             let interfaces = vec!["eth0".to_owned(), "eth1".to_owned()];
             let listen = Listen { interfaces, address, port, protocol };
@@ -256,11 +269,25 @@ fn service(name: &'static str) -> impl Strategy<Value = config::Service> {
                 },
                 affinity_prefix: AffinityPrefix::default(),
                 backends,
+                delivery,
                 manage_address: false,
                 policy,
             }
         },
     )
+}
+
+/// Of every mode, with addresses of ours or without.
+fn delivery() -> impl Strategy<Value = Delivery> {
+    let modes = vec![Mode::Nat, Mode::Nat, Mode::FullNat, Mode::Dsr, Mode::Ipip, Mode::Gue];
+    let all: Vec<IpAddr> =
+        ["192.0.2.9", "198.51.100.1", "2001:db8::9"].map(|a| a.parse().unwrap()).to_vec();
+    let addresses = prop::sample::subsequence(all, 0..=3);
+    (prop::sample::select(modes), addresses).prop_map(|(mode, snat_addresses)| Delivery {
+        mode,
+        snat_addresses,
+        mss_clamp: MssClamp::Auto,
+    })
 }
 
 /// Those that meet, and that make a few keys each.
@@ -328,10 +355,16 @@ fn facts() -> impl Strategy<Value = Facts> {
             addresses.prop_map(move |addresses| Interface { index, addresses }),
         )
     };
-    (interface(2), interface(3)).prop_map(|(eth0, eth1)| {
+    let sources = prop::sample::subsequence(vec!["10.0.0.1", "10.0.0.2", "fd00::1"], 0..=3);
+    (interface(2), interface(3), sources).prop_map(|(eth0, eth1, reached)| {
         let named = [("eth0", eth0), ("eth1", eth1)];
         let there = named.into_iter().filter_map(|(name, there)| Some((name.to_owned(), there?)));
-        Facts { interfaces: there.collect(), ..Facts::default() }
+        let own = |backend: &str| {
+            let source = if backend.contains(':') { "2001:db8::1" } else { "192.0.2.9" };
+            (backend.parse().unwrap(), source.parse().unwrap())
+        };
+        let sources = reached.into_iter().map(own).collect();
+        Facts { interfaces: there.collect(), sources, ..Facts::default() }
     })
 }
 
@@ -459,6 +492,7 @@ proptest! {
                 service: service.name.as_str().into(),
                 backends: service.backends.iter().map(|backend| backend.address).collect(),
                 removal: Fate::Keep,
+                mode: service.delivery.mode.value(),
             });
             ids.hold(&wanted.collect::<Vec<_>>());
             let desired = plan(&config, &facts, &ids, Some(&previous));

@@ -14,7 +14,7 @@ use equipoise_common::verdict::Verdict;
 use crate::family::Family;
 use crate::hook::Hook;
 use crate::leave;
-use crate::packet::Window;
+use crate::packet::{Window, move_link_header};
 use crate::parse::Headers;
 use crate::report;
 use crate::route;
@@ -88,7 +88,7 @@ fn reset<H: Hook, F: Family>(hook: &H, headers: &Headers<F>) -> bool {
     // Asked for before the header is made, since the question writes to it.
     let partial = hook.has_partial_checksum((transport + 16) as u32);
     let window = hook.window();
-    if !swap_link_addresses(&window, 0)
+    if !swap_link_addresses(&window)
         || !F::turn_round(&window, headers, (transport + TCP_HEADER - network) as u16)
     {
         return false;
@@ -122,17 +122,16 @@ fn reset<H: Hook, F: Family>(hook: &H, headers: &Headers<F>) -> bool {
     true
 }
 
-/// Destination and source of the Ethernet header at `from` change places.
+/// Destination and source of the Ethernet header change places.
 #[inline(always)]
-pub fn swap_link_addresses(window: &Window, from: usize) -> bool {
-    let Some(old) = window.header::<12>(from) else { return false };
-    let (d0, d1) = (old.load::<u32, 0>(), old.load::<u16, 4>());
-    let (s0, s1) = (old.load::<u32, 6>(), old.load::<u16, 10>());
-    let Some(new) = window.header::<12>(0) else { return false };
-    new.store::<u32, 0>(s0);
-    new.store::<u16, 4>(s1);
-    new.store::<u32, 6>(d0);
-    new.store::<u16, 10>(d1);
+pub fn swap_link_addresses(window: &Window) -> bool {
+    let Some(header) = window.header::<12>(0) else { return false };
+    let (d0, d1) = (header.load::<u32, 0>(), header.load::<u16, 4>());
+    let (s0, s1) = (header.load::<u32, 6>(), header.load::<u16, 10>());
+    header.store::<u32, 0>(s0);
+    header.store::<u16, 4>(s1);
+    header.store::<u32, 6>(d0);
+    header.store::<u16, 10>(d1);
     true
 }
 
@@ -161,6 +160,7 @@ fn error<H: Hook, F: Family>(hook: &H, headers: &Headers<F>, error: &Error<F>) -
     }
     let window = hook.window();
     if !move_link_header(&window, network, grown)
+        || !swap_link_addresses(&window)
         || !F::write_header(&window, network, &error.ends, (grown + quoted) as u16)
     {
         return false;
@@ -184,35 +184,6 @@ fn error<H: Hook, F: Family>(hook: &H, headers: &Headers<F>, error: &Error<F>) -
         quote += change;
     }
     icmp.store::<u16, 2>(!fold(sum + quote));
-    true
-}
-
-/// The Ethernet header and VLAN tags go to the front again, turned round.
-#[inline(always)]
-fn move_link_header(window: &Window, length: usize, by: usize) -> bool {
-    const ETHERNET: usize = 14;
-    const TAG: usize = 4;
-    if !swap_link_addresses(window, by) {
-        return false;
-    }
-    let (Some(old), Some(new)) =
-        (window.header::<2>(by + ETHERNET - 2), window.header::<2>(ETHERNET - 2))
-    else {
-        return false;
-    };
-    new.store::<u16, 0>(old.load::<u16, 0>());
-    let mut at = ETHERNET;
-    for _ in 0..2 {
-        if at + TAG > length {
-            break;
-        }
-        let (Some(old), Some(new)) = (window.header::<TAG>(by + at), window.header::<TAG>(at))
-        else {
-            return false;
-        };
-        new.store::<u32, 0>(old.load::<u32, 0>());
-        at += TAG;
-    }
     true
 }
 

@@ -40,8 +40,10 @@ pub trait Family: Address + 'static {
     fn look_up(headers: &Headers<Self>, passage: Passage, decision: &mut Decision<Self>) -> Found;
     /// Where a flow is found by this five-tuple, or 0.
     fn position(key: &FiveTuple<Self>) -> u32;
-    /// Finds a backend and a name at it for the flow that is in this CPU's scratch, as [`crate::open::find_name`].
+    /// Finds a backend and a name at it for the flow that is in this CPU's scratch, as [`crate::name::find`].
     fn name(run: &Run) -> u64;
+    /// Tries some ports for that flow, as [`crate::name::find_port`].
+    fn find_port(round: u32) -> u32;
     /// Opens the flow that is in this CPU's work.
     fn open() -> Opened;
     /// Ends the flow with an entry at `at`; true if it was this call that did it.
@@ -162,6 +164,11 @@ impl Family for V4 {
     #[inline(always)]
     fn name(run: &Run) -> u64 {
         FlowsV4::name(run)
+    }
+
+    #[inline(always)]
+    fn find_port(round: u32) -> u32 {
+        FlowsV4::find_port(round)
     }
 
     #[inline(always)]
@@ -399,6 +406,11 @@ impl Family for V6 {
     #[inline(always)]
     fn name(run: &Run) -> u64 {
         FlowsV6::name(run)
+    }
+
+    #[inline(always)]
+    fn find_port(round: u32) -> u32 {
+        FlowsV6::find_port(round)
     }
 
     #[inline(always)]

@@ -14,6 +14,7 @@ use equipoise_common::key::{FiveTuple, UDP};
 use equipoise_common::step::What;
 use equipoise_common::value::Fate;
 
+use crate::carry;
 use crate::family::Family;
 use crate::map::{BACKENDS, CLOCK, TEST_CLOCK};
 use crate::parse::Headers;
@@ -35,6 +36,8 @@ pub struct Decision<F> {
     pub at: u32,
     /// When the packet came, ticks.
     pub now: u32,
+    /// Whether it is for [`crate::carry`]: rewriting is not all, or not what is to be done with it.
+    pub apart: bool,
 }
 
 /// Whether a packet is of a flow.
@@ -87,7 +90,9 @@ where
         return Found::Nothing;
     };
     let meta = Meta(slot[0].load());
-    if passage != Passage::In && !meta.has(flag::REPLY) {
+    let is_reply = meta.has(flag::REPLY);
+    // Answers that are not to come by us and do for all that go on as they are.
+    if is_reply && meta.has(flag::ONE_SIDED) || passage != Passage::In && !is_reply {
         return Found::Nothing;
     }
     let is_new = !report::is_dry() && passage != Passage::Through;
@@ -119,7 +124,8 @@ where
     }
     report::step(What::FlowHit, decision.backend, u64::from(meta.flags()));
     decision.to = facts(slot, meta).to;
-    decision.direction = if meta.has(flag::REPLY) { Direction::Reply } else { Direction::Request };
+    decision.direction = if is_reply { Direction::Reply } else { Direction::Request };
+    decision.apart = meta.has(flag::ONE_SIDED) || carry::is_lowered(headers, policy);
     if is_new && note(slot, meta, &headers.segment, now) { Found::Eventful } else { Found::Flow }
 }
 
@@ -135,10 +141,10 @@ fn standing<F: Family>(headers: &Headers<F>, meta: Meta, backend: u32) -> Found 
     }
     let is_reply = meta.has(flag::REPLY);
     let is_udp = headers.tuple.protocol == UDP;
-    if !is_reply && (is_udp || headers.is_syn() || entry.fate == Fate::Reselect as u16) {
+    if !is_reply && (is_udp || headers.is_syn() || entry.fate == Fate::Reselect as u8) {
         return Found::Reselected;
     }
-    let resets = entry.fate == Fate::Reset as u16 || is_reset;
+    let resets = entry.fate == Fate::Reset as u8 || is_reset;
     if is_udp || !resets || headers.is_reset() { Found::Flow } else { Found::Reset }
 }
 
@@ -185,6 +191,7 @@ where
     decision.backend = facts.backend;
     let is_reply = meta.has(flag::REPLY);
     decision.direction = if is_reply { Direction::Reply } else { Direction::Request };
+    decision.apart = meta.has(flag::ONE_SIDED);
     true
 }
 
@@ -221,6 +228,7 @@ impl<F: Family> Decision<F> {
             backend: 0,
             at: 0,
             now: 0,
+            apart: false,
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::leave;
 use crate::parse::Headers;
 use crate::report::{self, Direction};
 use crate::rewrite::{self, Hops};
-use crate::route::{self, Route};
+use crate::route::{self, Route, Wanted};
 
 /// A packet on its way.
 pub struct Passing<'a, H, F> {
@@ -126,20 +126,21 @@ pub fn way<H: Hook, F: Family, const FIRST: bool>(
     headers: &Headers<F>,
     decision: &Decision<F>,
 ) -> Route {
+    let wanted = Wanted::of(headers, decision);
     if FIRST {
         let is_known = F::work().is_some_and(|work| work.way_is_known);
         return match route::known(decision.backend) {
             Some(hop) if is_known => Route::Way(hop),
-            _ => route::ask(hook, headers, decision),
+            _ => route::ask(hook, &wanted),
         };
     }
     if decision.direction != Direction::Request {
-        return route::ask(hook, headers, decision);
+        return route::ask(hook, &wanted);
     }
-    if let Some(hop) = route::shortcut(hook, headers, decision) {
+    if let Some(hop) = route::shortcut(hook, &wanted) {
         return Route::Way(hop);
     }
-    let route = route::ask(hook, headers, decision);
-    route::keep(headers, decision);
+    let route = route::ask(hook, &wanted);
+    route::keep(&wanted);
     route
 }

@@ -6,7 +6,7 @@
 
 use equipoise_common::flow::find::is_past;
 use equipoise_common::key::{Address, Be16, FiveTuple, ServiceKey};
-use equipoise_common::value;
+use equipoise_common::value::{self, Mode};
 use equipoise_common::verdict::Verdict;
 
 use crate::family::{Addresses, Family};
@@ -16,7 +16,7 @@ use crate::hook::{Hook, Packet};
 use crate::parse::{self, Headers, Ip, Part};
 use crate::report::{self, Direction};
 use crate::rewrite::{self, Hops};
-use crate::{TURN, action, filter, leave, odd, select, service, table};
+use crate::{TURN, action, carry, filter, leave, odd, select, service, table};
 
 /// What the fragments of a packet have in common.
 #[repr(C, align(8))]
@@ -38,16 +38,19 @@ pub struct First<F> {
     backend: u32,
     /// When it came, ticks.
     since: u32,
-    /// [`REQUEST`], [`REPLY`], or 0 for a packet that is not ours.
+    /// [`REQUEST`], [`REPLY`], [`CARRIED`], or 0 for a packet that is not ours.
     direction: u32,
 }
 
 const REQUEST: u32 = 1;
 const REPLY: u32 = 2;
+/// A request that stays as it is.
+const CARRIED: u32 = 3;
 
 const TRACK: u8 = value::Fragments::Track as u8;
 const HASH: u8 = value::Fragments::Hash as u8;
 const DROP: u8 = value::Fragments::Drop as u8;
+const FULL_NAT: u8 = Mode::FullNat as u8;
 
 /// How long fragments follow their first: as long as any receiver keeps them (RFC 8200 section 4.5: 60 s), ticks.
 const FOLLOWED: u32 = 57_220;
@@ -101,7 +104,11 @@ pub fn first<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: Ip<F>) -> Result
     if is_refused(decision.service) {
         return Err(Verdict::FragmentRefused);
     }
-    remember(&headers, part, &decision, direction(decision.direction));
+    remember(&headers, part, &decision, direction(&decision));
+    if decision.apart && passage == Passage::In {
+        let sent = Verdict::ForwardedRequest;
+        return carry::hand_over(&headers, &decision, (found, part), sent);
+    }
     let turn = if found == Found::Eventful { TURN } else { 0 };
     if passage == Passage::In {
         let Some(work) = F::work() else { return Err(Verdict::FlowRefused) };
@@ -133,12 +140,18 @@ pub fn later<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Resul
             decision.to.destination = first.destination;
             decision.service = first.service;
             decision.backend = first.backend;
-            if first.direction == REPLY {
-                decision.direction = Direction::Reply;
+            match first.direction {
+                REPLY => decision.direction = Direction::Reply,
+                CARRIED => decision.apart = true,
+                _ => {}
             }
         }
         _ if is_in => decide_alone(hook, &headers, &mut decision)?,
         _ => return Err(Verdict::Outgoing),
+    }
+    if decision.apart {
+        let sent = Verdict::ForwardedRequest;
+        return carry::hand_over(&headers, &decision, (Found::Nothing, ip.part), sent);
     }
     let passing = Passing { hook, packet, headers: &headers, decision: &decision };
     if is_in {
@@ -175,7 +188,11 @@ fn decide_alone<H: Hook, F: Family>(
     // By the source alone, as the plan has it for such a service: the ports, which are not there, make no difference.
     let run = select::hashed(service.pool, headers).ok_or(Verdict::NoBackend)?;
     let chosen = run.backend(0).ok_or(Verdict::NoBackend)?;
-    decision.to.destination = F::unpack(chosen.backend.address);
+    match chosen.backend.mode() {
+        FULL_NAT => return Err(Verdict::FragmentUnknown),
+        mode if Mode::is_one_sided(mode) => decision.apart = true,
+        _ => decision.to.destination = F::unpack(chosen.backend.address),
+    }
     decision.service = service.id;
     decision.backend = chosen.id;
     Ok(())
@@ -200,7 +217,8 @@ fn remember<F: Family>(headers: &Headers<F>, part: Part, decision: &Decision<F>,
 /// Remembers the first fragment that the slow path has decided about.
 #[inline(always)]
 pub fn remember_new<F: Family>() {
-    keep::<F>(REQUEST);
+    let carried = F::work().is_some_and(|work| work.decision.apart && work.new.is_one_sided);
+    keep::<F>(if carried { CARRIED } else { REQUEST });
 }
 
 /// Remembers what this CPU's work says of a first fragment.
@@ -222,8 +240,9 @@ fn keep<F: Family>(direction: u32) {
 }
 
 #[inline(always)]
-fn direction(direction: Direction) -> u32 {
-    match direction {
+fn direction<F>(decision: &Decision<F>) -> u32 {
+    match decision.direction {
+        Direction::Request if decision.apart => CARRIED,
         Direction::Request => REQUEST,
         Direction::Reply => REPLY,
     }

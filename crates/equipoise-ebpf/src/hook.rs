@@ -6,14 +6,16 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
-    BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC,
+    BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+    BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0,
+    BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     bpf_redir_neigh, xdp_action,
 };
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{
-    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head,
-    bpf_skb_change_tail, bpf_skb_change_type, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
-    bpf_xdp_get_buff_len,
+    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+    bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_change_type, bpf_xdp_adjust_head,
+    bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
 };
 use aya_ebpf::programs::{TcContext, XdpContext};
 use equipoise_common::checksum;
@@ -22,7 +24,8 @@ use equipoise_common::verdict;
 
 use crate::flow::Passage;
 use crate::map::{REDIRECTS, STAGES_TC, STAGES_XDP};
-use crate::packet::Window;
+use crate::packet::{Window, move_link_header};
+use crate::parse::{ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN};
 use crate::route::{Hop, Link};
 
 /// A packet at a hook.
@@ -56,6 +59,18 @@ impl Change {
         const IN_UDP: usize = 6;
         self.transport + if self.protocol == UDP { IN_UDP } else { IN_TCP }
     }
+}
+
+/// Room for outer headers.
+pub struct Room {
+    /// Offset of the IP header that they go before, bytes.
+    pub network: usize,
+    /// Their bytes.
+    pub bytes: u32,
+    /// Whether the outer packet is of IPv6.
+    pub is_v6: bool,
+    /// Whether there is a UDP header among them.
+    pub is_udp: bool,
 }
 
 /// What the packet text asks of the place that it runs at.
@@ -93,6 +108,9 @@ pub trait Hook {
     fn truncate(&self, length: u32) -> bool;
     /// Makes room for so many bytes at the front of the frame. False if the kernel refuses. Windows are void after it.
     fn grow(&self, bytes: u32) -> bool;
+    /// Makes room for outer headers before the IP header, behind the link header. False if the kernel refuses. Windows are
+    /// void after it.
+    fn make_room(&self, room: &Room) -> bool;
     /// Whether the transport checksum at this offset has still to be completed by a device. Windows are
     /// void after it.
     fn has_partial_checksum(&self, field: u32) -> bool;
@@ -115,6 +133,8 @@ pub enum Stage {
     Odd = 1,
     /// [`crate::answer`].
     Answer = 2,
+    /// [`crate::carry`].
+    Carry = 3,
 }
 
 /// Why a route cannot be taken from here.
@@ -253,6 +273,11 @@ impl<const GENERIC: bool> Hook for Xdp<GENERIC> {
     }
 
     #[inline(always)]
+    fn make_room(&self, room: &Room) -> bool {
+        self.grow(room.bytes) && move_link_header(&self.window(), room.network, room.bytes as usize)
+    }
+
+    #[inline(always)]
     fn has_partial_checksum(&self, _field: u32) -> bool {
         // XDP owns the frame as it came off the wire.
         false
@@ -288,6 +313,16 @@ impl<const EGRESS: bool> Tc<EGRESS> {
     fn field<T: Copy>(&self, pick: impl FnOnce(&aya_ebpf::bindings::__sk_buff) -> T) -> T {
         // SAFETY: the context is the one that the kernel gave us and lives as long as the program.
         pick(unsafe { &*self.0.skb.skb })
+    }
+}
+
+impl<const EGRESS: bool> Tc<EGRESS> {
+    /// Whether a VLAN tag stands in the frame. The kernel takes the outer one out of it, and knows of a frame that it cannot
+    /// read neither neighbours nor outer headers.
+    #[inline(always)]
+    fn has_tag(&self) -> bool {
+        let protocol = self.field(|skb| skb.protocol) as u16;
+        protocol == ETHERTYPE_VLAN.0 || protocol == ETHERTYPE_SERVICE_VLAN.0
     }
 }
 
@@ -366,9 +401,9 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
     }
 
     #[inline(always)]
-    fn takes(&self, _link: Link, _interface: u32) -> Result<(), Refusal> {
+    fn takes(&self, link: Link, _interface: u32) -> Result<(), Refusal> {
         // redirect_neigh resolves the neighbour itself, and any device can transmit.
-        Ok(())
+        if link == Link::Unknown && self.has_tag() { Err(Refusal::NoNeighbour) } else { Ok(()) }
     }
 
     #[inline(always)]
@@ -397,6 +432,12 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
 
     #[inline(always)]
     fn send(&self, hop: &Hop) -> i32 {
+        if self.has_tag() {
+            let Some(ethernet) = self.window().header::<12>(0) else { return Self::drop() };
+            hop.write_link_addresses(ethernet);
+            // SAFETY: takes plain numbers.
+            return unsafe { bpf_redirect(hop.interface(), 0) as i32 };
+        }
         let mut neighbour = hop.neighbour();
         let size = size_of::<bpf_redir_neigh>() as i32;
         // SAFETY: `neighbour` is a whole `bpf_redir_neigh` on our stack.
@@ -422,6 +463,26 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
     fn grow(&self, bytes: u32) -> bool {
         // SAFETY: as above.
         unsafe { bpf_skb_change_head(self.0.skb.skb, bytes, 0) == 0 }
+    }
+
+    #[inline(always)]
+    fn make_room(&self, room: &Room) -> bool {
+        if self.has_tag() {
+            let bytes = room.bytes;
+            return self.field(|skb| skb.gso_size) == 0
+                && self.grow(bytes)
+                && move_link_header(&self.window(), room.network, bytes as usize);
+        }
+        // Segments stay as large as they are: whether they fit with the outer headers has been looked at.
+        const ALWAYS: u32 = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
+        let family =
+            if room.is_v6 { BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 } else { BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 };
+        let udp = if room.is_udp { BPF_F_ADJ_ROOM_ENCAP_L4_UDP } else { 0 };
+        let flags = u64::from(ALWAYS | family | udp);
+        // SAFETY: as above.
+        unsafe {
+            bpf_skb_adjust_room(self.0.skb.skb, room.bytes as i32, BPF_ADJ_ROOM_MAC, flags) == 0
+        }
     }
 
     #[inline(always)]

@@ -11,7 +11,7 @@ use equipoise_common::verdict::Verdict;
 
 use crate::answer::swap_link_addresses;
 use crate::family::{Addresses, Family};
-use crate::flow::{Decision, Passage};
+use crate::flow::{Decision, Found, Passage};
 use crate::forward::{self, Change, Passing};
 use crate::hook::{Hook, Packet, port_word};
 use crate::odd::{self, headers};
@@ -19,7 +19,7 @@ use crate::packet::Window;
 use crate::parse::{Ip, Part};
 use crate::report::{self, Direction};
 use crate::rewrite::Hops;
-use crate::{action, leave};
+use crate::{action, carry, leave};
 
 /// Bytes before what an error quotes.
 const HEADER: usize = 8;
@@ -63,6 +63,15 @@ pub fn take_up<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Res
     }
     decision.at = 0;
     let is_reply = decision.direction == Direction::Reply;
+    if decision.apart {
+        // About what the backend has sent by another way, which it has to hear of: it goes there as it is. What is about
+        // a request is for the client already.
+        if is_reply || hook.passage() != Passage::In {
+            return Err(Verdict::NotTcpUdp);
+        }
+        let sent = Verdict::ForwardedErrorToBackend;
+        return carry::hand_over(&headers, &decision, (Found::Nothing, Part::WHOLE), sent);
+    }
     // What the sender of the quoted packet wrote, and what it knows the other end by.
     let told = decision.to.reversed();
     decision.to = FiveTuple {
@@ -179,7 +188,7 @@ fn echo<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Result<u64
     icmp.store::<u16, 0>(now);
     let change = checksum::difference(u32::from(was), u32::from(now));
     icmp.store::<u16, 2>(checksum::update(icmp.load::<u16, 2>(), change));
-    if !F::turn_round(window, &headers, headers.length as u16) || !swap_link_addresses(window, 0) {
+    if !F::turn_round(window, &headers, headers.length as u16) || !swap_link_addresses(window) {
         return Err(Verdict::RewriteFailed);
     }
     report::verdict(H::HOOK, Verdict::Echo);

@@ -12,6 +12,8 @@
 mod answer;
 #[cfg(feature = "bench")]
 mod bench;
+mod carry;
+mod encap;
 mod family;
 mod filter;
 mod flow;
@@ -21,6 +23,7 @@ mod hook;
 mod icmp;
 mod limit;
 mod map;
+mod name;
 mod odd;
 mod open;
 mod packet;
@@ -131,6 +134,30 @@ fn answer_in(context: TcContext) -> i32 {
     answer_path(&Tc::<false>(context))
 }
 
+/// What is not rewritten alone: [`carry`].
+#[xdp(frags)]
+fn carry_xdp(context: XdpContext) -> u32 {
+    carry_path(&Xdp::<false>(context)) as u32
+}
+
+/// As [`carry_xdp`], in the stack.
+#[xdp(frags)]
+fn carry_xdpg(context: XdpContext) -> u32 {
+    carry_path(&Xdp::<true>(context)) as u32
+}
+
+/// As [`carry_xdp`], at TC ingress.
+#[classifier]
+fn carry_in(context: TcContext) -> i32 {
+    carry_path(&Tc::<false>(context))
+}
+
+/// As [`carry_xdp`], at TC egress.
+#[classifier]
+fn carry_out(context: TcContext) -> i32 {
+    carry_path(&Tc::<true>(context))
+}
+
 #[inline(always)]
 fn incoming<H: Hook>(hook: &H) -> i32 {
     if !hook.is_for_this_host() {
@@ -203,9 +230,11 @@ fn conclude<H: Hook, F: Family>(hook: &H, concluded: u64) -> i32 {
 fn go_on<H: Hook>(hook: &H, concluded: u64) -> i32 {
     const SLOW: u64 = on(Stage::Slow);
     const ODD: u64 = on(Stage::Odd);
+    const CARRY: u64 = on(Stage::Carry);
     match concluded {
         SLOW => hook.go_on(Stage::Slow),
         ODD => hook.go_on(Stage::Odd),
+        CARRY => hook.go_on(Stage::Carry),
         _ => hook.go_on(Stage::Answer),
     }
     leave::<H>(Verdict::FlowRefused)
@@ -317,6 +346,15 @@ fn answer_ipv6<H: Hook>(hook: &H) -> i32 {
 }
 
 #[inline(always)]
+fn carry_path<H: Hook>(hook: &H) -> i32 {
+    match parse::network(&hook.packet().window) {
+        Ok(Network::V4(_)) => staged(hook, carry::go_on::<H, V4>(hook)),
+        Ok(Network::V6(_)) => staged(hook, carry::go_on::<H, V6>(hook)),
+        Err(verdict) => leave::<H>(verdict),
+    }
+}
+
+#[inline(always)]
 fn outgoing<H: Hook>(hook: &H) -> i32 {
     match parse::network(&hook.packet().window) {
         Ok(Network::V4(at)) => conclude::<H, V4>(hook, outgoing_ipv4(hook, at)),
@@ -380,6 +418,10 @@ fn balance<H: Hook, F: Family>(
                 Err(verdict) => return Err(verdict),
             }
         }
+    }
+    if decision.apart {
+        let sent = Verdict::ForwardedRequest;
+        return carry::hand_over(headers, &decision, (found, Part::WHOLE), sent);
     }
     match forward::forward::<_, _, false>(hook, packet, headers, &decision) {
         Ok(sent) => turned(headers, &decision, found, action(sent)),
@@ -453,6 +495,10 @@ fn answer<H: Hook, F: Family>(
         Found::Nothing | Found::Idle | Found::Replaced | Found::Reselected => {
             return Err(Verdict::Outgoing);
         }
+    }
+    if reply.apart {
+        let sent = Verdict::RewrittenReply;
+        return carry::hand_over(headers, &reply, (found, Part::WHOLE), sent);
     }
     rewrite::apply(hook, packet, headers, &reply.to, Hops::Keep)?;
     report::packet(headers, &reply);

@@ -14,10 +14,10 @@ use equipoise_common::bucket::Bucket;
 use equipoise_common::filter;
 use equipoise_common::flow::Set;
 use equipoise_common::flow::count::PRESSURES;
-use equipoise_common::key::{PortsKey, ServiceKey, V4, V6};
+use equipoise_common::key::{HostKey, PortsKey, ServiceKey, V4, V6};
 use equipoise_common::limit;
 use equipoise_common::step::Step;
-use equipoise_common::value::{Backend, Host, Policy, Pool, Reply, Service, Traffic};
+use equipoise_common::value::{Backend, Host, Policy, Pool, Reply, Service, Snat, Traffic};
 use equipoise_common::verdict::COUNTERS;
 
 use crate::fragment::{First, PacketKey};
@@ -105,6 +105,15 @@ pub static TURNS: PerCpuArray<u64, { limit::POOLS as usize }> = PerCpuArray::new
 /// User space: backends by id.
 #[btf_map(name = "BACKENDS")]
 pub static BACKENDS: Array<Backend, { limit::BACKENDS as usize }> = Array::new();
+
+/// User space: addresses of ours that packets to a backend may come from, by [`Snat::key`].
+#[btf_map(name = "SNAT")]
+pub static SNAT: HashMap<u64, Snat, { limit::SNAT as usize }, NO_PREALLOC> = HashMap::new();
+
+/// User space: addresses of backends that are reached by us, and so need help to reach each other through a VIP.
+#[btf_map(name = "HAIRPINS")]
+pub static HAIRPINS: HashMap<HostKey, u32, { limit::BACKENDS as usize }, NO_PREALLOC> =
+    HashMap::new();
 
 /// User space: devices that take redirected frames, by index.
 #[btf_map(name = "REDIRECTS")]
@@ -212,11 +221,11 @@ pub static WORK_V6: PerCpuArray<Work<V6>, 1> = PerCpuArray::new();
 
 /// User space: the programs of the stages at XDP, in the driver and in the stack.
 #[btf_map(name = "STAGES_XDP")]
-pub static STAGES_XDP: ProgramArray<6> = ProgramArray::new();
+pub static STAGES_XDP: ProgramArray<8> = ProgramArray::new();
 
 /// User space: the programs of the stages at TC, where packets come in and where they go out.
 #[btf_map(name = "STAGES_TC")]
-pub static STAGES_TC: ProgramArray<6> = ProgramArray::new();
+pub static STAGES_TC: ProgramArray<8> = ProgramArray::new();
 
 /// Program: what has been made of the first fragments of IPv4 packets.
 #[btf_map(name = "FRAGMENTS_V4")]

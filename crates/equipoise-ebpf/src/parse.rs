@@ -16,9 +16,9 @@ const VLAN: usize = 4;
 const ETHERTYPE_IPV4: Be16 = Be16::new(0x0800);
 const ETHERTYPE_IPV6: Be16 = Be16::new(0x86dd);
 /// 802.1Q.
-const ETHERTYPE_VLAN: Be16 = Be16::new(0x8100);
+pub const ETHERTYPE_VLAN: Be16 = Be16::new(0x8100);
 /// 802.1ad.
-const ETHERTYPE_SERVICE_VLAN: Be16 = Be16::new(0x88a8);
+pub const ETHERTYPE_SERVICE_VLAN: Be16 = Be16::new(0x88a8);
 const IPV6: usize = 40;
 /// IPv6 extension headers (RFC 8200).
 const HOP_BY_HOP: u8 = 0;

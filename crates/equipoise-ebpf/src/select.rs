@@ -195,33 +195,50 @@ extern "C" fn backend_with_room(
     next: u32,
     is_limited: u32,
 ) -> u64 {
-    let run = Run { offset, length, first };
     let mut found = NO_BACKEND;
     let mut attempt = next;
     for _ in 0..BACKEND_TRIES {
-        let chosen = run.backend(attempt);
+        let tried = backend_in_slot(offset, length, first, attempt, is_limited);
         attempt += 1;
-        let Some(chosen) = chosen else { continue };
-        if !has_room(&chosen) {
-            report::step(What::BackendFull, chosen.id, u64::from(chosen.backend.max_flows));
-            if found == NO_BACKEND {
-                found = NO_ROOM;
+        match tried {
+            NO_BACKEND => {}
+            NO_TOKEN => found = NO_TOKEN,
+            NO_ROOM if found == NO_BACKEND => found = NO_ROOM,
+            NO_ROOM => {}
+            id => {
+                if found != NO_BACKEND {
+                    report::pressure(Pressure::MovedOn);
+                }
+                return u64::from(attempt) << 32 | u64::from(id);
             }
-            continue;
         }
-        if is_limited != 0 && !limit::backend_takes(chosen.id, u32::from(chosen.backend.service)) {
-            found = NO_TOKEN;
-            continue;
-        }
-        if found != NO_BACKEND {
-            report::pressure(Pressure::MovedOn);
-        }
-        return u64::from(attempt) << 32 | u64::from(chosen.id);
     }
     if found != NO_BACKEND {
         report::pressure(Pressure::RefusedBackend);
     }
     u64::from(attempt) << 32 | u64::from(found)
+}
+
+/// The id of the backend that an attempt leads to, if it has room. A function that is verified by itself, and so once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn backend_in_slot(
+    offset: u32,
+    length: u32,
+    first: u32,
+    attempt: u32,
+    is_limited: u32,
+) -> u32 {
+    let run = Run { offset, length, first };
+    let Some(chosen) = run.backend(attempt) else { return NO_BACKEND };
+    if !has_room(&chosen) {
+        report::step(What::BackendFull, chosen.id, u64::from(chosen.backend.max_flows));
+        return NO_ROOM;
+    }
+    if is_limited != 0 && !limit::backend_takes(chosen.id, u32::from(chosen.backend.service)) {
+        return NO_TOKEN;
+    }
+    chosen.id
 }
 
 #[inline(always)]

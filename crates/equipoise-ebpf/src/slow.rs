@@ -15,6 +15,7 @@ use crate::family::Family;
 use crate::flow::{self, Decision, Found};
 use crate::hook::{Hook, Stage};
 use crate::parse::{Headers, Part};
+use crate::route::Wanted;
 use crate::select::Run;
 use crate::{action, forward, fragment, leave, limit, on, open, report, route, table};
 
@@ -51,6 +52,20 @@ pub struct Work<F> {
     pub decision: Decision<F>,
     /// Whether packets to the backend of a new flow have just gone where this one can go too.
     pub way_is_known: bool,
+    /// Whether the client of a new flow is a backend itself.
+    pub is_hairpin: bool,
+    /// Whether a packet that is carried goes by a hop that was kept.
+    pub hop_is_known: bool,
+    /// Addresses of ours that a new flow may come from at its backend; 0 if it comes from the client's.
+    pub sources: u32,
+    /// How a packet that is carried gets to its backend, a [`equipoise_common::value::Mode`] as a number.
+    pub mode: u32,
+    /// What its way carries, IP bytes; 0 where that is not known.
+    pub mtu: u32,
+    /// The verdict on it, as a number, if it is sent.
+    pub sent: u32,
+    /// The verdict on it, as a number, if it is left to the stack.
+    pub by_stack: u32,
 }
 
 /// How far [`begin`] has got with a packet: an action, or this.
@@ -81,6 +96,11 @@ pub fn go_on<H: Hook, F: Family>(hook: &H) -> u64 {
     if work.part.marks != 0 {
         fragment::remember_new::<F>();
     }
+    if work.decision.apart {
+        work.found = Found::Nothing;
+        work.sent = Verdict::ForwardedRequest as u32;
+        return on(Stage::Carry);
+    }
     let action = complete::<H, F>(hook);
     if opened.refused == 0 && !opened.found && !work.way_is_known {
         keep_way::<F>();
@@ -92,7 +112,7 @@ pub fn go_on<H: Hook, F: Family>(hook: &H) -> u64 {
 #[inline(never)]
 fn keep_way<F: Family>() {
     let Some(work) = F::work() else { return };
-    route::keep(&work.headers, &work.decision);
+    route::keep(&Wanted::of(&work.headers, &work.decision));
 }
 
 /// Everything before the flow table is written: the flow in this CPU's work is to be opened, or else the packet is
@@ -117,7 +137,8 @@ fn decide<H: Hook, F: Family>(hook: &H, opened: u64) -> u64 {
         return refuse::<H, F>(no_backend(&work.headers, service, verdict));
     }
     let is_new = opened.refused == 0 && !opened.found;
-    work.way_is_known = is_new && route::shortcut(hook, &work.headers, &decision).is_some();
+    work.way_is_known =
+        is_new && route::shortcut(hook, &Wanted::of(&work.headers, &decision)).is_some();
     work.decision = decision;
     OPEN
 }

@@ -6,8 +6,10 @@ use core::ptr;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::find::is_past;
 use equipoise_common::key::{Be16, ServiceKey};
+use equipoise_common::value::Mode;
 use equipoise_common::verdict::Verdict;
 
+use crate::carry::is_lowered;
 use crate::family::Family;
 use crate::flow::{Decision, now};
 use crate::map::STATELESS;
@@ -15,6 +17,7 @@ use crate::parse::Headers;
 use crate::report::{self, Direction};
 use crate::select;
 use crate::slow::Work;
+use crate::table::policy;
 
 /// Sends a packet where its hash says without remembering it.
 ///
@@ -25,13 +28,20 @@ pub fn send<F: Family>(work: &Work<F>, decision: &mut Decision<F>) -> Result<(),
     let (headers, service) = (&work.headers, &work.service);
     let Some(run) = select::hashed(service.pool, headers) else { return Err(Verdict::NoBackend) };
     let Some(chosen) = run.backend(0) else { return Err(Verdict::NoBackend) };
+    if chosen.backend.mode() == Mode::FullNat as u8 {
+        // Replies to an address of ours that nobody remembers would go nowhere.
+        return Err(Verdict::FlowRefused);
+    }
+    let is_one_sided = Mode::is_one_sided(chosen.backend.mode());
     let mut reply = headers.tuple.reversed();
     reply.source = F::unpack(chosen.backend.address);
     reply.source_port = chosen.port(headers.tuple.destination_port);
-    if F::position(&reply) != 0 {
+    if !is_one_sided && F::position(&reply) != 0 {
         return Err(Verdict::NoSourcePort);
     }
-    decision.to = reply.reversed();
+    decision.to = if is_one_sided { headers.tuple } else { reply.reversed() };
+    decision.apart =
+        is_one_sided || policy(service.id).is_some_and(|policy| is_lowered(headers, policy));
     decision.service = service.id;
     decision.backend = chosen.id;
     if report::is_dry() {

@@ -25,7 +25,7 @@ use crate::map::{
     EVENTS, FLOWS_V4, FLOWS_V6, LIVE, LIVE_BACKENDS, LIVE_SERVICES, MAX_FLOWS, POLICIES, SEED,
     SETS, SPARES_CONFIRMED,
 };
-use crate::open;
+use crate::name;
 use crate::packet::opaque;
 use crate::report;
 use crate::select::Run;
@@ -102,7 +102,7 @@ macro_rules! storage {
     ($table:ident, $map:ident, $address:ident, $slot:literal, $first:literal,
      [$end:ident, $evict:ident, $turn:ident, $usable:ident, $choose:ident, $reserve:ident, $place:ident,
       $release:ident, $elsewhere:ident,
-      $position:ident, $name:ident, $worth:ident, $close:ident]) => {
+      $position:ident, $name:ident, $port:ident, $worth:ident, $close:ident]) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $end(here: u32, why: u32, now: u32) -> u32 {
@@ -182,7 +182,13 @@ macro_rules! storage {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $name(offset: u32, length: u32, first: u32) -> u64 {
-            open::find_name::<$address>(&Run { offset, length, first })
+            name::find::<$address>(&Run { offset, length, first })
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $port(round: u32) -> u32 {
+            name::find_port::<$address>(round)
         }
 
         impl $table {
@@ -204,10 +210,16 @@ macro_rules! storage {
                 $position(key)
             }
 
-            /// Finds a backend and a name for the flow that this CPU's scratch has, as [`crate::open::find_name`].
+            /// Finds a backend and a name for the flow that this CPU's scratch has, as [`crate::name::find`].
             #[inline(always)]
             pub fn name(run: &Run) -> u64 {
                 $name(run.offset, run.length, run.first)
+            }
+
+            /// Tries some ports for that flow, as [`crate::name::find_port`].
+            #[inline(always)]
+            pub fn find_port(round: u32) -> u32 {
+                $port(round)
             }
 
             /// Opens the flow that this CPU's work has.
@@ -345,6 +357,7 @@ storage!(
         flow_elsewhere_v4,
         flow_position_v4,
         flow_name_v4,
+        flow_port_v4,
         flow_worth_v4,
         flow_close_v4
     ]
@@ -367,6 +380,7 @@ storage!(
         flow_elsewhere_v6,
         flow_position_v6,
         flow_name_v6,
+        flow_port_v6,
         flow_worth_v6,
         flow_close_v6
     ]

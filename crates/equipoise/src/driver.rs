@@ -206,7 +206,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// Reads the machine; a change of it is due to be settled.
     async fn read_machine(&mut self) {
-        let targets = targets(self.state.config());
+        let mut targets = targets(self.state.config());
+        targets.extend(self.state.gone());
         let began = Instant::now();
         let read = self.machine.read(&targets).await;
         self.due.not_before = Instant::now() + began.elapsed() * 9;
@@ -293,7 +294,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     async fn refresh_neighbours(&mut self) {
         self.due.neighbours = Instant::now() + NEIGHBOURS;
         let next_hops = self.reading.ways.values().filter_map(|way| match way {
-            Way::Via { interface, next_hop } => Some((*interface, *next_hop)),
+            Way::Via { interface, next_hop, .. } => Some((*interface, *next_hop)),
             Way::Local | Way::Unreachable => None,
         });
         let (next_hops, interfaces) = (next_hops.collect(), self.interfaces.indexes());
@@ -324,6 +325,7 @@ fn is_missing(note: &Note) -> bool {
         | Note::NoAddress { .. }
         | Note::NoIds { .. }
         | Note::NoBackendIds { .. }
+        | Note::NoSourceAddress { .. }
         | Note::NoKeys { .. } => true,
         Note::NoBackend { .. } | Note::CoarseShares { .. } => false,
     }
@@ -331,7 +333,7 @@ fn is_missing(note: &Note) -> bool {
 
 /// Whether the flows of a backend that has gone get a RST.
 fn is_to_be_reset(backend: &BackendPlan) -> bool {
-    backend.value.state == Backend::GONE && backend.value.fate == Fate::Reset as u16
+    backend.value.state == Backend::GONE && backend.value.fate == Fate::Reset as u8
 }
 
 /// The addresses whose ways matter: those of the backends.

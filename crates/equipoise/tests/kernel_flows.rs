@@ -38,6 +38,8 @@ mod gone;
 mod hammer;
 #[path = "flows/limits.rs"]
 mod limits;
+#[path = "flows/modes.rs"]
+mod modes;
 #[path = "flows/names.rs"]
 mod names;
 #[path = "flows/next_hops.rs"]

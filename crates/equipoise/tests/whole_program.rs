@@ -144,13 +144,18 @@ fn world() -> World {
     ];
     let way = |address: &str| {
         let next_hop = address.parse().unwrap();
-        (next_hop, Way::Via { interface: 3, next_hop })
+        (next_hop, Way::Via { interface: 3, next_hop, source: None })
     };
     let ways = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(way);
     let settings = ["eth0", "eth1", "eth2"]
         .map(|name| (format!("ipv4/conf/{name}/forwarding"), "0".to_owned()));
     World {
-        reading: Reading { devices: devices.into(), ways: ways.into(), plain_ways: true },
+        reading: Reading {
+            devices: devices.into(),
+            ways: ways.into(),
+            plain_ways: true,
+            own_ports: OwnPorts::default(),
+        },
         settings: settings.into(),
         ..World::default()
     }
@@ -448,7 +453,7 @@ async fn backend_that_is_removed_is_kept_for_its_flows_and_told_no_more() {
         assert_eq!(status.services[0].pools[0].backends.len(), 1);
         let gone = lab.plane.borrow().memory.contents().backends[&two];
         assert_eq!((gone.state, gone.generation), (Backend::GONE, 1));
-        assert_eq!(gone.fate, Fate::Reset as u16);
+        assert_eq!(gone.fate, Fate::Reset as u8);
         assert_eq!(lab.plane.borrow().memory.check_references(), Ok(()));
         lab.client.stop().await.unwrap();
     })

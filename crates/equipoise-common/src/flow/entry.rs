@@ -61,6 +61,8 @@ pub mod flag {
     pub const CLIENT_DONE: u32 = 1 << 9;
     /// The client has acknowledged the backend's FIN.
     pub const BACKEND_DONE: u32 = 1 << 10;
+    /// The backend's answers do not come by us.
+    pub const ONE_SIDED: u32 = 1 << 11;
     /// What both entries of a flow say alike.
     pub const SHARED: u32 =
         ANSWERED | CLIENT_FIN | BACKEND_FIN | CLIENT_DONE | BACKEND_DONE | STATE | WHY;

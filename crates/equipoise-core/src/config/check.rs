@@ -7,6 +7,7 @@
 mod across;
 mod address;
 mod affinity;
+mod delivery;
 mod limits;
 mod nearest;
 mod policy;

@@ -26,6 +26,15 @@ impl Ports {
         Self::List(vec![port])
     }
 
+    /// The port, if there is but one.
+    pub fn only(&self) -> Option<u16> {
+        match self {
+            Self::List(list) => list.first().copied().filter(|_| list.len() == 1),
+            Self::Range(first, last) => (first == last).then_some(*first),
+            Self::All => None,
+        }
+    }
+
     /// The ports as ranges, from and to.
     pub fn ranges(&self) -> impl Iterator<Item = (u16, u16)> + '_ {
         let (list, range) = match self {

@@ -3,9 +3,10 @@
 //! Every step that succeeded is recorded here and nothing else is, so that after a failure the
 //! next difference starts from the truth. Does not know how steps are taken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use equipoise_common::key::HostKey;
 use equipoise_common::limit;
 use equipoise_common::value;
 
@@ -22,6 +23,8 @@ pub struct Applied {
     pub(super) policies: BTreeMap<u32, value::Policy>,
     pub(super) access: BTreeMap<Listed, Rule>,
     pub(super) replies: BTreeMap<ServiceKey, value::Reply>,
+    pub(super) snat: BTreeMap<u64, value::Snat>,
+    pub(super) hairpins: BTreeSet<HostKey>,
     /// Whose traffic the counters of each service count.
     pub(super) service_terms: BTreeMap<u32, u32>,
     /// Whose traffic the counters of each backend count. Stays when the backend goes, so that a
@@ -57,6 +60,8 @@ impl Applied {
             policies: BTreeMap::new(),
             access: BTreeMap::new(),
             replies: BTreeMap::new(),
+            snat: BTreeMap::new(),
+            hairpins: BTreeSet::new(),
             service_terms: BTreeMap::new(),
             backend_terms: BTreeMap::new(),
             room: Room::new(slots),
@@ -95,6 +100,16 @@ impl Applied {
         &self.replies
     }
 
+    /// Addresses of ours that packets to backends may come from.
+    pub fn snat(&self) -> &BTreeMap<u64, value::Snat> {
+        &self.snat
+    }
+
+    /// Addresses of backends that need help to reach each other.
+    pub fn hairpins(&self) -> &BTreeSet<HostKey> {
+        &self.hairpins
+    }
+
     /// Takes note that a step has been taken.
     pub fn record(&mut self, step: &Step) {
         match step {
@@ -120,6 +135,18 @@ impl Applied {
             }
             Step::RemoveReply { key } => {
                 self.replies.remove(key);
+            }
+            Step::PutSnat { key, value } => {
+                self.snat.insert(*key, *value);
+            }
+            Step::RemoveSnat { key } => {
+                self.snat.remove(key);
+            }
+            Step::PutHairpin { key } => {
+                self.hairpins.insert(*key);
+            }
+            Step::RemoveHairpin { key } => {
+                self.hairpins.remove(key);
             }
             Step::PutBackend { id, value } => {
                 self.backends.insert(*id, *value);

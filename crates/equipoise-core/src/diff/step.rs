@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use equipoise_common::bucket::Rate;
 use equipoise_common::flow::State;
-use equipoise_common::key::{Address, Be16, V4, V6};
+use equipoise_common::key::{Address, Be16, HostKey, V4, V6};
 use equipoise_common::value::{
     Backend, Fate, Fragments, Limits, OnEmpty, OnFull, OnUnknown, Pick, Policy, Pool, Reply,
-    Service,
+    Service, Snat,
 };
 
 use super::Run;
@@ -67,6 +67,28 @@ pub enum Step {
     RemoveReply {
         /// As in [`Step::PutReply`].
         key: ServiceKey,
+    },
+    /// An address of ours that packets to a backend may come from is set.
+    PutSnat {
+        /// By [`Snat::key`].
+        key: u64,
+        /// Its value.
+        value: Snat,
+    },
+    /// It is no more.
+    RemoveSnat {
+        /// As in [`Step::PutSnat`].
+        key: u64,
+    },
+    /// A backend needs help to reach others through a VIP.
+    PutHairpin {
+        /// Its address.
+        key: HostKey,
+    },
+    /// It needs none any more.
+    RemoveHairpin {
+        /// As in [`Step::PutHairpin`].
+        key: HostKey,
     },
     /// The entry of a backend is set.
     PutBackend {
@@ -129,6 +151,12 @@ impl fmt::Display for Step {
             Self::RemoveReply { key } => {
                 write!(f, "remove {}", replies_of(key))
             }
+            Self::PutSnat { key, value } => write!(f, "put {}", describe_snat(*key, value)),
+            Self::RemoveSnat { key } => {
+                write!(f, "remove source {} of backend {}", *key as u32, key >> 32)
+            }
+            Self::PutHairpin { key } => write!(f, "{} is a backend", host(key)),
+            Self::RemoveHairpin { key } => write!(f, "{} is no backend", host(key)),
             Self::PutBackend { id, value } => {
                 write!(f, "put backend {id}: {}", describe_backend(value))
             }
@@ -157,10 +185,11 @@ pub(crate) fn describe_backend(backend: &Backend) -> String {
 
 /// What is not so for every backend from the start.
 pub(crate) fn traits(backend: &Backend) -> String {
-    const RESET: u16 = Fate::Reset as u16;
-    const RESELECT: u16 = Fate::Reselect as u16;
+    const RESET: u8 = Fate::Reset as u8;
+    const RESELECT: u8 = Fate::Reselect as u8;
+    const MODES: [&str; 5] = ["", ", full NAT", ", by link address", ", in IP", ", in UDP"];
     let Backend { generation, weight, max_flows, .. } = backend;
-    let mut text = String::new();
+    let mut text = MODES.get(usize::from(backend.mode())).copied().unwrap_or_default().to_owned();
     if *generation > 0 {
         text.push_str(&format!(", generation {generation}"));
     }
@@ -179,6 +208,18 @@ pub(crate) fn traits(backend: &Backend) -> String {
         _ => "",
     });
     text
+}
+
+/// What packets to a backend may come from.
+pub(crate) fn describe_snat(key: u64, value: &Snat) -> String {
+    let source = address(value.address, Be16::new(0)).ip();
+    let last = u32::from(value.first) + u32::from(value.ports) - 1;
+    let (backend, first) = (key >> 32, value.first);
+    format!("source {} of backend {backend}: {source}, ports {first}-{last}", key as u32)
+}
+
+fn host(key: &HostKey) -> IpAddr {
+    if key.is_v6 == 0 { V4::unpack(key.address).into() } else { key.address.into() }
 }
 
 /// Timeouts in the order of [`State::LIVE`], then what is not the default.
@@ -206,6 +247,11 @@ pub(crate) fn describe_policy(policy: &Policy) -> String {
         HASH => parts.push("fragments by hash".to_owned()),
         DROP => parts.push("no fragments".to_owned()),
         _ => {}
+    }
+    match policy.mss {
+        Policy::MSS_ANY => {}
+        Policy::MSS_FITS => parts.push("MSS that fits".to_owned()),
+        bytes => parts.push(format!("MSS {bytes} at most")),
     }
     if policy.max_flows > 0 {
         parts.push(format!("at most {} flows", policy.max_flows));

@@ -6,7 +6,7 @@ use equipoise_common::flow::State;
 use equipoise_common::value;
 
 use super::access;
-use crate::config::{Fragments, OnEmpty, OnFull, OnUnknown, Service, Settings};
+use crate::config::{Fragments, MssClamp, OnEmpty, OnFull, OnUnknown, Service, Settings};
 
 /// The policy of a service.
 pub(super) fn of(service: &Service, settings: &Settings) -> value::Policy {
@@ -51,7 +51,13 @@ pub(super) fn of(service: &Service, settings: &Settings) -> value::Policy {
             Fragments::Hash => value::Fragments::Hash,
             Fragments::Drop => value::Fragments::Drop,
         } as u8,
-        reserved: [0; 7],
+        reserved: 0,
+        mss: match service.delivery.mss_clamp {
+            MssClamp::Bytes(bytes) => bytes,
+            MssClamp::Auto if service.delivery.mode.is_tunnel() => value::Policy::MSS_FITS,
+            MssClamp::Auto | MssClamp::Off => value::Policy::MSS_ANY,
+        },
+        reserved_too: 0,
         limits: access::limits(service, settings),
     }
 }

@@ -10,6 +10,7 @@ use equipoise_common::key::Be16;
 use equipoise_common::value;
 
 use super::{Desired, Draft, Placed, ServiceKey};
+use crate::config::Mode;
 use crate::id::Family;
 
 /// What a backend's ports are claimed by: one port, or a range of those that keep the client's.
@@ -25,7 +26,9 @@ struct Claim {
 /// Places what is unambiguous.
 pub(super) fn place(drafts: &[Draft<'_>], desired: &mut Desired) {
     let mut claims = Claims::new();
-    for draft in drafts {
+    // An address of ours says nothing of a client; what has not come by us needs no translation.
+    let translated = |draft: &&Draft<'_>| draft.service.delivery.mode == Mode::Nat;
+    for draft in drafts.iter().filter(translated) {
         for Placed { backend, id } in &draft.backends {
             let Some((id, _)) = id else { continue };
             let reply = value::Reply {

@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use equipoise_common::key::HostKey;
 use equipoise_common::limit;
-use equipoise_common::value::{Backend, Policy, Pool, Reply, Service, Traffic};
+use equipoise_common::value::{Backend, Policy, Pool, Reply, Service, Snat, Traffic};
 use equipoise_core::diff::{Run, Step};
 use equipoise_core::plan::{Listed, Rule, ServiceKey};
 
@@ -55,6 +56,10 @@ pub struct Contents {
     pub access: BTreeMap<Listed, Rule>,
     /// What replies of no flow become.
     pub replies: BTreeMap<ServiceKey, Reply>,
+    /// Addresses of ours that packets to backends may come from.
+    pub snat: BTreeMap<u64, Snat>,
+    /// Addresses of backends that need help to reach each other.
+    pub hairpins: BTreeSet<HostKey>,
 }
 
 /// A slot that was never written.
@@ -200,6 +205,20 @@ impl Memory {
             }
             Step::RemoveReply { key } => {
                 self.contents.replies.remove(key).ok_or(io::ErrorKind::NotFound)?;
+            }
+            Step::PutSnat { key, value } => {
+                self.contents.snat.insert(*key, *value);
+            }
+            Step::RemoveSnat { key } => {
+                self.contents.snat.remove(key).ok_or(io::ErrorKind::NotFound)?;
+            }
+            Step::PutHairpin { key } => {
+                self.contents.hairpins.insert(*key);
+            }
+            Step::RemoveHairpin { key } => {
+                if !self.contents.hairpins.remove(key) {
+                    return Err(io::ErrorKind::NotFound.into());
+                }
             }
             Step::PutBackend { id, value } => {
                 within(*id, limit::BACKENDS)?;

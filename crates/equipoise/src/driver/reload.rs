@@ -49,7 +49,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let checked =
             config_file::parse(&name, &text).map_err(|problems| in_words(&name, &problems))?;
         let config = checked.config;
-        let reading = self.machine.read(&targets(&config)).await.map_err(|e| e.to_string())?;
+        let mut targets = targets(&config);
+        targets.extend(self.state.gone());
+        let reading = self.machine.read(&targets).await.map_err(|e| e.to_string())?;
         let findings = check::check(&config, &text, &reading);
         if !findings.problems.is_empty() {
             return Err(in_words(&name, &findings.problems));

@@ -134,7 +134,7 @@ impl Bench {
             ("front".to_owned(), interface(front, &["203.0.113.10"])),
             ("back".to_owned(), interface(back, &[])),
         ];
-        let facts = Facts { interfaces: interfaces.into(), ..Facts::default() };
+        let facts = Facts { interfaces: interfaces.into(), sources: sources(), ..Facts::default() };
         let state = State::new(parsed(config), facts);
         let applier = Applier::default();
         let mut bench =
@@ -270,6 +270,19 @@ fn loaded(instance: &str, max_flows: u32, clock: Clock, devices: [u32; 2]) -> Ke
         kernel.answer_from(device, Some(host)).unwrap();
     }
     kernel
+}
+
+/// From which of our addresses the backends are reached, but for the one that is ours itself.
+fn sources() -> BTreeMap<IpAddr, IpAddr> {
+    let [_, [v4, v6]] = HOSTS.map(|addresses| addresses.map(|a| a.parse::<IpAddr>().unwrap()));
+    let beyond = |first: &str, number: u16| {
+        let first: SocketAddr = first.parse().unwrap();
+        match first.ip() {
+            IpAddr::V4(ip) => IpAddr::from((u32::from(ip) + u32::from(number)).to_be_bytes()),
+            IpAddr::V6(ip) => IpAddr::from((u128::from(ip) + u128::from(number)).to_be_bytes()),
+        }
+    };
+    (0..8).flat_map(|n| [(beyond(BACKEND, n), v4), (beyond(BACKEND6, n), v6)]).collect()
 }
 
 fn parsed(text: &str) -> Config {

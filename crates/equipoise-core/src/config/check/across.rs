@@ -190,7 +190,10 @@ fn comes_back(listen: &ListenDraft, to: SocketAddr, other: &Draft) -> bool {
 fn families(report: &mut Report<'_>, services: &[Draft]) {
     for service in services {
         let (Some(listen), Some((name, _))) = (&service.listen, &service.name) else { continue };
-        let has = |v6: bool| service.backends.iter().any(|b| b.backend.address.is_ipv6() == v6);
+        // Any backend will do for what travels inside other packets.
+        let any = service.delivery.mode.is_tunnel();
+        let has =
+            |v6: bool| service.backends.iter().any(|b| any || b.backend.address.is_ipv6() == v6);
         for (family, v6) in [("IPv4", false), ("IPv6", true)] {
             if has(v6) {
                 continue;

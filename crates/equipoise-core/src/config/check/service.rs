@@ -10,8 +10,8 @@ use equipoise_common::limit;
 
 use super::affinity::{self, Choosing};
 use super::report::{At, Keys, Place, Report, clipped};
-use super::{address, policy, ports};
-use crate::config::{Backend, Listen, Policy, Ports, Protocol, Service, target};
+use super::{address, delivery, policy, ports};
+use crate::config::{Backend, Delivery, Listen, Policy, Ports, Protocol, Service, target};
 
 /// A service as far as it is right.
 pub(super) struct Draft {
@@ -20,6 +20,7 @@ pub(super) struct Draft {
     pub(super) listen: Option<ListenDraft>,
     pub(super) choosing: Choosing,
     pub(super) backends: Vec<BackendDraft>,
+    pub(super) delivery: Delivery,
     pub(super) manage_address: bool,
     pub(super) policy: Policy,
 }
@@ -69,6 +70,7 @@ impl Draft {
             affinity: self.choosing.affinity,
             affinity_prefix: self.choosing.affinity_prefix,
             backends: self.backends.into_iter().map(|draft| draft.backend).collect(),
+            delivery: self.delivery,
             manage_address: self.manage_address,
             policy: self.policy,
         })
@@ -105,6 +107,8 @@ fn service(report: &mut Report<'_>, at: &At<'_>) -> Option<Draft> {
     let listen = listen.and_then(|at| listen_draft(report, &at));
     let list = report.need(&fields, "backends", "at least one backend");
     let backends = list.map(|at| backend_drafts(report, &at)).unwrap_or_default();
+    let delivery = delivery::delivery(report, &fields);
+    delivery::check_backends(report, delivery.mode, listen.as_ref(), &backends);
     let mut manage_address = false;
     if let Some(at) = fields.get("manage-address") {
         manage_address = report.boolean(&at).unwrap_or_default();
@@ -120,6 +124,7 @@ fn service(report: &mut Report<'_>, at: &At<'_>) -> Option<Draft> {
         listen,
         choosing: affinity::choosing(report, &fields),
         backends,
+        delivery,
         manage_address,
         policy: policy::policy(report, &fields),
     })

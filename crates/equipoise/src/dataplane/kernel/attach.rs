@@ -25,7 +25,7 @@ pub(super) const XDP_GENERIC: &str = "equipoise_xdpg";
 pub(super) const IN: &str = "equipoise_in";
 pub(super) const OUT: &str = "equipoise_out";
 /// All programs, those that others go on in included.
-pub(super) const PROGRAMS: [&str; 14] = [
+pub(super) const PROGRAMS: [&str; 18] = [
     XDP,
     XDP_GENERIC,
     IN,
@@ -40,6 +40,10 @@ pub(super) const PROGRAMS: [&str; 14] = [
     "answer_xdp",
     "answer_xdpg",
     "answer_in",
+    "carry_xdp",
+    "carry_xdpg",
+    "carry_in",
+    "carry_out",
 ];
 
 /// Whatever stopped an attachment.

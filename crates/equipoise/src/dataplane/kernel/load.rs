@@ -126,8 +126,20 @@ pub(super) fn load<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program
 
 /// The programs of the stages, in the order of their places; an empty name is a place that nobody goes to.
 const STAGES: [(&str, &[&str]); 2] = [
-    ("STAGES_XDP", &["slow_xdp", "slow_xdpg", "odd_xdp", "odd_xdpg", "answer_xdp", "answer_xdpg"]),
-    ("STAGES_TC", &["slow_in", "", "odd_in", "odd_out", "answer_in"]),
+    (
+        "STAGES_XDP",
+        &[
+            "slow_xdp",
+            "slow_xdpg",
+            "odd_xdp",
+            "odd_xdpg",
+            "answer_xdp",
+            "answer_xdpg",
+            "carry_xdp",
+            "carry_xdpg",
+        ],
+    ),
+    ("STAGES_TC", &["slow_in", "", "odd_in", "odd_out", "answer_in", "", "carry_in", "carry_out"]),
 ];
 
 /// Puts the programs of the stages where those that packets come to go on. The twin has places of its own: its
@@ -171,6 +183,8 @@ const MAPS: &[&str] = &[
     "SLOTS",
     "TURNS",
     "BACKENDS",
+    "SNAT",
+    "HAIRPINS",
     "REDIRECTS",
     "ADDRESSES",
     "SHORTCUTS",

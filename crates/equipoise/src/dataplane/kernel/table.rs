@@ -12,9 +12,9 @@ use aya::util::nr_cpus;
 use equipoise_common::filter;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::sets_for;
-use equipoise_common::key::{Address, PortsKey, ServiceKey as Key, V4, V6};
+use equipoise_common::key::{Address, HostKey, PortsKey, ServiceKey as Key, V4, V6};
 use equipoise_common::limit;
-use equipoise_common::value::{Backend, Host, Policy, Pool, Reply, Service, Traffic};
+use equipoise_common::value::{Backend, Host, Policy, Pool, Reply, Service, Snat, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::diff::Step;
 use equipoise_core::plan::ServiceKey;
@@ -43,6 +43,8 @@ pub(super) struct Tables {
     replies_v4: HashMap<MapData, Key<V4>, Reply>,
     replies_v6: HashMap<MapData, Key<V6>, Reply>,
     backends: Array<MapData, Backend>,
+    snat: HashMap<MapData, u64, Snat>,
+    hairpins: HashMap<MapData, HostKey, u32>,
     /// Generation and fate of the backends as they are in the map, by id.
     fates: Vec<(u16, u16)>,
     /// As they are in the map, by service id.
@@ -92,6 +94,8 @@ impl Tables {
             pools: Mapped::new(taken(ebpf, "POOLS")?, size_of::<Pool>() * limit::POOLS as usize)?,
             slots: Mapped::new(taken(ebpf, "SLOTS")?, SLOT * limit::SLOTS as usize)?,
             backends: typed(ebpf, "BACKENDS")?,
+            snat: typed(ebpf, "SNAT")?,
+            hairpins: typed(ebpf, "HAIRPINS")?,
             redirects: typed(ebpf, "REDIRECTS")?,
             hosts: typed(ebpf, "HOSTS")?,
             verdicts: typed(ebpf, "VERDICTS")?,
@@ -134,6 +138,10 @@ impl Tables {
                 ServiceKey::V6(key) => self.replies_v6.remove(key).map_err(io_error),
                 ServiceKey::PortsV4(..) | ServiceKey::PortsV6(..) => Err(no_reply()),
             },
+            Step::PutSnat { key, value } => self.snat.insert(key, value, 0).map_err(io_error),
+            Step::RemoveSnat { key } => self.snat.remove(key).map_err(io_error),
+            Step::PutHairpin { key } => self.hairpins.insert(key, 0, 0).map_err(io_error),
+            Step::RemoveHairpin { key } => self.hairpins.remove(key).map_err(io_error),
             Step::PutBackend { id, value } => self.put_backend(*id, value),
             Step::RemoveBackend { id } => self.put_backend(*id, &Backend::default()),
             Step::WriteSlots { run, slots } => write_slots(&self.slots, run.offset, slots),
@@ -222,7 +230,7 @@ impl Tables {
         self.know(value.address);
         self.backends.set(id, value, 0).map_err(io_error)?;
         if let Some(fate) = self.fates.get_mut(id as usize) {
-            *fate = (value.generation, value.fate);
+            *fate = (value.generation, u16::from(value.fate));
         }
         Ok(())
     }
