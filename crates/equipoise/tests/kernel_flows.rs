@@ -10,6 +10,8 @@ mod bench;
 
 #[path = "flows/answers.rs"]
 mod answers;
+#[path = "flows/carried.rs"]
+mod carried;
 #[path = "flows/choosing.rs"]
 mod choosing;
 #[path = "flows/closing.rs"]
@@ -48,6 +50,8 @@ mod next_hops;
 mod ports;
 #[path = "flows/rates.rs"]
 mod rates;
+#[path = "flows/sources.rs"]
+mod sources;
 #[path = "flows/talk.rs"]
 mod talk;
 #[path = "flows/unknown.rs"]

@@ -21,11 +21,8 @@ const FIRST: u16 = 1_024;
 
 /// Gives backends their entries.
 pub(super) fn place(drafts: &[Draft<'_>], ids: &Ids, facts: &Facts, desired: &mut Desired) {
-    let own: BTreeSet<IpAddr> = facts
-        .interfaces
-        .values()
-        .flat_map(|interface| interface.addresses.iter().copied())
-        .collect();
+    let interfaces = facts.interfaces.values().flat_map(|interface| &interface.addresses);
+    let own: BTreeSet<IpAddr> = interfaces.chain(facts.sources.values()).copied().collect();
     let wide = Ports { first: FIRST, ports: u16::MAX - FIRST + 1 };
     let ports =
         |address: &IpAddr| if own.contains(address) { beside(facts.own_ports) } else { wide };

@@ -22,7 +22,7 @@ const TC_SHOT: i32 = 2;
 
 /// What a packet can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trouble {
+pub(crate) enum Trouble {
     Size(u16),
     Hops,
     Port,
@@ -33,17 +33,17 @@ enum Trouble {
 }
 
 /// An ICMP packet with this payload, checksums computed from scratch.
-struct Message<'a> {
-    ends: [IpAddr; 2],
-    hops: u8,
+pub(crate) struct Message<'a> {
+    pub(crate) ends: [IpAddr; 2],
+    pub(crate) hops: u8,
     /// Network control for what is made here (RFC 1812 section 4.3.2.5).
-    dscp: u8,
-    trouble: Trouble,
-    payload: &'a [u8],
+    pub(crate) dscp: u8,
+    pub(crate) trouble: Trouble,
+    pub(crate) payload: &'a [u8],
 }
 
 impl Message<'_> {
-    fn build(&self, link: PacketBuilderStep<Ethernet2Header>) -> Vec<u8> {
+    pub(crate) fn build(&self, link: PacketBuilderStep<Ethernet2Header>) -> Vec<u8> {
         let mut frame = Vec::new();
         match self.ends {
             [IpAddr::V4(from), IpAddr::V4(to)] => {
@@ -115,7 +115,7 @@ impl Message<'_> {
     }
 }
 
-const TROUBLES: [Trouble; 4] =
+pub(crate) const TROUBLES: [Trouble; 4] =
     [Trouble::Size(1280), Trouble::Hops, Trouble::Port, Trouble::Parameter];
 
 /// A router that is neither end.

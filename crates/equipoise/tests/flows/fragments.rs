@@ -16,11 +16,11 @@ const TC_UNSPEC: i32 = -1;
 
 /// Bytes of the part of a packet that a fragment carries.
 const CUT: usize = 1_000;
-const LARGE: &[u8] = &[0x5a; 2_500];
+pub(crate) const LARGE: &[u8] = &[0x5a; 2_500];
 const IDENTIFICATION: u16 = 4_711;
 
 /// Cuts a packet without options.
-fn cut(frame: &[u8]) -> Vec<Vec<u8>> {
+pub(crate) fn cut(frame: &[u8]) -> Vec<Vec<u8>> {
     const MORE: u16 = 1;
     let is_v4 = frame[ETHERNET] >> 4 == 4;
     let header = ETHERNET + if is_v4 { 20 } else { 40 };

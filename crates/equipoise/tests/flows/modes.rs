@@ -14,17 +14,17 @@ use crate::talk::redirect;
 use crate::world::{HOOKS, World, numbered};
 
 /// A client with this port, the VIP and the first backend's address.
-fn ends(is_v6: bool, port: u16) -> (SocketAddr, SocketAddr) {
+pub(crate) fn ends(is_v6: bool, port: u16) -> (SocketAddr, SocketAddr) {
     let (client, vip) = if is_v6 { (CLIENT6, VIP6) } else { (CLIENT, VIP) };
     (SocketAddr::new(client.parse().unwrap(), port), vip.parse().unwrap())
 }
 
-fn backend(is_v6: bool, number: u16) -> IpAddr {
+pub(crate) fn backend(is_v6: bool, number: u16) -> IpAddr {
     numbered(if is_v6 { BACKEND6 } else { BACKEND }, number).ip()
 }
 
 /// A service on each VIP in this mode, with these backends for both.
-fn in_mode(mode: &str, backends: &[IpAddr], keys: &str) -> String {
+pub(crate) fn in_mode(mode: &str, backends: &[IpAddr], keys: &str) -> String {
     let list: Vec<String> =
         backends.iter().map(|backend| format!("{{ address = '{backend}' }}")).collect();
     let service = |name: &str, vip: &str, of: &dyn Fn(&IpAddr) -> bool| {
@@ -49,7 +49,7 @@ fn in_mode(mode: &str, backends: &[IpAddr], keys: &str) -> String {
 }
 
 /// The frame of a packet, and the IP packet that is in it when it has lost a hop.
-fn frame(world: &World, packet: Packet, tags: usize) -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn frame(world: &World, packet: Packet, tags: usize) -> (Vec<u8>, Vec<u8>) {
     let build = |packet: Packet| packet.build(world.client_link());
     let inside = build(packet.hops(packet.hops - 1))[ETHERNET..].to_vec();
     (tagged(&build(packet), TAGS[tags]), inside)
@@ -57,9 +57,9 @@ fn frame(world: &World, packet: Packet, tags: usize) -> (Vec<u8>, Vec<u8>) {
 
 /// Outer headers, as they were sent.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Outer {
-    source: IpAddr,
-    destination: IpAddr,
+pub(crate) struct Outer {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
     protocol: u8,
     hops: u8,
     /// Differentiated services, and congestion notification.
@@ -69,7 +69,7 @@ struct Outer {
 }
 
 /// Takes what was sent apart: what is outside, and the bytes inside.
-fn opened(frame: &[u8], tags: usize) -> (Outer, Vec<u8>) {
+pub(crate) fn opened(frame: &[u8], tags: usize) -> (Outer, Vec<u8>) {
     let ethernet = Ethernet2Slice::from_slice_without_fcs(frame).unwrap();
     let mut at = ETHERNET;
     let mut ethertype = ethernet.ether_type().0;
