@@ -20,7 +20,7 @@ use crate::hook::{Change, Hook, Refusal, Stage};
 use crate::map::{BACKENDS, SNAT};
 use crate::parse::{Headers, Part};
 use crate::rewrite::{self, Hops};
-use crate::route::{self, Route, Wanted};
+use crate::route::{self, Hop, Route, Wanted};
 use crate::slow::{self, Work};
 use crate::table::policy;
 use crate::{action, leave, on, report};
@@ -53,7 +53,7 @@ pub fn hand_over<F: Family>(
 #[inline(always)]
 pub fn go_on<H: Hook, F: Carrier>(hook: &H) -> u64 {
     let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
-    if work.found == Found::Eventful {
+    if work.found == Found::ApartEventful {
         F::turn();
     }
     let Some(entry) = backend(work.decision.backend) else {
@@ -172,7 +172,6 @@ fn way<H: Hook, F: Carrier, O: Carrier>(hook: &H) -> u64 {
     let Some(to) = leaving::<F, O>(work) else {
         return action(leave::<H>(Verdict::NoSourceAddress));
     };
-    let is_dsr = work.mode == Mode::Dsr as u32;
     let overhead = tunnel::overhead(work.mode as u8, O::IS_V6);
     let length = work.headers.length + overhead;
     let wanted = Wanted {
@@ -182,50 +181,58 @@ fn way<H: Hook, F: Carrier, O: Carrier>(hook: &H) -> u64 {
         class: O::class(F::class_of(work.headers.class)),
         now: work.decision.now,
     };
-    work.hop_is_known = true;
-    let route = match route::shortcut(hook, &wanted) {
-        Some(hop) => Route::Way(hop),
-        None => {
-            work.hop_is_known = false;
-            let route = route::ask(hook, &wanted);
-            route::keep(&wanted);
-            route
-        }
-    };
-    let by_stack = match route {
-        Route::Way(_) if work.headers.hop_limit <= 1 => {
-            return refuse::<H, F>(Verdict::RequestHopLimit);
-        }
-        Route::Way(hop) => {
-            if is_dsr && !hop.is_to(O::unpack(wanted.to.destination.pack())) {
-                return action(leave::<H>(Verdict::RequestNotOnLink));
+    work.hop_is_known = route::shortcut(hook, &wanted).is_some();
+    if !work.hop_is_known {
+        match route::ask(hook, &wanted) {
+            Route::Way(_) => route::keep(&wanted),
+            Route::TooBig => {
+                route::shrink(overhead);
+                return refuse::<H, F>(Verdict::RequestTooBig);
             }
-            work.mtu = u32::from(hop.mtu());
-            return SEND;
+            Route::Local => return by_stack::<H, F>(Verdict::RequestToLocalBackend),
+            Route::Refused(Refusal::NoNeighbour) => {
+                return by_stack::<H, F>(Verdict::RequestNoNeighbour);
+            }
+            Route::Refused(Refusal::NoRedirect) => {
+                return by_stack::<H, F>(Verdict::RequestNoRedirect);
+            }
+            Route::None => return by_stack::<H, F>(Verdict::RequestNoRoute),
         }
-        Route::TooBig => {
-            route::shrink(overhead);
-            return refuse::<H, F>(Verdict::RequestTooBig);
-        }
-        Route::Local => Verdict::RequestToLocalBackend,
-        Route::Refused(Refusal::NoNeighbour) => Verdict::RequestNoNeighbour,
-        Route::Refused(Refusal::NoRedirect) => Verdict::RequestNoRedirect,
-        Route::None => Verdict::RequestNoRoute,
-    };
+    }
+    let Some(hop) = hop(work) else { return action(leave::<H>(Verdict::RewriteFailed)) };
+    if work.headers.hop_limit <= 1 {
+        return refuse::<H, F>(Verdict::RequestHopLimit);
+    }
+    if work.mode == Mode::Dsr as u32 && !hop.is_to(wanted.to.destination) {
+        return action(leave::<H>(Verdict::RequestNotOnLink));
+    }
+    work.mtu = u32::from(hop.mtu());
+    SEND
+}
+
+/// The hop that [`way`] has found.
+#[inline(always)]
+fn hop<F>(work: &Work<F>) -> Option<Hop> {
+    if work.hop_is_known { route::known(work.decision.backend) } else { route::asked() }
+}
+
+/// A packet that cannot be sent from here.
+#[inline(always)]
+fn by_stack<H: Hook, F: Family>(verdict: Verdict) -> u64 {
+    let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
     work.mtu = 0;
-    work.by_stack = by_stack as u32;
-    let is_local = by_stack == Verdict::RequestToLocalBackend;
+    work.by_stack = verdict as u32;
     if !H::IS_LAST {
         if !report::is_dry() {
             F::leave(work.decision.at, &work.headers);
         }
-        return action(leave::<H>(by_stack));
+        return action(leave::<H>(verdict));
     }
-    if is_local {
+    if verdict == Verdict::RequestToLocalBackend {
         report::packet(&work.headers, &work.decision);
-        return action(leave::<H>(by_stack));
+        return action(leave::<H>(verdict));
     }
-    if is_dsr {
+    if work.mode == Mode::Dsr as u32 {
         return action(leave::<H>(Verdict::RequestUndeliverable));
     }
     STACK
@@ -277,8 +284,7 @@ fn send<H: Hook, F: Carrier, O: Carrier>(hook: &H, found: u64) -> u64 {
         report::number(H::HOOK, work.by_stack);
         return action(H::pass());
     }
-    let hop = if work.hop_is_known { route::known(work.decision.backend) } else { route::asked() };
-    let Some(hop) = hop else { return action(leave::<H>(Verdict::RewriteFailed)) };
+    let Some(hop) = hop(work) else { return action(leave::<H>(Verdict::RewriteFailed)) };
     report::number(H::HOOK, work.sent);
     action(hook.send(&hop))
 }

@@ -36,7 +36,8 @@ pub struct Decision<F> {
     pub at: u32,
     /// When the packet came, ticks.
     pub now: u32,
-    /// Whether it is for [`crate::carry`]: rewriting is not all, or not what is to be done with it.
+    /// Whether it is for [`crate::carry`]: rewriting is not all, or not what is to be done with it. A flow that is found says
+    /// so by [`Found`].
     pub apart: bool,
 }
 
@@ -49,6 +50,10 @@ pub enum Found {
     Flow,
     /// Of one, which the decision says, and whose state the packet may change.
     Eventful,
+    /// As [`Found::Flow`], for [`crate::carry`].
+    Apart,
+    /// As [`Found::Eventful`], for [`crate::carry`].
+    ApartEventful,
     /// Of one that is as good as none: to be ended, as [`Reason::Idle`], and then of none.
     Idle,
     /// So, as [`Reason::Replaced`].
@@ -125,8 +130,11 @@ where
     report::step(What::FlowHit, decision.backend, u64::from(meta.flags()));
     decision.to = facts(slot, meta).to;
     decision.direction = if is_reply { Direction::Reply } else { Direction::Request };
-    decision.apart = meta.has(flag::ONE_SIDED) || carry::is_lowered(headers, policy);
-    if is_new && note(slot, meta, &headers.segment, now) { Found::Eventful } else { Found::Flow }
+    let is_eventful = is_new && note(slot, meta, &headers.segment, now);
+    if meta.has(flag::ONE_SIDED) || carry::is_lowered(headers, policy) {
+        return if is_eventful { Found::ApartEventful } else { Found::Apart };
+    }
+    if is_eventful { Found::Eventful } else { Found::Flow }
 }
 
 /// What becomes of a flow that is alive: it goes on, unless its backend has gone since it was opened.

@@ -81,7 +81,8 @@ pub fn first<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: Ip<F>) -> Result
     let mut decision = Decision::none(&headers);
     let passage = hook.passage();
     let found = F::look_up(&headers, passage, &mut decision);
-    if found != Found::Flow && found != Found::Eventful {
+    decision.apart = found == Found::Apart || found == Found::ApartEventful;
+    if found != Found::Flow && found != Found::Eventful && !decision.apart {
         if passage != Passage::In {
             return Err(Verdict::Outgoing);
         }

@@ -405,6 +405,10 @@ fn balance<H: Hook, F: Family>(
     let found = F::look_up(headers, Passage::In, &mut decision);
     match found {
         Found::Flow | Found::Eventful => {}
+        Found::Apart | Found::ApartEventful => {
+            let sent = Verdict::ForwardedRequest;
+            return carry::hand_over(headers, &decision, (found, Part::WHOLE), sent);
+        }
         Found::Reset => {
             let none = Service { id: 0, pool: 0 };
             return hand_on(headers, &decision, (found, Part::WHOLE), none);
@@ -418,10 +422,6 @@ fn balance<H: Hook, F: Family>(
                 Err(verdict) => return Err(verdict),
             }
         }
-    }
-    if decision.apart {
-        let sent = Verdict::ForwardedRequest;
-        return carry::hand_over(headers, &decision, (found, Part::WHOLE), sent);
     }
     match forward::forward::<_, _, false>(hook, packet, headers, &decision) {
         Ok(sent) => turned(headers, &decision, found, action(sent)),
@@ -490,15 +490,15 @@ fn answer<H: Hook, F: Family>(
     let found = F::look_up(headers, hook.passage(), &mut reply);
     match found {
         Found::Flow | Found::Eventful => {}
+        Found::Apart | Found::ApartEventful => {
+            let sent = Verdict::RewrittenReply;
+            return carry::hand_over(headers, &reply, (found, Part::WHOLE), sent);
+        }
         // There is nobody on this side to be answered.
         Found::Reset => return Err(Verdict::Unanswerable),
         Found::Nothing | Found::Idle | Found::Replaced | Found::Reselected => {
             return Err(Verdict::Outgoing);
         }
-    }
-    if reply.apart {
-        let sent = Verdict::RewrittenReply;
-        return carry::hand_over(headers, &reply, (found, Part::WHOLE), sent);
     }
     rewrite::apply(hook, packet, headers, &reply.to, Hops::Keep)?;
     report::packet(headers, &reply);

@@ -180,6 +180,7 @@ fn end<F: Family>(at: u32, found: Found) {
         }
         Found::Idle | Found::Reselected | Found::Reset => {}
         Found::Nothing | Found::Flow | Found::Eventful => {}
+        Found::Apart | Found::ApartEventful => {}
     }
 }
 

@@ -225,7 +225,7 @@ mod tests {
     fn refusal_says_what_was_tried_and_why_not() {
         let mut state = state(CONFIGS[2]);
         let (mut applier, mut maps) = (Applier::default(), Memory::default());
-        maps.inject(Fault::Once(5));
+        maps.inject(Fault::Once(6));
         let refused = applier.converge(&mut maps, state.plan()).unwrap_err().to_string();
         assert!(refused.starts_with("put backend 0: 10.0.0.2:53 of service 0: "), "{refused}");
     }

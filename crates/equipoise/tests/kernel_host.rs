@@ -114,7 +114,7 @@ fn ways_are_local_on_the_link_by_a_gateway_or_none() {
     let interface = reading.devices["near"].index;
     // The address of ours that our own packets there would come from goes with the way.
     let via = |next_hop: &str| {
-        let source = if next_hop.contains(':') { "2001:db8::254" } else { "10.0.0.254" };
+        let source = if next_hop.contains(':') { "2001:db8::fe" } else { "10.0.0.254" };
         Way::Via { interface, next_hop: ip(next_hop), source: Some(ip(source)) }
     };
     assert_eq!(reading.ways[&ip("10.0.0.254")], Way::Local);

@@ -19,6 +19,7 @@ use equipoise_common::key::TCP;
 use equipoise_common::value::{Backend, Fate, OnEmpty};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config;
+use equipoise_core::facts::OwnPorts;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;

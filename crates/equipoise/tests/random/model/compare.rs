@@ -61,7 +61,7 @@ impl Model {
             (pick(Verdict::RequestToFragment, Verdict::ReplyToFragment), left)
         } else if packet.end - packet.network > 1500 {
             (pick(Verdict::RequestTooBig, Verdict::ReplyTooBig), Change::Answered)
-        } else if xdp && !known {
+        } else if (xdp || is_tagged(&shot.frame)) && !known {
             (pick(Verdict::RequestNoNeighbour, Verdict::ReplyNoNeighbour), left)
         } else if packet.hops <= 1 {
             (pick(Verdict::RequestHopLimit, Verdict::ReplyHopLimit), Change::Answered)
@@ -167,7 +167,8 @@ impl Model {
         if let Change::Sent { by_back } = change {
             let at = if packet.from.is_ipv4() { 8 } else { 7 };
             wanted[packet.network + at] -= 1;
-            if xdp {
+            // TC leaves that to the stack, which does not know frames with tags in them.
+            if xdp || is_tagged(&shot.frame) {
                 wanted[..6].copy_from_slice(&FAR);
                 wanted[6..12].copy_from_slice(&self.links[usize::from(by_back)]);
             }
@@ -245,4 +246,9 @@ fn write_ends(frame: &mut [u8], packet: &Packet, [from, to]: [SocketAddr; 2]) {
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, came: &T, wanted: &T) -> Result<(), String> {
     if came == wanted { Ok(()) } else { Err(format!("{what}: {came:?} came, {wanted:?} expected")) }
+}
+
+/// Whether a frame has a VLAN tag.
+fn is_tagged(frame: &[u8]) -> bool {
+    matches!(frame[12..14], [0x81, 0] | [0x88, 0xa8])
 }
