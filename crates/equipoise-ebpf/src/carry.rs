@@ -183,8 +183,8 @@ fn way<H: Hook, F: Carrier, O: Carrier>(hook: &H) -> u64 {
     };
     work.hop_is_known = route::shortcut(hook, &wanted).is_some();
     if !work.hop_is_known {
-        match route::ask(hook, &wanted) {
-            Route::Way(_) => route::keep(&wanted),
+        match route::find(hook, &wanted) {
+            Route::Way(_) => {}
             Route::TooBig => {
                 route::shrink(overhead);
                 return refuse::<H, F>(Verdict::RequestTooBig);

@@ -140,7 +140,5 @@ pub fn way<H: Hook, F: Family, const FIRST: bool>(
     if let Some(hop) = route::shortcut(hook, &wanted) {
         return Route::Way(hop);
     }
-    let route = route::ask(hook, &wanted);
-    route::keep(&wanted);
-    route
+    route::find(hook, &wanted)
 }

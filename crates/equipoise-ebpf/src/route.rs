@@ -253,9 +253,20 @@ pub fn too_small() -> u16 {
     LOOKUP.get(0).map_or(0, |lookup| lookup.length)
 }
 
+/// Asks the routing table for the way of a packet, and keeps it if others can take it too.
+#[inline(always)]
+pub fn find<H: Hook, F: Family>(hook: &H, wanted: &Wanted<F>) -> Route {
+    answer::<H, F, true>(hook, wanted)
+}
+
 /// Asks the routing table for the way of a packet.
 #[inline(always)]
 pub fn ask<H: Hook, F: Family>(hook: &H, wanted: &Wanted<F>) -> Route {
+    answer::<H, F, false>(hook, wanted)
+}
+
+#[inline(always)]
+fn answer<H: Hook, F: Family, const KEEP: bool>(hook: &H, wanted: &Wanted<F>) -> Route {
     const SUCCESS: i64 = 0;
     const LOCAL: i64 = 4;
     const NO_NEIGHBOUR: i64 = 7;
@@ -309,6 +320,9 @@ pub fn ask<H: Hook, F: Family>(hook: &H, wanted: &Wanted<F>) -> Route {
     }
     if link == Link::Known {
         entry.mtu = lookup.length;
+        if KEEP {
+            keep(wanted);
+        }
     }
     Route::Way(Hop(entry))
 }

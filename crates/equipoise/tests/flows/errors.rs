@@ -164,8 +164,9 @@ fn told(world: &World, talk: &Talk, about: (Side, Packet), how: (Trouble, IpAddr
     };
     let message = |ends, hops, payload| Message { ends, hops, dscp: 0, trouble, payload };
     let frame = message([from, addressed], 64, lost).build(link);
-    let expected = message(ends, 63, written).build(world.sent(talk.hook, out));
     for tags in TAGS {
+        let sent = world.sent_with(talk.hook, out, tags.len());
+        let expected = message(ends, 63, written).build(sent);
         let (got, output) = world.verdict(talk.hook, device, &tagged(&frame, tags));
         let what = format!("{talk:?} {packet:?} {trouble:?} {bytes}");
         assert_eq!((got, output.action), (verdict, redirect(talk.hook)), "{what}");

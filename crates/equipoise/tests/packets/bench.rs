@@ -213,6 +213,16 @@ impl Bench {
         PacketBuilder::ethernet2(FAR, self.back_mac)
     }
 
+    /// As [`Bench::sent`], of a frame with so many VLAN tags in it, which the stack would not read.
+    pub(crate) fn sent_with(
+        &self,
+        hook: Hook,
+        out: u32,
+        tags: usize,
+    ) -> PacketBuilderStep<etherparse::Ethernet2Header> {
+        self.sent(if tags > 0 { Hook::Xdp } else { hook }, out)
+    }
+
     /// What a hook makes of the link addresses of a frame that it sends: XDP writes them itself,
     /// at TC the stack does so later.
     pub(crate) fn sent(
