@@ -15,15 +15,15 @@ use equipoise_common::flow::open::{
 };
 use equipoise_common::flow::set::{End, Way};
 use equipoise_common::flow::track::{close, turn};
-use equipoise_common::flow::{Live, Position, Reason, Set, State, Storage, Word};
+use equipoise_common::flow::{Live, Position, Reason, Set, State, Storage, Word, flag};
 use equipoise_common::key::{Address, FiveTuple, V4, V6};
-use equipoise_common::value::Policy;
+use equipoise_common::value::{Backend, Policy};
 
 use crate::family::Family;
 use crate::flow;
 use crate::map::{
-    EVENTS, FLOWS_V4, FLOWS_V6, LIVE, LIVE_BACKENDS, LIVE_SERVICES, MAX_FLOWS, POLICIES, SEED,
-    SETS, SPARES_CONFIRMED,
+    BACKENDS, EVENTS, FLOWS_V4, FLOWS_V6, LIVE, LIVE_BACKENDS, LIVE_SERVICES, MAX_FLOWS, POLICIES,
+    SEED, SETS, SPARES_CONFIRMED,
 };
 use crate::name;
 use crate::packet::opaque;
@@ -453,10 +453,22 @@ pub fn tell<A: Address, const SLOT: usize>(end: &End<'_, Shared, SLOT>, what: u1
     event.client = found.source.pack();
     event.vip = found.destination.pack();
     event.backend_address = facts.to.destination.pack();
+    let mut family = if A::IS_V6 { Event::IPV6 | Event::BACKEND_IPV6 } else { 0 };
+    if end.was.has(flag::ONE_SIDED)
+        && let Some(entry) = BACKENDS.get_ptr(facts.backend)
+    {
+        // SAFETY: an entry of an array map stays; user space writes it as a whole.
+        let entry = unsafe { &*entry };
+        event.backend_address = entry.address;
+        family &= !Event::BACKEND_IPV6;
+        if entry.mode & Backend::IS_V6 != 0 {
+            family |= Event::BACKEND_IPV6;
+        }
+    }
     event.client_port = found.source_port;
     event.vip_port = found.destination_port;
     event.backend_port = facts.to.destination_port;
-    event.what = if A::IS_V6 { what | Event::IPV6 } else { what };
+    event.what = what | family;
     event.protocol = found.protocol;
     event.why = end.why as u32;
     event.service = facts.service;

@@ -229,6 +229,7 @@ impl Kernel {
             sets: self.sizes.sets,
             seed: self.sizes.seed,
             policies: self.tables.policies(),
+            backends: self.tables.backends(),
             clock: self.set_clock(),
             ended: Default::default(),
             family: Default::default(),
@@ -310,9 +311,8 @@ impl DataPlane for Kernel {
             }
         };
         let mut expiry = Expiry::default();
-        let fates = self.tables.fates();
-        sweep::sweep::<V4, 8>(&self.table(FIRST_V4), range.clone(), fates, &mut expiry);
-        sweep::sweep::<V6, 16>(&self.table(FIRST_V6), range, fates, &mut expiry);
+        sweep::sweep::<V4, 8>(&self.table(FIRST_V4), range.clone(), &mut expiry);
+        sweep::sweep::<V6, 16>(&self.table(FIRST_V6), range, &mut expiry);
         if !expiry.resets.is_empty() {
             reset::send(&expiry.resets);
         }

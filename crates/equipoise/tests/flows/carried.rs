@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use equipoise_common::event::Event;
 use equipoise_common::flow::Reason;
 use equipoise_common::verdict::{Hook, Verdict};
 
@@ -48,6 +49,8 @@ fn client_alone_says_how_far_its_flow_has_got() {
                 };
                 assert_eq!(says(&world, Transport::Syn, [100, 0], b""), Some("opening"));
                 assert_eq!(says(&world, Transport::Bare, [101, 9], b""), Some("established"));
+                let row = world.row(client).unwrap();
+                assert_eq!(row.backend_address.ip(), backend(mode == "dsr" && is_v6, 0));
                 assert_eq!(says(&world, Transport::Ack, [101, 9], b"12345"), Some("established"));
                 assert_eq!(says(&world, Transport::Fin, [106, 9], b""), Some("closing"));
                 // What it still has to acknowledge goes the same way.
@@ -56,6 +59,10 @@ fn client_alone_says_how_far_its_flow_has_got() {
                 let [opened, closed] = &told[..] else { panic!("{told:?}") };
                 assert!(!opened.closed && closed.closed && closed.why == Reason::ClientFin);
                 assert_eq!(closed.client, client);
+                let there = backend(mode == "dsr" && is_v6, 0);
+                assert_eq!(closed.event.backend_address, there.into());
+                let family = if there.is_ipv6() { Event::BACKEND_IPV6 } else { 0 };
+                assert_eq!(closed.event.what & Event::BACKEND_IPV6, family);
                 // A new connection from the same port opens a flow of its own.
                 assert_eq!(says(&world, Transport::Syn, [900, 0], b""), Some("opening"));
                 world.wait(seconds(10) + 1);

@@ -60,6 +60,8 @@ pub struct Ties {
     pub client_sent: u32,
     /// The next sequence number of the backend.
     pub backend_sent: u32,
+    /// Whether packets get to the backend as they are, which a RST of this host's own cannot.
+    pub is_one_sided: bool,
 }
 
 /// How full the flow tables are.

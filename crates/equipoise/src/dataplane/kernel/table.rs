@@ -45,8 +45,8 @@ pub(super) struct Tables {
     backends: Array<MapData, Backend>,
     snat: HashMap<MapData, u64, Snat>,
     hairpins: HashMap<MapData, HostKey, u32>,
-    /// Generation and fate of the backends as they are in the map, by id.
-    fates: Vec<(u16, u16)>,
+    /// As they are in the map, by id.
+    known_backends: Vec<Backend>,
     /// As they are in the map, by service id.
     known_policies: Vec<Policy>,
     redirects: DevMapHash<MapData>,
@@ -80,7 +80,7 @@ impl Tables {
             backend_tokens: typed(ebpf, "BACKEND_TOKENS")?,
             replies_v4: typed(ebpf, "REPLIES_V4")?,
             replies_v6: typed(ebpf, "REPLIES_V6")?,
-            fates: vec![(0, 0); limit::BACKENDS as usize],
+            known_backends: vec![Backend::default(); limit::BACKENDS as usize],
             known_policies: vec![Policy::default(); limit::SERVICES as usize],
             pressure: typed(ebpf, "PRESSURE")?,
             services_v4: typed(ebpf, "SERVICES_V4")?,
@@ -193,9 +193,9 @@ impl Tables {
         &self.known_policies
     }
 
-    /// Generation and fate of backends, by id.
-    pub(super) fn fates(&self) -> &[(u16, u16)] {
-        &self.fates
+    /// The backends, by id.
+    pub(super) fn backends(&self) -> &[Backend] {
+        &self.known_backends
     }
 
     fn put_policy(&mut self, id: u32, value: &Policy) -> io::Result<()> {
@@ -229,8 +229,8 @@ impl Tables {
         self.know(V4::unpack(value.address));
         self.know(value.address);
         self.backends.set(id, value, 0).map_err(io_error)?;
-        if let Some(fate) = self.fates.get_mut(id as usize) {
-            *fate = (value.generation, u16::from(value.fate));
+        if let Some(known) = self.known_backends.get_mut(id as usize) {
+            *known = *value;
         }
         Ok(())
     }
