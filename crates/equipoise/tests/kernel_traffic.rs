@@ -10,6 +10,8 @@ mod explain;
 mod flows;
 #[path = "traffic/lifecycle.rs"]
 mod lifecycle;
+#[path = "traffic/modes.rs"]
+mod modes;
 #[path = "traffic/paths.rs"]
 mod paths;
 #[path = "traffic/start.rs"]
@@ -69,6 +71,9 @@ at_each_hook! {
     datagrams_in_fragments_are_answered
     a_client_learns_the_size_of_our_own_link
     a_client_learns_the_size_of_a_link_behind_a_router
+    backends_answer_clients_themselves
+    backends_that_know_no_way_to_clients_answer_us
+    a_backend_reaches_its_own_vip
 }
 
 use denied::a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back;
@@ -82,6 +87,10 @@ use flows::{
     without_a_control_plane_dead_flows_make_room,
 };
 
+use modes::{
+    a_backend_reaches_its_own_vip, backends_answer_clients_themselves,
+    backends_that_know_no_way_to_clients_answer_us,
+};
 use paths::{
     a_client_learns_the_size_of_a_link_behind_a_router, a_client_learns_the_size_of_our_own_link,
     datagrams_in_fragments_are_answered,

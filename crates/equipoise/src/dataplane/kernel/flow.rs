@@ -150,7 +150,9 @@ impl<A: Address + Into<IpAddr>> Table<'_, A> {
         let FiveTuple { destination, destination_port, .. } = facts.to;
         let entry = self.backends.get(facts.backend as usize);
         let ip = match entry.filter(|_| meta.has(flag::ONE_SIDED)) {
-            Some(entry) if entry.mode & Backend::IS_V6 == 0 => IpAddr::from(V4::unpack(entry.address)),
+            Some(entry) if entry.mode & Backend::IS_V6 == 0 => {
+                IpAddr::from(V4::unpack(entry.address))
+            }
             Some(entry) => IpAddr::from(entry.address),
             None => destination.into(),
         };
