@@ -25,6 +25,7 @@ pub use self::access::{Listed, Rule};
 pub use self::key::{ServiceKey, Spot};
 pub use self::note::Note;
 use self::ports::Taken;
+pub use self::snat::{Crowded, crowded};
 use crate::config::{
     Affinity, AffinityPrefix, Algorithm, Backend, Config, Fragments, Protocol, Service,
 };

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use equipoise_common::value::{Backend, Fate};
 use equipoise_core::config::Config;
-use equipoise_core::plan::{BackendPlan, Note};
+use equipoise_core::plan::{BackendPlan, Crowded, Note};
 use equipoise_core::state::State;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -36,6 +36,7 @@ mod explain;
 mod interfaces;
 mod listing;
 mod loads;
+mod ports;
 mod reload;
 mod start;
 mod trouble;
@@ -76,6 +77,8 @@ pub struct Driver<M, P> {
     forwarding: Forwarding,
     managed: Managed,
     troubles: Troubles,
+    /// Backends at which source ports run out.
+    crowded: Vec<Crowded>,
     generation: Generation,
     flows: Option<FlowSample>,
     events: EventTask,
@@ -197,6 +200,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if self.due.sweep <= now {
             self.due.sweep = now + SWEEP;
             self.sweep(Part::OneOf(SWEEP_PARTS));
+            self.watch_ports();
         }
         if self.due.resting <= now {
             self.due.resting = now + RESTING;
@@ -282,7 +286,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// What is not as it should be, in words.
     fn reasons(&self) -> Vec<String> {
         let missing = self.state.planned().notes.iter().filter(|note| is_missing(note));
-        self.troubles.reasons().map(str::to_owned).chain(missing.map(ToString::to_string)).collect()
+        let troubles = self.troubles.reasons().map(str::to_owned);
+        let crowded = self.crowded.iter().map(ToString::to_string);
+        troubles.chain(missing.map(ToString::to_string)).chain(crowded).collect()
     }
 
     /// What is good to know.

@@ -57,13 +57,21 @@ impl Lab {
         text: &str,
         prepare: impl FnOnce(&mut Plane),
     ) -> (Result<TestDriver, StartError>, Self) {
+        Self::try_start_on(world(), text, prepare).await
+    }
+
+    async fn try_start_on(
+        world: World,
+        text: &str,
+        prepare: impl FnOnce(&mut Plane),
+    ) -> (Result<TestDriver, StartError>, Self) {
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("a.toml");
         fs::write(&file, text).unwrap();
         let mut plane = Plane { memory: Memory::new(65_536), ..Plane::default() };
         prepare(&mut plane);
         let (plane, plane_handle) = SimulatedPlane::new(plane);
-        let (machine, world) = SimulatedMachine::new(world());
+        let (machine, world) = SimulatedMachine::new(world);
         let socket = directory.path().join("test.sock");
         let lab = Self { plane: plane_handle, world, client: Client::new(&socket), directory };
         let driver = Driver::start(Start {
@@ -240,6 +248,38 @@ async fn weights_follow_live_flows_where_the_service_says_so() {
         lab.plane.send_modify(|plane| plane.flows.clear());
         lab.status_when(|status| weights(status) == [1.0, 1.0]).await;
         assert_eq!(lab.plane.borrow().memory.check_references(), Ok(()));
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn source_ports_that_run_out_are_a_reason_until_they_do_not() {
+    let config = CONFIG.replace("[[service]]", "[[service]]\nmode = 'full-nat'");
+    let mut world = world();
+    // Ten ports are left beside the kernel's own.
+    world.reading.own_ports = OwnPorts(1_034, 65_535);
+    for way in world.reading.ways.values_mut() {
+        let Way::Via { source, .. } = way else { continue };
+        *source = Some("10.0.0.254".parse().unwrap());
+    }
+    let (driver, lab) = Lab::try_start_on(world, &config, |_| {}).await;
+    let driver = driver.expect("starts");
+    run(driver, async {
+        assert_eq!(lab.status_when(|_| true).await.state, Health::Ok);
+        lab.plane.send_modify(|plane| {
+            let ids = ids(plane, "10.0.0.1:8080");
+            let row =
+                |port| flow(&format!("198.51.100.1:{port}"), "10.0.0.1:8080", ids, "established");
+            plane.flows = (1000..1007).map(row).collect();
+        });
+        let status = lab.status_when(|status| status.state == Health::Degraded).await;
+        let expected =
+            "7 flows at 10.0.0.1:8080 come from 10 ports: more `snat-addresses` give room";
+        assert_eq!(status.reasons, [expected]);
+        lab.plane.send_modify(|plane| plane.flows.truncate(6));
+        lab.status_when(|status| status.state == Health::Ok).await;
         lab.client.stop().await.unwrap();
     })
     .await

@@ -3,16 +3,17 @@
 //!
 //! On addresses that this host has itself the kernel's own connections have their ports, and flows get the others.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use equipoise_common::key::{HostKey, V4, V6};
+use equipoise_common::key::{Address as _, HostKey, V4, V6};
 use equipoise_common::limit;
-use equipoise_common::value::{Backend, Snat};
+use equipoise_common::value::{self, Backend, Snat};
 
-use super::{Desired, Draft, Note};
-use crate::config::Mode;
+use super::{BackendPlan, Desired, Draft, Note};
+use crate::config::{Mode, target};
 use crate::facts::{Facts, OwnPorts};
 use crate::id::{Gone, Ids};
 
@@ -50,6 +51,58 @@ pub(super) fn place(drafts: &[Draft<'_>], ids: &Ids, facts: &Facts, desired: &mu
         let source = facts.sources.get(&address.ip());
         put(desired, id.number, source.iter().map(|source| (**source, ports(source))));
     }
+}
+
+/// A backend at which most of the ports that packets of ours may come from are in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Crowded {
+    /// Its address and port; port 0 for any.
+    pub backend: SocketAddr,
+    /// Flows that come from addresses of ours there.
+    pub flows: u64,
+    /// Flows that can, of each protocol.
+    pub ports: u64,
+}
+
+impl fmt::Display for Crowded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { backend, flows, ports } = self;
+        let backend = target::text(*backend);
+        write!(
+            f,
+            "{flows} flows at {backend} come from {ports} ports: more `snat-addresses` give room"
+        )
+    }
+}
+
+/// The backends of source translation at which 70 of 100 ports or more are in use, by the live flows of each backend id.
+///
+/// Pools of several services that name the same address and port share its ports.
+pub fn crowded(desired: &Desired, live: impl Fn(u32) -> u64) -> Vec<Crowded> {
+    let mut backends: BTreeMap<SocketAddr, (BTreeMap<V6, u64>, u64)> = BTreeMap::new();
+    let translated =
+        |(_, plan): &(&u32, &BackendPlan)| plan.value.mode() == value::Mode::FullNat as u8;
+    for (&id, BackendPlan { value, .. }) in desired.backends.iter().filter(translated) {
+        let (sources, flows) = backends.entry(address(value)).or_default();
+        for entry in 0..u32::from(value.sources) {
+            if let Some(snat) = desired.snat.get(&Snat::key(id, entry)) {
+                sources.insert(snat.address, u64::from(snat.ports));
+            }
+        }
+        *flows += live(id);
+    }
+    let crowded = |(backend, (sources, flows)): (_, (BTreeMap<V6, u64>, u64))| {
+        let ports = sources.values().sum();
+        (flows > 0 && flows * 10 >= ports * 7).then_some(Crowded { backend, flows, ports })
+    };
+    backends.into_iter().filter_map(crowded).collect()
+}
+
+fn address(backend: &Backend) -> SocketAddr {
+    let is_v6 = backend.mode & Backend::IS_V6 != 0;
+    let ip: IpAddr =
+        if is_v6 { backend.address.into() } else { V4::unpack(backend.address).into() };
+    SocketAddr::new(ip, backend.port.get())
 }
 
 fn needs_one(mode: Mode) -> bool {
@@ -112,7 +165,7 @@ fn beside(OwnPorts(first, last): OwnPorts) -> Ports {
     if larger.ports == 0 { Ports { first: FIRST, ports: u16::MAX - FIRST + 1 } } else { larger }
 }
 
-/// Whether a backend's mode byte says that its packets keep their VIP.
+/// The mode as it stands in a backend's entry.
 pub(super) fn mode(mode: Mode, address: SocketAddr) -> u8 {
     let family = if address.is_ipv6() { Backend::IS_V6 } else { 0 };
     mode.value() as u8 | family
@@ -120,7 +173,41 @@ pub(super) fn mode(mode: Mode, address: SocketAddr) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use equipoise_common::key::Be16;
+
     use super::*;
+
+    #[test]
+    fn backends_are_told_of_when_most_of_the_ports_there_are_in_use() {
+        let entry = |address: &str| {
+            let address: SocketAddr = address.parse().unwrap();
+            let value = Backend {
+                address: address.ip().into(),
+                port: Be16::new(address.port()),
+                mode: mode(Mode::FullNat, address),
+                sources: 1,
+                ..Backend::default()
+            };
+            BackendPlan { value, term: 0 }
+        };
+        let backends = ["10.0.0.1:80", "10.0.0.1:80", "[fd00::1]:80"].map(entry);
+        let snat = |id: u32| {
+            let address = V6::from(IpAddr::from([192, 0, 2, 1]));
+            (Snat::key(id, 0), Snat { address, first: 1_024, ports: 100, reserved: 0 })
+        };
+        let desired = Desired {
+            backends: (0..).zip(backends).collect(),
+            snat: (0..3).map(snat).collect(),
+            ..Desired::default()
+        };
+        // Two pools share the ports of the first.
+        let told = |flows: [u64; 3]| crowded(&desired, |id| flows[id as usize]);
+        assert_eq!(told([34, 35, 69]), []);
+        let [one] = &told([35, 35, 69])[..] else { panic!() };
+        assert_eq!((one.flows, one.ports), (70, 100));
+        assert!(one.to_string().starts_with("70 flows at 10.0.0.1:80 come from 100 ports"));
+        assert_eq!(told([0, 0, 70]).len(), 1);
+    }
 
     #[test]
     fn ports_beside_the_kernels_own_are_the_larger_part() {

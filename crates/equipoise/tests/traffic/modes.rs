@@ -96,7 +96,9 @@ pub(crate) fn backends_that_know_no_way_to_clients_answer_us(attach: Attach) {
         .map(|b| UdpEcho::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
         .collect();
     for host in &lab.backends {
-        host.netns.ip("route del default via 10.0.0.1\nroute del default via 2001:db8:b::1").unwrap();
+        host.netns
+            .ip("route del default via 10.0.0.1\nroute del default via 2001:db8:b::1")
+            .unwrap();
     }
     let config = |mode: &str| {
         let services = vips().map(|(name, vip)| {
