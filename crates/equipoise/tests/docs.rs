@@ -78,7 +78,8 @@ const STAGES: &[Stage] = &[
         name: "Route",
         what: "Where it goes next, by the kernel's routes and neighbours. What cannot be sent from here is left to TC, or from TC to the \
                stack: native XDP passes it as it came; requests are else passed rewritten, and replies rewritten on their way out. What is on its \
-               last hop, or too big for the next link, is answered with an ICMP error that quotes it as its sender has sent it.",
+               last hop, or too big for the next link (with what goes before it in a tunnel), is answered with an ICMP error that quotes it as its \
+               sender has sent it. Packets that keep their VIP, and SYNs whose MSS is lowered, go on in a program of their own.",
         exits: &[
             RequestToLocalBackend,
             RequestNoNeighbour,
@@ -100,7 +101,8 @@ const STAGES: &[Stage] = &[
     },
     Stage {
         name: "Rewrite and send",
-        what: "Addresses, ports, checksums, one hop less; then out by the device of the route.",
+        what: "Addresses, ports, checksums, one hop less; in modes `dsr`, `ipip` and `gue` one hop less, and outer headers. Then out by the \
+               device of the route.",
         exits: &[ForwardedRequest, ForwardedReply, RewrittenReply, RewriteFailed],
     },
 ];
