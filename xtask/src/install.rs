@@ -34,9 +34,9 @@ const COMPILER: [&str; 6] = [
 ];
 /// The lints of that same compiler.
 const CLIPPY: &str = "rust-web-clippy";
-const BENCH: [&str; 4] = ["iproute2", "ethtool", "curl", "util-linux"];
+const BENCH: [&str; 5] = ["iproute2", "ethtool", "curl", "util-linux", "traceroute"];
 /// The programs of these packages, for where there is no dpkg to be asked.
-const BENCH_PROGRAMS: [&str; 4] = ["ip", "ethtool", "curl", "nsenter"];
+const BENCH_PROGRAMS: [&str; 5] = ["ip", "ethtool", "curl", "nsenter", "traceroute"];
 
 /// A program that cargo installs.
 struct Tool {

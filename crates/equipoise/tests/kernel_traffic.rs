@@ -71,6 +71,8 @@ at_each_hook! {
     datagrams_in_fragments_are_answered
     a_client_learns_the_size_of_our_own_link
     a_client_learns_the_size_of_a_link_behind_a_router
+    a_traceroute_shows_us_and_ends_at_the_vip
+    a_range_of_ports_connects_a_thousand_times_in_a_row
     backends_answer_clients_themselves
     backends_that_know_no_way_to_clients_answer_us
     a_backend_reaches_its_own_vip
@@ -80,6 +82,7 @@ use denied::a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_b
 use flows::{
     a_load_beyond_its_limit_goes_to_other_backends,
     a_port_that_is_used_again_and_again_always_connects,
+    a_range_of_ports_connects_a_thousand_times_in_a_row,
     a_removed_backend_that_is_kept_ends_its_downloads_well,
     a_removed_backend_with_reset_makes_a_reading_client_fail_at_once,
     a_udp_client_of_a_removed_backend_is_answered_by_another,
@@ -93,7 +96,7 @@ use modes::{
 };
 use paths::{
     a_client_learns_the_size_of_a_link_behind_a_router, a_client_learns_the_size_of_our_own_link,
-    datagrams_in_fragments_are_answered,
+    a_traceroute_shows_us_and_ends_at_the_vip, datagrams_in_fragments_are_answered,
 };
 
 fn new_connections_follow_the_weights(attach: Attach) {

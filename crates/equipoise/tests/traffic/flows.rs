@@ -121,6 +121,20 @@ pub(crate) fn a_udp_client_of_a_removed_backend_is_answered_by_another(attach: A
     }
 }
 
+/// As one host behind a NAT with few ports would.
+pub(crate) fn a_range_of_ports_connects_a_thousand_times_in_a_row(attach: Attach) {
+    let balanced = Balanced::new(attach, Options::default());
+    for (name, vip) in vips() {
+        for number in 0..1_000 {
+            let from = Connect::from_port(20_000 + number % 50);
+            if let Err(error) = http_get(balanced.client(), vip, "/", &from) {
+                panic!("{vip} {number}: {error:#}");
+            }
+        }
+        assert_eq!(balanced.balancer.sum(name, "new_flows"), 1_000);
+    }
+}
+
 pub(crate) fn a_port_that_is_used_again_and_again_always_connects(attach: Attach) {
     let lab = Lab::new(Options { backends: 2, ..Options::default() }).unwrap();
     let mut servers = web_servers(&lab);

@@ -6,7 +6,7 @@ use equipoise_lab::Netns;
 use equipoise_lab::client::{Connect, UdpAsker, download, upload};
 use equipoise_lab::link::{Checksums, End, Gro, Properties, veth, wait_ready};
 use equipoise_lab::serve::HttpServer;
-use equipoise_lab::topology::{Lab, Options};
+use equipoise_lab::topology::{FRONT_V4, FRONT_V6, Lab, Options};
 
 use super::balanced::{Attach, Balanced, Balancer, PORT, service, vips};
 
@@ -103,4 +103,29 @@ pub(crate) fn a_client_learns_the_size_of_a_link_behind_a_router(attach: Attach)
         upload(client, vip, (2_000_000, number as u64), &Connect::default()).unwrap();
         assert!(told() > before, "{vip}");
     }
+}
+
+/// A real traceroute, by TCP and by UDP: we are the first hop, and the VIP is the last.
+pub(crate) fn a_traceroute_shows_us_and_ends_at_the_vip(attach: Attach) {
+    let balanced = Balanced::new(attach, Options::default());
+    for (_, vip) in vips() {
+        let (us, family) = match vip.ip() {
+            IpAddr::V4(_) => (IpAddr::from(FRONT_V4), "-4"),
+            IpAddr::V6(_) => (FRONT_V6.into(), "-6"),
+        };
+        for protocol in ["-T", "-U"] {
+            let port = vip.port().to_string();
+            let address = vip.ip().to_string();
+            let arguments =
+                [family, "-n", protocol, "-p", &port, "-q", "1", "-m", "5", "-w", "5", &address];
+            let told = balanced.client().output("traceroute", &arguments).unwrap();
+            let hops: Vec<_> = told
+                .lines()
+                .skip(1)
+                .map(|line| line.split_whitespace().nth(1).unwrap().to_owned())
+                .collect();
+            assert_eq!(hops, [us.to_string(), address.clone()], "{protocol}\n{told}");
+        }
+    }
+    assert!(balanced.balancer.verdict("request_hop_limit") >= 4);
 }
