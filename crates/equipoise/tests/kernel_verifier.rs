@@ -61,8 +61,8 @@ fn programs_are_no_more_work_for_the_verifier_than_recorded() {
     let (tc, clock, eviction) = (TcWay::default(), Clock::default(), Eviction::default());
     // As many flows as are the default.
     let options = Options { instance: &instance, max_flows: 1_000_000, tc, clock, eviction };
-    let kernel = Kernel::load(&options).unwrap_or_else(|error| panic!("{error}"));
-    let counts = kernel.verified();
+    let mut kernel = Kernel::load(&options).unwrap_or_else(|error| panic!("{error}"));
+    let counts = kernel.load_all().and_then(|()| kernel.verified());
     kernel.remove().unwrap();
     let counts = counts.unwrap();
     if std::env::var_os("UPDATE_EXPECT").is_some() {

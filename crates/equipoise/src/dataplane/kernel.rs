@@ -3,7 +3,7 @@
 //! This file and its folder alone name `aya`. It loads, attaches, writes what steps say and reads
 //! what the programs have counted; what should be where is decided elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use aya::Ebpf;
@@ -19,7 +19,7 @@ use equipoise_core::id::Named;
 
 use self::attach::{Attached, Place};
 use self::flow::{FIRST_V4, FIRST_V6, Table};
-use self::load::{Dry, Sizes, open};
+use self::load::{Group, Sizes, open};
 use self::pin::{Pins, refused};
 use self::table::{SET_V4, SET_V6, Tables};
 use super::{DataPlane, Explainer, Maps, StepError};
@@ -88,6 +88,8 @@ pub struct Kernel {
     tables: Tables,
     attached: BTreeMap<u32, Attached>,
     sizes: Sizes,
+    /// The programs that are loaded.
+    loaded: BTreeSet<Group>,
     /// Where the next sweep goes on, in sets.
     cursor: u32,
     /// Nanoseconds, where the clock is one that is set.
@@ -96,7 +98,8 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Loads the programs and makes their maps, pinned under the instance's name.
+    /// Makes the maps, pinned under the instance's name. The programs are loaded when a device needs them, which takes
+    /// a second or two for each hook.
     ///
     /// What an earlier process of that name has left is removed first.
     ///
@@ -113,7 +116,7 @@ impl Kernel {
         }
         pins.prepare()?;
         let sizes = Sizes::new(options);
-        let loaded = open(&pins, sizes, Dry::No).and_then(|mut ebpf| {
+        let loaded = open(&pins, sizes).and_then(|mut ebpf| {
             let mut tables = Tables::take(&mut ebpf, sizes.max_flows)?;
             tables.tag(LAYOUT)?;
             Ok((ebpf, tables))
@@ -121,8 +124,8 @@ impl Kernel {
         match loaded {
             Ok((ebpf, tables)) => {
                 let attached = BTreeMap::new();
-                let tc = options.tc;
-                Ok(Self { ebpf, pins, tables, attached, sizes, cursor: 0, time: 0, tc })
+                let (tc, loaded) = (options.tc, BTreeSet::new());
+                Ok(Self { ebpf, pins, tables, attached, sizes, loaded, cursor: 0, time: 0, tc })
             }
             Err(error) => {
                 if let Err(left) = pins.remove() {
@@ -131,6 +134,23 @@ impl Kernel {
                 Err(error)
             }
         }
+    }
+
+    /// Loads the programs of all hooks that are not loaded yet.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses; with the verifier's own log where it was the verifier.
+    pub fn load_all(&mut self) -> Result<(), KernelError> {
+        self.need(&Group::ALL)
+    }
+
+    fn need(&mut self, groups: &[Group]) -> Result<(), KernelError> {
+        let is_missing = |group: &Group| !self.loaded.contains(group);
+        let missing: Vec<Group> = groups.iter().copied().filter(is_missing).collect();
+        load::load_groups(&mut self.ebpf, Some(&self.pins), &missing)?;
+        self.loaded.extend(missing);
+        Ok(())
     }
 
     /// Runs the program of a hook on a packet that nobody sends; maps change as for a real one.
@@ -157,7 +177,9 @@ impl Kernel {
     ///
     /// When the kernel refuses.
     pub fn twin(&self) -> Result<Twin, KernelError> {
-        Twin::new(open(&self.pins, self.sizes, Dry::Yes)?)
+        let mut ebpf = load::open_twin(&self.pins, self.sizes)?;
+        load::load_groups(&mut ebpf, None, &Group::ALL)?;
+        Twin::new(ebpf)
     }
 
     /// Instructions that the verifier has gone through for each program, by its name in the object.
@@ -174,7 +196,7 @@ impl Kernel {
             let count = info.verified_instruction_count();
             Ok((name.to_owned(), count.ok_or_else(|| failed(&"the kernel does not count"))?))
         };
-        attach::PROGRAMS.iter().map(|name| count(name)).collect()
+        self.loaded.iter().flat_map(|group| group.programs()).map(count).collect()
     }
 
     /// Loads what measures these programs, from an object that was built with the feature `bench`.
@@ -184,7 +206,7 @@ impl Kernel {
     /// When the kernel refuses.
     #[cfg(feature = "kernel-tests")]
     pub fn measures(&self, object: &[u8]) -> Result<Measures, KernelError> {
-        Measures::new(load::open_object(object, &self.pins, self.sizes, Dry::No)?, &self.ebpf)
+        Measures::new(load::open_object(object, &self.pins, self.sizes, load::Dry::No)?, &self.ebpf)
     }
 
     /// Sets the time that a clock of [`Clock::Set`] shows.
@@ -252,10 +274,23 @@ impl Kernel {
     }
 }
 
+/// The programs that a device in this mode needs, or may.
+fn groups(device: &Device<'_>, mode: AttachMode) -> Vec<Group> {
+    match mode {
+        AttachMode::XdpGeneric => vec![Group::Egress, Group::Generic],
+        AttachMode::Xdp => vec![Group::Ingress, Group::Egress, Group::Native],
+        AttachMode::Auto if device.native_xdp => {
+            vec![Group::Ingress, Group::Egress, Group::Native]
+        }
+        AttachMode::Auto | AttachMode::Tc => vec![Group::Ingress, Group::Egress],
+    }
+}
+
 impl DataPlane for Kernel {
     fn attach(&mut self, device: &Device<'_>, mode: AttachMode) -> Result<Attachment, KernelError> {
         // One that is there already has the names of its pins, and the one place of XDP.
         self.detach(device.index);
+        self.need(&groups(device, mode))?;
         let place = Place { pins: &self.pins, tc: self.tc };
         let (attached, attachment) = attach::attach(&mut self.ebpf, &place, device, mode)?;
         self.attached.insert(device.index, attached);
@@ -363,10 +398,11 @@ impl DataPlane for Kernel {
     fn explainer(&self) -> Result<Explainer, KernelError> {
         // The maps are taken now, while their pins are there for sure; the programs when there is something to explain.
         let mut maps = Some(load::open_twin(&self.pins, self.sizes)?);
-        let (pins, mut twin) = (self.pins.clone(), None);
+        let mut twin = None;
         Ok(Box::new(move |entry, input| {
-            if let Some(ebpf) = maps.take() {
-                twin = Some(Twin::new(load::complete(ebpf, &pins, Dry::Yes)?)?);
+            if let Some(mut ebpf) = maps.take() {
+                load::load_groups(&mut ebpf, None, &Group::ALL)?;
+                twin = Some(Twin::new(ebpf)?);
             }
             let there =
                 twin.as_mut().ok_or_else(|| refused("explaining", &"no programs are loaded"))?;

@@ -271,6 +271,7 @@ fn loaded(instance: &str, max_flows: u32, clock: Clock, devices: [u32; 2]) -> Ke
     let (tc, eviction) = (TcWay::default(), Eviction::default());
     let options = Options { instance, max_flows, tc, clock, eviction };
     let mut kernel = Kernel::load(&options).unwrap_or_else(|error| panic!("{error}"));
+    kernel.load_all().unwrap_or_else(|error| panic!("{error}"));
     for device in devices {
         kernel.allow_redirect(device, true).unwrap();
     }

@@ -132,7 +132,10 @@ fn documented(section: &str) -> BTreeSet<String> {
 
 #[test]
 fn what_is_pinned_is_what_is_documented() {
-    for (attach, links) in [(NATIVE, &["in", "out", "xdp"][..]), (TC, &["in", "out"])] {
+    let mut all = BTreeSet::new();
+    for (attach, links) in
+        [(NATIVE, &["in", "out", "xdp"][..]), (TC, &["in", "out"]), (GENERIC, &["out", "xdp"])]
+    {
         let lab = Lab::new(Options::default()).unwrap();
         let balancer = Balancer::start(&lab.balancer, &config(&lab, attach.asked));
         let root = format!("/sys/fs/bpf/equipoise/{}", balancer.instance);
@@ -141,7 +144,12 @@ fn what_is_pinned_is_what_is_documented() {
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
         };
         assert_eq!(pinned("maps"), documented("maps"));
-        assert_eq!(pinned("programs"), documented("programs"));
+        // Those of the hooks that are in use.
+        let ending = |name: &str| name.rsplit_once('_').unwrap().1.replace("xdpg", "xdp");
+        let programs = pinned("programs");
+        let hooks: BTreeSet<String> = programs.iter().map(|name| ending(name)).collect();
+        assert_eq!(hooks.iter().collect::<Vec<_>>(), links.iter().collect::<Vec<_>>());
+        all.extend(programs);
         let kinds = documented("links");
         let device = |name: &str| index(&lab.balancer, name).unwrap();
         let mut expected = BTreeSet::new();
@@ -153,4 +161,5 @@ fn what_is_pinned_is_what_is_documented() {
         let folders = std::fs::read_dir(&root).unwrap().count();
         assert_eq!(folders, 3);
     }
+    assert_eq!(all, documented("programs"));
 }

@@ -3,11 +3,12 @@
 //!
 //! The same object is loaded to balance, to explain, and beside what is measured. Knows nothing of devices.
 
+use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::PathBuf;
 
-use aya::maps::ProgramArray;
+use aya::maps::{MapData, ProgramArray};
 use aya::programs::{Program, ProgramError, ProgramFd};
 use aya::{Ebpf, EbpfLoader};
 use equipoise_common::flow::sets_for;
@@ -58,9 +59,15 @@ pub(super) fn present() -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Loads all packet programs, on maps pinned under the instance's name.
-pub(super) fn open(pins: &Pins, sizes: Sizes, dry: Dry) -> Result<Ebpf, KernelError> {
-    complete(open_object(OBJECT, pins, sizes, dry)?, pins, dry)
+/// Makes the maps, pinned under the instance's name. The programs come when they are needed.
+pub(super) fn open(pins: &Pins, sizes: Sizes) -> Result<Ebpf, KernelError> {
+    let mut ebpf = open_object(OBJECT, pins, sizes, Dry::No)?;
+    for name in [STAGES_XDP, STAGES_TC] {
+        // The kernel empties such a map when nobody in user space holds it any more; a pin does.
+        let places = stages(&mut ebpf, name)?;
+        places.pin(pins.map(name)).map_err(|error| filling(name, &error))?;
+    }
+    Ok(ebpf)
 }
 
 /// Makes or takes the maps of the twin; its programs are still to be loaded, which takes seconds.
@@ -68,20 +75,37 @@ pub(super) fn open_twin(pins: &Pins, sizes: Sizes) -> Result<Ebpf, KernelError> 
     open_object(OBJECT, pins, sizes, Dry::Yes)
 }
 
-/// Loads the programs of an object whose maps are there.
-pub(super) fn complete(mut ebpf: Ebpf, pins: &Pins, dry: Dry) -> Result<Ebpf, KernelError> {
-    for name in attach::PROGRAMS {
-        let program = load(&mut ebpf, name)?;
-        if dry == Dry::No {
+/// Loads the programs of these groups of an object whose maps are there; those that balance are pinned.
+///
+/// All at once: to verify them takes seconds, and the kernel does it on as many CPUs as it is asked from.
+pub(super) fn load_groups(
+    ebpf: &mut Ebpf,
+    pins: Option<&Pins>,
+    groups: &[Group],
+) -> Result<(), KernelError> {
+    let names: BTreeSet<&str> = groups.iter().flat_map(|group| group.programs()).collect();
+    let wanted = ebpf.programs_mut().filter(|(name, _)| names.contains(name));
+    let loaded: Vec<Result<(), KernelError>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = wanted
+            .map(|(name, program)| (name.to_owned(), scope.spawn(|| load_program(program))))
+            .collect();
+        let ended = threads.into_iter().map(|(name, thread)| {
+            thread.join().unwrap_or_else(|_| Err(refused(&format!("loading {name}"), &"a panic")))
+        });
+        ended.collect()
+    });
+    loaded.into_iter().collect::<Result<(), _>>()?;
+    for &name in &names {
+        let program = ebpf
+            .program_mut(name)
+            .ok_or_else(|| refused("loading", &format!("no program {name}")))?;
+        if let Some(pins) = pins {
             program
                 .pin(pins.program(name))
                 .map_err(|error| refused(&format!("pinning {name}"), &error))?;
         }
     }
-    for (map, programs) in STAGES {
-        link_stages(&mut ebpf, pins, dry, (map, programs))?;
-    }
-    Ok(ebpf)
+    groups.iter().try_for_each(|&group| link_stages(ebpf, group))
 }
 
 /// Makes or takes the maps of an object; none of its programs are loaded yet.
@@ -115,59 +139,97 @@ pub(super) fn open_object(
 pub(super) fn load<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, KernelError> {
     let program =
         ebpf.program_mut(name).ok_or_else(|| refused("loading", &format!("no program {name}")))?;
+    load_program(program)?;
+    Ok(program)
+}
+
+fn load_program(program: &mut Program) -> Result<(), KernelError> {
     match program {
         Program::Xdp(program) => program.load(),
         Program::SchedClassifier(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
-    .map_err(|error| load_error(&error))?;
-    Ok(program)
+    .map_err(|error| load_error(&error))
 }
 
-/// The programs of the stages, in the order of their places; an empty name is a place that nobody goes to.
-const STAGES: [(&str, &[&str]); 2] = [
-    (
-        "STAGES_XDP",
-        &[
-            "slow_xdp",
-            "slow_xdpg",
-            "odd_xdp",
-            "odd_xdpg",
-            "answer_xdp",
-            "answer_xdpg",
-            "carry_xdp",
-            "carry_xdpg",
-        ],
-    ),
-    ("STAGES_TC", &["slow_in", "", "odd_in", "odd_out", "answer_in", "", "carry_in", "carry_out"]),
-];
+/// The programs of one hook: that which packets come to, and those that it goes on in. Loaded together, when a device
+/// needs them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Group {
+    /// TC ingress.
+    Ingress,
+    /// TC egress.
+    Egress,
+    /// XDP in the driver.
+    Native,
+    /// XDP in the stack.
+    Generic,
+}
+
+const STAGES_XDP: &str = "STAGES_XDP";
+const STAGES_TC: &str = "STAGES_TC";
+
+impl Group {
+    /// All of them.
+    pub(super) const ALL: [Self; 4] = [Self::Ingress, Self::Egress, Self::Native, Self::Generic];
+
+    /// Their names in the object.
+    pub(super) fn programs(self) -> impl Iterator<Item = &'static str> {
+        let entry = match self {
+            Self::Ingress => attach::IN,
+            Self::Egress => attach::OUT,
+            Self::Native => attach::XDP,
+            Self::Generic => attach::XDP_GENERIC,
+        };
+        std::iter::once(entry).chain(self.stages().into_iter().flatten())
+    }
+
+    /// Those that packets go on in, in the order of the stages; none where nothing goes there.
+    const fn stages(self) -> [Option<&'static str>; 4] {
+        match self {
+            Self::Ingress => [Some("slow_in"), Some("odd_in"), Some("answer_in"), Some("carry_in")],
+            Self::Egress => [None, Some("odd_out"), None, Some("carry_out")],
+            Self::Native => {
+                [Some("slow_xdp"), Some("odd_xdp"), Some("answer_xdp"), Some("carry_xdp")]
+            }
+            Self::Generic => {
+                [Some("slow_xdpg"), Some("odd_xdpg"), Some("answer_xdpg"), Some("carry_xdpg")]
+            }
+        }
+    }
+
+    /// The map of their places there, of which every second one is theirs, from this one on.
+    const fn places(self) -> (&'static str, u32) {
+        match self {
+            Self::Ingress => (STAGES_TC, 0),
+            Self::Egress => (STAGES_TC, 1),
+            Self::Native => (STAGES_XDP, 0),
+            Self::Generic => (STAGES_XDP, 1),
+        }
+    }
+}
+
+fn filling(map: &str, error: &dyn std::fmt::Display) -> KernelError {
+    refused(&format!("filling {map}"), error)
+}
+
+fn stages<'a>(ebpf: &'a mut Ebpf, map: &str) -> Result<ProgramArray<&'a mut MapData>, KernelError> {
+    let there = ebpf.map_mut(map).ok_or_else(|| filling(map, &"the object has no such map"))?;
+    ProgramArray::try_from(there).map_err(|error| filling(map, &error))
+}
 
 /// Puts the programs of the stages where those that packets come to go on. The twin has places of its own: its
 /// packets must not get into programs that write.
-fn link_stages(
-    ebpf: &mut Ebpf,
-    pins: &Pins,
-    dry: Dry,
-    (map, programs): (&str, &[&str]),
-) -> Result<(), KernelError> {
-    let failed = |error: &dyn std::fmt::Display| refused(&format!("filling {map}"), error);
-    let fd = |name: &&str| -> Result<ProgramFd, KernelError> {
-        let program = ebpf.program(name).ok_or_else(|| failed(&format!("no program {name}")))?;
-        let fd = program.fd().map_err(|error| failed(&error))?;
-        fd.try_clone().map_err(|error| failed(&error))
-    };
-    let places_of = (0..).zip(programs).filter(|(_, name)| !name.is_empty());
-    let fds = places_of
-        .map(|(place, name)| Ok((place, fd(name)?)))
-        .collect::<Result<Vec<_>, KernelError>>()?;
-    let there = ebpf.map_mut(map).ok_or_else(|| failed(&"the object has no such map"))?;
-    let mut places = ProgramArray::try_from(there).map_err(|error| failed(&error))?;
-    for (place, fd) in &fds {
-        places.set(*place, fd, 0).map_err(|error| failed(&error))?;
-    }
-    if dry == Dry::No {
-        // The kernel empties such a map when nobody in user space holds it any more; a pin does.
-        places.pin(pins.map(map)).map_err(|error| failed(&error))?;
+fn link_stages(ebpf: &mut Ebpf, group: Group) -> Result<(), KernelError> {
+    let (map, first) = group.places();
+    for (stage, name) in (0..).zip(group.stages()) {
+        let Some(name) = name else { continue };
+        let program =
+            ebpf.program(name).ok_or_else(|| filling(map, &format!("no program {name}")))?;
+        let fd: &ProgramFd = program.fd().map_err(|error| filling(map, &error))?;
+        let fd = fd.try_clone().map_err(|error| filling(map, &error))?;
+        let mut places = stages(ebpf, map)?;
+        places.set(first + 2 * stage, &fd, 0).map_err(|error| filling(map, &error))?;
     }
     Ok(())
 }
