@@ -9,6 +9,7 @@
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 pub mod checksum;
+pub mod decap;
 pub mod draw;
 pub mod event;
 pub mod filter;
