@@ -12,6 +12,7 @@
 mod answer;
 #[cfg(feature = "bench")]
 mod bench;
+mod ethernet;
 mod family;
 mod filter;
 mod flow;
