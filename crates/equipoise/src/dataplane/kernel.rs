@@ -26,6 +26,7 @@ use super::{DataPlane, Explainer, Maps, StepError};
 
 mod attach;
 mod clsact;
+pub mod decap;
 mod event;
 mod flow;
 mod load;
@@ -165,15 +166,7 @@ impl Kernel {
     ///
     /// When the kernel does not tell, as before 5.16.
     pub fn verified(&self) -> Result<BTreeMap<String, u32>, KernelError> {
-        let count = |name: &str| {
-            let failed =
-                |error: &dyn std::fmt::Display| refused(&format!("reading about {name}"), error);
-            let program = self.ebpf.program(name).ok_or_else(|| failed(&"no such program"))?;
-            let info = program.info().map_err(|error| failed(&error))?;
-            let count = info.verified_instruction_count();
-            Ok((name.to_owned(), count.ok_or_else(|| failed(&"the kernel does not count"))?))
-        };
-        attach::PROGRAMS.iter().map(|name| count(name)).collect()
+        load::verified(&self.ebpf, &attach::PROGRAMS)
     }
 
     /// Loads what measures these programs, from an object that was built with the feature `bench`.
