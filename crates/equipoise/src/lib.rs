@@ -7,6 +7,7 @@ pub mod admin;
 pub mod apply;
 pub mod cli;
 pub mod dataplane;
+pub mod decap;
 pub mod driver;
 pub mod host;
 pub mod running_config;
