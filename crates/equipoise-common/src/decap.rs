@@ -137,8 +137,8 @@ verdicts! {
     NotVip = "not_vip", Pass;
     /// At TC, two VLAN tags before the outer header, which the kernel does not keep apart.
     Tagged = "tagged", Pass;
-    /// At TC, many datagrams merged into one packet, or segments merged that this host would forward: taken out, they
-    /// could not be told apart again.
+    /// At TC, packets merged into one that this host would forward, or datagrams of GUE: they could not be told apart
+    /// again.
     Merged = "merged", Pass;
     /// The kernel refused to take the outer header off.
     Refused = "refused", Pass;

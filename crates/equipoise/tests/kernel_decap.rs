@@ -5,12 +5,22 @@
 mod bench;
 #[path = "decap/egress.rs"]
 mod egress;
+#[path = "decap/host.rs"]
+mod host;
+#[path = "decap/lifecycle.rs"]
+mod lifecycle;
 #[path = "decap/mutants.rs"]
 mod mutants;
+#[path = "decap/opening.rs"]
+mod opening;
 #[path = "decap/packets.rs"]
 mod packets;
 #[path = "decap/refusals.rs"]
 mod refusals;
+#[path = "decap/traffic.rs"]
+mod traffic;
+#[path = "decap/tunnel.rs"]
+mod tunnel;
 #[path = "decap/wire.rs"]
 mod wire;
 

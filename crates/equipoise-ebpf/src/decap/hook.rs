@@ -82,7 +82,7 @@ impl Hook for Xdp {
 
     #[inline(always)]
     fn is_merged(&self) -> bool {
-        // In the driver nothing has been merged yet, and in the stack nobody tells.
+        // The kernel merges nothing before XDP, in the driver or in the stack.
         false
     }
 

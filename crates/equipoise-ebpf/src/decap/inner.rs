@@ -2,7 +2,7 @@
 
 use equipoise_common::checksum;
 use equipoise_common::decap::{Place, Verdict};
-use equipoise_common::key::{Address, Be16, TCP, V4, V6};
+use equipoise_common::key::{Address, Be16, V4, V6};
 
 use crate::hook::Hook;
 use crate::map::VIPS;
@@ -34,7 +34,7 @@ fn ipv4<H: Hook>(hook: &H, outer: &Outer) -> Result<Inner, Verdict> {
     {
         return Err(Verdict::InnerMalformed);
     }
-    admit(hook, header.load::<V4, 16>(), header.load::<u8, 9>())?;
+    admit(hook, header.load::<V4, 16>())?;
     Ok(Inner { congestion: header.load::<u8, 1>() & 0b11 })
 }
 
@@ -43,21 +43,32 @@ fn ipv6<H: Hook>(hook: &H, outer: &Outer) -> Result<Inner, Verdict> {
     let at = outer.inner;
     let header = hook.window(at + IPV6).header::<IPV6>(at).ok_or(Verdict::InnerMalformed)?;
     let length = IPV6 + header.load::<Be16, 4>().get() as usize;
-    if header.load::<u8, 0>() >> 4 != 6 || at + length != outer.end {
+    if header.load::<u8, 0>() >> 4 != 6 {
         return Err(Verdict::InnerMalformed);
     }
-    admit(hook, header.load::<V6, 24>(), header.load::<u8, 6>())?;
+    ends(hook, outer, at + length)?;
+    admit(hook, header.load::<V6, 24>())?;
     Ok(Inner { congestion: header.load::<u8, 1>() >> 4 & 0b11 })
 }
 
+/// Whether the inner packet ends where the outer one does.
 #[inline(always)]
-fn admit<H: Hook, A: Address>(hook: &H, destination: A, protocol: u8) -> Result<(), Verdict> {
+fn ends<H: Hook>(hook: &H, outer: &Outer, end: usize) -> Result<(), Verdict> {
+    if end == outer.end {
+        return Ok(());
+    }
+    // Several datagrams of GUE in one: each has an inner packet of its own.
+    Err(if hook.is_merged() { Verdict::Merged } else { Verdict::InnerMalformed })
+}
+
+#[inline(always)]
+fn admit<H: Hook, A: Address>(hook: &H, destination: A) -> Result<(), Verdict> {
     let place = Place::new(destination, 0);
     // SAFETY: entries are replaced whole; a reader of the old one finds what was right just now.
     let vip = unsafe { VIPS.get(place) }.ok_or(Verdict::NotVip)?;
-    // The kernel goes on calling a merged packet one in a tunnel. TCP of this host does not mind; what would have to
-    // be cut into its segments again would be cut in the wrong places.
-    if hook.is_merged() && (u32::from(protocol) != TCP || vip.is_local == 0) {
+    // The kernel goes on calling a merged packet one in a tunnel. Sockets of this host do not mind (TCP, and UDP with
+    // and without UDP_GRO, seen on 6.18); a device that had to cut it up again would look for the tunnel's header.
+    if hook.is_merged() && vip.is_local == 0 {
         return Err(Verdict::Merged);
     }
     Ok(())
