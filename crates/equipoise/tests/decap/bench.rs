@@ -22,7 +22,7 @@ pub(crate) const CLIENT: &str = "198.51.100.7:4000";
 pub(crate) const CLIENT6: &str = "[2001:db8:c::7]:4000";
 pub(crate) const VIP: &str = "203.0.113.10:80";
 pub(crate) const VIP6: &str = "[2001:db8:f::10]:80";
-/// An address of no host here.
+/// An address of no host here, whose connections are left as they are.
 pub(crate) const FAR_VIP: &str = "203.0.113.99:80";
 /// What fits into a segment, over IPv4 and IPv6.
 pub(crate) const SEGMENTS: [u16; 2] = [1412, 1392];
@@ -107,7 +107,7 @@ pub(crate) fn link_address(netns: &Netns) -> [u8; 6] {
 }
 
 fn tables(interface: u32, link: [u8; 6], prefixes: &[&str]) -> Tables {
-    let vip = |is_local| Vip { is_local, is_clamped: 1 };
+    let vip = |here| Vip { is_local: here, is_clamped: here };
     let source = |prefix: &&str| {
         let prefix: IpNet = prefix.parse().unwrap();
         let of = place(&prefix.network().to_string(), 0).source();

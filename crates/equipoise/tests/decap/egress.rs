@@ -7,7 +7,7 @@ use equipoise_common::verdict::Hook;
 use etherparse::TcpOptionElement as Element;
 use etherparse::TcpOptionElement::{MaximumSegmentSize, Noop, SelectiveAcknowledgementPermitted};
 
-use crate::bench::{Bench, CLIENT, CLIENT6, FAR, SEGMENTS, VIP, VIP6};
+use crate::bench::{Bench, CLIENT, CLIENT6, FAR, FAR_VIP, SEGMENTS, VIP, VIP6};
 use crate::pass;
 use crate::wire::opening;
 
@@ -96,6 +96,10 @@ fn what_opens_no_connection_of_a_vip_stays_as_it_is() {
         let (vip, client) = ends(v6);
         // Of another address.
         stays(&bench, &opening(links, (client, vip), &mss), Verdict::Outgoing);
+        if !v6 {
+            let other = FAR_VIP.parse().unwrap();
+            stays(&bench, &opening(links, (other, client), &mss), Verdict::Outgoing);
+        }
         let mut later = opening(links, (vip, client), &mss);
         let flags = 14 + if v6 { 40 } else { 20 } + 13;
         later[flags] = 0x10;
