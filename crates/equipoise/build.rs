@@ -1,7 +1,7 @@
-//! Embeds the kernel programs: builds them where a toolchain is found, and puts the object at
-//! `$OUT_DIR/equipoise.o`.
+//! Embeds the kernel programs: builds them where a toolchain is found, and puts the objects at
+//! `$OUT_DIR/equipoise.o` and `$OUT_DIR/decap.o`.
 //!
-//! Without a toolchain the object is empty, the build goes on with a warning, and
+//! Without a toolchain the objects are empty, the build goes on with a warning, and
 //! `EQUIPOISE_EBPF_STUB` says for `option_env!` what to do. Nothing is installed from here.
 
 #[path = "build/ebpf.rs"]
@@ -10,7 +10,7 @@ mod ebpf;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// What the object depends on, from this crate.
+/// What the objects depend on, from this crate.
 const SOURCES: [&str; 6] = [
     "../equipoise-ebpf/src",
     "../equipoise-ebpf/Cargo.toml",
@@ -28,18 +28,22 @@ fn main() {
     for source in SOURCES {
         println!("cargo::rerun-if-changed={}", here.join(source).display());
     }
-    if let Err(error) = embed(root, &out.join("equipoise.o")) {
+    if let Err(error) = embed(root, &out) {
         println!("cargo::error={error}");
     }
 }
 
-fn embed(root: &Path, place: &Path) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("{}: {error}", place.display());
+fn embed(root: &Path, out: &Path) -> Result<(), String> {
+    let place = |object: &ebpf::Object| out.join(object.binary).with_extension("o");
+    let failed = |error: std::io::Error| format!("{}: {error}", out.display());
     match ebpf::find() {
         Ok(toolchain) => {
             println!("kernel programs built with {}", toolchain.description);
-            let object = ebpf::build(root, &toolchain, &ebpf::Object::PRODUCT)?;
-            fs::copy(object, place).map(drop).map_err(failed)
+            for object in &ebpf::Object::PRODUCT {
+                let built = ebpf::build(root, &toolchain, object)?;
+                fs::copy(built, place(object)).map_err(failed)?;
+            }
+            Ok(())
         }
         Err(missing) => {
             let advice = format!(
@@ -51,7 +55,8 @@ fn embed(root: &Path, place: &Path) -> Result<(), String> {
             let appears = root.join("target/ebpf");
             fs::create_dir_all(&appears).map_err(failed)?;
             println!("cargo::rerun-if-changed={}", appears.display());
-            fs::write(place, []).map_err(failed)
+            let mut objects = ebpf::Object::PRODUCT.iter();
+            objects.try_for_each(|object| fs::write(place(object), [])).map_err(failed)
         }
     }
 }

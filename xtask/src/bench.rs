@@ -35,7 +35,8 @@ impl Wanted {
     pub(crate) const QUICK: Self = Self { quick: true, flows: None, json: None };
 }
 
-const OBJECT: Object = Object { place: "target/ebpf/bench.o", features: "bench" };
+const OBJECT: Object =
+    Object { binary: "equipoise", place: "target/ebpf/bench.o", features: "bench" };
 
 /// Builds, and measures.
 pub(crate) fn programs(wanted: &Wanted) -> Result<()> {

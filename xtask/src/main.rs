@@ -95,7 +95,10 @@ fn carry_out(task: Task) -> Result<()> {
             check::run(&mut steps, Kernel::Wanted);
             steps.finish()
         }
-        Task::Ebpf => build_kernel_programs(&ebpf::Object::PRODUCT).map(drop),
+        Task::Ebpf => {
+            let mut objects = ebpf::Object::PRODUCT.iter();
+            objects.try_for_each(|object| build_kernel_programs(object).map(drop))
+        }
         Task::Bench { what: Bench::Programs(wanted) } => bench::programs(&wanted),
     }
 }

@@ -11,6 +11,7 @@
 pub mod access;
 pub mod bucket;
 pub mod checksum;
+pub mod decap;
 pub mod draw;
 pub mod event;
 pub mod filter;

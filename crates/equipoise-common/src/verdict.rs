@@ -19,15 +19,15 @@ pub enum Kind {
 }
 
 macro_rules! verdicts {
-    ($($(#[doc = $text:literal])+ $variant:ident = $name:literal, $kind:ident;)+) => {
+    ($list:ident; $($(#[doc = $text:literal])+ $variant:ident = $name:literal, $kind:ident;)+) => {
         /// Why a packet left the program.
         #[repr(u32)]
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        pub enum Verdict {
+        pub enum $list {
             $($(#[doc = $text])+ $variant,)+
         }
 
-        impl Verdict {
+        impl $list {
             /// All of them, in the order of their counters.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
@@ -55,8 +55,11 @@ macro_rules! verdicts {
         }
     };
 }
+pub(crate) use verdicts;
 
 verdicts! {
+    Verdict;
+
     /// A request, rewritten and sent to its backend.
     ForwardedRequest = "forwarded_request", Forward;
     /// A reply, rewritten and sent to its client.

@@ -10,6 +10,7 @@ use equipoise_common::key::{Be16, FiveTuple, V4, V6};
 use equipoise_common::tunnel::{self, GUE_PORT};
 use equipoise_common::value::Mode;
 
+use crate::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::family::Family;
 use crate::hook::{Hook, Room};
 use crate::packet::Window;
@@ -107,7 +108,7 @@ fn sized(length: u32) -> Be16 {
 
 impl Carrier for V4 {
     const IN_IP: u32 = 4;
-    const ETHERTYPE: Be16 = Be16::new(0x0800);
+    const ETHERTYPE: Be16 = ETHERTYPE_IPV4;
 
     #[inline(always)]
     fn class_of(class: u32) -> u8 {
@@ -153,7 +154,7 @@ impl Carrier for V4 {
 
 impl Carrier for V6 {
     const IN_IP: u32 = 41;
-    const ETHERTYPE: Be16 = Be16::new(0x86dd);
+    const ETHERTYPE: Be16 = ETHERTYPE_IPV6;
 
     #[inline(always)]
     fn class_of(class: u32) -> u8 {

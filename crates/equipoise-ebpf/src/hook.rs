@@ -22,10 +22,11 @@ use equipoise_common::checksum;
 use equipoise_common::key::{Be16, UDP};
 use equipoise_common::verdict;
 
+use crate::ethernet::{ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN};
 use crate::flow::Passage;
 use crate::map::{REDIRECTS, STAGES_TC, STAGES_XDP};
 use crate::packet::{Window, move_link_header};
-use crate::parse::{ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN};
+
 use crate::route::{Hop, Link};
 
 /// A packet at a hook.

@@ -14,6 +14,7 @@ mod answer;
 mod bench;
 mod carry;
 mod encap;
+mod ethernet;
 mod family;
 mod filter;
 mod flow;

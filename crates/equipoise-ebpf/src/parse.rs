@@ -8,17 +8,11 @@ use equipoise_common::key::{Address, Be16, FiveTuple, TCP, UDP, V4, V6};
 use equipoise_common::limit::EXTENSION_HEADERS;
 use equipoise_common::verdict::Verdict;
 
+pub use crate::ethernet::Network;
+use crate::ethernet::{self, NoNetwork};
 use crate::hook::{Hook, Packet};
 use crate::packet::{Header, Window};
 
-const ETHERNET: usize = 14;
-const VLAN: usize = 4;
-const ETHERTYPE_IPV4: Be16 = Be16::new(0x0800);
-const ETHERTYPE_IPV6: Be16 = Be16::new(0x86dd);
-/// 802.1Q.
-pub const ETHERTYPE_VLAN: Be16 = Be16::new(0x8100);
-/// 802.1ad.
-pub const ETHERTYPE_SERVICE_VLAN: Be16 = Be16::new(0x88a8);
 const IPV6: usize = 40;
 /// IPv6 extension headers (RFC 8200).
 const HOP_BY_HOP: u8 = 0;
@@ -27,14 +21,6 @@ const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 const TCP_MIN: usize = 20;
 const UDP_HEADER: usize = 8;
-
-/// An IP packet inside its frame, at this offset.
-pub enum Network {
-    /// IPv4.
-    V4(usize),
-    /// IPv6.
-    V6(usize),
-}
 
 /// What a packet counts for.
 #[derive(Clone, Copy)]
@@ -86,25 +72,13 @@ impl<A> Headers<A> {
     }
 }
 
-/// Finds the IP header behind up to two VLAN tags.
+/// Finds the IP header.
 #[inline(always)]
 pub fn network(window: &Window) -> Result<Network, Verdict> {
-    let ethernet = window.header::<ETHERNET>(0).ok_or(Verdict::Malformed)?;
-    let mut ethertype: Be16 = ethernet.load::<Be16, 12>();
-    let mut offset = ETHERNET;
-    for _ in 0..2 {
-        if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_SERVICE_VLAN {
-            break;
-        }
-        let tag = window.header::<VLAN>(offset).ok_or(Verdict::Malformed)?;
-        ethertype = tag.load::<Be16, 2>();
-        offset += VLAN;
-    }
-    match ethertype {
-        ETHERTYPE_IPV4 => Ok(Network::V4(offset)),
-        ETHERTYPE_IPV6 => Ok(Network::V6(offset)),
-        _ => Err(Verdict::NotIp),
-    }
+    ethernet::network(window).map_err(|why| match why {
+        NoNetwork::Short => Verdict::Malformed,
+        NoNetwork::NotIp => Verdict::NotIp,
+    })
 }
 
 /// Whether a packet that ends here by its own account is longer than its frame. Most of them end in the part that can

@@ -1,8 +1,8 @@
 //! Finding a toolchain for the kernel programs, and building them.
 //!
-//! Shared by the build script, which embeds the object, and by `cargo xtask ebpf`, which can also
-//! install what is missing; hence the standard library alone. The object has one place whoever
-//! builds it, `target/ebpf/equipoise.o`, so that profiles and target directories share one build.
+//! Shared by the build script, which embeds the objects, and by `cargo xtask ebpf`, which can also
+//! install what is missing; hence the standard library alone. An object has one place whoever
+//! builds it, below `target/ebpf`, so that profiles and target directories share one build.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -54,6 +54,8 @@ pub(crate) fn find() -> Result<Toolchain, String> {
 
 /// What is built of the kernel programs, and where it is put.
 pub(crate) struct Object {
+    /// The binary of the crate that it is.
+    pub(crate) binary: &'static str,
     /// Its place in the repository.
     pub(crate) place: &'static str,
     /// What is built in beside the product's programs.
@@ -61,8 +63,14 @@ pub(crate) struct Object {
 }
 
 impl Object {
+    /// What balances.
+    pub(crate) const BALANCER: Self =
+        Self { binary: "equipoise", place: "target/ebpf/equipoise.o", features: "" };
+    /// What decapsulates on a backend.
+    pub(crate) const DECAP: Self =
+        Self { binary: "decap", place: "target/ebpf/decap.o", features: "" };
     /// What the product carries.
-    pub(crate) const PRODUCT: Self = Self { place: "target/ebpf/equipoise.o", features: "" };
+    pub(crate) const PRODUCT: [Self; 2] = [Self::BALANCER, Self::DECAP];
 }
 
 /// Builds the kernel programs of the repository at `root`, and gives the object's place.
@@ -73,12 +81,13 @@ pub(crate) fn build(
 ) -> Result<PathBuf, String> {
     let built = root.join("target/ebpf-build");
     let mut cargo = toolchain.cargo(root, "build");
-    cargo.args(["--features", object.features]).arg("--target-dir").arg(&built);
+    cargo.args(["--bin", object.binary, "--features", object.features]);
+    cargo.arg("--target-dir").arg(&built);
     let status = cargo.status().map_err(|error| format!("cargo cannot be run: {error}"))?;
     if !status.success() {
         return Err(format!("the kernel programs do not build with {}", toolchain.description));
     }
-    let built = built.join(TARGET).join("release/equipoise");
+    let built = built.join(TARGET).join("release").join(object.binary);
     let bytes = fs::read(&built).map_err(|error| format!("{}: {error}", built.display()))?;
     refuse_panics(&bytes)?;
     let place = root.join(object.place);

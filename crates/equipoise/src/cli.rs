@@ -16,6 +16,7 @@ use crate::admin::client::{Client, ClientError};
 pub mod args;
 mod check;
 mod config;
+mod decap;
 mod explain;
 mod flows;
 mod plan;
@@ -119,6 +120,7 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Flows(filter) => flows::flows(global, filter).await,
             Command::Explain(asked) => explain::explain(global, asked).await,
             Command::Config => config::config(global).await,
+            Command::Decap(asked) => decap::decap(global, asked).await,
             Command::Stop => stop::stop(global).await,
         }
     })
@@ -127,7 +129,7 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
 /// An instance tells what changes; other commands are silent unless something is odd.
 fn log(arguments: &Arguments) {
     const LEVELS: [&str; 4] = ["warn", "info", "debug", "trace"];
-    let first = usize::from(matches!(arguments.command, Command::Run(_)));
+    let first = usize::from(matches!(arguments.command, Command::Run(_) | Command::Decap(_)));
     let level = LEVELS[(first + usize::from(arguments.global.verbose)).min(LEVELS.len() - 1)];
     // The netlink crates warn of answers that nobody waited for to the end, which is no matter.
     let default = || {

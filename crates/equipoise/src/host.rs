@@ -56,6 +56,10 @@ pub struct Device {
     pub up: bool,
     /// Largest packet it carries.
     pub mtu: u32,
+    /// Its link address; none where there is no Ethernet.
+    pub link_address: Option<[u8; 6]>,
+    /// Index of the device below it, such as that of a VLAN.
+    pub below: Option<u32>,
     /// Its own addresses, in order; IPv6 link-local ones are left out.
     pub addresses: Vec<IpAddr>,
     /// Those of them that came with a subnet, and not as a further one in it.
@@ -133,6 +137,15 @@ impl Device {
     }
 }
 
+/// How far an IPv4 address is valid; with IPv6 the address itself tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everywhere.
+    Global,
+    /// On this host.
+    Host,
+}
+
 /// Why the machine could not be asked, or would not do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[error("{tried}: {reason}")]
@@ -175,6 +188,7 @@ pub trait Machine {
         &mut self,
         interface: u32,
         address: IpAddr,
+        scope: Scope,
     ) -> impl Future<Output = Result<bool, HostError>>;
 
     /// Takes an address off an interface; one that is gone is no error.

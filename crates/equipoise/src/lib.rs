@@ -8,6 +8,7 @@ pub mod apply;
 pub mod cli;
 pub mod config_file;
 pub mod dataplane;
+pub mod decap;
 pub mod driver;
 pub mod host;
 pub mod running_config;

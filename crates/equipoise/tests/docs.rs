@@ -1,9 +1,10 @@
 //! `docs/packets.md` is written from the list of verdicts: `UPDATE_EXPECT=1 cargo test -p equipoise --test docs`
-//! writes it anew.
+//! writes it anew. `docs/decap.md` is written by hand, but for its table of verdicts.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use equipoise_common::decap;
 use equipoise_common::verdict::Verdict::{self, *};
 use equipoise_common::verdict::{Hook, Kind};
 use expect_test::expect_file;
@@ -160,4 +161,21 @@ fn every_verdict_is_the_exit_of_one_stage() {
 #[test]
 fn packets_md_is_the_list_of_verdicts() {
     expect_file!["../../../docs/packets.md"].assert_eq(&text());
+}
+
+#[test]
+fn decap_md_has_a_row_for_each_verdict() {
+    let text = include_str!("../../../docs/decap.md");
+    let table = text.split("\n| exit | packet | meaning |\n| --- | --- | --- |\n").nth(1).unwrap();
+    let rows: Vec<_> = table.lines().take_while(|line| line.starts_with('|')).collect();
+    let row = |verdict: &decap::Verdict| {
+        let becomes = match verdict.kind() {
+            Kind::Stack => "changed, and left to the stack",
+            kind @ (Kind::Forward | Kind::Answer | Kind::Pass | Kind::Drop) => action(kind),
+        };
+        let meaning: Vec<_> = verdict.meaning().split_whitespace().collect();
+        format!("| `{}` | {becomes} | {} |", verdict.name(), meaning.join(" "))
+    };
+    let expected: Vec<_> = decap::Verdict::ALL.iter().map(row).collect();
+    assert_eq!(rows, expected, "the table should be:\n{}", expected.join("\n"));
 }

@@ -74,6 +74,7 @@ at_each_hook! {
     a_traceroute_shows_us_and_ends_at_the_vip
     a_range_of_ports_connects_a_thousand_times_in_a_row
     backends_answer_clients_themselves
+    packets_in_tunnels_are_answered_by_backends_themselves
     backends_that_know_no_way_to_clients_answer_us
     a_backend_reaches_its_own_vip
 }
@@ -93,6 +94,7 @@ use flows::{
 use modes::{
     a_backend_reaches_its_own_vip, backends_answer_clients_themselves,
     backends_that_know_no_way_to_clients_answer_us,
+    packets_in_tunnels_are_answered_by_backends_themselves,
 };
 use paths::{
     a_client_learns_the_size_of_a_link_behind_a_router, a_client_learns_the_size_of_our_own_link,

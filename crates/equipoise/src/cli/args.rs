@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+mod decap;
+
+pub use decap::Decap;
+
 /// Where the configuration is when no file is named.
 pub const DEFAULT_CONFIG: &str = "/etc/equipoise/equipoise.toml";
 /// Where sockets and locks of instances are.
@@ -63,6 +67,9 @@ pub enum Command {
     Config,
     /// Stop the running instance and remove everything of it
     Stop,
+    /// On a backend: take packets out of ipip and GUE, without a tunnel device, until told to stop
+    #[command(after_long_help = decap::EXAMPLES)]
+    Decap(Decap),
 }
 
 /// Arguments of `run`.

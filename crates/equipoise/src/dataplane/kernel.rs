@@ -27,6 +27,7 @@ use super::{DataPlane, Explainer, Maps, StepError};
 mod access;
 mod attach;
 mod clsact;
+pub mod decap;
 mod event;
 mod flow;
 mod load;
@@ -188,15 +189,8 @@ impl Kernel {
     ///
     /// When the kernel does not tell, as before 5.16.
     pub fn verified(&self) -> Result<BTreeMap<String, u32>, KernelError> {
-        let count = |name: &str| {
-            let failed =
-                |error: &dyn std::fmt::Display| refused(&format!("reading about {name}"), error);
-            let program = self.ebpf.program(name).ok_or_else(|| failed(&"no such program"))?;
-            let info = program.info().map_err(|error| failed(&error))?;
-            let count = info.verified_instruction_count();
-            Ok((name.to_owned(), count.ok_or_else(|| failed(&"the kernel does not count"))?))
-        };
-        self.loaded.iter().flat_map(|group| group.programs()).map(count).collect()
+        let programs: Vec<&str> = self.loaded.iter().flat_map(|group| group.programs()).collect();
+        load::verified(&self.ebpf, &programs)
     }
 
     /// Loads what measures these programs, from an object that was built with the feature `bench`.

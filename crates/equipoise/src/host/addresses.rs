@@ -5,10 +5,12 @@ use std::net::IpAddr;
 
 use equipoise_core::config::Config;
 use futures_util::TryStreamExt;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope,
+};
 use rtnetlink::{Error, Handle};
 
-use super::{HostError, Machine, Reading};
+use super::{HostError, Machine, Reading, Scope};
 
 /// The addresses that we have added and nobody else.
 #[derive(Debug, Default)]
@@ -38,7 +40,7 @@ impl Managed {
             if reading.owners(address).next().is_some() {
                 continue;
             }
-            if machine.add_address(interface, address).await? {
+            if machine.add_address(interface, address, Scope::Global).await? {
                 tracing::info!(%address, interface = name(reading, interface), "address added for a service");
                 self.ours.insert((interface, address));
             }
@@ -84,9 +86,16 @@ fn name(reading: &Reading, index: u32) -> String {
     reading.by_index(index).map_or_else(|| index.to_string(), |(name, _)| name.to_owned())
 }
 
-pub(super) async fn add(handle: &Handle, interface: u32, address: IpAddr) -> Result<bool, Error> {
+pub(super) async fn add(
+    handle: &Handle,
+    (interface, address): (u32, IpAddr),
+    scope: Scope,
+) -> Result<bool, Error> {
     let bits = if address.is_ipv4() { 32 } else { 128 };
     let mut request = handle.address().add(interface, address, bits);
+    if scope == Scope::Host && address.is_ipv4() {
+        request.message_mut().header.scope = AddressScope::Host;
+    }
     if address.is_ipv6() {
         // Without duplicate address detection it is usable at once, as a VIP must be; the
         // attribute carries what the header's eight bits cannot on all kernels.

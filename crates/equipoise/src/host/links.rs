@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
 };
 use rtnetlink::{Error, Handle};
 
@@ -49,12 +49,20 @@ fn device(link: &LinkMessage) -> Option<(String, Device)> {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(text.clone()),
             LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
+            LinkAttribute::Address(bytes) => device.link_address = ethernet(link, bytes),
+            LinkAttribute::Link(below) => device.below = Some(*below),
             LinkAttribute::LinkInfo(infos) => device.kind = kind(infos),
             LinkAttribute::Xdp(xdp) => device.xdp_program = program(xdp),
             _ => {}
         }
     }
     Some((name?, device))
+}
+
+/// Other kinds of links have addresses of six bytes as well.
+fn ethernet(link: &LinkMessage, address: &[u8]) -> Option<[u8; 6]> {
+    let kinds = [LinkLayerType::Ether, LinkLayerType::Loopback];
+    address.try_into().ok().filter(|_| kinds.contains(&link.header.link_layer_type))
 }
 
 fn kind(infos: &[LinkInfo]) -> Option<String> {

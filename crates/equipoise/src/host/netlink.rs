@@ -14,7 +14,7 @@ use futures_util::stream::BoxStream;
 use rtnetlink::{Handle, MulticastGroup};
 
 use super::xdp_features::FeatureNews;
-use super::{HostError, Machine, Reading, Way};
+use super::{HostError, Machine, Reading, Scope, Way};
 use super::{addresses, links, neighbours, routes, xdp_features};
 
 const SETTINGS: &str = "/proc/sys/net";
@@ -138,8 +138,13 @@ impl Machine for Netlink {
             .map_err(|e| HostError::new("refreshing neighbours", &e))
     }
 
-    async fn add_address(&mut self, interface: u32, address: IpAddr) -> Result<bool, HostError> {
-        addresses::add(&self.handle, interface, address)
+    async fn add_address(
+        &mut self,
+        interface: u32,
+        address: IpAddr,
+        scope: Scope,
+    ) -> Result<bool, HostError> {
+        addresses::add(&self.handle, (interface, address), scope)
             .await
             .map_err(|e| HostError::new(format!("adding address {address}"), &e))
     }

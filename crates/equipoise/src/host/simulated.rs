@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use tokio::sync::watch;
 
-use super::{HostError, Machine, Reading, Way};
+use super::{HostError, Machine, Reading, Scope, Way};
 
 /// What a simulated machine is like.
 #[derive(Clone, Debug, Default)]
@@ -69,7 +69,12 @@ impl Machine for Simulated {
         Ok(next_hops.len())
     }
 
-    async fn add_address(&mut self, interface: u32, address: IpAddr) -> Result<bool, HostError> {
+    async fn add_address(
+        &mut self,
+        interface: u32,
+        address: IpAddr,
+        _scope: Scope,
+    ) -> Result<bool, HostError> {
         Ok(self.world.send_if_modified(|world| {
             let device = world.reading.devices.values_mut().find(|d| d.index == interface);
             let Some(device) = device.filter(|d| !d.addresses.contains(&address)) else {

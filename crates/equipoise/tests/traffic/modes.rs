@@ -1,14 +1,17 @@
 //! Modes with real stacks at both ends: backends that answer the client themselves, backends that know no way back to it,
 //! and backends that are clients of each other.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
+use equipoise_lab::Daemon;
 use equipoise_lab::client::{Connect, UdpAsker, download, http_get, udp_ask, upload};
 use equipoise_lab::load::Load;
 use equipoise_lab::serve::{HttpServer, UdpEcho};
 use equipoise_lab::topology::{Host, Lab, Layout, Options};
 
-use super::balanced::{Attach, Balancer, PORT, backends, service, vips, web_servers};
+use super::balanced::{
+    Attach, BINARY, Balancer, DEADLINE, PORT, backends, service, vips, web_servers,
+};
 
 /// What every mode has to carry: many connections, streams both ways, datagrams.
 fn works(lab: &Lab, text: &str) {
@@ -35,21 +38,17 @@ fn own_vips(lab: &Lab, host: &Host) {
             host.netns.sysctl(&format!("net/ipv4/conf/{device}/{key}"), value).unwrap();
         }
     }
+    let [v4, v6] = vips().map(|(_, vip)| vip.ip());
+    host.netns.ip(&format!("addr add {v4}/32 dev lo\naddr add {v6}/128 dev lo nodad")).unwrap();
+    answers_alone(lab, host);
+}
+
+/// Backend and client know that they are on one link.
+fn answers_alone(lab: &Lab, host: &Host) {
     let client = lab.client();
-    host.netns
-        .ip(&format!(
-            "addr add {}/32 dev lo\naddr add {}/128 dev lo nodad\n\
-             route add {}/32 dev eth0\nroute add {}/128 dev eth0",
-            vips()[0].1.ip(),
-            vips()[1].1.ip(),
-            client.v4,
-            client.v6,
-        ))
-        .unwrap();
-    for (address, netns) in
-        [(IpAddr::from(host.v4), &client.netns), (host.v6.into(), &client.netns)]
+    for (netns, v4, v6) in [(&host.netns, client.v4, client.v6), (&client.netns, host.v4, host.v6)]
     {
-        netns.ip(&format!("route add {address} dev eth0")).unwrap();
+        netns.ip(&format!("route add {v4}/32 dev eth0\nroute add {v6}/128 dev eth0")).unwrap();
     }
 }
 
@@ -84,6 +83,58 @@ pub(crate) fn backends_answer_clients_themselves(attach: Attach) {
     // Not one of the answers has come by us.
     for (name, _) in vips() {
         assert_eq!(balancer.sum(name, "packets_out"), 0);
+    }
+}
+
+/// `equipoise decap` on a backend, until it is dropped.
+fn decapsulating(host: &Host) -> Daemon {
+    let mut command = host.netns.command(BINARY);
+    let instance = format!("tunnels-{}-{}", std::process::id(), host.name);
+    command.args(["decap", "-i", "eth0", "--lo", "--instance", &instance]);
+    command.args(["--from", "198.18.0.0/15", "100::/64", "10.0.0.1/32", "2001:db8:b::1/128"]);
+    command.arg("--address").args(vips().map(|(_, vip)| vip.ip().to_string()));
+    let mut daemon = Daemon::start(command).unwrap();
+    daemon.wait_for_log("decapsulating: instance", DEADLINE).unwrap();
+    daemon
+}
+
+pub(crate) fn packets_in_tunnels_are_answered_by_backends_themselves(attach: Attach) {
+    let lab = Lab::new(Options { layout: Layout::OneArm, ..Options::default() }).unwrap();
+    let at = vips().map(|(_, vip)| vip);
+    let daemons: Vec<_> = lab.backends.iter().map(decapsulating).collect();
+    let mut servers = Vec::new();
+    for host in &lab.backends {
+        answers_alone(&lab, host);
+        servers.push((
+            HttpServer::start(&host.netns, &host.name, &at).unwrap(),
+            UdpEcho::start(&host.netns, &host.name, &at).unwrap(),
+        ));
+    }
+    let config = |mode: &str, is_crossed: bool| {
+        let services = vips().map(|(name, vip)| {
+            let through = if is_crossed == vip.is_ipv4() { vips()[1].1 } else { vips()[0].1 };
+            let alone = |(address, weight): (SocketAddr, u32)| {
+                (SocketAddr::new(address.ip(), vip.port()), weight)
+            };
+            let list: Vec<_> = backends(&lab, through).into_iter().map(alone).collect();
+            service(name, vip, &list) + &format!("mode = \"{mode}\"\n")
+        });
+        format!("[settings]\nattach = \"{}\"\n", attach.asked) + &services.concat()
+    };
+    let mut balancer = Balancer::start(&lab.balancer, &config("gue", true));
+    for (mode, is_crossed) in [("ipip", false), ("ipip", true), ("gue", false), ("gue", true)] {
+        let text = config(mode, is_crossed);
+        balancer.reload(&text);
+        works(&lab, &text);
+    }
+    for (name, _) in vips() {
+        assert_eq!(balancer.sum(name, "packets_out"), 0);
+    }
+    // Before their addresses go.
+    drop(servers);
+    for daemon in daemons {
+        let stopped = daemon.stop(DEADLINE).unwrap();
+        assert!(stopped.status.success(), "{}", stopped.log);
     }
 }
 

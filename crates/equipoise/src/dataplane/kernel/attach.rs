@@ -105,18 +105,23 @@ fn incoming(
             Err(error) if is_busy(&error) => "it has an XDP program already".to_owned(),
             Err(error) => format!("the driver refused XDP: {}", root(error.as_ref())),
         },
-        AttachMode::Auto if device.xdp_program.is_some() => {
-            "it has an XDP program already".to_owned()
-        }
-        AttachMode::Auto => match device.kind {
-            Some(kind) => format!("a {kind} device carries packets of this host"),
-            None if device.name == "lo" => {
-                "the loopback device carries packets of this host".to_owned()
-            }
-            None => "the driver has no XDP".to_owned(),
-        },
+        AttachMode::Auto => without_xdp(device),
     };
     Ok(Err(reason))
+}
+
+/// Why a device has no XDP of ours where nobody has asked for it.
+pub(super) fn without_xdp(device: &Device<'_>) -> String {
+    if device.xdp_program.is_some() {
+        return "it has an XDP program already".to_owned();
+    }
+    match device.kind {
+        Some(kind) => format!("a {kind} device carries packets of this host"),
+        None if device.name == "lo" => {
+            "the loopback device carries packets of this host".to_owned()
+        }
+        None => "the driver has no XDP".to_owned(),
+    }
 }
 
 impl Attached {
@@ -188,7 +193,7 @@ fn pinned(link: FdLink, path: PathBuf) -> Result<PathBuf, aya::pin::PinError> {
     link.pin(&path).map(|_| path)
 }
 
-fn why_not(device: &Device<'_>, error: &Cause) -> KernelError {
+pub(super) fn why_not(device: &Device<'_>, error: &Cause) -> KernelError {
     let name = device.name;
     KernelError::Refused(match errno(error) {
         Some(libc::EBUSY | libc::EEXIST) => {
@@ -215,11 +220,11 @@ fn name_of(id: u32) -> Option<String> {
     Some(format!("{} (id {id})", program.name_as_str()?))
 }
 
-fn is_busy(error: &Cause) -> bool {
+pub(super) fn is_busy(error: &Cause) -> bool {
     matches!(errno(error), Some(libc::EBUSY | libc::EEXIST))
 }
 
-fn errno(error: &Cause) -> Option<i32> {
+pub(super) fn errno(error: &Cause) -> Option<i32> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -231,7 +236,7 @@ fn errno(error: &Cause) -> Option<i32> {
 }
 
 /// The innermost cause, which says what the outer ones repeat.
-fn root(error: &(dyn std::error::Error + 'static)) -> impl Display + use<> {
+pub(super) fn root(error: &(dyn std::error::Error + 'static)) -> impl Display + use<> {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;

@@ -3,8 +3,8 @@
 //!
 //! The same object is loaded to balance, to explain, and beside what is measured. Knows nothing of devices.
 
-use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::PathBuf;
 
@@ -52,7 +52,12 @@ pub(super) enum Dry {
 
 /// An error that says what to do when this build has no programs in it.
 pub(super) fn present() -> Result<(), KernelError> {
-    if OBJECT.is_empty() {
+    has_programs(OBJECT)
+}
+
+/// The same of another object.
+pub(super) fn has_programs(object: &[u8]) -> Result<(), KernelError> {
+    if object.is_empty() {
         let advice = STUB.unwrap_or("this build has no kernel programs in it");
         return Err(KernelError::Refused(advice.to_owned()));
     }
@@ -150,6 +155,22 @@ fn load_program(program: &mut Program) -> Result<(), KernelError> {
         _ => Err(ProgramError::UnexpectedProgramType),
     }
     .map_err(|error| load_error(&error))
+}
+
+/// Instructions that the verifier has gone through for each of these programs.
+pub(super) fn verified(
+    ebpf: &Ebpf,
+    programs: &[&str],
+) -> Result<BTreeMap<String, u32>, KernelError> {
+    let count = |name: &&str| {
+        let failed =
+            |error: &dyn std::fmt::Display| refused(&format!("reading about {name}"), error);
+        let program = ebpf.program(name).ok_or_else(|| failed(&"no such program"))?;
+        let info = program.info().map_err(|error| failed(&error))?;
+        let count = info.verified_instruction_count();
+        Ok(((*name).to_owned(), count.ok_or_else(|| failed(&"the kernel does not count"))?))
+    };
+    programs.iter().map(count).collect()
 }
 
 /// The programs of one hook: that which packets come to, and those that it goes on in. Loaded together, when a device
@@ -274,7 +295,7 @@ const MAPS: &[&str] = &[
     "STEPS",
 ];
 
-fn load_error(error: &(dyn std::error::Error + 'static)) -> KernelError {
+pub(super) fn load_error(error: &(dyn std::error::Error + 'static)) -> KernelError {
     let mut text = format!("the kernel does not take the packet programs: {error}");
     let mut cause = error.source();
     while let Some(inner) = cause {

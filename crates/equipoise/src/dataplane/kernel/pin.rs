@@ -26,6 +26,11 @@ impl Pins {
         Self { root: Path::new(BPF_FILE_SYSTEM).join("equipoise").join(instance) }
     }
 
+    /// The folder of what decapsulates under this name. No instance is named like that.
+    pub(super) fn of_decap(name: &str) -> Self {
+        Self { root: Path::new(BPF_FILE_SYSTEM).join("equipoise-decap").join(name) }
+    }
+
     /// Makes the folders, on a BPF file system that is mounted if it is not.
     pub(super) fn prepare(&self) -> Result<(), KernelError> {
         mount_if_missing()?;

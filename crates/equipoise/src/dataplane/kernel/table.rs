@@ -357,7 +357,11 @@ fn reset(map: &mut PerCpuArray<MapData, Traffic>, id: u32) -> io::Result<()> {
     map.set(id, zeros, 0).map_err(io_error)
 }
 
-fn over_cpus(map: &PerCpuArray<MapData, u64>, index: u32, what: &str) -> Result<u64, KernelError> {
+pub(super) fn over_cpus(
+    map: &PerCpuArray<MapData, u64>,
+    index: u32,
+    what: &str,
+) -> Result<u64, KernelError> {
     let cpus = map.get(&index, 0).map_err(|error| refused(&format!("reading {what}"), &error))?;
     Ok(cpus.iter().sum())
 }
@@ -382,7 +386,10 @@ fn taken(ebpf: &mut Ebpf, name: &str) -> Result<Map, KernelError> {
     ebpf.take_map(name).ok_or_else(|| refused("loading", &format!("the object has no map {name}")))
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<T, KernelError> {
+pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &str,
+) -> Result<T, KernelError> {
     taken(ebpf, name)?
         .try_into()
         .map_err(|error: MapError| refused(&format!("using map {name}"), &error))
@@ -395,7 +402,7 @@ pub(super) fn io_error(error: MapError) -> io::Error {
     }
 }
 
-fn is_missing(error: &MapError) -> bool {
+pub(super) fn is_missing(error: &MapError) -> bool {
     match error {
         MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
         MapError::KeyNotFound => true,
