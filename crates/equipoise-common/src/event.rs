@@ -22,7 +22,7 @@ pub struct Event {
     pub vip_port: Be16,
     /// The backend's port.
     pub backend_port: Be16,
-    /// [`Event::OPENED`] or [`Event::CLOSED`], and [`Event::IPV6`].
+    /// [`Event::OPENED`] or [`Event::CLOSED`], [`Event::IPV6`], [`Event::BACKEND_IPV6`].
     pub what: u16,
     /// TCP or UDP, by IANA number.
     pub protocol: u32,
@@ -51,8 +51,10 @@ impl Event {
     pub const OPENED: u16 = 1;
     /// `what`: the flow has closed.
     pub const CLOSED: u16 = 2;
-    /// `what`: addresses are IPv6.
+    /// `what`: the client and the VIP are of IPv6.
     pub const IPV6: u16 = 4;
+    /// `what`: the backend is of IPv6.
+    pub const BACKEND_IPV6: u16 = 8;
 }
 
 const _: () = assert!(size_of::<Event>() == 112);

@@ -35,6 +35,19 @@ pub fn five_tuple<A: Address>(tuple: &FiveTuple<A>) -> u64 {
     mix(h, ports)
 }
 
+/// Hash of the first `bits` bits of an address, of which there is at least one.
+#[inline(always)]
+pub fn source<A: Address>(address: A, bits: u32) -> u64 {
+    let [first, second] = address.words();
+    if !A::IS_V6 {
+        let mask = u32::MAX.wrapping_shl(32_u32.wrapping_sub(bits));
+        return mix(GOLDEN, (u32::from_be(first as u32) & mask) as u64);
+    }
+    let high = if bits < 64 { u64::MAX.wrapping_shl(64 - bits) } else { u64::MAX };
+    let low = if bits > 64 { u64::MAX.wrapping_shl(128_u32.wrapping_sub(bits)) } else { 0 };
+    mix(mix(GOLDEN, u64::from_be(first) & high), u64::from_be(second) & low)
+}
+
 /// `hash` mapped to `0..length` without a division: Lemire's multiply-shift ("Fast random integer
 /// generation in an interval", 2019).
 #[inline(always)]
@@ -45,7 +58,7 @@ pub const fn slot(hash: u64, length: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::{Be16, TCP, V4};
+    use crate::key::{Be16, TCP, V4, V6};
 
     fn tuple(source: u32, port: u16) -> FiveTuple<V4> {
         FiveTuple {
@@ -61,6 +74,31 @@ mod tests {
     #[test]
     fn the_same_flow_hashes_alike_in_every_version() {
         assert_eq!(five_tuple(&tuple(0xc633_6401, 4242)), 0x9484_6395_1970_ee09);
+    }
+
+    #[test]
+    fn sources_of_one_prefix_hash_alike_and_others_do_not() {
+        let v4 = |text: &str| V4::from(text.parse::<std::net::Ipv4Addr>().unwrap());
+        let v6 = |text: &str| V6::from(text.parse::<std::net::Ipv6Addr>().unwrap());
+        let alike = |bits, a: &str, b: &str| source(v4(a), bits) == source(v4(b), bits);
+        assert!(alike(24, "198.51.100.1", "198.51.100.255") && alike(1, "0.0.0.1", "127.0.0.0"));
+        assert!(!alike(24, "198.51.100.1", "198.51.101.1") && !alike(1, "1.0.0.0", "128.0.0.0"));
+        assert!(!alike(32, "198.51.100.1", "198.51.100.0"));
+        let alike = |bits, a: &str, b: &str| source(v6(a), bits) == source(v6(b), bits);
+        assert!(
+            alike(64, "2001:db8::1", "2001:db8::ffff:0:0:1")
+                && alike(56, "2001:db8::", "2001:db8:0:ff::1")
+        );
+        assert!(
+            !alike(64, "2001:db8::1", "2001:db8:0:1::1")
+                && !alike(65, "2001:db8::", "2001:db8::8000:0:0:0")
+        );
+        assert!(
+            alike(127, "2001:db8::", "2001:db8::1") && !alike(128, "2001:db8::", "2001:db8::1")
+        );
+        // Recorded values, as above.
+        assert_eq!(source(v4("198.51.100.1"), 24), 5_023_905_075_636_399_762);
+        assert_eq!(source(v6("2001:db8::1"), 56), 8_585_468_730_337_069_105);
     }
 
     #[test]

@@ -8,6 +8,10 @@
 pub const TCP: u32 = 6;
 /// IANA protocol number of UDP.
 pub const UDP: u32 = 17;
+/// IANA protocol number of ICMP.
+pub const ICMP: u32 = 1;
+/// IANA protocol number of ICMPv6.
+pub const ICMPV6: u32 = 58;
 
 /// A 16-bit number in network byte order, such as a port.
 #[repr(transparent)]
@@ -149,11 +153,57 @@ pub struct ServiceKey<A> {
     pub protocol: u16,
 }
 
+/// What a service on many ports is found by: the port comes last, and only its first bits count.
+///
+/// A range of ports is a few such prefixes. All of the rest counts.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub struct PortsKey<A> {
+    /// The VIP.
+    pub address: A,
+    /// Index of the interface that the packet arrives on.
+    pub interface: u32,
+    /// [`TCP`] or [`UDP`].
+    pub protocol: u16,
+    /// The VIP's port.
+    pub port: Be16,
+}
+
+impl<A: Address> PortsKey<A> {
+    /// How many bits of a key count if so many of its port do.
+    pub const fn bits(of_port: u8) -> u32 {
+        size_of::<Self>() as u32 * 8 - 16 + of_port as u32
+    }
+}
+
+/// An address of either family.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub struct HostKey {
+    /// The address; an IPv4 one takes the first 4 bytes.
+    pub address: V6,
+    /// 1 for IPv6.
+    pub is_v6: u64,
+}
+
+impl HostKey {
+    /// Of this address.
+    #[inline(always)]
+    pub fn of<A: Address>(address: A) -> Self {
+        Self { address: address.pack(), is_v6: A::IS_V6 as u64 }
+    }
+}
+
 const _: () = {
+    assert!(size_of::<HostKey>() == 24);
     assert!(size_of::<FiveTuple<V4>>() == 16);
     assert!(size_of::<FiveTuple<V6>>() == 40);
     assert!(size_of::<ServiceKey<V4>>() == 12);
     assert!(size_of::<ServiceKey<V6>>() == 24);
+    assert!(size_of::<PortsKey<V4>>() == 12);
+    assert!(size_of::<PortsKey<V6>>() == 24);
 };
 
 #[cfg(any(test, feature = "user"))]
@@ -242,12 +292,16 @@ mod user {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{FiveTuple, ServiceKey, V4, V6};
+    use super::{FiveTuple, HostKey, PortsKey, ServiceKey, V4, V6};
 
     // SAFETY: `repr(C)` words without padding (asserted above); any bit pattern is a value.
     unsafe impl<A: aya::Pod> aya::Pod for FiveTuple<A> {}
     // SAFETY: as above.
     unsafe impl<A: aya::Pod> aya::Pod for ServiceKey<A> {}
+    // SAFETY: as above.
+    unsafe impl<A: aya::Pod> aya::Pod for PortsKey<A> {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for HostKey {}
     // SAFETY: transparent over `u32`.
     unsafe impl aya::Pod for V4 {}
     // SAFETY: transparent over `[u64; 2]`.

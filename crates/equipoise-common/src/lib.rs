@@ -8,6 +8,8 @@
 
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
+pub mod access;
+pub mod bucket;
 pub mod checksum;
 pub mod decap;
 pub mod draw;
@@ -18,5 +20,6 @@ pub mod hash;
 pub mod key;
 pub mod limit;
 pub mod step;
+pub mod tunnel;
 pub mod value;
 pub mod verdict;

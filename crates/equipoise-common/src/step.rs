@@ -67,6 +67,18 @@ steps! {
     BackendFull = 12, "backend_full";
     /// A packet that answers one which was not remembered: backend.
     Unremembered = 13, "unremembered_reply";
+    /// The source becomes an address of ours: backend; the port there.
+    SourceChanged = 14, "source_changed";
+    /// Put inside another packet: the mode; bytes that go before it.
+    Encapsulated = 15, "encapsulated";
+    /// A smaller MSS than was asked for: that; the smaller one, bytes.
+    MssLowered = 16, "mss_lowered";
+    /// The prefix that decides whether the source is let in: its bits; 1 if it denies, 2 if there is none.
+    Access = 20, "access";
+    /// The source has had as many new flows as it may: service; its rate.
+    SourceOverLimit = 21, "source_over_limit";
+    /// The backend has had as many new flows as it may: backend; its rate.
+    BackendOverLimit = 22, "backend_over_limit";
     /// The end: the verdict.
     Verdict = 10, "verdict";
 }

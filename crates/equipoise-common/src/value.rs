@@ -4,14 +4,17 @@
 //! are asserted, and all padding is an explicit zero, because the kernel copies these bytes as
 //! they stand.
 
-use crate::key::{Be16, V6};
+use crate::bucket::Rate;
+use crate::key::{Be16, V4, V6};
 
 /// Tells one layout of the maps from another: raised with every change to a key, a value or to
 /// the meaning of either. A pinned map with another tag is not taken over.
-pub const LAYOUT: u64 = 2;
+pub const LAYOUT: u64 = 4;
 
 /// A service, as the packet program finds it by its key.
-#[repr(C, align(8))]
+///
+/// Of half words: values of a trie lie behind its keys, some of which are of an odd number of those.
+#[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
 pub struct Service {
@@ -35,19 +38,53 @@ pub struct Pool {
     pub length: u32,
     /// Raised at each flip.
     pub epoch: u32,
-    /// How a slot is picked: a [`Pick`] as a number.
+    /// How a slot is picked: [`Pick::number`].
     pub pick: u32,
 }
 
 /// How a slot of a pool is picked for a new flow.
-#[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
 pub enum Pick {
     /// By the hash of the five-tuple, the same on every machine.
-    Hash = 0,
+    Hash,
     /// At random.
-    Random = 1,
+    Random,
+    /// One after the other, on each CPU.
+    Turn,
+    /// Two at random, of which the one is taken whose backend has fewer live flows for its weight.
+    Fewest,
+    /// By the hash of so many bits of the source address, the same on every machine.
+    Source {
+        /// At least 1.
+        bits: u8,
+    },
+}
+
+impl Pick {
+    /// As it stands in a pool.
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Hash => 0,
+            Self::Random => 1,
+            Self::Turn => 2,
+            Self::Fewest => 3,
+            Self::Source { bits } => 4 | (bits as u32) << 8,
+        }
+    }
+
+    /// From how it stands in a pool.
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        match number & 0xff {
+            1 => Self::Random,
+            2 => Self::Turn,
+            3 => Self::Fewest,
+            4 => Self::Source { bits: (number >> 8) as u8 },
+            _ => Self::Hash,
+        }
+    }
 }
 
 /// A backend of one pool of one service. Its id names it in slots, flows and counters.
@@ -59,30 +96,94 @@ pub enum Pick {
 pub struct Backend {
     /// The address; an IPv4 one takes the first 4 bytes.
     pub address: V6,
-    /// The port.
+    /// The port; 0 for the one that the client has sent to.
     pub port: Be16,
     /// 0 while the entry is not in use, else [`Backend::LIVE`] or [`Backend::GONE`].
-    pub state: u16,
+    pub state: u8,
+    /// How its packets get there: a [`Mode`] as a number, and [`Backend::IS_V6`].
+    pub mode: u8,
     /// The service it belongs to.
-    pub service: u32,
+    pub service: u16,
+    /// How many live flows it is to have for those of others in its pool; 0 where nobody asks.
+    pub weight: u16,
     /// Raised each time the backend goes away; flows remember the one that they were opened in.
     pub generation: u16,
     /// What becomes of TCP flows of earlier generations: a [`Fate`] as a number. UDP flows of
     /// earlier generations always choose anew.
-    pub fate: u16,
+    pub fate: u8,
+    /// How many [`Snat`] entries it has.
+    pub sources: u8,
     /// Live flows at most; 0 for no limit.
     pub max_flows: u32,
 }
 
 impl Backend {
     /// `state` of an entry that may be chosen.
-    pub const LIVE: u16 = 1;
+    pub const LIVE: u8 = 1;
     /// `state` of an entry that flows may name and that is not chosen any more.
-    pub const GONE: u16 = 2;
+    pub const GONE: u8 = 2;
+    /// `mode`: the address is of IPv6.
+    pub const IS_V6: u8 = 0x80;
+
+    /// How its packets get there, a [`Mode`] as a number.
+    #[inline(always)]
+    pub const fn mode(&self) -> u8 {
+        self.mode & !Self::IS_V6
+    }
+}
+
+/// How packets get to a backend.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub enum Mode {
+    /// With its address in place of the VIP; it answers through us.
+    #[default]
+    Nat = 0,
+    /// So, and with an address of ours in place of the client's.
+    FullNat = 1,
+    /// As they are, to its link address; it answers the client itself.
+    Dsr = 2,
+    /// As they are, inside an IP packet (RFC 2003, RFC 2473); it answers the client itself.
+    Ipip = 3,
+    /// As they are, inside a UDP packet to port 6080 (draft-ietf-intarea-gue-09, variant 1); it answers the client itself.
+    Gue = 4,
+}
+
+impl Mode {
+    /// Whether packets with this [`Backend::mode`] stay as they are, and their answers do not come by us.
+    #[inline(always)]
+    pub const fn is_one_sided(number: u8) -> bool {
+        number >= Self::Dsr as u8
+    }
+}
+
+/// An address of ours that packets to a backend may come from, and the ports there that are free for it. The key is
+/// [`Snat::key`].
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub struct Snat {
+    /// The address; an IPv4 one takes the first 4 bytes.
+    pub address: V6,
+    /// The first port, in host order.
+    pub first: u16,
+    /// How many ports, at least one.
+    pub ports: u16,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl Snat {
+    /// The key of a backend's entry, the first of which is 0.
+    #[inline(always)]
+    pub const fn key(backend: u32, entry: u32) -> u64 {
+        (backend as u64) << 32 | entry as u64
+    }
 }
 
 /// What becomes of the TCP flows of a backend that has gone away.
-#[repr(u16)]
+#[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
 pub enum Fate {
@@ -113,6 +214,46 @@ pub struct Policy {
     pub on_full: u8,
     /// [`Policy::EVENTS`], [`Policy::RESET_ON_EXPIRY`].
     pub switches: u8,
+    /// Fragments: a [`Fragments`] as a number.
+    pub fragments: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// The largest MSS that TCP ends may ask for through us, bytes; [`Policy::MSS_ANY`] or [`Policy::MSS_FITS`].
+    pub mss: u16,
+    /// Zero.
+    pub reserved_too: u32,
+    /// Who may open flows, and how many in a second.
+    pub limits: Limits,
+}
+
+/// Who may open flows with a service, and how many in a second.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub struct Limits {
+    /// New flows of each source prefix.
+    pub source: Rate,
+    /// New flows of each backend.
+    pub backend: Rate,
+    /// Bits of the prefixes that sources of IPv4 are counted by.
+    pub prefix_v4: u8,
+    /// Bits of the prefixes that sources of IPv6 are counted by.
+    pub prefix_v6: u8,
+    /// [`Limits::OWN_LIST`], [`Limits::COMMON_LIST`], [`Limits::LISTED_ONLY`].
+    pub lists: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Zero.
+    pub reserved_too: u32,
+}
+
+impl Limits {
+    /// `lists`: prefixes of the service's own are allowed or denied.
+    pub const OWN_LIST: u8 = 1;
+    /// `lists`: prefixes are allowed or denied for all services.
+    pub const COMMON_LIST: u8 = 2;
+    /// `lists`: a source of no prefix is denied.
+    pub const LISTED_ONLY: u8 = 4;
 }
 
 impl Policy {
@@ -120,6 +261,25 @@ impl Policy {
     pub const EVENTS: u8 = 1;
     /// `switches`: both ends of a TCP flow that has been idle too long get a RST.
     pub const RESET_ON_EXPIRY: u8 = 2;
+    /// `mss`: what they like.
+    pub const MSS_ANY: u16 = 0;
+    /// `mss`: what goes through the tunnel to the backend in one piece.
+    pub const MSS_FITS: u16 = 1;
+}
+
+/// What becomes of fragments. Only the first of a packet has ports.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub enum Fragments {
+    /// Those that come after the first go where it has gone; others are dropped.
+    #[default]
+    Track = 0,
+    /// As [`Fragments::Track`], but new flows choose by their addresses alone, so that a fragment that comes before the
+    /// first can go there too.
+    Hash = 1,
+    /// They are dropped.
+    Drop = 2,
 }
 
 /// What becomes of a TCP packet that is of no flow and opens none.
@@ -163,14 +323,14 @@ pub enum OnFull {
 }
 
 /// What the replies of a backend are rewritten to where there is no flow that says it: for packets
-/// that were decided without being remembered. Only for a backend that serves one VIP and port alone.
+/// that were decided without being remembered. Only for a backend that serves one VIP alone, and on each of its ports one port of it.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
 pub struct Reply {
     /// The VIP; an IPv4 one takes the first 4 bytes.
     pub vip: V6,
-    /// The VIP's port.
+    /// The VIP's port; 0 for the one that the reply comes from.
     pub port: Be16,
     /// Zero.
     pub reserved: u16,
@@ -178,8 +338,24 @@ pub struct Reply {
     pub service: u32,
     /// Backend id.
     pub backend: u32,
+    /// The ports that a reply may come from, where its port stays: the first.
+    pub first: Be16,
+    /// The last.
+    pub last: Be16,
+}
+
+/// This host's own addresses on an interface, from which it answers packets that came by it; all zeros where it has none
+/// of the family.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub struct Host {
+    /// IPv6.
+    pub v6: V6,
+    /// IPv4.
+    pub v4: V4,
     /// Zero.
-    pub reserved_too: u32,
+    pub reserved: u32,
 }
 
 /// What has gone through a service or a backend. Kept per CPU; never goes down.
@@ -205,14 +381,17 @@ const _: () = {
     assert!(size_of::<Service>() == 8);
     assert!(size_of::<Pool>() == 16);
     assert!(size_of::<Backend>() == 32);
-    assert!(size_of::<Policy>() == 40);
+    assert!(size_of::<Snat>() == 24);
+    assert!(size_of::<Limits>() == 24);
+    assert!(size_of::<Policy>() == 72);
     assert!(size_of::<Reply>() == 32);
+    assert!(size_of::<Host>() == 24);
     assert!(size_of::<Traffic>() == 48);
 };
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Backend, Policy, Pool, Reply, Service, Traffic};
+    use super::{Backend, Host, Limits, Policy, Pool, Reply, Service, Snat, Traffic};
 
     // SAFETY: `repr(C)` words without padding (sizes asserted above); any bit pattern is a value.
     unsafe impl aya::Pod for Service {}
@@ -221,9 +400,15 @@ mod user {
     // SAFETY: as above.
     unsafe impl aya::Pod for Backend {}
     // SAFETY: as above.
+    unsafe impl aya::Pod for Snat {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Limits {}
+    // SAFETY: as above.
     unsafe impl aya::Pod for Policy {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Reply {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Host {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Traffic {}
 

@@ -42,6 +42,12 @@ macro_rules! verdicts {
                 match self { $(Self::$variant => Kind::$kind,)+ }
             }
 
+            /// True if the packet's sender gets an answer from here.
+            #[inline(always)]
+            pub const fn is_answered(self) -> bool {
+                matches!(self.kind(), Kind::Answer)
+            }
+
             /// What it means, in a sentence.
             pub const fn meaning(self) -> &'static str {
                 match self { $(Self::$variant => concat!($($text),+),)+ }
@@ -60,6 +66,12 @@ verdicts! {
     ForwardedReply = "forwarded_reply", Forward;
     /// A reply that the stack routed or this host made, rewritten on its way out.
     RewrittenReply = "rewritten_reply", Forward;
+    /// An ICMP error about a reply, rewritten and sent to the backend that has sent the reply.
+    ForwardedErrorToBackend = "forwarded_error_to_backend", Forward;
+    /// An ICMP error about a request, rewritten and sent to the client that has sent the request.
+    ForwardedErrorToClient = "forwarded_error_to_client", Forward;
+    /// An ICMP error about a request that the stack routed or this host made, rewritten on its way out.
+    RewrittenError = "rewritten_error", Forward;
 
     /// A request for a backend on this host: the stack gets it rewritten.
     RequestToLocalBackend = "request_to_local_backend", Stack;
@@ -67,10 +79,8 @@ verdicts! {
     RequestNoNeighbour = "request_no_neighbour", Stack;
     /// A request that leaves by a device which takes no redirected frames: left to TC.
     RequestNoRedirect = "request_no_redirect", Stack;
-    /// A request larger than the next link carries: rewritten, and the stack answers its sender.
-    RequestTooBig = "request_too_big", Stack;
-    /// A request whose hop count is used up: rewritten, and the stack answers its sender.
-    RequestHopLimit = "request_hop_limit", Stack;
+    /// A request larger than the next link carries, which may be cut: rewritten, and the stack does that.
+    RequestToFragment = "request_to_fragment", Stack;
     /// A request for a backend to which the routing table knows no way: rewritten for the stack.
     RequestNoRoute = "request_no_route", Stack;
     /// A reply for a client on this host: delivered by the loopback device.
@@ -79,10 +89,8 @@ verdicts! {
     ReplyNoNeighbour = "reply_no_neighbour", Stack;
     /// A reply that leaves by a device which takes no redirected frames: left to TC.
     ReplyNoRedirect = "reply_no_redirect", Stack;
-    /// A reply larger than the next link carries: the stack answers its sender.
-    ReplyTooBig = "reply_too_big", Stack;
-    /// A reply whose hop count is used up: the stack answers its sender.
-    ReplyHopLimit = "reply_hop_limit", Stack;
+    /// A reply larger than the next link carries, which may be cut: the stack does that.
+    ReplyToFragment = "reply_to_fragment", Stack;
     /// A reply for a client to which the routing table knows no way.
     ReplyNoRoute = "reply_no_route", Stack;
 
@@ -95,11 +103,23 @@ verdicts! {
     /// A UDP packet for which there is no backend to choose, answered with port unreachable.
     UnreachableNoBackend = "unreachable_no_backend", Answer;
 
+    /// A request larger than the next link carries, answered with that link's size (fragmentation needed, packet too big).
+    RequestTooBig = "request_too_big", Answer;
+    /// A reply larger than the next link carries, answered so.
+    ReplyTooBig = "reply_too_big", Answer;
+    /// A request whose hop count is used up, answered with time exceeded.
+    RequestHopLimit = "request_hop_limit", Answer;
+    /// A reply whose hop count is used up, answered so.
+    ReplyHopLimit = "reply_hop_limit", Answer;
+    /// An echo request to a VIP that is nobody's address, answered for it.
+    Echo = "echo", Answer;
+
     /// Not IPv4 or IPv6.
     NotIp = "not_ip", Pass;
     /// Neither TCP nor UDP.
     NotTcpUdp = "not_tcp_udp", Pass;
-    /// A fragment of an IP packet.
+    /// A fragment of an IP packet that is for no service as far as it tells: ICMP, or not the first and of a packet whose
+    /// first was not for one.
     Fragment = "fragment", Pass;
     /// More IPv6 extension headers than are walked.
     ExtensionHeaders = "extension_headers", Pass;
@@ -121,14 +141,32 @@ verdicts! {
     NoBackend = "no_backend", Drop;
     /// For a new flow where the service, or each backend tried, has as many flows as it may.
     FlowLimit = "flow_limit", Drop;
+    /// Of no flow, from a source that the service, or the settings, deny or do not allow.
+    SourceDenied = "source_denied", Drop;
+    /// For a new flow of a source that has had as many as its rate allows.
+    SourceLimit = "source_limit", Drop;
+    /// For a new flow where each backend tried has had as many as its rate allows, or is full.
+    BackendLimit = "backend_limit", Drop;
     /// A TCP packet of no flow from the middle of a stream, for a service that drops those.
     UnknownFlow = "unknown_flow", Drop;
-    /// To be answered with a RST or an ICMP error, and cannot be: it is a RST itself, or on its way out.
+    /// A fragment for a service that drops fragments.
+    FragmentRefused = "fragment_refused", Drop;
+    /// A fragment to a VIP that has come before the first of its packet, and so without ports.
+    FragmentUnknown = "fragment_unknown", Drop;
+    /// To be answered with a RST or an ICMP error, and cannot be: it is a RST or an ICMP error itself, on its way out, or
+    /// this host has no address to answer from.
     Unanswerable = "unanswerable", Drop;
     /// For a new flow that the flow table did not take.
     FlowRefused = "flow_refused", Drop;
     /// For a new flow for which no source port is free at any backend tried.
     NoSourcePort = "no_source_port", Drop;
+    /// To a backend that has to be given an address of ours as the source, where there is none.
+    NoSourceAddress = "no_source_address", Drop;
+    /// A request that is to go by link address alone to a backend behind a router.
+    RequestNotOnLink = "request_not_on_link", Drop;
+    /// A request that is to go by link address alone, which XDP in the stack cannot do: the link address is not known yet, the
+    /// device takes no redirected frames, or there is no route.
+    RequestUndeliverable = "request_undeliverable", Drop;
     /// The kernel refused to change the packet.
     RewriteFailed = "rewrite_failed", Drop;
 }

@@ -5,20 +5,27 @@
 //! later, with facts. Knows nothing of files, of the machine or of the data plane.
 
 mod check;
+mod delivery;
 mod file;
 mod flags;
+mod limits;
 mod path;
+mod ports;
 mod problem;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::path::Path;
 use std::time::Duration;
 
 use equipoise_common::limit;
 use serde::{Serialize, Serializer};
 
+pub use delivery::{Delivery, Mode, MssClamp};
 pub use flags::{flags_text, from_flags};
+pub use limits::{Limits, List, Prefix, RateLimit, Rates, SourceLimit, SourcePrefix};
+pub use ports::{Ports, target};
 pub use problem::{Problem, problem_at};
 
 /// A configuration that passed, and what is worth a warning.
@@ -30,16 +37,24 @@ pub struct Checked {
     pub notes: Vec<Problem>,
 }
 
-/// Reads and checks the text of a file, whose kind is the extension of its name.
+/// Reads a file that a configuration names; answers with why it cannot, in words.
+pub type ReadFile<'a> = dyn Fn(&Path) -> Result<String, String> + 'a;
+
+/// Reads and checks the text of a file, whose kind is the extension of its name, and which names no others.
 ///
 /// On failure: all that is wrong, in the order of the text; never nothing.
 pub fn parse(name: &str, text: &str) -> Result<Checked, Vec<Problem>> {
+    parse_with(name, text, &no_files)
+}
+
+/// As [`parse`], of a text that may name other files, which `files` reads.
+pub fn parse_with(name: &str, text: &str, files: &ReadFile<'_>) -> Result<Checked, Vec<Problem>> {
     let file::Reading { root, mut faults } = file::read(name, text);
     let Some(root) = root else {
         problem::arrange(text, &mut faults);
         return Err(faults);
     };
-    let check::Verdict { config, problems, notes } = check::check(text, &root);
+    let check::Verdict { config, problems, notes } = check::check(text, &root, files);
     if let (Some(config), []) = (config, faults.as_slice()) {
         return Ok(Checked { config, notes });
     }
@@ -50,6 +65,11 @@ pub fn parse(name: &str, text: &str) -> Result<Checked, Vec<Problem>> {
     faults.extend(meant);
     problem::arrange(text, &mut faults);
     Err(faults)
+}
+
+/// For texts that name no files.
+fn no_files(_: &Path) -> Result<String, String> {
+    Err("files are not read here".to_owned())
 }
 
 /// A whole, valid configuration.
@@ -75,8 +95,15 @@ pub struct Service {
     pub listen: Listen,
     /// How a backend is picked for a new flow.
     pub algorithm: Algorithm,
+    /// Whether clients are kept together.
+    pub affinity: Affinity,
+    /// How much of a client's address tells it from others, where they are.
+    pub affinity_prefix: AffinityPrefix,
     /// The backends of its pool, both families in one list, in the order of the file.
     pub backends: Vec<Backend>,
+    /// How packets get to them.
+    #[serde(flatten)]
+    pub delivery: Delivery,
     /// Whether the VIP is put on the first listening interface at start and taken away at stop.
     pub manage_address: bool,
     /// How its flows are treated.
@@ -98,10 +125,14 @@ pub struct Policy {
     pub on_empty: OnEmpty,
     /// New flows for which the flow table has no room.
     pub on_full: OnFull,
+    /// Fragments of its packets.
+    pub fragments: Fragments,
     /// Live flows at most; 0 for no limit of the service's own.
     pub max_flows: u32,
     /// How long flows live without a packet.
     pub timeouts: Timeouts,
+    /// Who may open flows, and how many in a second, beside what the settings say.
+    pub limits: Limits,
 }
 
 /// What becomes of the TCP flows of a backend that is down.
@@ -165,6 +196,19 @@ pub enum OnFull {
     Drop,
 }
 
+/// What becomes of fragments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fragments {
+    /// They follow the first of their packet; those that come before it are dropped.
+    #[default]
+    Track,
+    /// New flows choose by addresses alone, so that any fragment finds its way.
+    Hash,
+    /// They are dropped.
+    Drop,
+}
+
 /// How long flows live without a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -217,8 +261,8 @@ pub struct Listen {
     /// The VIP; absent for the interfaces' own addresses, which are followed as they change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
-    /// The port, never 0.
-    pub port: u16,
+    /// The ports.
+    pub port: Ports,
     /// Which protocols are balanced.
     pub protocol: Protocol,
 }
@@ -243,13 +287,47 @@ pub enum Algorithm {
     Maglev,
     /// At random.
     Random,
+    /// One after the other, on each CPU.
+    RoundRobin,
+    /// Of two at random the one with fewer live flows for its weight.
+    LeastConnections,
+    /// At random, by weights that are computed anew from live flows again and again.
+    LeastConnectionsWeights,
+}
+
+/// Whether clients are kept together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Affinity {
+    /// They are not: each flow is picked a backend for.
+    #[default]
+    None,
+    /// All flows of a source go to one backend, picked by its hash; the algorithm is not used.
+    SourceIp,
+}
+
+/// Bits of a source address that tell a client from others; at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AffinityPrefix {
+    /// Of an IPv4 address.
+    pub v4: u8,
+    /// Of an IPv6 address.
+    pub v6: u8,
+}
+
+impl Default for AffinityPrefix {
+    fn default() -> Self {
+        Self { v4: 32, v6: 128 }
+    }
 }
 
 /// Where packets go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Backend {
-    /// Address and port; written in JSON and in commands as in the file.
+    /// Address and port; written in JSON and in commands as in the file. Port 0 for the one that the client has sent to.
+    #[serde(serialize_with = "target::serialize")]
     pub address: SocketAddr,
     /// Configured weight; 0 keeps flows and gets no new ones.
     pub weight: u16,
@@ -271,6 +349,27 @@ pub struct Settings {
     pub on_exit: OnExit,
     /// Whether flows that open and close are told.
     pub events: bool,
+    /// Who may open flows, and how many in a second, for all services.
+    pub limits: Limits,
+    /// How weights follow live flows.
+    pub least_connections: LeastConnections,
+}
+
+/// How the weights of `least-connections-weights` follow live flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LeastConnections {
+    /// How often they are computed anew.
+    #[serde(serialize_with = "as_text")]
+    pub update_interval: Duration,
+    /// Whether configured weights count, too.
+    pub weighted: bool,
+}
+
+impl Default for LeastConnections {
+    fn default() -> Self {
+        Self { update_interval: Duration::from_secs(1), weighted: true }
+    }
 }
 
 impl Default for Settings {
@@ -281,6 +380,8 @@ impl Default for Settings {
             max_flows: limit::FLOWS,
             on_exit: OnExit::Detach,
             events: true,
+            limits: Limits::default(),
+            least_connections: LeastConnections::default(),
         }
     }
 }

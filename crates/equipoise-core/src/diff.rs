@@ -10,7 +10,7 @@ mod applied;
 mod run;
 mod step;
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -22,8 +22,10 @@ use self::applied::AppliedPool;
 use self::run::Room;
 pub use self::run::Run;
 pub use self::step::Step;
-pub(crate) use self::step::{describe_backend, describe_policy, describe_reply, traits};
-use crate::plan::{Desired, PoolPlan, ServiceKey};
+pub(crate) use self::step::{
+    describe_backend, describe_policy, describe_reply, describe_snat, traits,
+};
+use crate::plan::{Desired, PoolPlan, Rule, ServiceKey};
 
 /// What is left to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,12 +57,15 @@ impl fmt::Display for Unplaced {
 /// The steps from `applied` to `desired`; none when they agree.
 pub fn diff(applied: &Applied, desired: &Desired) -> Difference {
     let mut work = Work::new(applied, desired);
+    work.put_access();
     work.put_policies();
+    work.put_snat();
     work.put_backends();
     work.put_pools();
     work.put_services();
     work.follow_replies();
     work.remove_services();
+    work.remove_access();
     work.remove_pools();
     // What has been given up by now may be the room that a pool was missing. Each round gives up
     // something more, or it is the last.
@@ -69,7 +74,9 @@ pub fn diff(applied: &Applied, desired: &Desired) -> Difference {
         work.put_services();
         work.remove_pools();
     }
-    work.remove_backends();
+    let needed = work.needed();
+    work.remove_backends(&needed);
+    work.remove_snat(&needed);
     let unplaced = work
         .pools
         .iter()
@@ -121,7 +128,31 @@ impl<'a> Work<'a> {
                 work.services.push(key);
             }
         }
+        // Of two keys that fit a port, the one that is meant comes first, so that no packet is led by the other meanwhile;
+        // and goes last.
+        work.services.sort_by_key(|key| Reverse(key.port_bits()));
         work
+    }
+
+    /// Before the policies that make the programs look for them.
+    fn put_access(&mut self) {
+        for (&listed, wanted, there) in sides(&self.desired.access, &self.applied.access) {
+            if let Some(&rule) = wanted.filter(|_| wanted != there) {
+                self.steps.push(Step::PutAccess { listed, rule });
+                // A packet that was let in may still open its flow, which is to be ended as well.
+                self.unsettled |= rule == Rule::Deny;
+            }
+        }
+    }
+
+    /// After the policies, which may have kept out what is in no list, and the services that are no more.
+    fn remove_access(&mut self) {
+        for (&listed, wanted, there) in sides(&self.desired.access, &self.applied.access) {
+            if wanted.is_none() && there.is_some() {
+                self.steps.push(Step::RemoveAccess { listed });
+                self.unsettled = true;
+            }
+        }
     }
 
     fn put_policies(&mut self) {
@@ -151,6 +182,28 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// Before the backends that say how many there are.
+    fn put_snat(&mut self) {
+        for (&key, wanted, there) in sides(&self.desired.snat, &self.applied.snat) {
+            if let Some(&value) = wanted.filter(|_| wanted != there) {
+                self.steps.push(Step::PutSnat { key, value });
+            }
+        }
+        let (desired, applied) = (&self.desired.hairpins, &self.applied.hairpins);
+        self.steps.extend(desired.difference(applied).map(|&key| Step::PutHairpin { key }));
+        self.steps.extend(applied.difference(desired).map(|&key| Step::RemoveHairpin { key }));
+    }
+
+    /// After the backends that have said so; those that stay as they are still do.
+    fn remove_snat(&mut self, needed: &BTreeSet<u32>) {
+        for (&key, wanted, there) in sides(&self.desired.snat, &self.applied.snat) {
+            let backend = (key >> 32) as u32;
+            if wanted.is_none() && there.is_some() && !needed.contains(&backend) {
+                self.steps.push(Step::RemoveSnat { key });
+            }
+        }
+    }
+
     fn put_pools(&mut self) {
         let waiting = std::mem::take(&mut self.pools);
         self.pools = waiting.into_iter().filter(|&id| !self.put_pool(id)).collect();
@@ -161,7 +214,7 @@ impl<'a> Work<'a> {
         let wanted = &self.desired.pools[&id];
         let there = self.applied.pools.get(&id);
         if let Some(there) = there.filter(|there| is_same_slots(&wanted.slots, &there.slots)) {
-            let value = value::Pool { pick: wanted.pick as u32, ..there.value };
+            let value = value::Pool { pick: wanted.pick.number(), ..there.value };
             self.steps.push(Step::PutPool { id, value });
             return true;
         }
@@ -169,7 +222,7 @@ impl<'a> Work<'a> {
         self.room.take(run);
         let epoch = there.map_or(0, |there| there.value.epoch).wrapping_add(1);
         let Run { offset, length } = run;
-        let value = value::Pool { offset, length, epoch, pick: wanted.pick as u32 };
+        let value = value::Pool { offset, length, epoch, pick: wanted.pick.number() };
         self.steps.push(Step::PutPool { id, value });
         self.placed.insert(id);
         if let Some(there) = there {
@@ -237,12 +290,12 @@ impl<'a> Work<'a> {
     }
 
     fn remove_services(&mut self) {
-        for (&key, wanted, there) in sides(&self.desired.services, &self.applied.services) {
-            if wanted.is_none() && there.is_some() {
-                self.steps.push(Step::RemoveService { key });
-                self.unsettled = true;
-            }
-        }
+        let sides = sides(&self.desired.services, &self.applied.services);
+        let mut gone: Vec<ServiceKey> =
+            sides.filter(|(_, wanted, _)| wanted.is_none()).map(|(&key, ..)| key).collect();
+        gone.sort_by_key(ServiceKey::port_bits);
+        self.unsettled |= !gone.is_empty();
+        self.steps.extend(gone.into_iter().map(|key| Step::RemoveService { key }));
     }
 
     /// Removes what no service leads to any more.
@@ -272,15 +325,18 @@ impl<'a> Work<'a> {
         true
     }
 
-    /// Removes what no slot names any more, or leaves it to its flows.
-    fn remove_backends(&mut self) {
-        let needed: BTreeSet<u32> = self
-            .pools
+    /// Backends that slots still name which could not be given up.
+    fn needed(&self) -> BTreeSet<u32> {
+        self.pools
             .iter()
             .chain(&self.gone)
             .filter_map(|id| self.applied.pools.get(id))
             .flat_map(|pool| pool.slots.iter().copied())
-            .collect();
+            .collect()
+    }
+
+    /// Removes what no slot names any more, or leaves it to its flows.
+    fn remove_backends(&mut self, needed: &BTreeSet<u32>) {
         for (&id, wanted, there) in sides(&self.desired.backends, &self.applied.backends) {
             let Some(there) = there.filter(|_| !needed.contains(&id)) else { continue };
             match wanted {
@@ -295,7 +351,7 @@ impl<'a> Work<'a> {
 }
 
 fn is_same_pool(wanted: &PoolPlan, there: &AppliedPool) -> bool {
-    wanted.pick as u32 == there.value.pick && is_same_slots(&wanted.slots, &there.slots)
+    wanted.pick.number() == there.value.pick && is_same_slots(&wanted.slots, &there.slots)
 }
 
 /// Slots that have not been filled anew are the same allocation.
@@ -362,8 +418,14 @@ mod tests {
             Step::ResetServiceCounters { .. }
             | Step::ResetBackendCounters { .. }
             | Step::PutPolicy { .. }
+            | Step::PutAccess { .. }
+            | Step::RemoveAccess { .. }
             | Step::PutReply { .. }
             | Step::RemoveReply { .. }
+            | Step::PutSnat { .. }
+            | Step::RemoveSnat { .. }
+            | Step::PutHairpin { .. }
+            | Step::RemoveHairpin { .. }
             | Step::PutBackend { .. } => false,
             Step::WriteSlots { .. }
             | Step::PutPool { .. }
@@ -436,7 +498,7 @@ mod tests {
                     "write slots 3..5",
                     "put pool 1: slots 3..5, hash, epoch 2",
                     "wait for packets in flight",
-                    "put backend 1: 0.0.0.0:0 of service 0, generation 1, gone",
+                    "put backend 1: 0.0.0.0 of service 0, generation 1, gone",
                 ],
             ),
         ] {

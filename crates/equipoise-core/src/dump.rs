@@ -8,7 +8,8 @@ use std::fmt::{self, Write as _};
 
 use equipoise_common::value::Pick;
 
-use crate::diff::{describe_backend, describe_policy, describe_reply, traits};
+use crate::config::target;
+use crate::diff::{describe_backend, describe_policy, describe_reply, describe_snat, traits};
 use crate::facts::Facts;
 use crate::plan::{Desired, PoolPlan, ServiceKey};
 
@@ -26,6 +27,7 @@ fn write(text: &mut String, desired: &Desired, facts: &Facts) -> fmt::Result {
     }
     for (id, pool_name, address) in backends(desired) {
         let traits = desired.backends.get(&id).map(|backend| traits(&backend.value));
+        let address = target::text(address);
         writeln!(text, "backend {id}: {address} of {pool_name}{}", traits.unwrap_or_default())?;
     }
     for (id, backend) in desired.backends.iter().filter(|(_, backend)| backend.is_gone()) {
@@ -33,6 +35,12 @@ fn write(text: &mut String, desired: &Desired, facts: &Facts) -> fmt::Result {
     }
     for (id, policy) in &desired.policies {
         writeln!(text, "policy of service {id}: {}", describe_policy(policy))?;
+    }
+    for (listed, rule) in &desired.access {
+        writeln!(text, "{} {listed}", rule.name())?;
+    }
+    for (key, snat) in &desired.snat {
+        writeln!(text, "{}", describe_snat(*key, snat))?;
     }
     for (key, reply) in &desired.replies {
         writeln!(text, "{}", describe_reply(key, reply))?;
@@ -52,11 +60,12 @@ fn write_services(text: &mut String, desired: &Desired, facts: &Facts) -> fmt::R
     for (key, service) in services {
         let name = desired.pools.get(&service.pool).map_or("", |pool| &pool.service);
         let interface = names.get(&key.interface()).copied().unwrap_or("an unknown interface");
-        let (vip, protocol) = (key.vip(), key.protocol_name());
         writeln!(
             text,
-            "service {} {name}: {vip}/{protocol} on {interface} -> pool {}",
-            service.id, service.pool
+            "service {} {name}: {} on {interface} -> pool {}",
+            service.id,
+            key.place(),
+            service.pool
         )?;
     }
     Ok(())
@@ -66,12 +75,15 @@ fn write_pool(text: &mut String, id: u32, pool: &PoolPlan) -> fmt::Result {
     let pick = match pool.pick {
         Pick::Hash => "by hash",
         Pick::Random => "at random",
+        Pick::Turn => "in turn",
+        Pick::Fewest => "by fewest flows",
+        Pick::Source { bits } => &format!("by source /{bits}"),
     };
     let PoolPlan { service, family, slots, .. } = pool;
     writeln!(text, "pool {id} {service} {family}: {pick}, slots {}", slots.len())?;
     for member in &pool.members {
         let share = 100.0 * pool.share(member);
-        writeln!(text, "  {share:6.2} % {} (backend {})", member.address, member.id)?;
+        writeln!(text, "  {share:6.2} % {} (backend {})", target::text(member.address), member.id)?;
     }
     Ok(())
 }

@@ -8,6 +8,23 @@ use std::net::IpAddr;
 pub struct Facts {
     /// The interfaces that exist, by name.
     pub interfaces: BTreeMap<String, Interface>,
+    /// Live flows by backend id, as last sampled, of backends whose weights depend on them.
+    pub loads: BTreeMap<u32, u64>,
+    /// The address of ours that packets to a backend's address come from, where there is one.
+    pub sources: BTreeMap<IpAddr, IpAddr>,
+    /// The ports that the kernel gives to this host's own connections.
+    pub own_ports: OwnPorts,
+}
+
+/// The first and the last port that the kernel gives to this host's own connections (`ip_local_port_range`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnPorts(pub u16, pub u16);
+
+impl Default for OwnPorts {
+    /// The kernel's default.
+    fn default() -> Self {
+        Self(32_768, 60_999)
+    }
 }
 
 /// An interface that exists.

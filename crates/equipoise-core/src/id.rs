@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use equipoise_common::limit;
-use equipoise_common::value::Fate;
+use equipoise_common::value::{Fate, Mode};
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,6 +62,8 @@ pub struct Wanted {
     pub backends: Vec<SocketAddr>,
     /// What becomes of the TCP flows of a backend that leaves.
     pub removal: Fate,
+    /// How packets get to them. In another mode they are other backends: flows go on as they were opened.
+    pub mode: Mode,
 }
 
 /// How many ids there are.
@@ -100,7 +102,7 @@ pub struct Ids {
     held: BTreeMap<Arc<str>, Held>,
     services: Numbers<Arc<str>>,
     pools: Numbers<(Arc<str>, Family)>,
-    backends: Numbers<(Arc<str>, SocketAddr)>,
+    backends: Numbers<(Arc<str>, SocketAddr, Mode)>,
     /// By backend id, for those whose holder has left before, also when it is back.
     departures: BTreeMap<u32, Departure>,
     /// Raised at each [`Ids::hold`].
@@ -125,6 +127,8 @@ pub struct Gone {
     pub id: Id,
     /// Address and port.
     pub address: SocketAddr,
+    /// How packets get there.
+    pub mode: Mode,
     /// How it has left.
     pub departure: Departure,
 }
@@ -140,6 +144,8 @@ pub struct Held {
     pub backends: BTreeMap<SocketAddr, Id>,
     /// What becomes of the TCP flows of a backend that leaves.
     pub removal: Fate,
+    /// How packets get to its backends.
+    pub mode: Mode,
 }
 
 impl Ids {
@@ -159,24 +165,29 @@ impl Ids {
     pub fn hold(&mut self, wanted: &[Wanted]) {
         self.now += 1;
         let mut before = std::mem::take(&mut self.held);
-        for Wanted { service, backends, removal } in wanted {
+        for Wanted { service, backends, removal, mode } in wanted {
             let mut old = before.remove(service).unwrap_or_default();
+            if old.mode != *mode {
+                let backends = std::mem::take(&mut old.backends);
+                self.release_backends((service, old.mode), backends, *removal, old.service);
+            }
             let mut held = Held {
                 service: old.service.or_else(|| self.services.give(service)),
                 pools: old.pools,
                 backends: BTreeMap::new(),
                 removal: *removal,
+                mode: *mode,
             };
             for (family, pool) in Family::ALL.into_iter().zip(&mut held.pools) {
                 *pool = pool.or_else(|| self.pools.give(&(Arc::clone(service), family)));
             }
             for &address in backends {
-                let give = || self.backends.give(&(Arc::clone(service), address));
+                let give = || self.backends.give(&(Arc::clone(service), address, *mode));
                 if let Some(id) = old.backends.remove(&address).or_else(give) {
                     held.backends.insert(address, id);
                 }
             }
-            self.release_backends(service, old.backends, *removal, held.service);
+            self.release_backends((service, *mode), old.backends, *removal, held.service);
             self.held.insert(Arc::clone(service), held);
         }
         for (service, old) in before {
@@ -196,9 +207,10 @@ impl Ids {
 
     /// The backends that have left and whose ids rest.
     pub fn gone(&self) -> impl Iterator<Item = Gone> {
-        self.backends.resting.iter().map(|((_, address), resting)| Gone {
+        self.backends.resting.iter().map(|((_, address, mode), resting)| Gone {
             id: resting.id,
             address: *address,
+            mode: *mode,
             departure: self.departure(resting.id),
         })
     }
@@ -233,7 +245,8 @@ impl Ids {
                 self.pools.release((Arc::clone(&service), family), id, self.now);
             }
         }
-        self.release_backends(&service, held.backends, held.removal, held.service);
+        let of = (&service, held.mode);
+        self.release_backends(of, held.backends, held.removal, held.service);
         if let Some(id) = held.service {
             self.services.release(service, id, self.now);
         }
@@ -241,7 +254,7 @@ impl Ids {
 
     fn release_backends(
         &mut self,
-        service: &Arc<str>,
+        (service, mode): (&Arc<str>, Mode),
         backends: BTreeMap<SocketAddr, Id>,
         fate: Fate,
         holder: Option<Id>,
@@ -251,7 +264,7 @@ impl Ids {
             departure.generation = departure.generation.wrapping_add(1);
             departure.fate = fate;
             departure.service = holder.map_or(departure.service, |holder| holder.number);
-            self.backends.release((Arc::clone(service), address), id, self.now);
+            self.backends.release((Arc::clone(service), address, mode), id, self.now);
         }
     }
 }
@@ -326,7 +339,7 @@ mod tests {
 
     fn wanted(service: &str, backends: &[u16]) -> Wanted {
         let backends = backends.iter().map(|&port| address(port)).collect();
-        Wanted { service: service.into(), backends, removal: Fate::Keep }
+        Wanted { service: service.into(), backends, removal: Fate::Keep, mode: Mode::Nat }
     }
 
     fn address(port: u16) -> SocketAddr {

@@ -10,6 +10,7 @@ pub mod diff;
 pub mod dump;
 pub mod facts;
 pub mod id;
+pub mod load;
 pub mod maglev;
 pub mod plan;
 pub mod state;

@@ -74,6 +74,26 @@ pub fn fill(backends: &[(SocketAddr, Weight)], length: u32) -> Table {
     }
 }
 
+/// The length of the table that [`in_turn`] fills: the sum of the weights without a common factor, at most this.
+pub fn turns(backends: &[(SocketAddr, Weight)], most: u32) -> u32 {
+    let weights = || backends.iter().map(|(_, weight)| u64::from(weight.parts()));
+    let common = weights().fold(0, gcd).max(1);
+    let sum = weights().map(|weight| weight / common).sum::<u64>();
+    u32::try_from(sum).map_or(most, |sum| sum.min(most))
+}
+
+/// Fills a table of `length` slots, of [`turns`], in the order in which backends take their turns: as evenly as their
+/// weights allow, each as often as its weight says. The order of the backends makes no difference.
+pub fn in_turn(backends: &[(SocketAddr, Weight)], length: u32) -> Table {
+    let claims = claims(backends, length);
+    let mut counts = vec![0; backends.len()];
+    for claim in &claims {
+        counts[claim.backend] = claim.quota;
+    }
+    let slots = ordered(&claims).into_iter().map(|(_, at)| claims[at as usize].backend as u32);
+    Table { slots: slots.collect(), counts }
+}
+
 /// A backend's part in the filling.
 struct Claim {
     backend: usize,
@@ -151,7 +171,7 @@ fn contend(claims: &[Claim], length: u32) -> Vec<u32> {
     let mut slots = vec![FREE; length as usize];
     let mut walks: Vec<Walk> =
         claims.iter().map(|claim| Walk::new(claim.identity, length)).collect();
-    for (_, at) in turns(claims) {
+    for (_, at) in ordered(claims) {
         let walk = &mut walks[at as usize];
         let free = loop {
             let slot = &mut slots[walk.next() as usize];
@@ -168,7 +188,7 @@ fn contend(claims: &[Claim], length: u32) -> Vec<u32> {
 ///
 /// Times depend on a backend's own weight alone, so that a change elsewhere does not reorder the
 /// turns of the others. Times that agree follow the order of identities.
-fn turns(claims: &[Claim]) -> Vec<(u64, u32)> {
+fn ordered(claims: &[Claim]) -> Vec<(u64, u32)> {
     // 2k + 1 < 2^19, so times fit; and weights are of 32 bits, so that none is 0.
     let units: Vec<u64> = claims.iter().map(|claim| (1 << 44) / claim.weight).collect();
     let mut turns = Vec::with_capacity(claims.iter().map(|claim| claim.quota as usize).sum());
@@ -333,6 +353,30 @@ mod tests {
         }
     }
 
+    #[test]
+    fn backends_take_turns_as_evenly_as_their_weights_allow() {
+        let named = |weights: &[u16]| {
+            let backends = pool(weights);
+            let length = turns(&backends, 4_096);
+            let table = in_turn(&backends, length);
+            assert_eq!(table.slots.len(), length as usize);
+            table.slots
+        };
+        assert!(named(&[]).is_empty());
+        assert!(named(&[0, 0]).is_empty());
+        assert_eq!(named(&[0, 9]), [1]);
+        let mut equal = named(&[7, 7, 7]);
+        equal.sort_unstable();
+        assert_eq!(equal, [0, 1, 2]);
+        // No two of the heavy one's turns are further apart than they have to be.
+        let heavy = named(&[3, 1]);
+        assert_eq!(heavy.iter().filter(|&&at| at == 0).count(), 3);
+        let all = [heavy.clone(), heavy].concat();
+        assert!(all.windows(5).all(|turns| turns.iter().filter(|&&at| at == 1).count() <= 2));
+        let long = in_turn(&pool(&[u16::MAX, 1]), turns(&pool(&[u16::MAX, 1]), 4_096));
+        assert_eq!((long.counts, long.slots.len()), (vec![4_095, 1], 4_096));
+    }
+
     /// A recorded value: if it moves, two versions side by side would disagree on slots.
     #[test]
     fn the_same_pool_is_filled_alike_in_every_version() {
@@ -360,6 +404,25 @@ mod tests {
                 // Here no share is under one slot.
                 let ideal = f64::from(weight) * table.slots.len() as f64 / f64::from(total.max(1));
                 prop_assert!((f64::from(count) - ideal).abs() < 1.0, "{} for {}", count, ideal);
+            }
+        }
+
+        #[test]
+        fn turns_are_as_many_as_the_weights_say(weights in prop::collection::vec(0_u16..60, 1..40)) {
+            let backends = pool(&weights);
+            let table = in_turn(&backends, turns(&backends, 4_096));
+            let sum: u32 = weights.iter().copied().map(u32::from).sum();
+            for (at, (&weight, &count)) in weights.iter().zip(&table.counts).enumerate() {
+                let turns = table.slots.iter().filter(|&&slot| slot as usize == at).count();
+                prop_assert_eq!(turns, count as usize);
+                prop_assert_eq!(u64::from(count) * u64::from(sum), u64::from(weight) * table.slots.len() as u64);
+                // In any part of the order, too, a backend is close to its share.
+                let mut seen = 0.0;
+                for (number, &slot) in (1..).zip(&table.slots) {
+                    seen += f64::from(u8::from(slot as usize == at));
+                    let share = f64::from(weight) * f64::from(number) / f64::from(sum);
+                    prop_assert!((seen - share).abs() < 4.0, "{} for {}", seen, share);
+                }
             }
         }
 

@@ -4,24 +4,34 @@
 //! comes back as notes. Ordered maps of keys and values, as they will stand in the kernel's. Does
 //! not know what is in the maps now, nor how anything gets there.
 
+mod access;
 mod key;
 mod note;
 mod policy;
+mod ports;
 mod reply;
+mod snat;
+mod whole;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use equipoise_common::key::{Be16, TCP, UDP};
+use equipoise_common::key::{Be16, HostKey, TCP, UDP};
 use equipoise_common::limit;
 use equipoise_common::value::{self, Pick};
 
-pub use self::key::ServiceKey;
+pub use self::access::{Listed, Rule};
+pub use self::key::{ServiceKey, Spot};
 pub use self::note::Note;
-use crate::config::{Algorithm, Backend, Config, Protocol, Service};
+use self::ports::Taken;
+pub use self::snat::{Crowded, crowded};
+use crate::config::{
+    Affinity, AffinityPrefix, Algorithm, Backend, Config, Fragments, Protocol, Service,
+};
 use crate::facts::{Facts, Interface};
 use crate::id::{Departure, Family, Gone, Held, Id, Ids};
+use crate::load;
 use crate::maglev::{self, Resolution};
 use crate::weight::{self, Weight};
 
@@ -38,8 +48,14 @@ pub struct Desired {
     pub backends: BTreeMap<u32, BackendPlan>,
     /// How services treat their flows, by service id.
     pub policies: BTreeMap<u32, value::Policy>,
+    /// The prefixes that are allowed and denied.
+    pub access: BTreeMap<Listed, Rule>,
     /// What replies of no flow become, by the backend's address, port and protocol on interface 0.
     pub replies: BTreeMap<ServiceKey, value::Reply>,
+    /// Addresses of ours that packets to a backend may come from, by [`value::Snat::key`].
+    pub snat: BTreeMap<u64, value::Snat>,
+    /// Addresses of backends that need help to reach each other through a VIP.
+    pub hairpins: BTreeSet<HostKey>,
     /// What works less than the configuration asks for.
     pub notes: Vec<Note>,
 }
@@ -99,36 +115,44 @@ impl BackendPlan {
 /// computed again, which makes no difference to the answer.
 pub fn plan(config: &Config, facts: &Facts, ids: &Ids, previous: Option<&Desired>) -> Desired {
     let mut desired = Desired::default();
-    let drafts: Vec<Draft<'_>> = config
+    let mut drafts: Vec<Draft<'_>> = config
         .services
         .iter()
         .filter_map(|service| draft(service, facts, ids, &mut desired.notes))
         .collect();
+    find_keys(&mut drafts);
     for draft in &drafts {
         let Id { number, term } = draft.id;
         desired.service_terms.insert(number, term);
         desired.policies.insert(number, policy::of(draft.service, &config.settings));
     }
-    place_pools(&drafts, previous, &mut desired);
+    access::place(&drafts, &config.settings, &mut desired);
+    place_pools(&drafts, Known { config, facts, previous }, &mut desired);
     for draft in &drafts {
         note_families_without_backend(draft, &mut desired);
     }
     place_keys(&drafts, &mut desired);
+    whole::place(&drafts, facts, &mut desired);
     place_gone(ids, &mut desired);
+    snat::place(&drafts, ids, facts, &mut desired);
     reply::place(&drafts, &mut desired);
     desired
 }
 
 /// Backends that have left, for the flows that may still name them.
 fn place_gone(ids: &Ids, desired: &mut Desired) {
-    for Gone { id, address, departure } in ids.gone() {
+    for Gone { id, address, mode, departure } in ids.gone() {
+        let family = if address.is_ipv6() { value::Backend::IS_V6 } else { 0 };
         let value = value::Backend {
             address: address.ip().into(),
             port: Be16::new(address.port()),
             state: value::Backend::GONE,
-            service: departure.service,
+            mode: mode as u8 | family,
+            service: departure.service as u16,
+            weight: 0,
             generation: departure.generation,
-            fate: departure.fate as u16,
+            fate: departure.fate as u8,
+            sources: 0,
             max_flows: 0,
         };
         desired.backends.insert(id.number, BackendPlan { value, term: id.term });
@@ -142,6 +166,7 @@ struct Draft<'a> {
     id: Id,
     pools: [(Family, u32); 2],
     backends: Vec<Placed<'a>>,
+    spots: Vec<Spot>,
     keys: Vec<ServiceKey>,
 }
 
@@ -166,7 +191,7 @@ fn draft<'a>(
         return None;
     };
     let pools = [(Family::V4, v4.number), (Family::V6, v6.number)];
-    let mut keys = Vec::new();
+    let mut spots = Vec::new();
     for interface in &service.listen.interfaces {
         let Some(fact) = facts.interfaces.get(interface) else {
             notes.push(Note::NoInterface {
@@ -175,9 +200,9 @@ fn draft<'a>(
             });
             continue;
         };
-        let before = keys.len();
-        add_keys(service, fact, &mut keys);
-        if keys.len() == before {
+        let before = spots.len();
+        add_spots(service, fact, &mut spots);
+        if spots.len() == before {
             notes
                 .push(Note::NoAddress { service: Arc::clone(&name), interface: interface.clone() });
         }
@@ -187,10 +212,10 @@ fn draft<'a>(
         id: backends.get(&backend.address).map(|&id| (id, ids.departure(id))),
     };
     let backends = service.backends.iter().map(placed).collect();
-    Some(Draft { service, name, id: *id, pools, backends, keys })
+    Some(Draft { service, name, id: *id, pools, backends, spots, keys: Vec::new() })
 }
 
-fn add_keys(service: &Service, interface: &Interface, keys: &mut Vec<ServiceKey>) {
+fn add_spots(service: &Service, interface: &Interface, spots: &mut Vec<Spot>) {
     let protocols: &[u32] = match service.listen.protocol {
         Protocol::Tcp => &[TCP],
         Protocol::Udp => &[UDP],
@@ -201,41 +226,131 @@ fn add_keys(service: &Service, interface: &Interface, keys: &mut Vec<ServiceKey>
         None => &interface.addresses,
     };
     for &address in addresses {
-        let vip = SocketAddr::new(address, service.listen.port);
-        keys.extend(
-            protocols.iter().map(|&protocol| ServiceKey::new(vip, interface.index, protocol)),
-        );
+        let spot = |&protocol| Spot { address, interface: interface.index, protocol };
+        spots.extend(protocols.iter().map(spot));
     }
 }
 
-fn place_pools(drafts: &[Draft<'_>], previous: Option<&Desired>, desired: &mut Desired) {
-    let members: Vec<[Vec<Member>; 2]> =
+/// Gives services their keys: an exact address goes before an interface's own ones.
+fn find_keys(drafts: &mut [Draft<'_>]) {
+    let mut taken = Taken::default();
+    for draft in drafts.iter_mut().filter(|draft| draft.service.listen.address.is_some()) {
+        let ports = &draft.service.listen.port;
+        draft.spots.iter().for_each(|&spot| taken.take(spot, ports));
+        draft.keys = draft.spots.iter().flat_map(|&spot| ports::keys(spot, ports)).collect();
+    }
+    for draft in drafts.iter_mut().filter(|draft| draft.service.listen.address.is_none()) {
+        let ports = &draft.service.listen.port;
+        draft.keys = draft.spots.iter().flat_map(|&spot| taken.leaves(spot, ports)).collect();
+    }
+}
+
+/// What pools depend on beside their own service.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    config: &'a Config,
+    facts: &'a Facts,
+    previous: Option<&'a Desired>,
+}
+
+/// Makes weights follow live flows, where the service wants that.
+fn follow_loads(service: &Service, members: &mut [Member], known: Known<'_>) {
+    let has_affinity = service.affinity == Affinity::SourceIp;
+    if has_affinity || service.algorithm != Algorithm::LeastConnectionsWeights {
+        return;
+    }
+    let flows = |member: &Member| known.facts.loads.get(&member.id).copied().unwrap_or_default();
+    let backends: Vec<_> = members.iter().map(|member| (member.weight, flows(member))).collect();
+    let weights = load::weigh(&backends, known.config.settings.least_connections.weighted);
+    members.iter_mut().zip(weights).for_each(|(member, weight)| member.weight = weight);
+}
+
+fn place_pools(drafts: &[Draft<'_>], known: Known<'_>, desired: &mut Desired) {
+    let mut members: Vec<[Vec<Member>; 2]> =
         drafts.iter().map(|draft| place_backends(draft, desired)).collect();
+    for (draft, members) in drafts.iter().zip(&mut members) {
+        members.iter_mut().for_each(|members| follow_loads(draft.service, members, known));
+    }
+    let previous = known.previous;
     let resolution = resolution(&members.iter().flatten().map(Vec::len));
     if resolution.slots() < 100 {
         desired.notes.push(Note::CoarseShares { slots: resolution.slots() });
     }
     for (draft, members) in drafts.iter().zip(members) {
-        let pick = match draft.service.algorithm {
-            Algorithm::Maglev => Pick::Hash,
-            Algorithm::Random => Pick::Random,
-        };
         for ((family, id), mut members) in draft.pools.into_iter().zip(members) {
-            let length = resolution.length(members.len());
+            let pick = pick(draft.service, family);
+            let shape = Shape::of(pick, &members, resolution);
             let known = previous.and_then(|previous| previous.pools.get(&id));
             let slots = known
-                .and_then(|known| reuse(known, &mut members, length))
-                .unwrap_or_else(|| fill(&mut members, length));
+                .and_then(|known| reuse(known, &mut members, shape))
+                .unwrap_or_else(|| fill(&mut members, shape));
+            weigh(pick, &members, desired);
             let service = Arc::clone(&draft.name);
             desired.pools.insert(id, PoolPlan { service, family, pick, members, slots });
         }
     }
 }
 
+/// How a slot is picked for clients of a family.
+fn pick(service: &Service, family: Family) -> Pick {
+    match (service.affinity, service.algorithm) {
+        (Affinity::SourceIp, _) => {
+            let AffinityPrefix { v4, v6 } = service.affinity_prefix;
+            Pick::Source { bits: if family == Family::V4 { v4 } else { v6 } }
+        }
+        // A fragment without ports finds its backend then, too.
+        (Affinity::None, _) if service.policy.fragments == Fragments::Hash => {
+            Pick::Source { bits: if family == Family::V4 { 32 } else { 128 } }
+        }
+        (Affinity::None, Algorithm::Maglev) => Pick::Hash,
+        (Affinity::None, Algorithm::Random | Algorithm::LeastConnectionsWeights) => Pick::Random,
+        (Affinity::None, Algorithm::RoundRobin) => Pick::Turn,
+        (Affinity::None, Algorithm::LeastConnections) => Pick::Fewest,
+    }
+}
+
+/// Tells the packet programs the weights of backends whose flows they compare: of the heaviest as the largest number.
+fn weigh(pick: Pick, members: &[Member], desired: &mut Desired) {
+    if pick != Pick::Fewest {
+        return;
+    }
+    let heaviest = members.iter().map(|member| member.weight.parts()).max().unwrap_or_default();
+    for member in members.iter().filter(|member| member.weight.parts() > 0) {
+        let part = u64::from(member.weight.parts()) * u64::from(u16::MAX) / u64::from(heaviest);
+        if let Some(backend) = desired.backends.get_mut(&member.id) {
+            backend.value.weight = (part as u16).max(1);
+        }
+    }
+}
+
+/// What the slots of a pool are to be like.
+#[derive(Clone, Copy)]
+struct Shape {
+    length: u32,
+    in_turn: bool,
+}
+
+impl Shape {
+    fn of(pick: Pick, members: &[Member], resolution: Resolution) -> Self {
+        let most = resolution.length(members.len());
+        match pick {
+            Pick::Turn => Self { length: maglev::turns(&weights(members), most), in_turn: true },
+            Pick::Hash | Pick::Random | Pick::Fewest | Pick::Source { .. } => {
+                Self { length: most, in_turn: false }
+            }
+        }
+    }
+}
+
+fn weights(members: &[Member]) -> Vec<(SocketAddr, Weight)> {
+    members.iter().map(|member| (member.address, member.weight)).collect()
+}
+
 /// Places a service's backends; answers its members by family.
 fn place_backends(draft: &Draft<'_>, desired: &mut Desired) -> [Vec<Member>; 2] {
     let mut members: [Vec<Member>; 2] = Default::default();
     let mut left_out = Vec::new();
+    let mode = draft.service.delivery.mode;
     for &Placed { backend, id } in &draft.backends {
         let address = backend.address;
         let Some((Id { number: id, term }, departure)) = id else {
@@ -246,14 +361,22 @@ fn place_backends(draft: &Draft<'_>, desired: &mut Desired) -> [Vec<Member>; 2] 
             address: address.ip().into(),
             port: Be16::new(address.port()),
             state: value::Backend::LIVE,
-            service: draft.id.number,
+            mode: snat::mode(mode, address),
+            service: draft.id.number as u16,
+            weight: 0,
             generation: departure.generation,
-            fate: departure.fate as u16,
+            fate: departure.fate as u8,
+            sources: 0,
             max_flows: backend.max_flows,
         };
         desired.backends.insert(id, BackendPlan { value, term });
         let member = Member { id, address, weight: weight::effective(backend), slots: 0 };
-        members[Family::of(address.ip()) as usize].push(member);
+        for family in Family::ALL {
+            // What travels inside other packets may do so inside those of either family.
+            if mode.is_tunnel() || family == Family::of(address.ip()) {
+                members[family as usize].push(member);
+            }
+        }
     }
     if !left_out.is_empty() {
         desired.notes.push(Note::NoBackendIds { service: Arc::clone(&draft.name), left_out });
@@ -278,11 +401,12 @@ fn resolution(pools: &(impl Iterator<Item = usize> + Clone)) -> Resolution {
 }
 
 /// The slots of an earlier plan, if the members and the length are those of now.
-fn reuse(known: &PoolPlan, members: &mut [Member], length: u32) -> Option<Arc<[u32]>> {
+fn reuse(known: &PoolPlan, members: &mut [Member], shape: Shape) -> Option<Arc<[u32]>> {
     let is_same =
         |(a, b): (&Member, &Member)| (a.id, a.address, a.weight) == (b.id, b.address, b.weight);
     let is_unchanged = known.members.len() == members.len()
-        && (known.slots.is_empty() || known.slots.len() == length as usize)
+        && (known.pick == Pick::Turn) == shape.in_turn
+        && (known.slots.is_empty() || known.slots.len() == shape.length as usize)
         && known.members.iter().zip(&*members).all(is_same);
     if !is_unchanged {
         return None;
@@ -291,9 +415,10 @@ fn reuse(known: &PoolPlan, members: &mut [Member], length: u32) -> Option<Arc<[u
     Some(Arc::clone(&known.slots))
 }
 
-fn fill(members: &mut [Member], length: u32) -> Arc<[u32]> {
-    let backends: Vec<_> = members.iter().map(|member| (member.address, member.weight)).collect();
-    let table = maglev::fill(&backends, length);
+fn fill(members: &mut [Member], Shape { length, in_turn }: Shape) -> Arc<[u32]> {
+    let backends = weights(members);
+    let table =
+        if in_turn { maglev::in_turn(&backends, length) } else { maglev::fill(&backends, length) };
     for (member, count) in members.iter_mut().zip(table.counts) {
         member.slots = count;
     }
@@ -311,11 +436,11 @@ fn note_families_without_backend(draft: &Draft<'_>, desired: &mut Desired) {
     }
 }
 
-/// An exact address wins over an interface's own ones, and then the first in the file.
+/// Where keys clash that should not, or there is no room for all, exact addresses go first, and then the order of the file.
 fn place_keys(drafts: &[Draft<'_>], desired: &mut Desired) {
     let is_exact = |draft: &&Draft<'_>| draft.service.listen.address.is_some();
     let (exact, own): (Vec<_>, Vec<_>) = drafts.iter().partition(is_exact);
-    let mut room = [limit::SERVICE_KEYS; 2];
+    let mut room = [[limit::SERVICE_KEYS; 2], [limit::PORTS_KEYS; 2]];
     for draft in exact.into_iter().chain(own) {
         let mut left_out = [0; 2];
         for &key in &draft.keys {
@@ -323,11 +448,13 @@ fn place_keys(drafts: &[Draft<'_>], desired: &mut Desired) {
                 continue;
             }
             let family = key.family() as usize;
-            if room[family] == 0 {
+            let is_range = matches!(key, ServiceKey::PortsV4(..) | ServiceKey::PortsV6(..));
+            let room = &mut room[usize::from(is_range)][family];
+            if *room == 0 {
                 left_out[family] += 1;
                 continue;
             }
-            room[family] -= 1;
+            *room -= 1;
             let (_, pool) = draft.pools[family];
             desired.services.insert(key, value::Service { id: draft.id.number, pool });
         }
@@ -343,7 +470,7 @@ fn place_keys(drafts: &[Draft<'_>], desired: &mut Desired) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Backend, Listen, Policy, Settings};
+    use crate::config::{Backend, Delivery, Listen, Policy, Ports, Settings};
     use crate::id::{Limits, Wanted};
 
     fn config(services: Vec<Service>) -> Config {
@@ -360,9 +487,12 @@ mod tests {
         };
         Service {
             name: name.to_owned(),
-            listen: Listen { interfaces, address: None, port: 80, protocol },
+            listen: Listen { interfaces, address: None, port: Ports::one(80), protocol },
             algorithm: Algorithm::Maglev,
+            affinity: Affinity::None,
+            affinity_prefix: AffinityPrefix::default(),
             backends: (1..=backends).map(backend).collect(),
+            delivery: Delivery::default(),
             manage_address: false,
             policy: Policy::default(),
         }
@@ -370,7 +500,7 @@ mod tests {
 
     fn eth0(addresses: Vec<IpAddr>) -> Facts {
         let interface = Interface { index: 2, addresses };
-        Facts { interfaces: BTreeMap::from([("eth0".to_owned(), interface)]) }
+        Facts { interfaces: BTreeMap::from([("eth0".to_owned(), interface)]), ..Facts::default() }
     }
 
     fn plan_within(limits: Limits, config: &Config, facts: &Facts) -> Desired {
@@ -379,6 +509,7 @@ mod tests {
             service: service.name.as_str().into(),
             backends: service.backends.iter().map(|backend| backend.address).collect(),
             removal: value::Fate::Keep,
+            mode: value::Mode::Nat,
         });
         ids.hold(&wanted.collect::<Vec<_>>());
         plan(config, facts, &ids, None)
@@ -416,7 +547,8 @@ mod tests {
         let facts = eth0((0..limit::SERVICE_KEYS + 3).map(address).collect());
         let desired = plan_within(Limits::default(), &config(vec![service("web", 1)]), &facts);
         assert_eq!(desired.services.len(), limit::SERVICE_KEYS as usize);
-        let expected = "service web: 3 addresses left out, as the IPv4 service map is full";
+        let expected =
+            "service web: 3 addresses and ports left out, as the IPv4 service map is full";
         assert_eq!(notes(&desired), [expected]);
     }
 
@@ -453,6 +585,7 @@ mod tests {
             service: service.name.as_str().into(),
             backends: service.backends.iter().map(|backend| backend.address).collect(),
             removal: value::Fate::Keep,
+            mode: value::Mode::Nat,
         };
         ids.hold(&config.services.iter().map(wanted).collect::<Vec<_>>());
         let before = plan(&config, &Facts::default(), &ids, None);

@@ -5,11 +5,11 @@
 //! been applied is not kept here.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use equipoise_common::value::Fate;
 
-use crate::config::{self, Config, OnBackendRemoved};
+use crate::config::{self, Affinity, Algorithm, Config, OnBackendRemoved};
 use crate::facts::Facts;
 use crate::id::{Ids, Mark, Named, Wanted};
 use crate::plan::{Desired, Note, PoolPlan, ServiceKey, plan};
@@ -72,8 +72,30 @@ impl State {
 
     /// The machine has changed.
     pub fn handle_facts(&mut self, facts: Facts) {
+        let facts = Facts { loads: std::mem::take(&mut self.facts.loads), ..facts };
         self.stale |= self.facts != facts;
         self.facts = facts;
+    }
+
+    /// Backends whose weights follow their live flows, by id.
+    pub fn followed(&self) -> Vec<u32> {
+        let follows = |service: &config::Service| {
+            service.algorithm == Algorithm::LeastConnectionsWeights
+                && service.affinity == Affinity::None
+        };
+        if !self.config.services.iter().any(follows) {
+            return Vec::new();
+        }
+        let services = self.services().into_iter().filter(|view| follows(view.service));
+        services.flat_map(|view| view.backends).filter_map(|backend| backend.id).collect()
+    }
+
+    /// Live flows have been counted; true if that makes a difference.
+    pub fn handle_loads(&mut self, loads: BTreeMap<u32, u64>) -> bool {
+        let is_new = self.facts.loads != loads;
+        self.facts.loads = loads;
+        self.stale |= is_new;
+        is_new
     }
 
     /// The flow table has been read: of the ids that rested at `mark`, it still names these.
@@ -113,6 +135,11 @@ impl State {
         &self.desired
     }
 
+    /// Addresses of backends that have left and whose flows may go on.
+    pub fn gone(&self) -> impl Iterator<Item = IpAddr> {
+        self.ids.gone().map(|gone| gone.address.ip())
+    }
+
     /// Whether ids rest, to be asked for in the flow table.
     pub fn resting(&self) -> Option<Mark> {
         self.ids.resting()
@@ -121,7 +148,7 @@ impl State {
     /// The services of the latest plan, in the order of the file.
     pub fn services(&self) -> Vec<ServiceView<'_>> {
         let mut keys: BTreeMap<u32, Vec<ServiceKey>> = BTreeMap::new();
-        for (&key, service) in &self.desired.services {
+        for (&key, service) in self.desired.services.iter().filter(|(key, _)| !key.is_whole()) {
             keys.entry(service.id).or_default().push(key);
         }
         let view = |service| self.view(service, &mut keys);
@@ -172,6 +199,7 @@ fn wanted(config: &Config) -> Vec<Wanted> {
             OnBackendRemoved::Keep => Fate::Keep,
             OnBackendRemoved::Reset => Fate::Reset,
         },
+        mode: service.delivery.mode.value(),
     };
     config.services.iter().map(wanted).collect()
 }
@@ -193,7 +221,7 @@ mod tests {
     fn facts() -> Facts {
         let addresses = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
         let eth0 = Interface { index: 2, addresses };
-        Facts { interfaces: BTreeMap::from([("eth0".to_owned(), eth0)]) }
+        Facts { interfaces: BTreeMap::from([("eth0".to_owned(), eth0)]), ..Facts::default() }
     }
 
     #[test]
@@ -209,6 +237,27 @@ mod tests {
         });
         let expected = [(Some(0), 3, 3.0, 0.75), (Some(1), 1, 1.0, 1.0), (Some(2), 1, 1.0, 0.25)];
         assert_eq!(told.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn weights_follow_live_flows_where_the_service_says_so() {
+        let backends =
+            "{ address = '10.0.0.1:80', weight = 50 }, { address = '10.0.0.2:80', weight = 50 }";
+        let follows = |algorithm| {
+            let mut config = config(backends);
+            config.services[0].algorithm = algorithm;
+            let mut state = State::new(config, facts());
+            state.plan();
+            assert!(state.handle_loads(BTreeMap::from([(0, 5), (1, 20)])));
+            assert!(!state.handle_loads(BTreeMap::from([(0, 5), (1, 20)])));
+            state.handle_facts(facts());
+            state.plan();
+            let services = state.services();
+            let shares = services[0].backends.iter().map(|b| (100.0 * b.share).round());
+            (state.followed(), shares.collect::<Vec<_>>())
+        };
+        assert_eq!(follows(Algorithm::LeastConnectionsWeights), (vec![0, 1], vec![78.0, 22.0]));
+        assert_eq!(follows(Algorithm::Random), (vec![], vec![50.0, 50.0]));
     }
 
     #[test]

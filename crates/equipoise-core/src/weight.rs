@@ -23,6 +23,14 @@ impl Weight {
         Self(u32::from(weight) * Self::PARTS)
     }
 
+    /// A part of it, at most all of it, and never none of some.
+    #[must_use]
+    pub fn part(self, numerator: u64, denominator: u64) -> Self {
+        let part = u128::from(self.0) * u128::from(numerator) / u128::from(denominator.max(1));
+        let least = self.0.min(1);
+        Self(u32::try_from(part).unwrap_or(self.0).clamp(least, self.0))
+    }
+
     /// In parts.
     pub fn parts(self) -> u32 {
         self.0

@@ -4,14 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use equipoise_common::limit;
 use equipoise_core::config::{
-    Attach, AttachMode, BackendInterfaces, Checked, Config, OnBackendDown, OnBackendRemoved,
-    OnEmpty, OnExit, OnFull, OnUnknown, Policy, Problem, Protocol, Settings, Timeouts, flags_text,
-    from_flags, parse, problem_at,
+    Affinity, AffinityPrefix, Algorithm, Attach, AttachMode, BackendInterfaces, Checked, Config,
+    Fragments, LeastConnections, Limits, List, OnBackendDown, OnBackendRemoved, OnEmpty, OnExit,
+    OnFull, OnUnknown, Policy, Ports, Prefix, Problem, Protocol, RateLimit, Settings, SourceLimit,
+    SourcePrefix, Timeouts, flags_text, from_flags, parse, parse_with, problem_at,
 };
 use expect_test::expect_file;
 use proptest::prelude::*;
@@ -92,7 +94,7 @@ fn every_key_arrives() {
     assert_eq!(service.name, "dns");
     assert_eq!(service.listen.interfaces, ["eth0", "eth0.100", "br0"]);
     assert_eq!(service.listen.address, Some("2001:db8::53".parse().unwrap()));
-    assert_eq!((service.listen.port, service.listen.protocol), (53, Protocol::Both));
+    assert_eq!((&service.listen.port, service.listen.protocol), (&Ports::one(53), Protocol::Both));
     let backends: Vec<_> =
         service.backends.iter().map(|b| (b.address.to_string(), b.weight)).collect();
     assert_eq!(
@@ -104,6 +106,9 @@ fn every_key_arrives() {
         ]
     );
     assert!(service.manage_address);
+    let prefix = AffinityPrefix { v4: 24, v6: 56 };
+    assert_eq!((service.algorithm, service.affinity), (Algorithm::Random, Affinity::SourceIp));
+    assert_eq!(service.affinity_prefix, prefix);
     let max_flows = service.backends.iter().map(|backend| backend.max_flows);
     assert_eq!(max_flows.collect::<Vec<_>>(), [64_000_000, 0, 0]);
     let timeouts = Timeouts {
@@ -114,14 +119,35 @@ fn every_key_arrives() {
         udp_two_way: Duration::from_millis(7_500_500),
         reset_on_expiry: true,
     };
+    let prefix = |address: &str, length| Prefix { address: address.parse().unwrap(), length };
+    let limits = Limits {
+        per_source: SourceLimit {
+            limit: RateLimit { rate: Some(100), burst: Some(300) },
+            prefix: SourcePrefix { v4: Some(24), v6: Some(56) },
+        },
+        per_backend: RateLimit { rate: Some(1_000_000), burst: Some(2_000_000) },
+        allow: List {
+            written: ["10.0.0.0/8", "2001:db8::/32", "192.0.2.1", "10.0.0.0/8"]
+                .map(String::from)
+                .to_vec(),
+            prefixes: [prefix("10.0.0.0", 8), prefix("192.0.2.1", 32), prefix("2001:db8::", 32)]
+                .into(),
+        },
+        deny: List {
+            written: vec!["0.0.0.0/0".to_owned()],
+            prefixes: [prefix("0.0.0.0", 0)].into(),
+        },
+    };
     let policy = Policy {
         on_backend_down: OnBackendDown::Reselect,
         on_backend_removed: OnBackendRemoved::Reset,
         on_unknown: OnUnknown::Reset,
         on_empty: OnEmpty::Pass,
         on_full: OnFull::Drop,
+        fragments: Fragments::Drop,
         max_flows: 5_000,
         timeouts,
+        limits,
     };
     assert_eq!(service.policy, policy);
     let attach = Attach {
@@ -138,7 +164,19 @@ fn every_key_arrives() {
         backend_interfaces,
         max_flows: 64_000_000,
         on_exit: OnExit::Keep,
+        least_connections: LeastConnections {
+            update_interval: Duration::from_secs(2),
+            weighted: false,
+        },
         events: false,
+        limits: Limits {
+            per_source: SourceLimit {
+                limit: RateLimit { rate: Some(7), burst: None },
+                ..SourceLimit::default()
+            },
+            deny: List { written: vec!["::/0".to_owned()], prefixes: [prefix("::", 0)].into() },
+            ..Limits::default()
+        },
     };
     assert_eq!(config.settings, settings);
 }
@@ -166,8 +204,10 @@ fn what_is_not_said_has_its_default() {
         on_unknown: OnUnknown::Hash,
         on_empty: OnEmpty::Reset,
         on_full: OnFull::Hash,
+        fragments: Fragments::Track,
         max_flows: 0,
         timeouts,
+        limits: Limits::default(),
     };
     assert_eq!(config.services[0].policy, policy);
 }
@@ -192,7 +232,7 @@ fn places_of_keys_are_where_they_stand() {
     let config = good("every-key.toml", text).config;
     let key = "settings.attach.\"eth0.100\"";
     let problem = problem_at(&config.places, text, key, "there is no `eth0.100`", None);
-    assert_eq!((problem.line, problem.column), (28, 55));
+    assert_eq!((problem.line, problem.column), (37, 55));
 }
 
 #[test]
@@ -245,10 +285,10 @@ fn flags_make_one_service_named_default() {
 #[test]
 fn flags_are_checked_as_a_file_is_and_the_flag_that_is_wrong_is_pointed_at() {
     let interfaces = ["eth0".to_owned(), "eth0".to_owned(), "a/b".to_owned()];
-    let targets = ["10.0.0.1".to_owned(), "10.0.0.1:1".to_owned(), "10.0.0.1:1".to_owned()];
+    let targets = ["10.0.0.256".to_owned(), "10.0.0.1:1".to_owned(), "10.0.0.1:1".to_owned()];
     let problems = from_flags(&interfaces, 0, &targets).unwrap_err();
     let text = flags_text(&interfaces, 0, &targets);
-    assert_eq!(text, "-i eth0 -i eth0 -i a/b -p 0 -t 10.0.0.1 -t 10.0.0.1:1 -t 10.0.0.1:1");
+    assert_eq!(text, "-i eth0 -i eth0 -i a/b -p 0 -t 10.0.0.256 -t 10.0.0.1:1 -t 10.0.0.1:1");
     let found: Vec<_> = problems
         .iter()
         .map(|problem| (problem.key.as_str(), problem.column, &text[problem.span.clone().unwrap()]))
@@ -257,8 +297,8 @@ fn flags_are_checked_as_a_file_is_and_the_flag_that_is_wrong_is_pointed_at() {
         ("-i", 12, "eth0"),
         ("-i", 20, "a/b"),
         ("-p", 27, "0"),
-        ("-t", 32, "10.0.0.1"),
-        ("-t", 58, "10.0.0.1:1"),
+        ("-t", 32, "10.0.0.256"),
+        ("-t", 60, "10.0.0.1:1"),
     ];
     assert_eq!(found, expected);
     assert_eq!(from_flags(&[], 80, &[]).unwrap_err().len(), 2);
@@ -279,6 +319,78 @@ fn too_many_services_and_backends_are_refused() {
         problems,
         "f.toml:1:3: service: 4097 services are too many (allowed: at most 4096)\n"
     );
+}
+
+/// A service, with these limits.
+fn limited(limits: &str) -> String {
+    format!(
+        "[[service]]\nname = 'web'\nlisten = {{ interfaces = ['eth0'], port = 80 }}\n\
+         backends = [{{ address = '10.0.0.1:80' }}]\nlimits = {{ {limits} }}\n"
+    )
+}
+
+/// Reads `/lists/NAME`: as many lines as the name says, or what is there of that name.
+fn lists(path: &Path) -> Result<String, String> {
+    let name = path.strip_prefix("/lists").unwrap().to_str().unwrap();
+    Ok(match name {
+        "good" => "# Ours.\r\n10.0.0.0/8 # all of it\r\n\r\n\t192.0.2.1\n2001:db8::/32".to_owned(),
+        "empty" => "# Nobody yet.\n".to_owned(),
+        "bad" => "10.0.0.0/8\n10.0.0.1/8\nten\n".to_owned(),
+        count => match count.parse::<u32>() {
+            Ok(count) => (0..count).map(|at| format!("{}\n", Ipv4Addr::from(at))).collect(),
+            Err(_) => return Err("there is no such file".to_owned()),
+        },
+    })
+}
+
+#[test]
+fn prefixes_of_files_are_with_the_others() {
+    let text = limited("deny = ['@/lists/good', '10.0.0.0/8', '::1'], allow = ['@/lists/100000']");
+    let config = parse_with("f.toml", &text, &lists).unwrap().config;
+    let limits = &config.services[0].policy.limits;
+    let deny: Vec<_> = limits.deny.prefixes.iter().map(ToString::to_string).collect();
+    assert_eq!(deny, ["10.0.0.0/8", "192.0.2.1/32", "::1/128", "2001:db8::/32"]);
+    assert_eq!(limits.deny.written, ["@/lists/good", "10.0.0.0/8", "::1"]);
+    assert_eq!(limits.allow.prefixes.len(), 100_000);
+}
+
+#[test]
+fn what_is_wrong_in_a_file_is_told_with_its_line() {
+    for (limits, right) in [
+        (
+            "deny = ['1.1.1.1', '@/lists/bad']",
+            "5:31: service[0].limits.deny[1]: /lists/bad, line 2: `10.0.0.1/8` has bits set after its first 8 \
+             (allowed: 10.0.0.0/8 for all of them, or 10.0.0.1 for one address)\n\
+             5:31: service[0].limits.deny[1]: /lists/bad, line 3: `ten` is not a prefix \
+             (allowed: a prefix or an address, such as 10.0.0.0/8 or 2001:db8::1)\n",
+        ),
+        (
+            "deny = ['@/lists/none']",
+            "5:20: service[0].limits.deny[0]: file /lists/none cannot be read: there is no such file \
+             (allowed: a file with a prefix on each line)\n",
+        ),
+        (
+            "allow = ['@/lists/empty']",
+            "5:12: service[0].limits.allow: nothing in this list is a prefix \
+             (allowed: at least one prefix, or no list)\n",
+        ),
+        (
+            "deny = ['@/lists/131072'], allow = ['::1']",
+            "5:39: service[0].limits.allow: with this one there are too many (allowed: at most 131072 in all lists together)\n",
+        ),
+    ] {
+        let problems = parse_with("f.toml", &limited(limits), &lists).unwrap_err();
+        let told = report("", &problems).replace("\n:", "\n");
+        assert_eq!(told.trim_start_matches(':'), right, "{limits}");
+    }
+}
+
+#[test]
+fn file_that_is_wrong_throughout_does_not_fill_the_screen() {
+    let files = |_: &Path| Ok("x\n".repeat(5_000));
+    let problems = parse_with("f.toml", &limited("deny = ['@/l']"), &files).unwrap_err();
+    assert_eq!(problems.len(), 11);
+    assert!(problems.iter().any(|p| p.message == "/l: 4990 more lines are wrong"), "{problems:?}");
 }
 
 /// A good file of some services with some backends each.
@@ -405,4 +517,26 @@ proptest! {
     fn no_damage_to_a_good_file_panics_and_every_place_is_in_it((name, text) in mutated()) {
         problems_are_sound(&name, &text);
     }
+}
+
+#[test]
+fn what_affinity_leaves_unused_is_noted_at_its_place() {
+    let notes = |keys: &str| {
+        let text = format!(
+            "[[service]]\nname = 'web'\nlisten = {{ interfaces = ['eth0'], address = '192.0.2.1', port = 80 }}\n\
+             backends = [{{ address = '10.0.0.1' }}]\n{keys}"
+        );
+        let notes = good("a.toml", &text).notes;
+        notes.into_iter().map(|note| (note.key, note.line)).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        notes("affinity = 'source-ip'\nalgorithm = 'random'"),
+        [("service[0].algorithm".to_owned(), 6)]
+    );
+    assert_eq!(
+        notes("affinity-prefix = { v4 = 24 }"),
+        [("service[0].affinity-prefix".to_owned(), 5)]
+    );
+    assert_eq!(notes("affinity = 'source-ip'\naffinity-prefix = { v4 = 24 }"), []);
+    assert_eq!(notes("affinity = 'none'\nalgorithm = 'random'"), []);
 }

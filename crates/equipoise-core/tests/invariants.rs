@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use equipoise_common::value::{Backend, Fate, Policy, Pool, Reply, Service};
+use equipoise_common::key::{HostKey, TCP};
+use equipoise_common::value::{Backend, Fate, Limits, Policy, Pool, Reply, Service, Snat};
 use equipoise_core::config::{
-    self, Algorithm, Config, Listen, OnBackendRemoved, Protocol, Settings,
+    self, Affinity, AffinityPrefix, Algorithm, Config, Delivery, List, Listen, Mode, MssClamp,
+    OnBackendRemoved, Ports, Prefix, Protocol, RateLimit, Settings,
 };
 use equipoise_core::diff::{Applied, Difference, Run, Step, diff};
 use equipoise_core::facts::{Facts, Interface};
 use equipoise_core::id::{Ids, Named, Wanted};
-use equipoise_core::plan::{Desired, ServiceKey, plan};
+use equipoise_core::plan::{Desired, Listed, Rule, ServiceKey, Spot, plan};
 use equipoise_core::state::State;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -26,7 +28,10 @@ struct Maps {
     pools: BTreeMap<u32, Pool>,
     backends: BTreeMap<u32, Backend>,
     policies: BTreeMap<u32, Policy>,
+    access: BTreeMap<Listed, Rule>,
     replies: BTreeMap<ServiceKey, Reply>,
+    snat: BTreeMap<u64, Snat>,
+    hairpins: BTreeSet<HostKey>,
     slots: BTreeMap<Run, Slots>,
     given_up: Vec<Run>,
 }
@@ -50,10 +55,22 @@ impl Maps {
             Step::PutPolicy { id, value } => {
                 self.policies.insert(*id, *value);
             }
+            Step::PutAccess { listed, rule } => {
+                self.access.insert(*listed, *rule);
+            }
+            Step::RemoveAccess { listed } => {
+                assert!(self.access.remove(listed).is_some(), "{step}");
+            }
             Step::PutReply { key, value } => {
                 self.replies.insert(*key, *value);
             }
             Step::RemoveReply { key } => assert!(self.replies.remove(key).is_some(), "{step}"),
+            Step::PutSnat { key, value } => {
+                self.snat.insert(*key, *value);
+            }
+            Step::RemoveSnat { key } => assert!(self.snat.remove(key).is_some(), "{step}"),
+            Step::PutHairpin { key } => assert!(self.hairpins.insert(*key), "{step}"),
+            Step::RemoveHairpin { key } => assert!(self.hairpins.remove(key), "{step}"),
             Step::PutBackend { id, value } => {
                 let was = self.backends.insert(*id, *value);
                 was.into_iter().for_each(|was| check_generation(&was, value, step));
@@ -93,16 +110,43 @@ impl Maps {
             assert!(self.pools.contains_key(&service.pool), "after {step}: {service:?}");
             assert!(self.policies.contains_key(&service.id), "after {step}: {service:?}");
         }
+        for id in self.services.values().map(|service| service.id) {
+            // Nobody is kept out because the list of those who are let in is not there yet.
+            let only = self.policies[&id].limits.lists & Limits::LISTED_ONLY != 0;
+            let is_its_own = |listed: &Listed| listed.service.is_none_or(|service| service == id);
+            assert!(!only || self.access.keys().any(is_its_own), "after {step}");
+        }
         let is_live =
             |id: &u32| self.backends.get(id).is_some_and(|there| there.state == Backend::LIVE);
         for reply in self.replies.values() {
             assert!(is_live(&reply.backend), "after {step}: {reply:?}");
             assert!(self.policies.contains_key(&reply.service), "after {step}: {reply:?}");
         }
+        for (&id, backend) in &self.backends {
+            for entry in 0..u32::from(backend.sources) {
+                assert!(self.snat.contains_key(&Snat::key(id, entry)), "after {step}: {backend:?}");
+            }
+        }
         for run in self.read_runs() {
             let slots = &self.slots[&run];
             assert!(slots.named.iter().all(is_live), "after {step}: {run}");
         }
+    }
+
+    /// Where a packet is led, as the packet programs find it: by its port, else by the longest prefix.
+    fn lookup(&self, spot: Spot, port: u16) -> Option<Service> {
+        let exact =
+            ServiceKey::new(SocketAddr::new(spot.address, port), spot.interface, spot.protocol);
+        let fits = |key: &ServiceKey| {
+            let ports = key.vip().port()..=key.last_port();
+            ports.contains(&port)
+                && (key.vip().ip(), key.interface(), key.protocol())
+                    == (spot.address, spot.interface, spot.protocol)
+        };
+        self.services.get(&exact).copied().or_else(|| {
+            let ranges = self.services.iter().filter(|(key, _)| key.port_bits() <= 16 && fits(key));
+            ranges.max_by_key(|(key, _)| key.port_bits()).map(|(_, service)| *service)
+        })
     }
 
     fn is_there(&self, backend: u32) -> bool {
@@ -121,6 +165,7 @@ impl Maps {
     fn assert_is(&self, desired: &Desired) {
         assert_eq!(self.services, desired.services);
         assert_eq!(self.replies, desired.replies);
+        assert_eq!(self.access, desired.access);
         // A service that has left leaves its policy.
         let policies = desired.policies.iter();
         assert!(policies.clone().all(|(id, policy)| self.policies.get(id) == Some(policy)));
@@ -130,7 +175,8 @@ impl Maps {
             |(id, backend): &(u32, Backend)| backend.state == Backend::LIVE || self.is_there(*id);
         assert_eq!(self.backends, backends.filter(is_seen).collect());
         let pools = self.pools.iter().map(|(&id, pool)| (id, (pool.pick, self.ids(pool))));
-        let wanted = desired.pools.iter().map(|(&id, pool)| (id, (pool.pick as u32, &*pool.slots)));
+        let wanted =
+            desired.pools.iter().map(|(&id, pool)| (id, (pool.pick.number(), &*pool.slots)));
         assert!(pools.eq(wanted));
     }
 }
@@ -175,24 +221,55 @@ fn turns() -> impl Strategy<Value = Vec<Turn>> {
 
 fn configs() -> impl Strategy<Value = Config> {
     let services = ["web", "dns", "mail"].map(|name| prop::option::weighted(0.8, service(name)));
-    services.prop_map(|services| config(services.into_iter().flatten().collect()))
+    (services, limits()).prop_map(|(services, limits)| {
+        let mut config = config(services.into_iter().flatten().collect());
+        config.settings.limits = limits;
+        config
+    })
+}
+
+/// Services no two of which have the same rank at the same address.
+fn distinct_configs() -> impl Strategy<Value = Config> {
+    configs().prop_map(|mut all| {
+        let kind = |ports: &Ports| match ports {
+            Ports::List(_) => 0,
+            Ports::Range(..) => 1,
+            Ports::All => 2,
+        };
+        let mut seen = BTreeSet::new();
+        all.services
+            .retain(|service| seen.insert((service.listen.address, kind(&service.listen.port))));
+        all
+    })
 }
 
 fn service(name: &'static str) -> impl Strategy<Value = config::Service> {
     let address =
         prop::option::of(prop::sample::select(vec!["192.0.2.1", "192.0.2.2", "2001:db8::1"]));
     let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Both]);
-    let algorithm = prop::sample::select(vec![Algorithm::Maglev, Algorithm::Random]);
-    (address, protocol, algorithm, backends(), policy()).prop_map(
-        move |(address, protocol, algorithm, backends, policy)| {
+    let algorithm = prop::sample::select(vec![
+        Algorithm::Maglev,
+        Algorithm::Random,
+        Algorithm::RoundRobin,
+        Algorithm::LeastConnections,
+    ]);
+    (address, ports(), protocol, algorithm, backends(), (policy(), delivery())).prop_map(
+        move |(address, port, protocol, algorithm, backends, (policy, delivery))| {
             let address = address.map(|address| address.parse().unwrap());
             let interfaces = vec!["eth0".to_owned(), "eth1".to_owned()];
-            let listen = Listen { interfaces, address, port: 80, protocol };
+            let listen = Listen { interfaces, address, port, protocol };
             config::Service {
                 name: name.to_owned(),
                 listen,
                 algorithm,
+                affinity: if protocol == Protocol::Both {
+                    Affinity::SourceIp
+                } else {
+                    Affinity::None
+                },
+                affinity_prefix: AffinityPrefix::default(),
                 backends,
+                delivery,
                 manage_address: false,
                 policy,
             }
@@ -200,27 +277,67 @@ fn service(name: &'static str) -> impl Strategy<Value = config::Service> {
     )
 }
 
+/// Of every mode, with addresses of ours or without.
+fn delivery() -> impl Strategy<Value = Delivery> {
+    let modes = vec![Mode::Nat, Mode::Nat, Mode::FullNat, Mode::Dsr, Mode::Ipip, Mode::Gue];
+    let all: Vec<IpAddr> =
+        ["192.0.2.9", "198.51.100.1", "2001:db8::9"].map(|a| a.parse().unwrap()).to_vec();
+    let addresses = prop::sample::subsequence(all, 0..=3);
+    (prop::sample::select(modes), addresses).prop_map(|(mode, snat_addresses)| Delivery {
+        mode,
+        snat_addresses,
+        mss_clamp: MssClamp::Auto,
+    })
+}
+
+/// Those that meet, and that make a few keys each.
+fn ports() -> impl Strategy<Value = Ports> {
+    prop::sample::select(vec![
+        Ports::one(80),
+        Ports::one(80),
+        Ports::List(vec![80, 443]),
+        Ports::Range(80, 83),
+        Ports::Range(79, 500),
+        Ports::All,
+    ])
+}
+
 fn policy() -> impl Strategy<Value = config::Policy> {
     let removed = prop::sample::select(vec![OnBackendRemoved::Keep, OnBackendRemoved::Reset]);
-    (removed, 0_u32..3).prop_map(|(on_backend_removed, max_flows)| config::Policy {
-        on_backend_removed,
-        max_flows,
-        ..config::Policy::default()
+    (removed, 0_u32..3, limits()).prop_map(|(on_backend_removed, max_flows, limits)| {
+        config::Policy { on_backend_removed, max_flows, limits, ..config::Policy::default() }
+    })
+}
+
+fn limits() -> impl Strategy<Value = config::Limits> {
+    let rate = prop::option::of(0_u32..3);
+    (rate, list(), list()).prop_map(|(rate, allow, deny)| config::Limits {
+        per_backend: RateLimit { rate, burst: None },
+        allow,
+        deny,
+        ..config::Limits::default()
+    })
+}
+
+/// None, or some of a few prefixes, which other lists may have too.
+fn list() -> impl Strategy<Value = List> {
+    let prefix =
+        |(address, length): (&str, u8)| Prefix { address: address.parse().unwrap(), length };
+    let all =
+        [("10.0.0.0", 8), ("10.0.0.0", 16), ("192.0.2.1", 32), ("2001:db8::", 32)].map(prefix);
+    let some = prop::sample::subsequence(all.to_vec(), 0..=4);
+    prop_oneof![Just(Vec::new()), some].prop_map(|prefixes| List {
+        written: prefixes.iter().map(ToString::to_string).collect(),
+        prefixes: prefixes.into(),
     })
 }
 
 /// Some of a few backends, in any order, so that they go and come back.
 fn backends() -> impl Strategy<Value = Vec<config::Backend>> {
-    let all: Vec<SocketAddr> = [
-        "10.0.0.1:80",
-        "10.0.0.1:81",
-        "10.0.0.2:80",
-        "10.0.0.3:80",
-        "[fd00::1]:80",
-        "[fd00::2]:80",
-    ]
-    .map(|address| address.parse().unwrap())
-    .to_vec();
+    let all: Vec<SocketAddr> =
+        ["10.0.0.1:80", "10.0.0.1:81", "10.0.0.2:80", "10.0.0.3:0", "[fd00::1]:80", "[fd00::2]:80"]
+            .map(|address| address.parse().unwrap())
+            .to_vec();
     let some = prop::sample::subsequence(all, 0..=6).prop_shuffle();
     (some, prop::array::uniform6(0_u16..4)).prop_map(|(addresses, weights)| {
         let backend = |(address, weight)| config::Backend { address, weight, max_flows: 0 };
@@ -238,10 +355,16 @@ fn facts() -> impl Strategy<Value = Facts> {
             addresses.prop_map(move |addresses| Interface { index, addresses }),
         )
     };
-    (interface(2), interface(3)).prop_map(|(eth0, eth1)| {
+    let sources = prop::sample::subsequence(vec!["10.0.0.1", "10.0.0.2", "fd00::1"], 0..=3);
+    (interface(2), interface(3), sources).prop_map(|(eth0, eth1, reached)| {
         let named = [("eth0", eth0), ("eth1", eth1)];
         let there = named.into_iter().filter_map(|(name, there)| Some((name.to_owned(), there?)));
-        Facts { interfaces: there.collect() }
+        let own = |backend: &str| {
+            let source = if backend.contains(':') { "2001:db8::1" } else { "192.0.2.9" };
+            (backend.parse().unwrap(), source.parse().unwrap())
+        };
+        let sources = reached.into_iter().map(own).collect();
+        Facts { interfaces: there.collect(), sources, ..Facts::default() }
     })
 }
 
@@ -294,6 +417,73 @@ proptest! {
     }
 
     #[test]
+    fn no_packet_is_led_by_a_service_that_it_is_neither_for_before_nor_after(turns in turns()) {
+        let mut state = State::new(config(Vec::new()), Facts::default());
+        let (mut maps, mut applied) = (Maps::default(), Applied::new(1 << 17));
+        let spots = ["192.0.2.1", "192.0.2.9"].map(|address| Spot {
+            address: address.parse().unwrap(),
+            interface: 2,
+            protocol: TCP,
+        });
+        let led = |maps: &Maps| -> Vec<Option<Service>> {
+            const PORTS: [u16; 8] = [22, 79, 80, 81, 84, 443, 500, 501];
+            spots.iter().flat_map(|&spot| PORTS.map(|port| maps.lookup(spot, port))).collect()
+        };
+        for turn in turns {
+            state.handle_config(turn.config);
+            state.handle_facts(turn.facts);
+            let before = led(&maps);
+            let mut seen = Vec::new();
+            for step in diff(&applied, state.plan()).steps {
+                take(&[step], &mut maps, &mut applied);
+                seen.push(led(&maps));
+            }
+            let after = led(&maps);
+            for meanwhile in seen {
+                for (at, service) in meanwhile.iter().enumerate() {
+                    prop_assert!(*service == before[at] || *service == after[at]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn port_goes_before_range_before_all_and_exact_addresses_before_own_ones(
+        config in distinct_configs(),
+        facts in facts(),
+        port in prop_oneof![any::<u16>(), 78_u16..85, 442_u16..502],
+    ) {
+        let mut state = State::new(config.clone(), facts.clone());
+        let mut maps = Maps::default();
+        take(&diff(&Applied::new(1 << 17), state.plan()).steps, &mut maps, &mut Applied::default());
+        let Some(eth0) = facts.interfaces.get("eth0") else { return Ok(()) };
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let found = maps.lookup(Spot { address, interface: eth0.index, protocol: TCP }, port);
+        let rank = |service: &&config::Service| {
+            let ports = match service.listen.port {
+                Ports::List(_) => 0,
+                Ports::Range(..) => 1,
+                Ports::All => 2,
+            };
+            (service.listen.address.is_none(), ports)
+        };
+        let wanted = config.services.iter().filter(|service| {
+            let reached = match service.listen.address {
+                Some(exact) => exact == address,
+                None => eth0.addresses.contains(&address),
+            };
+            let mut ranges = service.listen.port.ranges();
+            let has = ranges.any(|(first, last)| (first..=last).contains(&port))
+                || service.listen.port == Ports::All;
+            reached && has && service.listen.protocol != Protocol::Udp
+        });
+        let wanted = wanted.min_by_key(rank).map(|service| service.name.as_str());
+        let services = state.services();
+        let named = found.and_then(|found| services.iter().find(|s| s.id == Some(found.id)));
+        prop_assert_eq!(named.map(|view| view.service.name.as_str()), wanted);
+    }
+
+    #[test]
     fn plan_does_not_depend_on_what_was_planned_before(turns in turns()) {
         let mut ids = Ids::default();
         let mut previous = Desired::default();
@@ -302,6 +492,7 @@ proptest! {
                 service: service.name.as_str().into(),
                 backends: service.backends.iter().map(|backend| backend.address).collect(),
                 removal: Fate::Keep,
+                mode: service.delivery.mode.value(),
             });
             ids.hold(&wanted.collect::<Vec<_>>());
             let desired = plan(&config, &facts, &ids, Some(&previous));

@@ -46,7 +46,9 @@ scenarios! {
     exact_address_wins_over_own_addresses
     interface_that_does_not_exist_is_a_note_until_it_appears
     new_weight_touches_its_pool_alone
+    own_addresses_have_the_ports_that_exact_ones_leave
     policy_change_touches_the_policy_alone
+    port_goes_before_range_before_all
     refused_step_is_taken_by_the_next_try
     second_service_leaves_the_first_untouched
     service_of_both_families_has_a_pool_for_each
@@ -159,7 +161,7 @@ fn facts(body: &str) -> Facts {
         let index = index.parse().expect("an index");
         interfaces.insert(name.to_owned(), Interface { index, addresses });
     }
-    Facts { interfaces }
+    Facts { interfaces, ..Facts::default() }
 }
 
 fn parse(body: &str) -> Config {

@@ -1,5 +1,6 @@
-//! Packets turned round: a RST for a TCP packet, port unreachable for a UDP one.
+//! Packets turned round: a RST for a TCP packet, an ICMP error for any.
 //!
+//! A program of its own: whoever finds that a packet is to be answered leaves its headers and the verdict in [`Work`].
 //! The answer is made in place of the packet and leaves by the device that it came by, to the link
 //! address that it came from. A RST has the sequence number that its receiver expects, out of the very
 //! acknowledgement that it answers (RFC 9293 section 3.10.7), so it is exact also where a challenge
@@ -7,14 +8,17 @@
 
 use equipoise_common::checksum;
 use equipoise_common::flow::track::tcp;
-use equipoise_common::key::{Be16, TCP};
+use equipoise_common::key::{Be16, FiveTuple, TCP};
 use equipoise_common::verdict::Verdict;
 
 use crate::family::Family;
 use crate::hook::Hook;
-use crate::packet::Window;
+use crate::leave;
+use crate::packet::{Window, move_link_header};
 use crate::parse::Headers;
 use crate::report;
+use crate::route;
+use crate::slow::Work;
 
 const TCP_HEADER: usize = 20;
 const UDP_HEADER: usize = 8;
@@ -23,29 +27,55 @@ const ICMP_HEADER: usize = 8;
 /// Hops that an answer may take.
 pub const HOPS: u8 = 64;
 
-/// Answers a packet, and counts it under `verdict`.
-///
-/// Not inlined: its stack is wanted only while it runs.
-#[inline(never)]
-pub fn send<H: Hook, F: Family>(
-    hook: &H,
-    headers: &Headers<F>,
-    verdict: Verdict,
-) -> Result<i32, Verdict> {
-    // No answer to an answer: two ends would go on for ever (RFC 9293 section 3.5.2).
-    if headers.is_reset() {
-        return Err(Verdict::Unanswerable);
-    }
-    let made = if headers.tuple.protocol == TCP {
-        reset(hook, headers)
-    } else {
-        unreachable(hook, headers)
+/// An ICMP error.
+struct Error<F> {
+    /// Type and code.
+    kind: u16,
+    /// What follows the checksum, in network order.
+    rest: u32,
+    /// Whom it is from, and whom it is for.
+    ends: FiveTuple<F>,
+}
+
+/// Answers the packet that this CPU's work has, as the verdict there says.
+#[inline(always)]
+pub fn give<H: Hook, F: Family>(hook: &H) -> i32 {
+    const UNREACHABLE: u32 = Verdict::UnreachableNoBackend as u32;
+    const REQUEST_HOPS: u32 = Verdict::RequestHopLimit as u32;
+    const REPLY_HOPS: u32 = Verdict::ReplyHopLimit as u32;
+    const REQUEST_SIZE: u32 = Verdict::RequestTooBig as u32;
+    const REPLY_SIZE: u32 = Verdict::ReplyTooBig as u32;
+    let Some(work) = F::work() else { return leave::<H>(Verdict::FlowRefused) };
+    let headers = &work.headers;
+    let mut ends = headers.tuple;
+    let (kind, rest, from_host) = match work.verdict {
+        UNREACHABLE => (F::PORT_UNREACHABLE, 0, false),
+        REQUEST_HOPS | REPLY_HOPS => (F::HOPS_EXCEEDED, 0, true),
+        REQUEST_SIZE | REPLY_SIZE => (F::TOO_BIG, u32::from(route::too_small()).to_be(), true),
+        _ => {
+            // No answer to an answer: two ends would go on for ever (RFC 9293 section 3.5.2).
+            if headers.is_reset() {
+                return leave::<H>(Verdict::Unanswerable);
+            }
+            return finish(hook, work, reset(hook, headers));
+        }
     };
-    if !made {
-        return Err(Verdict::RewriteFailed);
+    if from_host {
+        match F::host(hook.interface()) {
+            Some(host) => ends.destination = host,
+            None => return leave::<H>(Verdict::Unanswerable),
+        }
     }
-    report::verdict(H::HOOK, verdict);
-    Ok(hook.bounce())
+    finish(hook, work, error(hook, headers, &Error { kind, rest, ends }))
+}
+
+#[inline(always)]
+fn finish<H: Hook, F: Family>(hook: &H, work: &Work<F>, made: bool) -> i32 {
+    if !made {
+        return leave::<H>(Verdict::RewriteFailed);
+    }
+    report::number(H::HOOK, work.verdict);
+    hook.bounce()
 }
 
 #[inline(always)]
@@ -58,7 +88,7 @@ fn reset<H: Hook, F: Family>(hook: &H, headers: &Headers<F>) -> bool {
     // Asked for before the header is made, since the question writes to it.
     let partial = hook.has_partial_checksum((transport + 16) as u32);
     let window = hook.window();
-    if !swap_link_addresses(&window, 0)
+    if !swap_link_addresses(&window)
         || !F::turn_round(&window, headers, (transport + TCP_HEADER - network) as u16)
     {
         return false;
@@ -92,17 +122,16 @@ fn reset<H: Hook, F: Family>(hook: &H, headers: &Headers<F>) -> bool {
     true
 }
 
-/// Destination and source of the Ethernet header at `from` change places.
+/// Destination and source of the Ethernet header change places.
 #[inline(always)]
-fn swap_link_addresses(window: &Window, from: usize) -> bool {
-    let Some(old) = window.header::<12>(from) else { return false };
-    let (d0, d1) = (old.load::<u32, 0>(), old.load::<u16, 4>());
-    let (s0, s1) = (old.load::<u32, 6>(), old.load::<u16, 10>());
-    let Some(new) = window.header::<12>(0) else { return false };
-    new.store::<u32, 0>(s0);
-    new.store::<u16, 4>(s1);
-    new.store::<u32, 6>(d0);
-    new.store::<u16, 10>(d1);
+pub fn swap_link_addresses(window: &Window) -> bool {
+    let Some(header) = window.header::<12>(0) else { return false };
+    let (d0, d1) = (header.load::<u32, 0>(), header.load::<u16, 4>());
+    let (s0, s1) = (header.load::<u32, 6>(), header.load::<u16, 10>());
+    header.store::<u32, 0>(s0);
+    header.store::<u16, 4>(s1);
+    header.store::<u32, 6>(d0);
+    header.store::<u16, 10>(d1);
     true
 }
 
@@ -111,71 +140,50 @@ fn swap_link_addresses(window: &Window, from: usize) -> bool {
 const QUOTED_WORDS: usize = 32;
 
 #[inline(always)]
-fn unreachable<H: Hook, F: Family>(hook: &H, headers: &Headers<F>) -> bool {
+fn error<H: Hook, F: Family>(hook: &H, headers: &Headers<F>, error: &Error<F>) -> bool {
     let network = usize::from(headers.network);
     let transport = usize::from(headers.transport);
-    let mut quoted = transport + UDP_HEADER - network;
+    let is_tcp = headers.tuple.protocol == TCP;
+    let header = if is_tcp { TCP_HEADER } else { UDP_HEADER };
+    let mut quoted = transport + header - network;
     if quoted > QUOTED_WORDS * 4 {
         quoted = QUOTED_WORDS * 4;
     }
     if !hook.truncate((network + quoted) as u32) {
         return false;
     }
-    let partial = hook.has_partial_checksum((transport + 6) as u32);
+    let field = if is_tcp { 16 } else { 6 };
+    let partial = hook.has_partial_checksum((transport + field) as u32);
     let grown = F::HEADER + ICMP_HEADER;
     if !hook.grow(grown as u32) {
         return false;
     }
     let window = hook.window();
     if !move_link_header(&window, network, grown)
-        || !F::write_header(&window, headers, (grown + quoted) as u16)
+        || !swap_link_addresses(&window)
+        || !F::write_header(&window, network, &error.ends, (grown + quoted) as u16)
     {
         return false;
     }
     let at = network + F::HEADER;
     let Some(icmp) = window.header::<ICMP_HEADER>(at) else { return false };
-    icmp.store::<u16, 0>(F::PORT_UNREACHABLE.to_be());
+    icmp.store::<u16, 0>(error.kind.to_be());
     icmp.store::<u16, 2>(0);
-    icmp.store::<u32, 4>(0);
-    let mut sum = F::icmp_pseudo(&headers.tuple, (ICMP_HEADER + quoted) as u16);
-    sum += u64::from(F::PORT_UNREACHABLE.to_be());
+    icmp.store::<u32, 4>(error.rest);
+    let mut sum = F::icmp_pseudo(&error.ends, (ICMP_HEADER + quoted) as u16);
+    sum += u64::from(error.kind.to_be()) + u64::from(error.rest);
     let Some(mut quote) = sum_of(&window, at + ICMP_HEADER, quoted) else { return false };
     if partial {
-        let Some(change) = completed(&window, at + ICMP_HEADER + transport - network) else {
-            return false;
+        let quoted_at = at + ICMP_HEADER + transport - network;
+        let change = if is_tcp {
+            completed::<TCP_HEADER, 16>(&window, quoted_at)
+        } else {
+            completed::<UDP_HEADER, 6>(&window, quoted_at)
         };
+        let Some(change) = change else { return false };
         quote += change;
     }
     icmp.store::<u16, 2>(!fold(sum + quote));
-    true
-}
-
-/// The Ethernet header and VLAN tags go to the front again, turned round.
-#[inline(always)]
-fn move_link_header(window: &Window, length: usize, by: usize) -> bool {
-    const ETHERNET: usize = 14;
-    const TAG: usize = 4;
-    if !swap_link_addresses(window, by) {
-        return false;
-    }
-    let (Some(old), Some(new)) =
-        (window.header::<2>(by + ETHERNET - 2), window.header::<2>(ETHERNET - 2))
-    else {
-        return false;
-    };
-    new.store::<u16, 0>(old.load::<u16, 0>());
-    let mut at = ETHERNET;
-    for _ in 0..2 {
-        if at + TAG > length {
-            break;
-        }
-        let (Some(old), Some(new)) = (window.header::<TAG>(by + at), window.header::<TAG>(at))
-        else {
-            return false;
-        };
-        new.store::<u32, 0>(old.load::<u32, 0>());
-        at += TAG;
-    }
     true
 }
 
@@ -192,13 +200,15 @@ fn sum_of(window: &Window, from: usize, length: usize) -> Option<u64> {
     Some(sum)
 }
 
-/// What completing the quoted UDP checksum, which is still left to the device, will add to the sum of its bytes.
+/// What completing the quoted checksum at `FIELD`, which is still left to the device, will add to the sum of its bytes.
 #[inline(always)]
-fn completed(window: &Window, udp: usize) -> Option<u64> {
-    let header = window.header::<UDP_HEADER>(udp)?;
-    let (first, second) = (header.load::<u32, 0>(), header.load::<u32, 4>());
-    let pseudo = header.load::<u16, 6>();
-    let sum = !fold(u64::from(first) + u64::from(second));
+fn completed<const LENGTH: usize, const FIELD: usize>(window: &Window, at: usize) -> Option<u64> {
+    let pseudo = window.header::<LENGTH>(at)?.load::<u16, FIELD>();
+    let mut sum = 0;
+    for word in 0..LENGTH / 4 {
+        sum += u64::from(window.header::<4>(at + word * 4)?.load::<u32, 0>());
+    }
+    let sum = !fold(sum);
     let field = if sum == 0 { 0xffff } else { sum };
     Some(checksum::difference(u32::from(pseudo), u32::from(field)))
 }

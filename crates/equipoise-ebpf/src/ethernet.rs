@@ -15,9 +15,9 @@ pub const ETHERTYPE_IPV4: Be16 = Be16::new(0x0800);
 /// What says that IPv6 follows.
 pub const ETHERTYPE_IPV6: Be16 = Be16::new(0x86dd);
 /// 802.1Q.
-const ETHERTYPE_VLAN: Be16 = Be16::new(0x8100);
+pub const ETHERTYPE_VLAN: Be16 = Be16::new(0x8100);
 /// 802.1ad.
-const ETHERTYPE_SERVICE_VLAN: Be16 = Be16::new(0x88a8);
+pub const ETHERTYPE_SERVICE_VLAN: Be16 = Be16::new(0x88a8);
 
 /// An IP packet inside its frame, at this offset.
 pub enum Network {

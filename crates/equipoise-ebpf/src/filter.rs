@@ -13,8 +13,9 @@ pub fn may_be_ours<A: Address>(tuple: &FiveTuple<A>) -> bool {
     report::is_dry() || may_be(tuple.destination) || may_be(tuple.source)
 }
 
+/// Whether an address may be a VIP or a backend.
 #[inline(always)]
-fn may_be<A: Address>(address: A) -> bool {
+pub fn may_be<A: Address>(address: A) -> bool {
     let (word, bit) = place(address);
     // SAFETY: an entry of an array map stays; one word, whose bits are only ever set.
     ADDRESSES.get_ptr(word).is_some_and(|word| unsafe { core::ptr::read_volatile(word) } & bit != 0)

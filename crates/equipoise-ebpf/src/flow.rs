@@ -14,6 +14,7 @@ use equipoise_common::key::{FiveTuple, UDP};
 use equipoise_common::step::What;
 use equipoise_common::value::Fate;
 
+use crate::carry;
 use crate::family::Family;
 use crate::map::{BACKENDS, CLOCK, TEST_CLOCK};
 use crate::parse::Headers;
@@ -21,6 +22,7 @@ use crate::report::{self, Direction};
 use crate::table::{Shared, policy, tell};
 
 /// What a flow makes of a packet.
+#[derive(Clone, Copy)]
 pub struct Decision<F> {
     /// The five-tuple after rewriting.
     pub to: FiveTuple<F>,
@@ -34,6 +36,9 @@ pub struct Decision<F> {
     pub at: u32,
     /// When the packet came, ticks.
     pub now: u32,
+    /// Whether it is for [`crate::carry`]: rewriting is not all, or not what is to be done with it. A flow that is found says
+    /// so by [`Found`].
+    pub apart: bool,
 }
 
 /// Whether a packet is of a flow.
@@ -45,6 +50,10 @@ pub enum Found {
     Flow,
     /// Of one, which the decision says, and whose state the packet may change.
     Eventful,
+    /// As [`Found::Flow`], for [`crate::carry`].
+    Apart,
+    /// As [`Found::Eventful`], for [`crate::carry`].
+    ApartEventful,
     /// Of one that is as good as none: to be ended, as [`Reason::Idle`], and then of none.
     Idle,
     /// So, as [`Reason::Replaced`].
@@ -86,7 +95,9 @@ where
         return Found::Nothing;
     };
     let meta = Meta(slot[0].load());
-    if passage != Passage::In && !meta.has(flag::REPLY) {
+    let is_reply = meta.has(flag::REPLY);
+    // Answers that are not to come by us and do for all that go on as they are.
+    if is_reply && meta.has(flag::ONE_SIDED) || passage != Passage::In && !is_reply {
         return Found::Nothing;
     }
     let is_new = !report::is_dry() && passage != Passage::Through;
@@ -118,8 +129,12 @@ where
     }
     report::step(What::FlowHit, decision.backend, u64::from(meta.flags()));
     decision.to = facts(slot, meta).to;
-    decision.direction = if meta.has(flag::REPLY) { Direction::Reply } else { Direction::Request };
-    if is_new && note(slot, meta, &headers.segment, now) { Found::Eventful } else { Found::Flow }
+    decision.direction = if is_reply { Direction::Reply } else { Direction::Request };
+    let is_eventful = is_new && note(slot, meta, &headers.segment, now);
+    if meta.has(flag::ONE_SIDED) || carry::is_lowered(headers, policy) {
+        return if is_eventful { Found::ApartEventful } else { Found::Apart };
+    }
+    if is_eventful { Found::Eventful } else { Found::Flow }
 }
 
 /// What becomes of a flow that is alive: it goes on, unless its backend has gone since it was opened.
@@ -134,10 +149,10 @@ fn standing<F: Family>(headers: &Headers<F>, meta: Meta, backend: u32) -> Found 
     }
     let is_reply = meta.has(flag::REPLY);
     let is_udp = headers.tuple.protocol == UDP;
-    if !is_reply && (is_udp || headers.is_syn() || entry.fate == Fate::Reselect as u16) {
+    if !is_reply && (is_udp || headers.is_syn() || entry.fate == Fate::Reselect as u8) {
         return Found::Reselected;
     }
-    let resets = entry.fate == Fate::Reset as u16 || is_reset;
+    let resets = entry.fate == Fate::Reset as u8 || is_reset;
     if is_udp || !resets || headers.is_reset() { Found::Flow } else { Found::Reset }
 }
 
@@ -148,14 +163,14 @@ fn is_reset(meta: Meta) -> bool {
     meta.flags() & (flag::STATE | flag::WHY) == State::Closing as u32 | GONE
 }
 
-/// Whether a flow is found by this five-tuple.
+/// Where a flow is found by this five-tuple, or 0.
 #[inline(always)]
-pub fn is_taken<F: Family, const SLOT: usize, S>(table: &S, key: &FiveTuple<F>) -> bool
+pub fn position<F: Family, const SLOT: usize, S>(table: &S, key: &FiveTuple<F>) -> u32
 where
     S: Storage<SLOT, Address = F>,
 {
     let way = Way::of(key, table.seed(), table.sets());
-    find_as(table, key, &way, Expected::Nothing) != 0
+    find_as(table, key, &way, Expected::Nothing)
 }
 
 /// Takes the note of a packet back, which the next hook will note again.
@@ -166,18 +181,26 @@ pub fn leave<F, const SLOT: usize, S: Storage<SLOT>>(table: &S, here: u32, heade
     }
 }
 
-/// What the entry at `here` makes of its packets: another CPU has opened it just now.
+/// What the entry at `here` makes of its packets, if there is one.
 #[inline(always)]
-pub fn recall<F: Family, const SLOT: usize, S>(table: &S, here: u32, decision: &mut Decision<F>)
+pub fn recall<F: Family, const SLOT: usize, S>(
+    table: &S,
+    here: u32,
+    decision: &mut Decision<F>,
+) -> bool
 where
     S: Storage<SLOT, Address = F>,
 {
-    if let Some(slot) = at(table, here) {
-        let facts = facts(slot, Meta(slot[0].load()));
-        decision.to = facts.to;
-        decision.service = facts.service;
-        decision.backend = facts.backend;
-    }
+    let Some(slot) = at(table, here).filter(|_| here != 0) else { return false };
+    let meta = Meta(slot[0].load());
+    let facts = facts(slot, meta);
+    decision.to = facts.to;
+    decision.service = facts.service;
+    decision.backend = facts.backend;
+    let is_reply = meta.has(flag::REPLY);
+    decision.direction = if is_reply { Direction::Reply } else { Direction::Request };
+    decision.apart = meta.has(flag::ONE_SIDED);
+    true
 }
 
 /// Tells of a flow that has just been opened.
@@ -213,6 +236,7 @@ impl<F: Family> Decision<F> {
             backend: 0,
             at: 0,
             now: 0,
+            apart: false,
         }
     }
 }

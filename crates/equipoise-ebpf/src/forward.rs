@@ -9,15 +9,49 @@ use crate::leave;
 use crate::parse::Headers;
 use crate::report::{self, Direction};
 use crate::rewrite::{self, Hops};
-use crate::route::{self, Route};
+use crate::route::{self, Route, Wanted};
 
-/// Rewrites a packet as its flow says and finds its way.
-///
-/// What XDP in the driver cannot send it passes as it came, and TC ingress of the same device takes
-/// it up: TC can send by any device and resolves neighbours. What TC cannot send is the stack's:
-/// requests are rewritten for it; replies stay as they came, since the stack drops an IPv4 packet
-/// whose source is an address of this host, and are rewritten when they go out. `FIRST` is true for the first packet of
-/// a flow.
+/// A packet on its way.
+pub struct Passing<'a, H, F> {
+    /// Where it is.
+    pub hook: &'a H,
+    /// As it has come.
+    pub packet: &'a Packet,
+    /// As it has come.
+    pub headers: &'a Headers<F>,
+    /// Where it goes.
+    pub decision: &'a Decision<F>,
+}
+
+/// How a kind of packet is rewritten.
+pub trait Change<H, F> {
+    /// The verdicts on a request and on a reply that are sent.
+    const SENT: [Verdict; 2];
+    /// Makes the packet what has been decided.
+    fn apply(&self, passing: &Passing<'_, H, F>, hops: Hops) -> Result<(), Verdict>;
+    /// Counts it for its service and its backend.
+    fn count(&self, passing: &Passing<'_, H, F>);
+}
+
+/// A whole TCP or UDP packet.
+struct Whole;
+
+impl<H: Hook, F: Family> Change<H, F> for Whole {
+    const SENT: [Verdict; 2] = [Verdict::ForwardedRequest, Verdict::ForwardedReply];
+
+    #[inline(always)]
+    fn apply(&self, passing: &Passing<'_, H, F>, hops: Hops) -> Result<(), Verdict> {
+        let Passing { hook, packet, headers, decision } = *passing;
+        rewrite::apply(hook, packet, headers, &decision.to, hops)
+    }
+
+    #[inline(always)]
+    fn count(&self, passing: &Passing<'_, H, F>) {
+        report::packet(passing.headers, passing.decision);
+    }
+}
+
+/// Sends a packet as its flow says. `FIRST` is true for the first packet of a flow.
 #[inline(always)]
 pub fn forward<H: Hook, F: Family, const FIRST: bool>(
     hook: &H,
@@ -25,17 +59,32 @@ pub fn forward<H: Hook, F: Family, const FIRST: bool>(
     headers: &Headers<F>,
     decision: &Decision<F>,
 ) -> Result<i32, Verdict> {
+    by::<_, _, _, FIRST>(&Passing { hook, packet, headers, decision }, &Whole)
+}
+
+/// Finds the way of a packet, rewrites it and sends it.
+///
+/// What XDP in the driver cannot send it passes as it came, and TC ingress of the same device takes
+/// it up: TC can send by any device and resolves neighbours. What TC cannot send is the stack's:
+/// requests are rewritten for it; replies stay as they came, since the stack drops an IPv4 packet
+/// whose source is an address of this host, and are rewritten when they go out.
+#[inline(always)]
+pub fn by<H: Hook, F: Family, C: Change<H, F>, const FIRST: bool>(
+    passing: &Passing<'_, H, F>,
+    change: &C,
+) -> Result<i32, Verdict> {
+    let Passing { hook, packet, headers, decision } = *passing;
     let is_request = decision.direction == Direction::Request;
     let pick = |request: Verdict, reply: Verdict| if is_request { request } else { reply };
     let by_stack = match way::<H, F, FIRST>(hook, headers, decision) {
         Route::Way(_) if headers.hop_limit <= 1 => {
-            pick(Verdict::RequestHopLimit, Verdict::ReplyHopLimit)
+            return Err(pick(Verdict::RequestHopLimit, Verdict::ReplyHopLimit));
         }
         Route::Way(hop) => {
-            rewrite::apply(hook, packet, headers, &decision.to, Hops::TakeOne)?;
-            report::packet(headers, decision);
-            let verdict = pick(Verdict::ForwardedRequest, Verdict::ForwardedReply);
-            report::verdict(H::HOOK, verdict);
+            change.apply(passing, Hops::TakeOne)?;
+            change.count(passing);
+            let [request, reply] = C::SENT;
+            report::verdict(H::HOOK, pick(request, reply));
             return Ok(hook.send(&hop));
         }
         Route::Refused(Refusal::NoNeighbour) => {
@@ -45,7 +94,10 @@ pub fn forward<H: Hook, F: Family, const FIRST: bool>(
             pick(Verdict::RequestNoRedirect, Verdict::ReplyNoRedirect)
         }
         Route::Local => pick(Verdict::RequestToLocalBackend, Verdict::ReplyToLocalClient),
-        Route::TooBig => pick(Verdict::RequestTooBig, Verdict::ReplyTooBig),
+        Route::TooBig if F::may_be_cut(packet, headers) => {
+            pick(Verdict::RequestToFragment, Verdict::ReplyToFragment)
+        }
+        Route::TooBig => return Err(pick(Verdict::RequestTooBig, Verdict::ReplyTooBig)),
         Route::None => pick(Verdict::RequestNoRoute, Verdict::ReplyNoRoute),
     };
     if !H::IS_LAST {
@@ -56,8 +108,8 @@ pub fn forward<H: Hook, F: Family, const FIRST: bool>(
     }
     let deliver = by_stack == Verdict::ReplyToLocalClient;
     if is_request || deliver {
-        rewrite::apply(hook, packet, headers, &decision.to, Hops::Keep)?;
-        report::packet(headers, decision);
+        change.apply(passing, Hops::Keep)?;
+        change.count(passing);
     }
     if deliver {
         report::verdict(H::HOOK, by_stack);
@@ -74,20 +126,19 @@ pub fn way<H: Hook, F: Family, const FIRST: bool>(
     headers: &Headers<F>,
     decision: &Decision<F>,
 ) -> Route {
+    let wanted = Wanted::of(headers, decision);
     if FIRST {
         let is_known = F::work().is_some_and(|work| work.way_is_known);
         return match route::known(decision.backend) {
             Some(hop) if is_known => Route::Way(hop),
-            _ => route::ask(hook, headers, decision),
+            _ => route::ask(hook, &wanted),
         };
     }
     if decision.direction != Direction::Request {
-        return route::ask(hook, headers, decision);
+        return route::ask(hook, &wanted);
     }
-    if let Some(hop) = route::shortcut(hook, headers, decision) {
+    if let Some(hop) = route::shortcut(hook, &wanted) {
         return Route::Way(hop);
     }
-    let route = route::ask(hook, headers, decision);
-    route::keep(headers, decision);
-    route
+    route::find(hook, &wanted)
 }

@@ -6,23 +6,26 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
-    BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC,
+    BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+    BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0,
+    BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     bpf_redir_neigh, xdp_action,
 };
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::{
-    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head,
-    bpf_skb_change_tail, bpf_skb_change_type, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
-    bpf_xdp_get_buff_len,
+    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+    bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_change_type, bpf_xdp_adjust_head,
+    bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
 };
 use aya_ebpf::programs::{TcContext, XdpContext};
 use equipoise_common::checksum;
 use equipoise_common::key::{Be16, UDP};
 use equipoise_common::verdict;
 
+use crate::ethernet::{ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN};
 use crate::flow::Passage;
-use crate::map::{REDIRECTS, SLOW_TC, SLOW_XDP};
-use crate::packet::Window;
+use crate::map::{REDIRECTS, STAGES_TC, STAGES_XDP};
+use crate::packet::{Window, move_link_header};
 use crate::route::{Hop, Link};
 
 /// A packet at a hook.
@@ -31,6 +34,8 @@ pub struct Packet {
     pub window: Window,
     /// 1, or the segments of a GSO packet.
     pub segments: u64,
+    /// Bytes that each segment of a GSO packet carries; 0 where there is one.
+    pub segment_size: u32,
 }
 
 /// How a transport checksum changes.
@@ -56,6 +61,18 @@ impl Change {
     }
 }
 
+/// Room for outer headers.
+pub struct Room {
+    /// Offset of the IP header that they go before, bytes.
+    pub network: usize,
+    /// Their bytes.
+    pub bytes: u32,
+    /// Whether the outer packet is of IPv6.
+    pub is_v6: bool,
+    /// Whether there is a UDP header among them.
+    pub is_udp: bool,
+}
+
 /// What the packet text asks of the place that it runs at.
 pub trait Hook {
     /// Which counters.
@@ -63,6 +80,8 @@ pub trait Hook {
 
     /// The packet as it is now. Earlier windows are void after anything that changes it.
     fn packet(&self) -> Packet;
+    /// Sees to it that so many bytes from the start can be touched, as far as they are there. Windows are void after it.
+    fn pull(&self, bytes: u32);
     /// Bytes of the whole frame.
     fn length(&self) -> usize;
     /// Its bytes that can be touched, once [`Hook::packet`] has seen to the headers.
@@ -89,17 +108,33 @@ pub trait Hook {
     fn truncate(&self, length: u32) -> bool;
     /// Makes room for so many bytes at the front of the frame. False if the kernel refuses. Windows are void after it.
     fn grow(&self, bytes: u32) -> bool;
+    /// Makes room for outer headers before the IP header, behind the link header. False if the kernel refuses. Windows are
+    /// void after it.
+    fn make_room(&self, room: &Room) -> bool;
     /// Whether the transport checksum at this offset has still to be completed by a device. Windows are
     /// void after it.
     fn has_partial_checksum(&self, field: u32) -> bool;
     /// Sends the frame out by the device that it came by.
     fn bounce(&self) -> i32;
-    /// Goes on in the program of the slow path; comes back only if that is not there.
-    fn go_slow(&self);
+    /// Goes on in the program of a stage; comes back only if that is not there.
+    fn go_on(&self, stage: Stage);
     /// Lets the packet go on as it is.
     fn pass() -> i32;
     /// Ends the packet.
     fn drop() -> i32;
+}
+
+/// A program that another one goes on in, with a stack and a verification of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// [`crate::slow`].
+    Slow = 0,
+    /// [`crate::odd`].
+    Odd = 1,
+    /// [`crate::answer`].
+    Answer = 2,
+    /// [`crate::carry`].
+    Carry = 3,
 }
 
 /// Why a route cannot be taken from here.
@@ -124,7 +159,12 @@ impl<const GENERIC: bool> Hook for Xdp<GENERIC> {
 
     #[inline(always)]
     fn packet(&self) -> Packet {
-        Packet { window: self.window(), segments: 1 }
+        Packet { window: self.window(), segments: 1, segment_size: 0 }
+    }
+
+    #[inline(always)]
+    fn pull(&self, _bytes: u32) {
+        // The first part of a frame is all that XDP lets programs touch, and holds any headers.
     }
 
     #[inline(always)]
@@ -233,6 +273,11 @@ impl<const GENERIC: bool> Hook for Xdp<GENERIC> {
     }
 
     #[inline(always)]
+    fn make_room(&self, room: &Room) -> bool {
+        self.grow(room.bytes) && move_link_header(&self.window(), room.network, room.bytes as usize)
+    }
+
+    #[inline(always)]
     fn has_partial_checksum(&self, _field: u32) -> bool {
         // XDP owns the frame as it came off the wire.
         false
@@ -244,9 +289,9 @@ impl<const GENERIC: bool> Hook for Xdp<GENERIC> {
     }
 
     #[inline(always)]
-    fn go_slow(&self) {
+    fn go_on(&self, stage: Stage) {
         // SAFETY: nothing here has to be dropped.
-        unsafe { SLOW_XDP.tail_call(&self.0, GENERIC as u32) };
+        unsafe { STAGES_XDP.tail_call(&self.0, stage as u32 * 2 + GENERIC as u32) };
     }
 
     #[inline(always)]
@@ -271,6 +316,16 @@ impl<const EGRESS: bool> Tc<EGRESS> {
     }
 }
 
+impl<const EGRESS: bool> Tc<EGRESS> {
+    /// Whether a VLAN tag stands in the frame. The kernel takes the outer one out of it, and knows of a frame that it cannot
+    /// read neither neighbours nor outer headers.
+    #[inline(always)]
+    fn has_tag(&self) -> bool {
+        let protocol = self.field(|skb| skb.protocol) as u16;
+        protocol == ETHERTYPE_VLAN.0 || protocol == ETHERTYPE_SERVICE_VLAN.0
+    }
+}
+
 impl<const EGRESS: bool> Hook for Tc<EGRESS> {
     const HOOK: verdict::Hook = if EGRESS { verdict::Hook::Egress } else { verdict::Hook::Ingress };
     const IS_LAST: bool = true;
@@ -279,16 +334,26 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
     fn packet(&self) -> Packet {
         /// Enough for Ethernet, two VLAN tags, any IPv4 header and the start of TCP.
         const HEADERS: u32 = 14 + 8 + 60 + 20;
+        self.pull(HEADERS);
+        let segment_size = self.field(|skb| skb.gso_size);
+        if segment_size == 0 {
+            return Packet { window: self.window(), segments: 1, segment_size };
+        }
+        let mut segments = self.field(|skb| skb.gso_segs);
+        if segments == 0 {
+            // So packets come from virtio and tap devices: counted when they are cut, and not before.
+            segments = self.0.len().div_ceil(segment_size);
+        }
+        Packet { window: self.window(), segments: u64::from(segments), segment_size }
+    }
+
+    #[inline(always)]
+    fn pull(&self, bytes: u32) {
         let length = self.0.len();
-        let wanted = if length < HEADERS { length } else { HEADERS };
+        let wanted = if length < bytes { length } else { bytes };
         if self.0.data() + wanted as usize > self.0.data_end() {
             // What cannot be pulled is found short by the parser.
             let _ = self.0.pull_data(wanted);
-        }
-        let segments = self.field(|skb| skb.gso_segs);
-        Packet {
-            window: self.window(),
-            segments: if segments > 1 { u64::from(segments) } else { 1 },
         }
     }
 
@@ -336,9 +401,9 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
     }
 
     #[inline(always)]
-    fn takes(&self, _link: Link, _interface: u32) -> Result<(), Refusal> {
+    fn takes(&self, link: Link, _interface: u32) -> Result<(), Refusal> {
         // redirect_neigh resolves the neighbour itself, and any device can transmit.
-        Ok(())
+        if link == Link::Unknown && self.has_tag() { Err(Refusal::NoNeighbour) } else { Ok(()) }
     }
 
     #[inline(always)]
@@ -367,6 +432,12 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
 
     #[inline(always)]
     fn send(&self, hop: &Hop) -> i32 {
+        if self.has_tag() {
+            let Some(ethernet) = self.window().header::<12>(0) else { return Self::drop() };
+            hop.write_link_addresses(ethernet);
+            // SAFETY: takes plain numbers.
+            return unsafe { bpf_redirect(hop.interface(), 0) as i32 };
+        }
         let mut neighbour = hop.neighbour();
         let size = size_of::<bpf_redir_neigh>() as i32;
         // SAFETY: `neighbour` is a whole `bpf_redir_neigh` on our stack.
@@ -395,6 +466,26 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
     }
 
     #[inline(always)]
+    fn make_room(&self, room: &Room) -> bool {
+        if self.has_tag() {
+            let bytes = room.bytes;
+            return self.field(|skb| skb.gso_size) == 0
+                && self.grow(bytes)
+                && move_link_header(&self.window(), room.network, bytes as usize);
+        }
+        // Segments stay as large as they are: whether they fit with the outer headers has been looked at.
+        const ALWAYS: u32 = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
+        let family =
+            if room.is_v6 { BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 } else { BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 };
+        let udp = if room.is_udp { BPF_F_ADJ_ROOM_ENCAP_L4_UDP } else { 0 };
+        let flags = u64::from(ALWAYS | family | udp);
+        // SAFETY: as above.
+        unsafe {
+            bpf_skb_adjust_room(self.0.skb.skb, room.bytes as i32, BPF_ADJ_ROOM_MAC, flags) == 0
+        }
+    }
+
+    #[inline(always)]
     fn has_partial_checksum(&self, field: u32) -> bool {
         // There is no helper that tells. But where the device is to complete a checksum, the kernel leaves its
         // field alone when a part of the payload changes (`inet_proto_csum_replace_by_diff`), and else it does not.
@@ -418,9 +509,9 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
     }
 
     #[inline(always)]
-    fn go_slow(&self) {
+    fn go_on(&self, stage: Stage) {
         // SAFETY: nothing here has to be dropped.
-        unsafe { SLOW_TC.tail_call(&self.0, 0) };
+        unsafe { STAGES_TC.tail_call(&self.0, stage as u32 * 2 + EGRESS as u32) };
     }
 
     #[inline(always)]

@@ -12,13 +12,20 @@
 mod answer;
 #[cfg(feature = "bench")]
 mod bench;
+mod carry;
+mod encap;
 mod ethernet;
 mod family;
 mod filter;
 mod flow;
 mod forward;
+mod fragment;
 mod hook;
+mod icmp;
+mod limit;
 mod map;
+mod name;
+mod odd;
 mod open;
 mod packet;
 mod parse;
@@ -40,8 +47,8 @@ use equipoise_common::verdict::{Kind, Verdict};
 
 use family::Family;
 use flow::{Decision, Found, Passage};
-use hook::{Hook, Packet, Tc, Xdp};
-use parse::{Headers, Network};
+use hook::{Hook, Packet, Stage, Tc, Xdp};
+use parse::{Headers, Network, Part};
 use rewrite::Hops;
 
 /// On listening interfaces and those that lead to backends, in the driver.
@@ -68,7 +75,7 @@ fn equipoise_out(context: TcContext) -> i32 {
     outgoing(&Tc::<true>(context))
 }
 
-/// The slow path of the three programs above that see packets come in.
+/// The slow path of the three programs above that see packets come in: [`slow`].
 #[xdp(frags)]
 fn slow_xdp(context: XdpContext) -> u32 {
     slow_path(&Xdp::<false>(context)) as u32
@@ -84,6 +91,72 @@ fn slow_xdpg(context: XdpContext) -> u32 {
 #[classifier]
 fn slow_in(context: TcContext) -> i32 {
     slow_path(&Tc::<false>(context))
+}
+
+/// What is not a whole TCP or UDP packet, for each of the four: [`odd`].
+#[xdp(frags)]
+fn odd_xdp(context: XdpContext) -> u32 {
+    odd_path(&Xdp::<false>(context)) as u32
+}
+
+/// As [`odd_xdp`], in the stack.
+#[xdp(frags)]
+fn odd_xdpg(context: XdpContext) -> u32 {
+    odd_path(&Xdp::<true>(context)) as u32
+}
+
+/// As [`odd_xdp`], at TC ingress.
+#[classifier]
+fn odd_in(context: TcContext) -> i32 {
+    odd_path(&Tc::<false>(context))
+}
+
+/// As [`odd_xdp`], at TC egress.
+#[classifier]
+fn odd_out(context: TcContext) -> i32 {
+    odd_path(&Tc::<true>(context))
+}
+
+/// What is answered: [`answer`].
+#[xdp(frags)]
+fn answer_xdp(context: XdpContext) -> u32 {
+    answer_path(&Xdp::<false>(context)) as u32
+}
+
+/// As [`answer_xdp`], in the stack.
+#[xdp(frags)]
+fn answer_xdpg(context: XdpContext) -> u32 {
+    answer_path(&Xdp::<true>(context)) as u32
+}
+
+/// As [`answer_xdp`], at TC ingress.
+#[classifier]
+fn answer_in(context: TcContext) -> i32 {
+    answer_path(&Tc::<false>(context))
+}
+
+/// What is not rewritten alone: [`carry`].
+#[xdp(frags)]
+fn carry_xdp(context: XdpContext) -> u32 {
+    carry_path(&Xdp::<false>(context)) as u32
+}
+
+/// As [`carry_xdp`], in the stack.
+#[xdp(frags)]
+fn carry_xdpg(context: XdpContext) -> u32 {
+    carry_path(&Xdp::<true>(context)) as u32
+}
+
+/// As [`carry_xdp`], at TC ingress.
+#[classifier]
+fn carry_in(context: TcContext) -> i32 {
+    carry_path(&Tc::<false>(context))
+}
+
+/// As [`carry_xdp`], at TC egress.
+#[classifier]
+fn carry_out(context: TcContext) -> i32 {
+    carry_path(&Tc::<true>(context))
 }
 
 #[inline(always)]
@@ -118,13 +191,22 @@ fn incoming_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
 }
 
 /// Beside a program's action: the flow's state is to be changed as the packet says.
-const TURN: u64 = 1 << 32;
-/// In place of a program's action: the slow path goes on with the packet.
-const SLOW: u64 = 1 << 33;
+pub const TURN: u64 = 1 << 32;
+/// In place of a program's action, from this bit on: the [`Stage`] that goes on with the packet, and 1.
+const ON: u32 = 33;
+
+/// That this stage goes on with the packet.
+#[inline(always)]
+pub const fn on(stage: Stage) -> u64 {
+    (stage as u64 + 1) << ON
+}
 
 #[inline(always)]
 fn concluded<H: Hook>(left: Result<u64, Verdict>) -> u64 {
-    left.unwrap_or_else(|verdict| action(leave::<H>(verdict)))
+    left.unwrap_or_else(|verdict| match verdict {
+        Verdict::Fragment | Verdict::NotTcpUdp => on(Stage::Odd),
+        verdict => action(leave::<H>(verdict)),
+    })
 }
 
 #[inline(always)]
@@ -135,9 +217,8 @@ pub fn action(action: i32) -> u64 {
 /// Does what is left to do once the stack is free.
 #[inline(always)]
 fn conclude<H: Hook, F: Family>(hook: &H, concluded: u64) -> i32 {
-    if concluded & SLOW != 0 {
-        hook.go_slow();
-        return leave::<H>(Verdict::FlowRefused);
+    if concluded >> ON != 0 {
+        return go_on(hook, concluded);
     }
     if concluded & TURN != 0 {
         F::turn();
@@ -145,33 +226,133 @@ fn conclude<H: Hook, F: Family>(hook: &H, concluded: u64) -> i32 {
     concluded as i32
 }
 
+/// Leaves the packet to a stage. The places are constants, with which the kernel makes a jump of it.
+#[inline(always)]
+fn go_on<H: Hook>(hook: &H, concluded: u64) -> i32 {
+    const SLOW: u64 = on(Stage::Slow);
+    const ODD: u64 = on(Stage::Odd);
+    const CARRY: u64 = on(Stage::Carry);
+    match concluded {
+        SLOW => hook.go_on(Stage::Slow),
+        ODD => hook.go_on(Stage::Odd),
+        CARRY => hook.go_on(Stage::Carry),
+        _ => hook.go_on(Stage::Answer),
+    }
+    leave::<H>(Verdict::FlowRefused)
+}
+
+/// The end of a stage, which may be the beginning of another.
+#[inline(always)]
+fn staged<H: Hook>(hook: &H, concluded: u64) -> i32 {
+    if concluded >> ON != 0 { go_on(hook, concluded) } else { concluded as i32 }
+}
+
 #[inline(always)]
 fn slow_path<H: Hook>(hook: &H) -> i32 {
     match parse::network(&hook.packet().window) {
-        Ok(Network::V4(_)) => slow::go_on::<H, V4>(hook, begin_ipv4, complete_ipv4),
-        Ok(Network::V6(_)) => slow::go_on::<H, V6>(hook, begin_ipv6, complete_ipv6),
+        Ok(Network::V4(_)) => staged(hook, slow::go_on::<H, V4>(hook)),
+        Ok(Network::V6(_)) => staged(hook, slow::go_on::<H, V6>(hook)),
+        Err(verdict) => leave::<H>(verdict),
+    }
+}
+
+#[inline(always)]
+fn odd_path<H: Hook>(hook: &H) -> i32 {
+    match parse::network(&hook.packet().window) {
+        Ok(Network::V4(at)) => {
+            let left = match icmp_ipv4(hook, at) {
+                odd::FIRST => match first_ipv4(hook, at) {
+                    left if left & odd::GO != 0 => slow::complete::<H, V4>(hook) | left & TURN,
+                    left => left,
+                },
+                odd::LATER => later_ipv4(hook, at),
+                left => left,
+            };
+            conclude::<H, V4>(hook, left)
+        }
+        Ok(Network::V6(at)) => {
+            let left = match icmp_ipv6(hook, at) {
+                odd::FIRST => match first_ipv6(hook, at) {
+                    left if left & odd::GO != 0 => slow::complete::<H, V6>(hook) | left & TURN,
+                    left => left,
+                },
+                odd::LATER => later_ipv6(hook, at),
+                left => left,
+            };
+            conclude::<H, V6>(hook, left)
+        }
         Err(verdict) => leave::<H>(verdict),
     }
 }
 
 #[inline(never)]
-fn begin_ipv4<H: Hook>(hook: &H) -> u64 {
-    slow::begin::<H, V4>(hook)
+fn icmp_ipv4<H: Hook>(hook: &H, at: usize) -> u64 {
+    let packet = odd::packet(hook);
+    let ip = parse::ip_v4(hook, &packet, at);
+    odd::concluded::<H>(ip.and_then(|ip| icmp::take_up(hook, &packet, &ip)))
 }
 
 #[inline(never)]
-fn begin_ipv6<H: Hook>(hook: &H) -> u64 {
-    slow::begin::<H, V6>(hook)
+fn icmp_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
+    let packet = odd::packet(hook);
+    let ip = parse::ip_v6::<H, true>(hook, &packet, at);
+    odd::concluded::<H>(ip.and_then(|ip| icmp::take_up(hook, &packet, &ip)))
 }
 
 #[inline(never)]
-fn complete_ipv4<H: Hook>(hook: &H, opened: u64) -> i32 {
-    slow::complete::<H, V4>(hook, opened)
+fn first_ipv4<H: Hook>(hook: &H, at: usize) -> u64 {
+    let packet = hook.packet();
+    let ip = parse::ip_v4(hook, &packet, at);
+    odd::concluded::<H>(ip.and_then(|ip| fragment::first(hook, &packet, ip)))
 }
 
 #[inline(never)]
-fn complete_ipv6<H: Hook>(hook: &H, opened: u64) -> i32 {
-    slow::complete::<H, V6>(hook, opened)
+fn first_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
+    let packet = hook.packet();
+    let ip = parse::ip_v6::<H, true>(hook, &packet, at);
+    odd::concluded::<H>(ip.and_then(|ip| fragment::first(hook, &packet, ip)))
+}
+
+#[inline(never)]
+fn later_ipv4<H: Hook>(hook: &H, at: usize) -> u64 {
+    let packet = hook.packet();
+    let ip = parse::ip_v4(hook, &packet, at);
+    odd::concluded::<H>(ip.and_then(|ip| fragment::later(hook, &packet, &ip)))
+}
+
+#[inline(never)]
+fn later_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
+    let packet = hook.packet();
+    let ip = parse::ip_v6::<H, true>(hook, &packet, at);
+    odd::concluded::<H>(ip.and_then(|ip| fragment::later(hook, &packet, &ip)))
+}
+
+#[inline(always)]
+fn answer_path<H: Hook>(hook: &H) -> i32 {
+    match parse::network(&hook.packet().window) {
+        Ok(Network::V4(_)) => answer_ipv4(hook),
+        Ok(Network::V6(_)) => answer_ipv6(hook),
+        Err(verdict) => leave::<H>(verdict),
+    }
+}
+
+#[inline(never)]
+fn answer_ipv4<H: Hook>(hook: &H) -> i32 {
+    answer::give::<H, V4>(hook)
+}
+
+#[inline(never)]
+fn answer_ipv6<H: Hook>(hook: &H) -> i32 {
+    answer::give::<H, V6>(hook)
+}
+
+#[inline(always)]
+fn carry_path<H: Hook>(hook: &H) -> i32 {
+    match parse::network(&hook.packet().window) {
+        Ok(Network::V4(_)) => staged(hook, carry::go_on::<H, V4>(hook)),
+        Ok(Network::V6(_)) => staged(hook, carry::go_on::<H, V6>(hook)),
+        Err(verdict) => leave::<H>(verdict),
+    }
 }
 
 #[inline(always)]
@@ -225,25 +406,46 @@ fn balance<H: Hook, F: Family>(
     let found = F::look_up(headers, Passage::In, &mut decision);
     match found {
         Found::Flow | Found::Eventful => {}
-        Found::Reset => return hand_on(headers, &decision, found, Service { id: 0, pool: 0 }),
+        Found::Apart | Found::ApartEventful => {
+            let sent = Verdict::ForwardedRequest;
+            return carry::hand_over(headers, &decision, (found, Part::WHOLE), sent);
+        }
+        Found::Reset => {
+            let none = Service { id: 0, pool: 0 };
+            return hand_on(headers, &decision, (found, Part::WHOLE), none);
+        }
         Found::Nothing | Found::Idle | Found::Replaced | Found::Reselected => {
             match service::find(hook, headers) {
-                Ok(service) => return hand_on(headers, &decision, found, service),
+                Ok(service) => {
+                    return hand_on(headers, &decision, (found, Part::WHOLE), service);
+                }
                 Err(Verdict::NoService) if stateless::reply(headers, &mut decision) => {}
                 Err(verdict) => return Err(verdict),
             }
         }
     }
-    let action = action(forward::forward::<_, _, false>(hook, packet, headers, &decision)?);
-    turned(headers, &decision, found, action)
+    match forward::forward::<_, _, false>(hook, packet, headers, &decision) {
+        Ok(sent) => turned(headers, &decision, found, action(sent)),
+        Err(verdict) if verdict.is_answered() => answered(headers, verdict),
+        Err(verdict) => Err(verdict),
+    }
+}
+
+/// Leaves a packet to the program that answers it.
+#[inline(always)]
+fn answered<F: Family>(headers: &Headers<F>, verdict: Verdict) -> Result<u64, Verdict> {
+    let Some(work) = F::work() else { return Err(Verdict::FlowRefused) };
+    work.headers = *headers;
+    work.verdict = verdict as u32;
+    Ok(on(Stage::Answer))
 }
 
 /// Leaves a packet to the slow path.
 #[inline(always)]
-fn hand_on<F: Family>(
+pub fn hand_on<F: Family>(
     headers: &Headers<F>,
     decision: &Decision<F>,
-    found: Found,
+    (found, part): (Found, Part),
     service: Service,
 ) -> Result<u64, Verdict> {
     let Some(work) = F::work() else { return Err(Verdict::FlowRefused) };
@@ -252,12 +454,13 @@ fn hand_on<F: Family>(
     work.at = decision.at;
     work.flow_service = decision.service;
     work.found = found;
-    Ok(SLOW)
+    work.part = part;
+    Ok(on(Stage::Slow))
 }
 
 /// The action, with word of an eventful packet left for when the stack is free.
 #[inline(always)]
-fn turned<F: Family>(
+pub fn turned<F: Family>(
     headers: &Headers<F>,
     decision: &Decision<F>,
     found: Found,
@@ -288,6 +491,10 @@ fn answer<H: Hook, F: Family>(
     let found = F::look_up(headers, hook.passage(), &mut reply);
     match found {
         Found::Flow | Found::Eventful => {}
+        Found::Apart | Found::ApartEventful => {
+            let sent = Verdict::RewrittenReply;
+            return carry::hand_over(headers, &reply, (found, Part::WHOLE), sent);
+        }
         // There is nobody on this side to be answered.
         Found::Reset => return Err(Verdict::Unanswerable),
         Found::Nothing | Found::Idle | Found::Replaced | Found::Reselected => {

@@ -5,17 +5,22 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::btf_maps::{
+    Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf,
+};
 use aya_ebpf::macros::btf_map;
+use equipoise_common::access::{Access, AccessKey, SourceKey};
+use equipoise_common::bucket::Bucket;
 use equipoise_common::filter;
 use equipoise_common::flow::Set;
 use equipoise_common::flow::count::PRESSURES;
-use equipoise_common::key::{ServiceKey, V4, V6};
+use equipoise_common::key::{HostKey, PortsKey, ServiceKey, V4, V6};
 use equipoise_common::limit;
 use equipoise_common::step::Step;
-use equipoise_common::value::{Backend, Policy, Pool, Reply, Service, Traffic};
+use equipoise_common::value::{Backend, Host, Policy, Pool, Reply, Service, Snat, Traffic};
 use equipoise_common::verdict::COUNTERS;
 
+use crate::fragment::{First, PacketKey};
 use crate::route::{Lookup, NextHop};
 use crate::slow::Work;
 use crate::table::Shared;
@@ -75,6 +80,16 @@ pub static SERVICES_V6: HashMap<
     NO_PREALLOC,
 > = HashMap::new();
 
+/// User space: services on ranges of ports, by IPv4 VIP, interface, protocol and the first bits of the port.
+#[btf_map(name = "PORTS_V4")]
+pub static PORTS_V4: LpmTrie<PortsKey<V4>, Service, { limit::PORTS_KEYS as usize }> =
+    LpmTrie::new();
+
+/// User space: services on ranges of ports, by IPv6 VIP, interface, protocol and the first bits of the port.
+#[btf_map(name = "PORTS_V6")]
+pub static PORTS_V6: LpmTrie<PortsKey<V6>, Service, { limit::PORTS_KEYS as usize }> =
+    LpmTrie::new();
+
 /// User space: pools by id; flipped by one store through a memory map.
 #[btf_map(name = "POOLS")]
 pub static POOLS: Array<Pool, { limit::POOLS as usize }, MMAPABLE> = Array::new();
@@ -83,9 +98,22 @@ pub static POOLS: Array<Pool, { limit::POOLS as usize }, MMAPABLE> = Array::new(
 #[btf_map(name = "SLOTS")]
 pub static SLOTS: Array<u32, { limit::SLOTS as usize }, MMAPABLE> = Array::new();
 
+/// Program: how many flows this CPU has picked a slot for by turns, by pool.
+#[btf_map(name = "TURNS")]
+pub static TURNS: PerCpuArray<u64, { limit::POOLS as usize }> = PerCpuArray::new();
+
 /// User space: backends by id.
 #[btf_map(name = "BACKENDS")]
 pub static BACKENDS: Array<Backend, { limit::BACKENDS as usize }> = Array::new();
+
+/// User space: addresses of ours that packets to a backend may come from, by [`Snat::key`].
+#[btf_map(name = "SNAT")]
+pub static SNAT: HashMap<u64, Snat, { limit::SNAT as usize }, NO_PREALLOC> = HashMap::new();
+
+/// User space: addresses of backends that are reached by us, and so need help to reach each other through a VIP.
+#[btf_map(name = "HAIRPINS")]
+pub static HAIRPINS: HashMap<HostKey, u32, { limit::BACKENDS as usize }, NO_PREALLOC> =
+    HashMap::new();
 
 /// User space: devices that take redirected frames, by index.
 #[btf_map(name = "REDIRECTS")]
@@ -99,12 +127,26 @@ pub static ADDRESSES: Array<u64, { filter::WORDS as usize }, MMAPABLE> = Array::
 #[btf_map(name = "POLICIES")]
 pub static POLICIES: Array<Policy, { limit::SERVICES as usize }> = Array::new();
 
-/// User space: what replies of no flow become, by the backend's IPv4 address, port and protocol.
+/// User space: prefixes of sources that are allowed or denied, by list and prefix.
+#[btf_map(name = "ACCESS")]
+pub static ACCESS: LpmTrie<AccessKey, Access, { limit::ACCESS as usize }, NO_PREALLOC> =
+    LpmTrie::new();
+
+/// Program: tokens of sources, by service and prefix.
+#[btf_map(name = "SOURCES")]
+pub static SOURCES: LruHashMap<SourceKey, Bucket<Shared>, { limit::SOURCES as usize }> =
+    LruHashMap::new();
+
+/// Program; user space empties an entry before its id is given out: tokens of backends, by id.
+#[btf_map(name = "BACKEND_TOKENS")]
+pub static BACKEND_TOKENS: Array<Bucket<Shared>, { limit::BACKENDS as usize }> = Array::new();
+
+/// User space: what replies of no flow become, by the backend's IPv4 address, port (0 for a range of them) and protocol.
 #[btf_map(name = "REPLIES_V4")]
 pub static REPLIES_V4: HashMap<ServiceKey<V4>, Reply, { limit::BACKENDS as usize }, NO_PREALLOC> =
     HashMap::new();
 
-/// User space: what replies of no flow become, by the backend's IPv6 address, port and protocol.
+/// User space: what replies of no flow become, by the backend's IPv6 address, port (0 for a range of them) and protocol.
 #[btf_map(name = "REPLIES_V6")]
 pub static REPLIES_V6: HashMap<ServiceKey<V6>, Reply, { limit::BACKENDS as usize }, NO_PREALLOC> =
     HashMap::new();
@@ -177,10 +219,24 @@ pub static WORK_V4: PerCpuArray<Work<V4>, 1> = PerCpuArray::new();
 #[btf_map(name = "WORK_V6")]
 pub static WORK_V6: PerCpuArray<Work<V6>, 1> = PerCpuArray::new();
 
-/// User space: the programs of the slow path at XDP, in the driver and in the stack.
-#[btf_map(name = "SLOW_XDP")]
-pub static SLOW_XDP: ProgramArray<2> = ProgramArray::new();
+/// User space: the programs of the stages at XDP, in the driver and in the stack.
+#[btf_map(name = "STAGES_XDP")]
+pub static STAGES_XDP: ProgramArray<8> = ProgramArray::new();
 
-/// User space: the program of the slow path at TC ingress.
-#[btf_map(name = "SLOW_TC")]
-pub static SLOW_TC: ProgramArray<1> = ProgramArray::new();
+/// User space: the programs of the stages at TC, where packets come in and where they go out.
+#[btf_map(name = "STAGES_TC")]
+pub static STAGES_TC: ProgramArray<8> = ProgramArray::new();
+
+/// Program: what has been made of the first fragments of IPv4 packets.
+#[btf_map(name = "FRAGMENTS_V4")]
+pub static FRAGMENTS_V4: LruHashMap<PacketKey<V4>, First<V4>, { limit::FRAGMENTS as usize }> =
+    LruHashMap::new();
+
+/// Program: what has been made of the first fragments of IPv6 packets.
+#[btf_map(name = "FRAGMENTS_V6")]
+pub static FRAGMENTS_V6: LruHashMap<PacketKey<V6>, First<V6>, { limit::FRAGMENTS as usize }> =
+    LruHashMap::new();
+
+/// User space: this host's own addresses by interface, from which it answers.
+#[btf_map(name = "HOSTS")]
+pub static HOSTS: HashMap<u32, Host, { limit::INTERFACES as usize }, NO_PREALLOC> = HashMap::new();

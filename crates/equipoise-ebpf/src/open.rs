@@ -7,10 +7,6 @@ use equipoise_common::flow::count::{Pressure, Refused};
 use equipoise_common::flow::end::Evicted;
 use equipoise_common::flow::open::{New, Opened};
 use equipoise_common::flow::track::tcp;
-use equipoise_common::hash;
-use equipoise_common::key::Be16;
-use equipoise_common::limit::PORT_TRIES;
-use equipoise_common::step::What;
 use equipoise_common::value::{OnFull, Policy, Service};
 use equipoise_common::verdict::Verdict;
 
@@ -18,10 +14,11 @@ use crate::family::Family;
 use crate::flow::{Decision, now};
 use crate::parse::Headers;
 use crate::report;
-use crate::select::{self, Run};
+use crate::select;
 use crate::slow::Work;
 use crate::stateless;
 use crate::table::policy;
+use crate::{carry, name};
 
 /// Puts a flow for a packet of none together in this CPU's work, all but its backend and its name there.
 #[inline(always)]
@@ -32,14 +29,16 @@ pub fn prepare<F: Family>(work: &mut Work<F>, policy: &Policy) -> Result<(), Ver
     };
     put_together(headers, &work.service, &mut work.new);
     work.run = run;
+    work.is_hairpin = name::is_hairpin(work.new.request.source);
     work.limits = [policy.max_flows, 0];
+    let limits = &policy.limits;
+    work.is_limited = [limits.source.rate, limits.backend.rate].map(|rate| u32::from(rate != 0));
     Ok(())
 }
 
 /// Gives the flow in this CPU's work a backend and a name there, and opens it.
 ///
-/// The flow takes its name with the client's own source port, or, where another flow has that name, with other ports in
-/// turn, and then so at a second backend.
+/// How the name comes about is [`name`]'s.
 #[inline(always)]
 pub fn place<F: Family>(work: &mut Work<F>) -> Opened {
     if work.headers.is_reset() {
@@ -71,13 +70,12 @@ pub fn settle<F: Family>(
     if opened.refused == Refused::Unnamed as u32 {
         return Err(unnamed(work.unnamed));
     }
-    let port_changed = new.reply.destination_port != headers.tuple.source_port;
-    if port_changed {
-        report::step(What::PortChanged, new.backend, u64::from(new.reply.destination_port.get()));
-    }
+    let port_changed = name::tell(new);
     decision.to = new.reply.reversed();
     decision.service = new.service;
     decision.backend = new.backend;
+    decision.apart = new.is_one_sided
+        || policy(new.service).is_some_and(|policy| carry::is_lowered(headers, policy));
     if report::is_dry() {
         return Ok(());
     }
@@ -101,16 +99,20 @@ pub fn settle<F: Family>(
     }
 }
 
-/// The verdict that [`find_name`] has answered with.
+/// The verdict that [`name::find`] has answered with.
 #[inline(always)]
 fn unnamed(number: u32) -> Verdict {
     const NO_BACKEND: u32 = Verdict::NoBackend as u32;
     const LIMIT: u32 = Verdict::FlowLimit as u32;
+    const RATE: u32 = Verdict::BackendLimit as u32;
     const NO_PORT: u32 = Verdict::NoSourcePort as u32;
+    const NO_ADDRESS: u32 = Verdict::NoSourceAddress as u32;
     match number {
         NO_BACKEND => Verdict::NoBackend,
         LIMIT => Verdict::FlowLimit,
+        RATE => Verdict::BackendLimit,
         NO_PORT => Verdict::NoSourcePort,
+        NO_ADDRESS => Verdict::NoSourceAddress,
         _ => Verdict::FlowRefused,
     }
 }
@@ -171,44 +173,11 @@ fn put_together<F: Family>(headers: &Headers<F>, service: &Service, new: &mut Ne
         service: service.id,
         backend: 0,
         generation: 0,
+        is_one_sided: false,
         sent: segment.sequence.wrapping_add(segment.length),
         acknowledged: if acknowledges { segment.acknowledgement } else { 0 },
         packets: headers.size.packets,
         bytes: headers.size.bytes,
         now: now(),
     };
-}
-
-/// Finds a backend for the flow in this CPU's scratch, and a name at it that no other flow has; answers with the
-/// backend's limit, or with a verdict as a number in the upper half.
-#[inline(always)]
-pub fn find_name<F: Family>(run: &Run) -> u64 {
-    let Some(work) = F::work() else { return u64::from(Verdict::FlowRefused as u32) << 32 };
-    let new = &mut work.new;
-    let mut candidate = 0;
-    let mut next = 0;
-    let mut limit = 0;
-    for attempt in 0..2 * PORT_TRIES {
-        if attempt % PORT_TRIES == 0 {
-            let chosen = match run.with_room(&mut next) {
-                Ok(chosen) => chosen,
-                Err(verdict) => return u64::from(verdict as u32) << 32,
-            };
-            new.reply.source = F::unpack(chosen.backend.address);
-            new.reply.source_port = chosen.backend.port;
-            new.reply.destination_port = new.request.source_port;
-            new.backend = chosen.id;
-            new.generation = chosen.backend.generation;
-            limit = chosen.backend.max_flows;
-        } else {
-            // Deterministic candidates, spread by the flow's hash over the upper half of the ports.
-            let before = if attempt == 1 { hash::five_tuple(&new.request) } else { candidate };
-            candidate = hash::mix(before, 1);
-            new.reply.destination_port = Be16::new(candidate as u16 | 0x8000);
-        }
-        if !F::is_taken(&new.reply) {
-            return u64::from(limit);
-        }
-    }
-    u64::from(Verdict::NoSourcePort as u32) << 32
 }

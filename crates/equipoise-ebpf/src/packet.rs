@@ -85,6 +85,33 @@ impl<const N: usize> Header<N> {
     }
 }
 
+/// The link header, which has come to stand `by` bytes too far from the front, goes there again: `length` bytes, of an
+/// Ethernet header and up to two VLAN tags.
+#[inline(always)]
+pub fn move_link_header(window: &Window, length: usize, by: usize) -> bool {
+    const ETHERNET: usize = 14;
+    const TAG: usize = 4;
+    let Some(old) = window.header::<ETHERNET>(by) else { return false };
+    let (one, two, three) = (old.load::<u64, 0>(), old.load::<u32, 8>(), old.load::<u16, 12>());
+    let Some(new) = window.header::<ETHERNET>(0) else { return false };
+    new.store::<u64, 0>(one);
+    new.store::<u32, 8>(two);
+    new.store::<u16, 12>(three);
+    let mut at = ETHERNET;
+    for _ in 0..2 {
+        if at + TAG > length {
+            break;
+        }
+        let (Some(old), Some(new)) = (window.header::<TAG>(by + at), window.header::<TAG>(at))
+        else {
+            return false;
+        };
+        new.store::<u32, 0>(old.load::<u32, 0>());
+        at += TAG;
+    }
+    true
+}
+
 /// Values that any bytes make, loaded and stored whole wherever they stand.
 ///
 /// Headers are seldom aligned. The kernel's architectures load and store misaligned words, but

@@ -5,7 +5,7 @@ use core::ptr;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::step::{Step, What};
 use equipoise_common::value::Traffic;
-use equipoise_common::verdict::{Hook, Verdict};
+use equipoise_common::verdict::{Hook, VERDICTS as VERDICTS_OF_A_HOOK, Verdict};
 
 use crate::family::Family;
 use crate::flow::Decision;
@@ -21,11 +21,17 @@ pub fn is_dry() -> bool {
 /// Counts a packet's way out.
 #[inline(always)]
 pub fn verdict(hook: Hook, verdict: Verdict) {
-    step(What::Verdict, verdict as u32, 0);
+    number(hook, verdict as u32);
+}
+
+/// Counts it by the number of the verdict.
+#[inline(always)]
+pub fn number(hook: Hook, verdict: u32) {
+    step(What::Verdict, verdict, 0);
     if is_dry() {
         return;
     }
-    if let Some(counter) = VERDICTS.get_ptr_mut(hook.counter(verdict)) {
+    if let Some(counter) = VERDICTS.get_ptr_mut(hook as u32 * VERDICTS_OF_A_HOOK + verdict) {
         // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
         unsafe { *counter += 1 };
     }

@@ -6,6 +6,7 @@
 
 use aya_ebpf::bindings::{bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use equipoise_common::key::FiveTuple;
 use equipoise_common::limit::NEXT_HOPS;
 use equipoise_common::step::What;
 
@@ -99,6 +100,18 @@ impl Hop {
         self.0.interface
     }
 
+    /// Largest packet that the way carries, IP bytes; 0 where that is not known.
+    #[inline(always)]
+    pub fn mtu(&self) -> u16 {
+        self.0.mtu
+    }
+
+    /// Whether it leads straight to this address, and not by a router.
+    #[inline(always)]
+    pub fn is_to<F: Family>(&self, address: F) -> bool {
+        self.0.address == address.fib()
+    }
+
     /// Writes destination and source link addresses.
     #[inline(always)]
     pub fn write_link_addresses(&self, ethernet: Header<12>) {
@@ -121,29 +134,54 @@ impl Hop {
     }
 }
 
+/// What a way is looked for for.
+#[derive(Clone, Copy)]
+pub struct Wanted<F> {
+    /// The packet's five-tuple as it leaves.
+    pub to: FiveTuple<F>,
+    /// Id of the backend that it goes to, or comes from.
+    pub backend: u32,
+    /// IP bytes as it leaves.
+    pub length: u32,
+    /// IPv4 TOS, or the first 32 bits of an IPv6 header.
+    pub class: u32,
+    /// When it came, ticks.
+    pub now: u32,
+}
+
+impl<F: Family> Wanted<F> {
+    /// For a packet that is rewritten as has been decided.
+    #[inline(always)]
+    pub fn of(headers: &Headers<F>, decision: &Decision<F>) -> Self {
+        Self {
+            to: decision.to,
+            backend: decision.backend,
+            length: headers.length,
+            class: headers.class,
+            now: decision.now,
+        }
+    }
+}
+
 /// How long a next hop is not asked for again: about 4 ms, ticks.
 const KEPT: u32 = 4;
 
 /// The way that a packet to the same address has just taken, where that is enough to know this one's.
 #[inline(always)]
-pub fn shortcut<H: Hook, F: Family>(
-    hook: &H,
-    headers: &Headers<F>,
-    decision: &Decision<F>,
-) -> Option<Hop> {
+pub fn shortcut<H: Hook, F: Family>(hook: &H, wanted: &Wanted<F>) -> Option<Hop> {
     // A dry run tells what the routing table says now.
-    if report::is_dry() || !is_allowed(headers) {
+    if report::is_dry() || !is_allowed(wanted) {
         return None;
     }
-    let entry = NEXT_HOP.get_ptr(decision.backend & (NEXT_HOPS - 1))?;
+    let entry = NEXT_HOP.get_ptr(wanted.backend & (NEXT_HOPS - 1))?;
     // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
     let entry: &'static NextHop = unsafe { &*entry };
-    let [one, two] = decision.to.destination.words();
+    let [one, two] = wanted.to.destination.words();
     let other = (entry.destination[0] ^ one) | (entry.destination[1] ^ two);
     let is_other = other != 0 || entry.from != from::<H, F>(hook);
-    let is_old = decision.now.wrapping_sub(entry.since) > KEPT;
-    let fits = headers.size.packets > 1 || headers.length <= u32::from(entry.mtu);
-    if is_other || is_old || entry.mtu == 0 || !fits { None } else { Some(Hop(entry)) }
+    let is_old = wanted.now.wrapping_sub(entry.since) > KEPT;
+    let fits = wanted.length <= u32::from(entry.mtu);
+    if is_other || is_old || !fits { None } else { Some(Hop(entry)) }
 }
 
 #[inline(always)]
@@ -153,9 +191,9 @@ fn from<H: Hook, F: Family>(hook: &H) -> u32 {
 
 /// Whether the way of such packets depends on nothing but their destination. An IPv4 route may be for one DSCP alone.
 #[inline(always)]
-fn is_allowed<F: Family>(headers: &Headers<F>) -> bool {
+fn is_allowed<F: Family>(wanted: &Wanted<F>) -> bool {
     const DSCP: u32 = 0xfc;
-    if !F::IS_V6 && headers.class & DSCP != 0 {
+    if !F::IS_V6 && wanted.class & DSCP != 0 {
         return false;
     }
     // SAFETY: an entry of an array map stays; one word.
@@ -165,31 +203,70 @@ fn is_allowed<F: Family>(headers: &Headers<F>) -> bool {
 /// Where packets to this backend have just gone, without asking whether this one may go there too.
 #[inline(always)]
 pub fn known(backend: u32) -> Option<Hop> {
-    let entry = NEXT_HOP.get_ptr(backend & (NEXT_HOPS - 1))?;
+    at(backend & (NEXT_HOPS - 1))
+}
+
+/// What [`ask`] has just told of.
+#[inline(always)]
+pub fn asked() -> Option<Hop> {
+    at(NEXT_HOPS)
+}
+
+#[inline(always)]
+fn at(place: u32) -> Option<Hop> {
+    let entry = NEXT_HOP.get_ptr(place)?;
     // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
     Some(Hop(unsafe { &*entry }))
 }
 
 /// Keeps the way that [`ask`] has just told of, if it is one that other packets to the same backend can take.
 #[inline(always)]
-pub fn keep<F: Family>(headers: &Headers<F>, decision: &Decision<F>) {
-    if report::is_dry() || !is_allowed(headers) {
+pub fn keep<F: Family>(wanted: &Wanted<F>) {
+    if report::is_dry() || !is_allowed(wanted) {
         return;
     }
     let Some(asked) = NEXT_HOP.get_ptr(NEXT_HOPS) else { return };
-    let Some(kept) = NEXT_HOP.get_ptr_mut(decision.backend & (NEXT_HOPS - 1)) else { return };
-    // SAFETY: this CPU's own entries, and nothing else runs on it meanwhile.
-    let (asked, kept) = unsafe { (&*asked, &mut *kept) };
-    let [one, two] = decision.to.destination.words();
+    let Some(kept) = NEXT_HOP.get_ptr_mut(wanted.backend & (NEXT_HOPS - 1)) else { return };
+    // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
+    let asked = unsafe { &*asked };
+    let [one, two] = wanted.to.destination.words();
     let other = (asked.destination[0] ^ one) | (asked.destination[1] ^ two);
-    if other == 0 && asked.since == decision.now && asked.mtu != 0 {
-        *kept = *asked;
+    if other == 0 && asked.since == wanted.now && asked.mtu != 0 {
+        // SAFETY: as above.
+        unsafe { *kept = *asked };
     }
 }
 
-/// Asks the routing table for the way of a packet with these headers after rewriting.
+/// Has the next answer tell of so many bytes less than the way carries, which [`ask`] has just found too small.
 #[inline(always)]
-pub fn ask<H: Hook, F: Family>(hook: &H, headers: &Headers<F>, decision: &Decision<F>) -> Route {
+pub fn shrink(by: u32) {
+    if let Some(lookup) = LOOKUP.get_ptr_mut(0) {
+        // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
+        let length = unsafe { &mut (*lookup).length };
+        *length = length.saturating_sub(by as u16);
+    }
+}
+
+/// What the way carries at most, IP bytes, that [`ask`] has just found too small.
+#[inline(always)]
+pub fn too_small() -> u16 {
+    LOOKUP.get(0).map_or(0, |lookup| lookup.length)
+}
+
+/// Asks the routing table for the way of a packet, and keeps it if others can take it too.
+#[inline(always)]
+pub fn find<H: Hook, F: Family>(hook: &H, wanted: &Wanted<F>) -> Route {
+    answer::<H, F, true>(hook, wanted)
+}
+
+/// Asks the routing table for the way of a packet.
+#[inline(always)]
+pub fn ask<H: Hook, F: Family>(hook: &H, wanted: &Wanted<F>) -> Route {
+    answer::<H, F, false>(hook, wanted)
+}
+
+#[inline(always)]
+fn answer<H: Hook, F: Family, const KEEP: bool>(hook: &H, wanted: &Wanted<F>) -> Route {
     const SUCCESS: i64 = 0;
     const LOCAL: i64 = 4;
     const NO_NEIGHBOUR: i64 = 7;
@@ -199,17 +276,15 @@ pub fn ask<H: Hook, F: Family>(hook: &H, headers: &Headers<F>, decision: &Decisi
     };
     // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
     let lookup = unsafe { &mut *scratch };
-    let to = &decision.to;
-    // A GSO packet is cut to size later; one packet must fit as it is.
-    let length = if headers.size.packets > 1 { 0 } else { headers.length as u16 };
+    let to = &wanted.to;
     *lookup = Lookup {
         family: F::AF,
         protocol: to.protocol as u8,
         source_port: to.source_port.0,
         destination_port: to.destination_port.0,
-        length,
+        length: wanted.length as u16,
         interface: hook.interface(),
-        class: headers.class,
+        class: wanted.class,
         source: to.source.fib(),
         destination: to.destination.fib(),
         vlan: 0,
@@ -235,7 +310,7 @@ pub fn ask<H: Hook, F: Family>(hook: &H, headers: &Headers<F>, decision: &Decisi
         address: lookup.destination,
         from: from::<H, F>(hook),
         interface: lookup.interface,
-        since: decision.now,
+        since: wanted.now,
         family: u16::from(lookup.family),
         mtu: 0,
         links: lookup.links,
@@ -243,8 +318,11 @@ pub fn ask<H: Hook, F: Family>(hook: &H, headers: &Headers<F>, decision: &Decisi
     if let Err(refusal) = hook.takes(link, entry.interface) {
         return Route::Refused(refusal);
     }
-    if link == Link::Known && length != 0 {
+    if link == Link::Known {
         entry.mtu = lookup.length;
+        if KEEP {
+            keep(wanted);
+        }
     }
     Route::Way(Hop(entry))
 }

@@ -1,8 +1,9 @@
 //! Whether a packet of no flow is for a service.
 
 use aya_ebpf::bindings::{bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as TupleV4};
+use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp};
-use equipoise_common::key::{FiveTuple, ServiceKey, UDP};
+use equipoise_common::key::{FiveTuple, PortsKey, ServiceKey, UDP};
 use equipoise_common::step::What;
 use equipoise_common::value::Service;
 use equipoise_common::verdict::Verdict;
@@ -27,7 +28,7 @@ pub fn find<H: Hook, F: Family>(hook: &H, headers: &Headers<F>) -> Result<Servic
         port: tuple.destination_port,
         protocol: tuple.protocol as u16,
     };
-    let Some(service) = F::service(&key) else {
+    let Some(service) = F::service(&key).or_else(|| on_ports(&key)) else {
         report::step(What::NoService, key.interface, u64::from(key.port.get()));
         return Err(Verdict::NoService);
     };
@@ -37,6 +38,16 @@ pub fn find<H: Hook, F: Family>(hook: &H, headers: &Headers<F>) -> Result<Servic
         return Err(Verdict::LocalSocket);
     }
     Ok(service)
+}
+
+/// The service that has the port in a range, or all ports. The key is in this CPU's work, as the stack has no room for it.
+#[inline(always)]
+fn on_ports<F: Family>(key: &ServiceKey<F>) -> Option<Service> {
+    let &ServiceKey { address, interface, port, protocol } = key;
+    let all = PortsKey::<F>::bits(16);
+    let work = F::work()?;
+    work.ports = Key::new(all, PortsKey { address, interface, protocol, port });
+    F::service_on_ports(&work.ports)
 }
 
 /// True if a socket of this host is connected to the packet's source.

@@ -3,28 +3,31 @@
 //! Opening a flow, ending one, answering a packet. A program of its own, with a stack and a verification of its
 //! own: the fast path hands what it knows of a packet over in [`Work`] and does not come back.
 
+use aya_ebpf::btf_maps::lpm_trie::Key;
 use equipoise_common::flow::Reason;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::open::{New, Opened};
-use equipoise_common::key::TCP;
+use equipoise_common::key::{PortsKey, TCP};
 use equipoise_common::value::{OnEmpty, OnUnknown, Policy, Service};
-use equipoise_common::verdict::{Kind, Verdict};
+use equipoise_common::verdict::Verdict;
 
 use crate::family::Family;
 use crate::flow::{self, Decision, Found};
-use crate::hook::Hook;
-use crate::parse::Headers;
+use crate::hook::{Hook, Stage};
+use crate::parse::{Headers, Part};
+use crate::route::Wanted;
 use crate::select::Run;
-use crate::{action, answer, forward, leave, open, report, route, table};
+use crate::{action, forward, fragment, leave, limit, on, open, report, route, table};
 
 /// What is handed on about a packet.
 #[repr(C, align(8))]
-#[derive(Clone, Copy)]
 pub struct Work<F> {
     /// The packet, as it came.
     pub headers: Headers<F>,
     /// A flow that is being put together.
     pub new: New<F>,
+    /// The key by which its service is looked for among those on ranges of ports.
+    pub ports: Key<PortsKey<F>>,
     /// The service that it is for, if it is of no flow.
     pub service: Service,
     /// Where its entry is in the flow table, or 0.
@@ -33,111 +36,132 @@ pub struct Work<F> {
     pub flow_service: u32,
     /// Live flows that the service and the backend of a new flow may have.
     pub limits: [u32; 2],
+    /// 1 if the service limits the new flows of a source, or of a backend, in a second.
+    pub is_limited: [u32; 2],
     /// What the look-up in the flow table has found.
     pub found: Found,
+    /// Whether it is a fragment, which others follow.
+    pub part: Part,
+    /// What it is to be answered for: a [`Verdict`] as a number.
+    pub verdict: u32,
     /// Where it picks its backend.
     pub run: Run,
     /// The verdict, as a number, on one that has found no backend or no name there.
     pub unnamed: u32,
+    /// What has been decided about it.
+    pub decision: Decision<F>,
     /// Whether packets to the backend of a new flow have just gone where this one can go too.
     pub way_is_known: bool,
+    /// Whether the client of a new flow is a backend itself.
+    pub is_hairpin: bool,
+    /// Whether a packet that is carried goes by a hop that was kept.
+    pub hop_is_known: bool,
+    /// Addresses of ours that a new flow may come from at its backend; 0 if it comes from the client's.
+    pub sources: u32,
+    /// How a packet that is carried gets to its backend, a [`equipoise_common::value::Mode`] as a number.
+    pub mode: u32,
+    /// What its way carries, IP bytes; 0 where that is not known.
+    pub mtu: u32,
+    /// The verdict on it, as a number, if it is sent.
+    pub sent: u32,
+    /// The verdict on it, as a number, if it is left to the stack.
+    pub by_stack: u32,
 }
 
 /// How far [`begin`] has got with a packet: an action, or this.
-const OPEN: u64 = 1 << 32;
+const OPEN: u64 = 1 << 63;
 
 /// A packet that the fast path has handed on.
 ///
-/// In parts that are called one after the other, so that each has the stack to itself.
+/// In parts that are called one after the other, and not inlined, so that each has the stack to itself.
 #[inline(always)]
-pub fn go_on<H: Hook, F: Family>(
-    hook: &H,
-    begin: impl Fn(&H) -> u64,
-    complete: impl Fn(&H, u64) -> i32,
-) -> i32 {
-    let Some(work) = F::work() else { return leave::<H>(Verdict::FlowRefused) };
+pub fn go_on<H: Hook, F: Family>(hook: &H) -> u64 {
+    let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
     end::<F>(work.at, work.found);
-    let begun = begin(hook);
+    if limit::is_denied::<F>() {
+        return action(leave::<H>(Verdict::SourceDenied));
+    }
+    let begun = begin::<H, F>();
     if begun & OPEN == 0 {
-        return begun as i32;
+        return begun;
+    }
+    if work.is_limited[0] != 0 && limit::is_over::<F>() {
+        return action(leave::<H>(Verdict::SourceLimit));
     }
     let opened = open::place(work);
-    let is_new = opened.refused == 0 && !opened.found;
-    work.way_is_known = false;
-    if is_new {
-        find_way::<H, F>(hook);
+    let decided = decide::<H, F>(hook, opened.packed());
+    if decided & OPEN == 0 {
+        return decided;
     }
-    let action = complete(hook, opened.packed());
-    if is_new && !work.way_is_known {
+    if work.part.marks != 0 {
+        fragment::remember_new::<F>();
+    }
+    if work.decision.apart {
+        work.found = Found::Nothing;
+        work.sent = Verdict::ForwardedRequest as u32;
+        return on(Stage::Carry);
+    }
+    let action = complete::<H, F>(hook);
+    if opened.refused == 0 && !opened.found && !work.way_is_known {
         keep_way::<F>();
     }
     action
 }
 
-/// Whether the first packet of the flow in this CPU's work can go where one to the same backend has just gone.
-///
-/// Not inlined, as [`keep_way`]: its stack is wanted only while it runs.
-#[inline(never)]
-fn find_way<H: Hook, F: Family>(hook: &H) {
-    let Some(work) = F::work() else { return };
-    work.way_is_known = route::shortcut(hook, &work.headers, &to_backend(work)).is_some();
-}
-
-/// Keeps the way that it has gone.
+/// Keeps the way that the first packet of a flow has gone.
 #[inline(never)]
 fn keep_way<F: Family>() {
     let Some(work) = F::work() else { return };
-    route::keep(&work.headers, &to_backend(work));
-}
-
-/// The decision about the packet that opens the flow in this CPU's work.
-#[inline(always)]
-fn to_backend<F: Family>(work: &Work<F>) -> Decision<F> {
-    Decision {
-        to: work.new.reply.reversed(),
-        backend: work.new.backend,
-        now: work.new.now,
-        ..Decision::none(&work.headers)
-    }
+    route::keep(&Wanted::of(&work.headers, &work.decision));
 }
 
 /// Everything before the flow table is written: the flow in this CPU's work is to be opened, or else the packet is
 /// done with.
-#[inline(always)]
-pub fn begin<H: Hook, F: Family>(hook: &H) -> u64 {
+#[inline(never)]
+fn begin<H: Hook, F: Family>() -> u64 {
     let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
     match admit(work) {
         Ok(()) => OPEN,
-        Err(verdict) => refuse(hook, &work.headers, verdict),
+        Err(verdict) => refuse::<H, F>(verdict),
     }
 }
 
-/// Everything after, with the [`Opened`] as a word: the packet goes as has been decided.
-#[inline(always)]
-pub fn complete<H: Hook, F: Family>(hook: &H, opened: u64) -> i32 {
-    let Some(work) = F::work() else { return leave::<H>(Verdict::FlowRefused) };
-    let headers = &work.headers;
-    let mut decision = Decision::none(headers);
-    decision.now = flow::now();
-    let settled = open::settle(work, Opened::unpacked(opened), &mut decision);
-    let settled = settled.map_err(|verdict| no_backend(headers, work.service.id, verdict));
-    match settled {
-        Ok(()) => {
-            let packet = hook.packet();
-            forward::forward::<_, _, true>(hook, &packet, headers, &decision)
-                .unwrap_or_else(leave::<H>)
-        }
-        Err(verdict) => refuse(hook, headers, verdict) as i32,
+/// What becomes of the packet when the flow table has been written, with the [`Opened`] as a word.
+#[inline(never)]
+fn decide<H: Hook, F: Family>(hook: &H, opened: u64) -> u64 {
+    let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
+    let opened = Opened::unpacked(opened);
+    let mut decision = Decision { now: flow::now(), ..Decision::none(&work.headers) };
+    if let Err(verdict) = open::settle(work, opened, &mut decision) {
+        let service = work.service.id;
+        return refuse::<H, F>(no_backend(&work.headers, service, verdict));
     }
+    let is_new = opened.refused == 0 && !opened.found;
+    work.way_is_known =
+        is_new && route::shortcut(hook, &Wanted::of(&work.headers, &decision)).is_some();
+    work.decision = decision;
+    OPEN
 }
 
-/// Answers a packet, or leaves it.
+/// The packet goes as has been decided.
+#[inline(never)]
+pub fn complete<H: Hook, F: Family>(hook: &H) -> u64 {
+    let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
+    let packet = hook.packet();
+    forward::forward::<_, _, true>(hook, &packet, &work.headers, &work.decision)
+        .map_or_else(refuse::<H, F>, action)
+}
+
+/// Leaves a packet; one that is to be answered goes on in the program that does that.
 #[inline(always)]
-fn refuse<H: Hook, F: Family>(hook: &H, headers: &Headers<F>, verdict: Verdict) -> u64 {
-    if verdict.kind() != Kind::Answer {
+pub fn refuse<H: Hook, F: Family>(verdict: Verdict) -> u64 {
+    if !verdict.is_answered() {
         return action(leave::<H>(verdict));
     }
-    action(answer::send(hook, headers, verdict).unwrap_or_else(leave::<H>))
+    if let Some(work) = F::work() {
+        work.verdict = verdict as u32;
+    }
+    on(Stage::Answer)
 }
 
 /// Ends a flow that is as good as none, or closes one that is to be reset.
@@ -156,6 +180,7 @@ fn end<F: Family>(at: u32, found: Found) {
         }
         Found::Idle | Found::Reselected | Found::Reset => {}
         Found::Nothing | Found::Flow | Found::Eventful => {}
+        Found::Apart | Found::ApartEventful => {}
     }
 }
 
@@ -170,6 +195,8 @@ fn resets<F: Family>(headers: &Headers<F>, service: u32) -> bool {
 /// Decides about a packet of no flow; one that is to be remembered is put together in `work`.
 #[inline(always)]
 fn admit<F: Family>(work: &mut Work<F>) -> Result<(), Verdict> {
+    // What opens nothing costs no token.
+    work.is_limited = [0; 2];
     let headers = &work.headers;
     let is_over = work.found == Found::Idle && resets(headers, work.flow_service);
     if work.found == Found::Reset || is_over {

@@ -5,9 +5,11 @@ use core::ptr;
 
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::find::is_past;
-use equipoise_common::key::ServiceKey;
+use equipoise_common::key::{Be16, ServiceKey};
+use equipoise_common::value::Mode;
 use equipoise_common::verdict::Verdict;
 
+use crate::carry::is_lowered;
 use crate::family::Family;
 use crate::flow::{Decision, now};
 use crate::map::STATELESS;
@@ -15,6 +17,7 @@ use crate::parse::Headers;
 use crate::report::{self, Direction};
 use crate::select;
 use crate::slow::Work;
+use crate::table::policy;
 
 /// Sends a packet where its hash says without remembering it.
 ///
@@ -23,15 +26,22 @@ use crate::slow::Work;
 #[inline(never)]
 pub fn send<F: Family>(work: &Work<F>, decision: &mut Decision<F>) -> Result<(), Verdict> {
     let (headers, service) = (&work.headers, &work.service);
-    let Some(run) = select::run(service.pool, headers) else { return Err(Verdict::NoBackend) };
-    let Some(chosen) = run.hashed(headers).backend(0) else { return Err(Verdict::NoBackend) };
+    let Some(run) = select::hashed(service.pool, headers) else { return Err(Verdict::NoBackend) };
+    let Some(chosen) = run.backend(0) else { return Err(Verdict::NoBackend) };
+    if chosen.backend.mode() == Mode::FullNat as u8 {
+        // Replies to an address of ours that nobody remembers would go nowhere.
+        return Err(Verdict::FlowRefused);
+    }
+    let is_one_sided = Mode::is_one_sided(chosen.backend.mode());
     let mut reply = headers.tuple.reversed();
     reply.source = F::unpack(chosen.backend.address);
-    reply.source_port = chosen.backend.port;
-    if F::is_taken(&reply) {
+    reply.source_port = chosen.port(headers.tuple.destination_port);
+    if !is_one_sided && F::position(&reply) != 0 {
         return Err(Verdict::NoSourcePort);
     }
-    decision.to = reply.reversed();
+    decision.to = if is_one_sided { headers.tuple } else { reply.reversed() };
+    decision.apart =
+        is_one_sided || policy(service.id).is_some_and(|policy| is_lowered(headers, policy));
     decision.service = service.id;
     decision.backend = chosen.id;
     if report::is_dry() {
@@ -67,16 +77,29 @@ pub fn reply<F: Family>(headers: &Headers<F>, decision: &mut Decision<F>) -> boo
 #[inline(never)]
 fn translate<F: Family>(headers: &Headers<F>, decision: &mut Decision<F>) -> bool {
     let tuple = &headers.tuple;
-    let key = ServiceKey {
+    let mut key = ServiceKey {
         address: tuple.source,
         interface: 0,
         port: tuple.source_port,
         protocol: tuple.protocol as u16,
     };
-    let Some(reply) = F::reply(&key) else { return false };
     decision.to = *tuple;
+    let reply = match F::reply(&key) {
+        Some(reply) => {
+            decision.to.source_port = reply.port;
+            reply
+        }
+        None => {
+            let port = key.port.get();
+            key.port = Be16::new(0);
+            let Some(reply) = F::reply(&key) else { return false };
+            if port < reply.first.get() || port > reply.last.get() {
+                return false;
+            }
+            reply
+        }
+    };
     decision.to.source = F::unpack(reply.vip);
-    decision.to.source_port = reply.port;
     decision.direction = Direction::Reply;
     decision.service = reply.service;
     decision.backend = reply.backend;

@@ -15,17 +15,17 @@ use equipoise_common::flow::open::{
 };
 use equipoise_common::flow::set::{End, Way};
 use equipoise_common::flow::track::{close, turn};
-use equipoise_common::flow::{Live, Position, Reason, Set, State, Storage, Word};
+use equipoise_common::flow::{Live, Position, Reason, Set, State, Storage, Word, flag};
 use equipoise_common::key::{Address, FiveTuple, V4, V6};
-use equipoise_common::value::Policy;
+use equipoise_common::value::{Backend, Policy};
 
 use crate::family::Family;
 use crate::flow;
 use crate::map::{
-    EVENTS, FLOWS_V4, FLOWS_V6, LIVE, LIVE_BACKENDS, LIVE_SERVICES, MAX_FLOWS, POLICIES, SEED,
-    SETS, SPARES_CONFIRMED,
+    BACKENDS, EVENTS, FLOWS_V4, FLOWS_V6, LIVE, LIVE_BACKENDS, LIVE_SERVICES, MAX_FLOWS, POLICIES,
+    SEED, SETS, SPARES_CONFIRMED,
 };
-use crate::open;
+use crate::name;
 use crate::packet::opaque;
 use crate::report;
 use crate::select::Run;
@@ -33,6 +33,14 @@ use crate::select::Run;
 /// A word in a map that other CPUs and user space reach too.
 #[repr(transparent)]
 pub struct Shared(UnsafeCell<u64>);
+
+impl Shared {
+    /// A word to be put into a map.
+    #[inline(always)]
+    pub const fn new(value: u64) -> Self {
+        Self(UnsafeCell::new(value))
+    }
+}
 
 // The library's atomics are not there for this target: plain accesses are volatile, the rest intrinsics, which
 // become the instructions that the kernel runs as full barriers.
@@ -94,7 +102,7 @@ macro_rules! storage {
     ($table:ident, $map:ident, $address:ident, $slot:literal, $first:literal,
      [$end:ident, $evict:ident, $turn:ident, $usable:ident, $choose:ident, $reserve:ident, $place:ident,
       $release:ident, $elsewhere:ident,
-      $taken:ident, $name:ident, $worth:ident, $close:ident]) => {
+      $position:ident, $name:ident, $port:ident, $worth:ident, $close:ident]) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $end(here: u32, why: u32, now: u32) -> u32 {
@@ -165,16 +173,22 @@ macro_rules! storage {
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $taken(key: *const FiveTuple<$address>) -> u32 {
+        extern "C" fn $position(key: *const FiveTuple<$address>) -> u32 {
             // SAFETY: null, or a whole five-tuple: the verifier checks each caller.
             let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
-            u32::from(flow::is_taken(&$table, key))
+            flow::position(&$table, key)
         }
 
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $name(offset: u32, length: u32, first: u32) -> u64 {
-            open::find_name::<$address>(&Run { offset, length, first })
+            name::find::<$address>(&Run { offset, length, first })
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $port(round: u32) -> u32 {
+            name::find_port::<$address>(round)
         }
 
         impl $table {
@@ -190,16 +204,22 @@ macro_rules! storage {
                 $close(here, why as u32) != 0
             }
 
-            /// Whether a flow is found by this five-tuple.
+            /// Where a flow is found by this five-tuple, or 0.
             #[inline(always)]
-            pub fn is_taken(key: &FiveTuple<$address>) -> bool {
-                $taken(key) != 0
+            pub fn position(key: &FiveTuple<$address>) -> u32 {
+                $position(key)
             }
 
-            /// Finds a backend and a name for the flow that this CPU's scratch has, as [`crate::open::find_name`].
+            /// Finds a backend and a name for the flow that this CPU's scratch has, as [`crate::name::find`].
             #[inline(always)]
             pub fn name(run: &Run) -> u64 {
                 $name(run.offset, run.length, run.first)
+            }
+
+            /// Tries some ports for that flow, as [`crate::name::find_port`].
+            #[inline(always)]
+            pub fn find_port(round: u32) -> u32 {
+                $port(round)
             }
 
             /// Opens the flow that this CPU's work has.
@@ -335,8 +355,9 @@ storage!(
         flow_place_v4,
         flow_release_v4,
         flow_elsewhere_v4,
-        flow_taken_v4,
+        flow_position_v4,
         flow_name_v4,
+        flow_port_v4,
         flow_worth_v4,
         flow_close_v4
     ]
@@ -357,8 +378,9 @@ storage!(
         flow_place_v6,
         flow_release_v6,
         flow_elsewhere_v6,
-        flow_taken_v6,
+        flow_position_v6,
         flow_name_v6,
+        flow_port_v6,
         flow_worth_v6,
         flow_close_v6
     ]
@@ -431,10 +453,22 @@ pub fn tell<A: Address, const SLOT: usize>(end: &End<'_, Shared, SLOT>, what: u1
     event.client = found.source.pack();
     event.vip = found.destination.pack();
     event.backend_address = facts.to.destination.pack();
+    let mut family = if A::IS_V6 { Event::IPV6 | Event::BACKEND_IPV6 } else { 0 };
+    if end.was.has(flag::ONE_SIDED)
+        && let Some(entry) = BACKENDS.get_ptr(facts.backend)
+    {
+        // SAFETY: an entry of an array map stays; user space writes it as a whole.
+        let entry = unsafe { &*entry };
+        event.backend_address = entry.address;
+        family &= !Event::BACKEND_IPV6;
+        if entry.mode & Backend::IS_V6 != 0 {
+            family |= Event::BACKEND_IPV6;
+        }
+    }
     event.client_port = found.source_port;
     event.vip_port = found.destination_port;
     event.backend_port = facts.to.destination_port;
-    event.what = if A::IS_V6 { what | Event::IPV6 } else { what };
+    event.what = what | family;
     event.protocol = found.protocol;
     event.why = end.why as u32;
     event.service = facts.service;

@@ -7,8 +7,8 @@
 
 use std::io;
 
-use equipoise_core::diff::{Applied, Difference, Unplaced, diff};
-use equipoise_core::plan::Desired;
+use equipoise_core::diff::{Applied, Difference, Step, Unplaced, diff};
+use equipoise_core::plan::{Desired, Rule};
 
 use crate::dataplane::{Maps, StepError};
 
@@ -16,6 +16,8 @@ use crate::dataplane::{Maps, StepError};
 #[derive(Clone, Debug, Default)]
 pub struct Applier {
     applied: Applied,
+    /// Whether lists have changed since it was asked.
+    lists_changed: bool,
 }
 
 /// The maps are as desired.
@@ -28,12 +30,18 @@ pub struct Converged {
 impl Applier {
     /// For maps in which this is known to be.
     pub fn new(applied: Applied) -> Self {
-        Self { applied }
+        Self { applied, lists_changed: false }
     }
 
     /// What is in the maps.
     pub fn applied(&self) -> &Applied {
         &self.applied
+    }
+
+    /// Whether clients may have come to be denied since this was last asked, whose flows are there still.
+    pub fn take_newly_denied(&mut self) -> bool {
+        let changed = std::mem::take(&mut self.lists_changed);
+        changed && self.applied.access().values().any(|rule| *rule == Rule::Deny)
     }
 
     /// Takes the steps that lead to `desired`. When this returns, no packet in flight holds
@@ -52,6 +60,8 @@ impl Applier {
         for step in &steps {
             maps.apply(step)?;
             self.applied.record(step);
+            self.lists_changed |=
+                matches!(step, Step::PutAccess { .. } | Step::RemoveAccess { .. });
         }
         match unplaced.first() {
             Some(&first) => Err(no_room(first)),
@@ -99,6 +109,7 @@ mod tests {
          name = 'web'
          listen = { interfaces = ['eth0'], port = 8080 }
          algorithm = 'random'
+         limits = { per-source = { rate = 5 }, allow = ['10.0.0.0/8'], deny = ['10.1.0.0/16'] }
          backends = [
            { address = '10.0.0.4:80' }, { address = '10.0.0.1:80', weight = 2 },
            { address = '[fd00::2]:80' }, { address = '[fd00::1]:80' },
@@ -110,7 +121,9 @@ mod tests {
         "[[service]]
          name = 'dns'
          listen = { interfaces = ['eth0'], address = '192.0.2.7', port = 53, protocol = 'udp' }
-         backends = [{ address = '10.0.0.2:53' }]",
+         backends = [{ address = '10.0.0.2:53' }]
+         [settings.limits]
+         deny = ['10.2.0.0/16']",
     ];
 
     /// Enough for the configurations, but not for two of them at once.
@@ -119,7 +132,8 @@ mod tests {
     fn state(text: &str) -> State {
         let addresses = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
         let eth0 = Interface { index: 2, addresses };
-        let facts = Facts { interfaces: BTreeMap::from([("eth0".to_owned(), eth0)]) };
+        let facts =
+            Facts { interfaces: BTreeMap::from([("eth0".to_owned(), eth0)]), ..Facts::default() };
         State::new(parse("test.toml", text).unwrap().config, facts)
     }
 
@@ -191,10 +205,27 @@ mod tests {
     }
 
     #[test]
+    fn who_is_denied_is_asked_for_once_also_after_a_failure() {
+        let mut state = state(CONFIGS[0]);
+        let (mut applier, mut maps) = (Applier::default(), Memory::default());
+        applier.converge(&mut maps, state.plan()).unwrap();
+        assert!(!applier.take_newly_denied());
+        reconfigure(&mut state, CONFIGS[1]);
+        // Denied prefixes are put first.
+        maps.inject(Fault::Once(3));
+        assert!(applier.converge(&mut maps, state.plan()).is_err());
+        assert!(applier.take_newly_denied());
+        assert!(!applier.take_newly_denied());
+        applier.converge(&mut maps, state.plan()).unwrap();
+        assert!(!applier.take_newly_denied());
+        assert_eq!(maps.contents().access.len(), 2);
+    }
+
+    #[test]
     fn refusal_says_what_was_tried_and_why_not() {
         let mut state = state(CONFIGS[2]);
         let (mut applier, mut maps) = (Applier::default(), Memory::default());
-        maps.inject(Fault::Once(4));
+        maps.inject(Fault::Once(6));
         let refused = applier.converge(&mut maps, state.plan()).unwrap_err().to_string();
         assert!(refused.starts_with("put backend 0: 10.0.0.2:53 of service 0: "), "{refused}");
     }

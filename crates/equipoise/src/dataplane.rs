@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use equipoise_common::flow::count::Pressure;
-use equipoise_common::value::Traffic;
+use equipoise_common::value::{Host, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::AttachMode;
 use equipoise_core::diff::Step;
@@ -68,6 +68,14 @@ pub trait DataPlane: Maps {
     /// When the kernel refuses.
     fn allow_shortcuts(&mut self, allowed: bool) -> Result<(), KernelError>;
 
+    /// Tells the programs from which addresses this host answers packets that came by a device; none for one that is not
+    /// there any more.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    fn answer_from(&mut self, index: u32, host: Option<Host>) -> Result<(), KernelError>;
+
     /// The packets counted, by hook and verdict.
     ///
     /// # Errors
@@ -99,6 +107,9 @@ pub trait DataPlane: Maps {
     /// Ends the flows in a part of the tables that are past their time, closes those whose backend has gone where
     /// their service wants that, and sends the RSTs that follow from either.
     fn sweep(&mut self, part: Part) -> Expiry;
+
+    /// Ends all flows whose clients are denied by the lists as they are now, and sends the RSTs that follow from it.
+    fn cut_denied(&mut self) -> Expiry;
 
     /// How full the flow tables are.
     fn occupancy(&self) -> Occupancy;

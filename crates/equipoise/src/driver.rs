@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use equipoise_common::value::{Backend, Fate};
 use equipoise_core::config::Config;
-use equipoise_core::plan::{BackendPlan, Note};
+use equipoise_core::plan::{BackendPlan, Crowded, Note};
 use equipoise_core::state::State;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -35,6 +35,8 @@ mod events;
 mod explain;
 mod interfaces;
 mod listing;
+mod loads;
+mod ports;
 mod reload;
 mod start;
 mod trouble;
@@ -75,6 +77,8 @@ pub struct Driver<M, P> {
     forwarding: Forwarding,
     managed: Managed,
     troubles: Troubles,
+    /// Backends at which source ports run out.
+    crowded: Vec<Crowded>,
     generation: Generation,
     flows: Option<FlowSample>,
     events: EventTask,
@@ -186,6 +190,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if retry && self.troubles.has(&Topic::Machine) {
             self.read_machine().await;
         }
+        self.follow_loads(now);
         if self.due.settle || retry {
             self.settle().await;
         }
@@ -195,6 +200,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if self.due.sweep <= now {
             self.due.sweep = now + SWEEP;
             self.sweep(Part::OneOf(SWEEP_PARTS));
+            self.watch_ports();
         }
         if self.due.resting <= now {
             self.due.resting = now + RESTING;
@@ -204,7 +210,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// Reads the machine; a change of it is due to be settled.
     async fn read_machine(&mut self) {
-        let targets = targets(self.state.config());
+        let mut targets = targets(self.state.config());
+        targets.extend(self.state.gone());
         let began = Instant::now();
         let read = self.machine.read(&targets).await;
         self.due.not_before = Instant::now() + began.elapsed() * 9;
@@ -248,8 +255,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     fn converge(&mut self) -> Result<(), String> {
         let desired = self.state.plan();
-        let converged =
-            self.applier.converge(&mut self.plane, desired).map_err(|e| e.to_string())?;
+        let converged = self.applier.converge(&mut self.plane, desired);
+        // Also after a failure: what is denied by now is denied.
+        if self.applier.take_newly_denied() {
+            let expiry = self.plane.cut_denied();
+            tracing::info!(flows = expiry.cut, "flows of denied clients ended");
+            self.events.tell(expiry.events);
+        }
+        let converged = converged.map_err(|e| e.to_string())?;
         if converged.steps > 0 {
             tracing::info!(steps = converged.steps, "applied");
             // Flows of a backend that has gone are not to wait for their next packet.
@@ -273,7 +286,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// What is not as it should be, in words.
     fn reasons(&self) -> Vec<String> {
         let missing = self.state.planned().notes.iter().filter(|note| is_missing(note));
-        self.troubles.reasons().map(str::to_owned).chain(missing.map(ToString::to_string)).collect()
+        let troubles = self.troubles.reasons().map(str::to_owned);
+        let crowded = self.crowded.iter().map(ToString::to_string);
+        troubles.chain(missing.map(ToString::to_string)).chain(crowded).collect()
     }
 
     /// What is good to know.
@@ -285,7 +300,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     async fn refresh_neighbours(&mut self) {
         self.due.neighbours = Instant::now() + NEIGHBOURS;
         let next_hops = self.reading.ways.values().filter_map(|way| match way {
-            Way::Via { interface, next_hop } => Some((*interface, *next_hop)),
+            Way::Via { interface, next_hop, .. } => Some((*interface, *next_hop)),
             Way::Local | Way::Unreachable => None,
         });
         let (next_hops, interfaces) = (next_hops.collect(), self.interfaces.indexes());
@@ -316,6 +331,7 @@ fn is_missing(note: &Note) -> bool {
         | Note::NoAddress { .. }
         | Note::NoIds { .. }
         | Note::NoBackendIds { .. }
+        | Note::NoSourceAddress { .. }
         | Note::NoKeys { .. } => true,
         Note::NoBackend { .. } | Note::CoarseShares { .. } => false,
     }
@@ -323,7 +339,7 @@ fn is_missing(note: &Note) -> bool {
 
 /// Whether the flows of a backend that has gone get a RST.
 fn is_to_be_reset(backend: &BackendPlan) -> bool {
-    backend.value.state == Backend::GONE && backend.value.fate == Fate::Reset as u16
+    backend.value.state == Backend::GONE && backend.value.fate == Fate::Reset as u8
 }
 
 /// The addresses whose ways matter: those of the backends.

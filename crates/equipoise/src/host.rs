@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::IpAddr;
 
-use equipoise_core::facts::{Facts, Interface};
+use equipoise_core::facts::{Facts, Interface, OwnPorts};
 
 pub mod addresses;
 pub mod check;
@@ -38,6 +38,8 @@ pub struct Reading {
     /// Whether those ways depend on the address alone: each is one path, and no rule picks a routing table by
     /// anything else of a packet.
     pub plain_ways: bool,
+    /// The ports that the kernel gives to this host's own connections.
+    pub own_ports: OwnPorts,
 }
 
 /// An interface that exists.
@@ -60,6 +62,8 @@ pub struct Device {
     pub below: Option<u32>,
     /// Its own addresses, in order; IPv6 link-local ones are left out.
     pub addresses: Vec<IpAddr>,
+    /// Those of them that came with a subnet, and not as a further one in it.
+    pub primary: Vec<IpAddr>,
     /// The id of the XDP program that hangs on it, ours or another's.
     pub xdp_program: Option<u32>,
     /// What it can do with XDP; none where the kernel (before 6.3) does not tell.
@@ -77,9 +81,21 @@ pub enum Way {
         interface: u32,
         /// The gateway, or the address itself when it is on the link.
         next_hop: IpAddr,
+        /// The address of this host that its own packets there come from; none where the kernel does not tell.
+        source: Option<IpAddr>,
     },
     /// The routing table knows no way.
     Unreachable,
+}
+
+impl Way {
+    /// The address of this host that packets going it come from.
+    pub fn source(&self) -> Option<IpAddr> {
+        match self {
+            Self::Via { source, .. } => *source,
+            Self::Local | Self::Unreachable => None,
+        }
+    }
 }
 
 impl Reading {
@@ -91,6 +107,9 @@ impl Reading {
         };
         Facts {
             interfaces: self.devices.iter().map(|(name, d)| (name.clone(), interface(d))).collect(),
+            sources: self.ways.iter().filter_map(|(to, way)| Some((*to, way.source()?))).collect(),
+            own_ports: self.own_ports,
+            ..Facts::default()
         }
     }
 

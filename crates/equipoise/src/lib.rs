@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod apply;
 pub mod cli;
+pub mod config_file;
 pub mod dataplane;
 pub mod decap;
 pub mod driver;

@@ -19,6 +19,8 @@ pub fn to_json(config: &Config) -> Value {
             "max_flows": config.settings.max_flows,
             "on_exit": config.settings.on_exit,
             "events": config.settings.events,
+            "limits": snake(json!(config.settings.limits)),
+            "least_connections": snake(json!(config.settings.least_connections)),
         },
     })
 }
@@ -45,6 +47,8 @@ fn service(service: &Service) -> Value {
         "name": service.name,
         "listen": listen,
         "algorithm": service.algorithm,
+        "affinity": service.affinity,
+        "affinity_prefix": service.affinity_prefix,
         "manage_address": service.manage_address,
         "backends": service.backends.iter().map(|backend| snake(json!(backend))).collect::<Vec<_>>(),
         "on_backend_down": service.policy.on_backend_down,
@@ -52,8 +56,10 @@ fn service(service: &Service) -> Value {
         "on_unknown": service.policy.on_unknown,
         "on_empty": service.policy.on_empty,
         "on_full": service.policy.on_full,
+        "fragments": service.policy.fragments,
         "max_flows": service.policy.max_flows,
         "timeouts": snake(json!(service.policy.timeouts)),
+        "limits": snake(json!(service.policy.limits)),
     })
 }
 
@@ -105,18 +111,34 @@ mod tests {
         listen = { interfaces = ["eth_0"], address = "192.0.2.1", port = 80 }
         backends = [
           { address = "10.0.0.1:8080", weight = 3, max-flows = 9 }, { address = "[2001:db8::1]:8080" },
+          { address = "10.0.0.2" },
         ]
         on-backend-down = "reselect"
         on-backend-removed = "reset"
         on-unknown = "drop"
         on-empty = "pass"
         on-full = "drop"
+        fragments = "hash"
         max-flows = 20
+        limits = { per-source = { rate = 100, prefix = { v6 = 48 } }, per-backend = { rate = 5, burst = 7 }, deny = ["10.0.0.0/8", "::1"] }
         timeouts = { tcp-opening = "3s", udp-two-way = "2m 500ms", reset-on-expiry = true }
+        [[service]]
+        name = "range"
+        listen = { interfaces = ["eth_0"], port = "8000-8100" }
+        backends = [{ address = "2001:db8::1" }]
+        affinity = "source-ip"
+        affinity-prefix = { v4 = 24 }
+        [[service]]
+        name = "list"
+        listen = { interfaces = ["eth_0"], port = [80, 443] }
+        algorithm = "least-connections"
+        backends = [{ address = "2001:db8::1" }]
         [settings]
         attach = { default = "tc", eth_0 = "xdp" }
         backend-interfaces = ["eth1"]
         events = false
+        limits = { per-backend = { rate = 9 }, allow = ["::/0"] }
+        least-connections = { update-interval = "500ms", weighted = false }
     "#;
 
     #[test]
@@ -139,5 +161,8 @@ mod tests {
         assert_eq!(json["service"][0]["on_backend_down"], "reselect");
         assert_eq!(json["service"][0]["timeouts"]["tcp_established"], "2h 5m");
         assert_eq!(json["service"][0]["timeouts"]["reset_on_expiry"], true);
+        let source = json!({ "rate": 100, "prefix": { "v6": 48 } });
+        assert_eq!(json["service"][0]["limits"]["per_source"], source);
+        assert_eq!(json["settings"]["limits"]["allow"], json!(["::/0"]));
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use equipoise_core::config::{Ports, target};
 use serde::{Deserialize, Serialize};
 
 pub mod explain;
@@ -101,8 +102,8 @@ pub struct ListenStatus {
     pub address: Option<IpAddr>,
     /// The addresses as they are now.
     pub addresses: Vec<IpAddr>,
-    /// The port.
-    pub port: u16,
+    /// The ports, as the configuration writes them.
+    pub port: Ports,
     /// `tcp`, `udp` or `both`.
     pub protocol: String,
 }
@@ -114,6 +115,9 @@ pub struct PoolStatus {
     pub route: String,
     /// How a backend is picked.
     pub algorithm: String,
+    /// `source-ip` where clients are kept together in place of the algorithm, else nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<String>,
     /// Whether health is ignored, because too few backends are healthy.
     pub panic: bool,
     /// Its backends, IPv4 and IPv6 in one list.
@@ -124,6 +128,7 @@ pub struct PoolStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BackendStatus {
     /// Address and port, as the configuration writes them.
+    #[serde(with = "target")]
     pub address: SocketAddr,
     /// The weight that the configuration gives it.
     pub configured_weight: u16,

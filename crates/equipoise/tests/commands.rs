@@ -172,3 +172,21 @@ fn plan_without_an_instance_is_against_nothing() {
     assert_eq!(json["dump"], dump.out);
     assert!(!json["steps"].as_array().unwrap().is_empty());
 }
+
+#[test]
+fn files_that_a_configuration_names_are_read_and_their_faults_told() {
+    let place = Place::new();
+    let list = place.file("deny.txt", "10.0.0.0/8\n");
+    let config = place.file("a.toml", &format!("{GOOD}limits = {{ deny = ['@{list}'] }}\n"));
+    let answer = place.run(&["check", &config]);
+    assert_eq!((answer.exit, &*answer.err), (0, ""));
+    place.file("deny.txt", "10.0.0.0/8\n# ten\nten\n");
+    let answer = place.run(&["check", "--json", &config]);
+    assert_eq!(answer.exit, 2);
+    let told: Value = serde_json::from_str(&answer.out).unwrap();
+    assert_eq!(told["errors"][0]["message"], format!("{list}, line 3: `ten` is not a prefix"));
+    fs::remove_file(place.path("deny.txt")).unwrap();
+    let answer = place.run(&["check", &config]);
+    assert_eq!(answer.exit, 2);
+    assert!(answer.err.contains("cannot be read: there is no such file"), "{}", answer.err);
+}

@@ -22,8 +22,25 @@ const STAGES: &[Stage] = &[
         name: "Parse",
         what: "Ethernet, up to two VLAN tags, IPv4 with any options or IPv6 with up to 8 extension headers, TCP or UDP. \
                TC knows from the link layer which frames are for other machines. Lengths must agree with each other and with the frame. \
-               What leaves here leaves as it came.",
-        exits: &[OtherHost, NotIp, Malformed, Fragment, ExtensionHeaders, NotTcpUdp],
+               What leaves here leaves as it came. A fragment, and what is neither TCP nor UDP, goes on in a program of its own (*Fragments \
+               and ICMP*).",
+        exits: &[OtherHost, NotIp, Malformed, ExtensionHeaders],
+    },
+    Stage {
+        name: "Fragments and ICMP",
+        what: "The first fragment of a packet goes on as the packet would, and those behind it follow; `fragments` says what else may \
+               become of them. ICMP errors that quote a packet of a flow go to its sender, with the packet as that sent it. Echo requests \
+               to a VIP that is no address of this host are answered.",
+        exits: &[
+            Fragment,
+            FragmentUnknown,
+            FragmentRefused,
+            NotTcpUdp,
+            Echo,
+            ForwardedErrorToBackend,
+            ForwardedErrorToClient,
+            RewrittenError,
+        ],
     },
     Stage {
         name: "Flow",
@@ -49,7 +66,11 @@ const STAGES: &[Stage] = &[
             UnreachableNoBackend,
             NoBackendPassed,
             FlowLimit,
+            SourceDenied,
+            SourceLimit,
+            BackendLimit,
             NoSourcePort,
+            NoSourceAddress,
             FlowRefused,
             Unanswerable,
         ],
@@ -57,17 +78,23 @@ const STAGES: &[Stage] = &[
     Stage {
         name: "Route",
         what: "Where it goes next, by the kernel's routes and neighbours. What cannot be sent from here is left to TC, or from TC to the \
-               stack: native XDP passes it as it came; requests are else passed rewritten, and replies rewritten on their way out.",
+               stack: native XDP passes it as it came; requests are else passed rewritten, and replies rewritten on their way out. What is on its \
+               last hop, or too big for the next link (with what goes before it in a tunnel), is answered with an ICMP error that quotes it as its \
+               sender has sent it. Packets that keep their VIP, and SYNs whose MSS is lowered, go on in a program of their own.",
         exits: &[
             RequestToLocalBackend,
             RequestNoNeighbour,
             RequestNoRedirect,
+            RequestToFragment,
             RequestTooBig,
             RequestHopLimit,
             RequestNoRoute,
+            RequestNotOnLink,
+            RequestUndeliverable,
             ReplyToLocalClient,
             ReplyNoNeighbour,
             ReplyNoRedirect,
+            ReplyToFragment,
             ReplyTooBig,
             ReplyHopLimit,
             ReplyNoRoute,
@@ -75,7 +102,8 @@ const STAGES: &[Stage] = &[
     },
     Stage {
         name: "Rewrite and send",
-        what: "Addresses, ports, checksums, one hop less; then out by the device of the route.",
+        what: "Addresses, ports, checksums, one hop less; in modes `dsr`, `ipip` and `gue` one hop less, and outer headers. Then out by the \
+               device of the route.",
         exits: &[ForwardedRequest, ForwardedReply, RewrittenReply, RewriteFailed],
     },
 ];

@@ -203,7 +203,8 @@ fn loaded(scene: &Scene, eviction: Eviction) -> Kernel {
         let index = index(netns, name).unwrap();
         (name.to_owned(), Interface { index, addresses: Vec::new() })
     };
-    let facts = Facts { interfaces: [interface("front"), interface("back")].into() };
+    let facts =
+        Facts { interfaces: [interface("front"), interface("back")].into(), ..Facts::default() };
     let config = parse("floods.toml", &scene.config("tc")).unwrap().config;
     let mut state = State::new(config, facts);
     Applier::default().converge(&mut kernel, state.plan()).unwrap();

@@ -10,6 +10,10 @@ mod bench;
 
 #[path = "flows/answers.rs"]
 mod answers;
+#[path = "flows/carried.rs"]
+mod carried;
+#[path = "flows/choosing.rs"]
+mod choosing;
 #[path = "flows/closing.rs"]
 mod closing;
 #[path = "flows/confirming.rs"]
@@ -18,12 +22,16 @@ mod confirming;
 mod copy;
 #[path = "flows/empty.rs"]
 mod empty;
+#[path = "flows/errors.rs"]
+mod errors;
 #[path = "flows/events.rs"]
 mod events;
 #[path = "flows/exact.rs"]
 mod exact;
 #[path = "flows/expiry.rs"]
 mod expiry;
+#[path = "flows/fragments.rs"]
+mod fragments;
 #[path = "flows/full.rs"]
 mod full;
 #[path = "flows/gone.rs"]
@@ -32,10 +40,18 @@ mod gone;
 mod hammer;
 #[path = "flows/limits.rs"]
 mod limits;
+#[path = "flows/modes.rs"]
+mod modes;
 #[path = "flows/names.rs"]
 mod names;
 #[path = "flows/next_hops.rs"]
 mod next_hops;
+#[path = "flows/ports.rs"]
+mod ports;
+#[path = "flows/rates.rs"]
+mod rates;
+#[path = "flows/sources.rs"]
+mod sources;
 #[path = "flows/talk.rs"]
 mod talk;
 #[path = "flows/unknown.rs"]

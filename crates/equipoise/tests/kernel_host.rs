@@ -112,7 +112,11 @@ fn ways_are_local_on_the_link_by_a_gateway_or_none() {
     ];
     let reading = link.run(async |mut machine| read(&mut machine, &targets).await);
     let interface = reading.devices["near"].index;
-    let via = |next_hop: &str| Way::Via { interface, next_hop: ip(next_hop) };
+    // The address of ours that our own packets there would come from goes with the way.
+    let via = |next_hop: &str| {
+        let source = if next_hop.contains(':') { "2001:db8::fe" } else { "10.0.0.254" };
+        Way::Via { interface, next_hop: ip(next_hop), source: Some(ip(source)) }
+    };
     assert_eq!(reading.ways[&ip("10.0.0.254")], Way::Local);
     assert_eq!(reading.ways[&ip("127.0.0.1")], Way::Local);
     assert_eq!(reading.ways[&ip("10.0.0.7")], via("10.0.0.7"));

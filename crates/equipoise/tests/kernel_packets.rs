@@ -186,9 +186,6 @@ fn headers_that_contradict_themselves_pass_untouched() {
         for frame in malformed {
             passes_untouched(&bench, hook, &frame, Verdict::Malformed);
         }
-        passes_untouched(&bench, hook, &changed(&tcp, 20, &[0x20, 0]), Verdict::Fragment);
-        passes_untouched(&bench, hook, &changed(&tcp, 20, &[0, 1]), Verdict::Fragment);
-        passes_untouched(&bench, hook, &changed(&tcp6, 20, &[44]), Verdict::Fragment);
     }
     assert_eq!(bench.flows(), 0);
 }
@@ -396,32 +393,6 @@ fn a_device_that_takes_no_redirects_is_left_to_tc() {
             (Verdict::ReplyNoRedirect, XDP_PASS, frame)
         );
         bench.kernel.allow_redirect(front, true).unwrap();
-    }
-}
-
-#[test]
-fn a_packet_on_its_last_hop_is_left_to_the_stack() {
-    let bench = Bench::new();
-    for (number, hook) in HOOKS.into_iter().enumerate() {
-        for ends in families(5100 + number as u16) {
-            let frame =
-                packet(ends.client, ends.vip, Transport::Syn).hops(1).build(bench.client_link());
-            let (verdict, output) = bench.verdict(hook, bench.front, &frame);
-            assert_eq!((verdict, output.action), (Verdict::RequestHopLimit, pass(hook)));
-            let to = if hook == Hook::Xdp { ends.vip } else { ends.backend };
-            assert_eq!(
-                output.frame,
-                packet(ends.client, to, Transport::Syn).hops(1).build(bench.client_link())
-            );
-            let frame = packet(ends.backend, ends.client, Transport::SynAck)
-                .hops(1)
-                .build(bench.backend_link());
-            let (verdict, output) = bench.verdict(hook, bench.back, &frame);
-            assert_eq!(
-                (verdict, output.action, output.frame),
-                (Verdict::ReplyHopLimit, pass(hook), frame)
-            );
-        }
     }
 }
 

@@ -2,12 +2,18 @@
 
 #[path = "traffic/balanced.rs"]
 mod balanced;
+#[path = "traffic/denied.rs"]
+mod denied;
 #[path = "traffic/explain.rs"]
 mod explain;
 #[path = "traffic/flows.rs"]
 mod flows;
 #[path = "traffic/lifecycle.rs"]
 mod lifecycle;
+#[path = "traffic/modes.rs"]
+mod modes;
+#[path = "traffic/paths.rs"]
+mod paths;
 #[path = "traffic/start.rs"]
 mod start;
 
@@ -61,8 +67,16 @@ at_each_hook! {
     a_load_beyond_its_limit_goes_to_other_backends
     connections_end_well_whichever_end_is_first
     connections_that_backends_end_are_told_so
+    a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back
+    datagrams_in_fragments_are_answered
+    a_client_learns_the_size_of_our_own_link
+    a_client_learns_the_size_of_a_link_behind_a_router
+    backends_answer_clients_themselves
+    backends_that_know_no_way_to_clients_answer_us
+    a_backend_reaches_its_own_vip
 }
 
+use denied::a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back;
 use flows::{
     a_load_beyond_its_limit_goes_to_other_backends,
     a_port_that_is_used_again_and_again_always_connects,
@@ -71,6 +85,15 @@ use flows::{
     a_udp_client_of_a_removed_backend_is_answered_by_another,
     connections_end_well_whichever_end_is_first, connections_that_backends_end_are_told_so,
     without_a_control_plane_dead_flows_make_room,
+};
+
+use modes::{
+    a_backend_reaches_its_own_vip, backends_answer_clients_themselves,
+    backends_that_know_no_way_to_clients_answer_us,
+};
+use paths::{
+    a_client_learns_the_size_of_a_link_behind_a_router, a_client_learns_the_size_of_our_own_link,
+    datagrams_in_fragments_are_answered,
 };
 
 fn new_connections_follow_the_weights(attach: Attach) {

@@ -19,6 +19,7 @@ use equipoise_common::key::TCP;
 use equipoise_common::value::{Backend, Fate, OnEmpty};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config;
+use equipoise_core::facts::OwnPorts;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -56,13 +57,21 @@ impl Lab {
         text: &str,
         prepare: impl FnOnce(&mut Plane),
     ) -> (Result<TestDriver, StartError>, Self) {
+        Self::try_start_on(world(), text, prepare).await
+    }
+
+    async fn try_start_on(
+        world: World,
+        text: &str,
+        prepare: impl FnOnce(&mut Plane),
+    ) -> (Result<TestDriver, StartError>, Self) {
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("a.toml");
         fs::write(&file, text).unwrap();
         let mut plane = Plane { memory: Memory::new(65_536), ..Plane::default() };
         prepare(&mut plane);
         let (plane, plane_handle) = SimulatedPlane::new(plane);
-        let (machine, world) = SimulatedMachine::new(world());
+        let (machine, world) = SimulatedMachine::new(world);
         let socket = directory.path().join("test.sock");
         let lab = Self { plane: plane_handle, world, client: Client::new(&socket), directory };
         let driver = Driver::start(Start {
@@ -113,7 +122,8 @@ impl Lab {
 
     fn vips(&self) -> BTreeSet<String> {
         let plane = self.plane.borrow();
-        plane.memory.contents().services.keys().map(ToString::to_string).collect()
+        let services = &plane.memory.contents().services;
+        services.keys().filter(|key| !key.is_whole()).map(ToString::to_string).collect()
     }
 }
 
@@ -143,13 +153,18 @@ fn world() -> World {
     ];
     let way = |address: &str| {
         let next_hop = address.parse().unwrap();
-        (next_hop, Way::Via { interface: 3, next_hop })
+        (next_hop, Way::Via { interface: 3, next_hop, source: None })
     };
     let ways = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(way);
     let settings = ["eth0", "eth1", "eth2"]
         .map(|name| (format!("ipv4/conf/{name}/forwarding"), "0".to_owned()));
     World {
-        reading: Reading { devices: devices.into(), ways: ways.into(), plain_ways: true },
+        reading: Reading {
+            devices: devices.into(),
+            ways: ways.into(),
+            plain_ways: true,
+            own_ports: OwnPorts::default(),
+        },
         settings: settings.into(),
         ..World::default()
     }
@@ -177,7 +192,7 @@ fn ids(plane: &Plane, backend: &str) -> (u32, u32) {
         entry.address == address.ip().into() && entry.port.get() == address.port()
     });
     let (id, entry) = found.expect("the backend is in the maps");
-    (entry.service, *id)
+    (entry.service.into(), *id)
 }
 
 fn keys(value: &Value) -> BTreeSet<String> {
@@ -204,6 +219,67 @@ async fn running_instance_is_attached_where_clients_and_backends_are() {
             2,
             "both backends' neighbours are looked for at once"
         );
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn weights_follow_live_flows_where_the_service_says_so() {
+    let config = format!("[settings.least-connections]\nupdate-interval = '100ms'\n{CONFIG}")
+        .replace("[[service]]", "[[service]]\nalgorithm = 'least-connections-weights'");
+    let (driver, lab) = Lab::start(&config).await;
+    run(driver, async {
+        let weights = |status: &Status| {
+            let backends = status.services[0].pools[0].backends.iter();
+            backends
+                .map(|b| b.effective_weight / f64::from(b.configured_weight))
+                .collect::<Vec<_>>()
+        };
+        lab.status_when(|status| weights(status) == [1.0, 1.0]).await;
+        lab.plane.send_modify(|plane| {
+            let ids = ids(plane, "10.0.0.1:8080");
+            let row =
+                |port| flow(&format!("198.51.100.1:{port}"), "10.0.0.1:8080", ids, "established");
+            plane.flows = (1000..1003).map(row).collect();
+        });
+        lab.status_when(|status| weights(status) == [0.25, 1.0]).await;
+        lab.plane.send_modify(|plane| plane.flows.clear());
+        lab.status_when(|status| weights(status) == [1.0, 1.0]).await;
+        assert_eq!(lab.plane.borrow().memory.check_references(), Ok(()));
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn source_ports_that_run_out_are_a_reason_until_they_do_not() {
+    let config = CONFIG.replace("[[service]]", "[[service]]\nmode = 'full-nat'");
+    let mut world = world();
+    // Ten ports are left beside the kernel's own.
+    world.reading.own_ports = OwnPorts(1_034, 65_535);
+    for way in world.reading.ways.values_mut() {
+        let Way::Via { source, .. } = way else { continue };
+        *source = Some("10.0.0.254".parse().unwrap());
+    }
+    let (driver, lab) = Lab::try_start_on(world, &config, |_| {}).await;
+    let driver = driver.expect("starts");
+    run(driver, async {
+        assert_eq!(lab.status_when(|_| true).await.state, Health::Ok);
+        lab.plane.send_modify(|plane| {
+            let ids = ids(plane, "10.0.0.1:8080");
+            let row =
+                |port| flow(&format!("198.51.100.1:{port}"), "10.0.0.1:8080", ids, "established");
+            plane.flows = (1000..1007).map(row).collect();
+        });
+        let status = lab.status_when(|status| status.state == Health::Degraded).await;
+        let expected =
+            "7 flows at 10.0.0.1:8080 come from 10 ports: more `snat-addresses` give room";
+        assert_eq!(status.reasons, [expected]);
+        lab.plane.send_modify(|plane| plane.flows.truncate(6));
+        lab.status_when(|status| status.state == Health::Ok).await;
         lab.client.stop().await.unwrap();
     })
     .await
@@ -418,7 +494,7 @@ async fn backend_that_is_removed_is_kept_for_its_flows_and_told_no_more() {
         assert_eq!(status.services[0].pools[0].backends.len(), 1);
         let gone = lab.plane.borrow().memory.contents().backends[&two];
         assert_eq!((gone.state, gone.generation), (Backend::GONE, 1));
-        assert_eq!(gone.fate, Fate::Reset as u16);
+        assert_eq!(gone.fate, Fate::Reset as u8);
         assert_eq!(lab.plane.borrow().memory.check_references(), Ok(()));
         lab.client.stop().await.unwrap();
     })
@@ -440,6 +516,46 @@ async fn policies_of_the_file_are_in_the_maps_and_in_the_configuration_told() {
         let running = lab.client.config().await.unwrap();
         assert_eq!(running["service"][0]["on_empty"], "drop");
         assert_eq!(running["service"][0]["timeouts"]["tcp_opening"], "500ms");
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn who_comes_to_be_denied_by_a_file_loses_its_flows_and_a_bad_file_changes_nothing() {
+    let (driver, lab) = Lab::start(CONFIG).await;
+    let backend = ids(&lab.plane.borrow(), "10.0.0.1:8080");
+    lab.plane.send_modify(|plane| {
+        plane.flows = ["198.51.100.7:5000", "198.51.100.8:5000", "198.51.100.9:5000"]
+            .map(|client| flow(client, "10.0.0.1:8080", backend, "established"))
+            .to_vec();
+    });
+    let clients = || -> Vec<String> {
+        lab.plane.borrow().flows.iter().map(|flow| flow.client.ip().to_string()).collect()
+    };
+    run(driver, async {
+        let list = lab.path("deny.txt");
+        fs::write(&list, "198.51.100.8 # a nuisance\n").unwrap();
+        let text = format!(
+            "{CONFIG}limits = {{ allow = [\"198.51.100.9\"] }}\n[settings.limits]\ndeny = [\"@{}\"]\n",
+            list.display()
+        );
+        lab.reload(&text);
+        lab.status_when(|s| s.config.generation == 2).await;
+        assert_eq!(clients(), ["198.51.100.7", "198.51.100.9"]);
+        // The text is the same and the list is not.
+        fs::write(&list, "198.51.100.0/24\n").unwrap();
+        lab.reload(&text);
+        lab.status_when(|s| s.config.generation == 3).await;
+        assert_eq!(clients(), ["198.51.100.9"]);
+        assert_eq!(lab.plane.borrow().memory.contents().access.len(), 2);
+        fs::write(&list, "198.51.100.0/24\n\n198.51.100.7/24\n").unwrap();
+        lab.reload(&text);
+        let is_told = |error: &String| error.contains("deny.txt, line 3: `198.51.100.7/24`");
+        let status = lab.status_when(|s| s.config.last_error.as_ref().is_some_and(is_told)).await;
+        assert_eq!(status.config.generation, 3);
+        assert_eq!(lab.plane.borrow().memory.contents().access.len(), 2);
         lab.client.stop().await.unwrap();
     })
     .await

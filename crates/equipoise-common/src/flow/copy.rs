@@ -77,6 +77,7 @@ fn read<const SLOT: usize, S: Storage<SLOT>>(
         service,
         backend,
         generation: first.generation(),
+        is_one_sided: first.has(flag::ONE_SIDED),
         sent: 0,
         acknowledged: 0,
         packets: 0,

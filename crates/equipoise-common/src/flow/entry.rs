@@ -61,6 +61,8 @@ pub mod flag {
     pub const CLIENT_DONE: u32 = 1 << 9;
     /// The client has acknowledged the backend's FIN.
     pub const BACKEND_DONE: u32 = 1 << 10;
+    /// The backend's answers do not come by us.
+    pub const ONE_SIDED: u32 = 1 << 11;
     /// What both entries of a flow say alike.
     pub const SHARED: u32 =
         ANSWERED | CLIENT_FIN | BACKEND_FIN | CLIENT_DONE | BACKEND_DONE | STATE | WHY;
@@ -98,11 +100,13 @@ pub enum Reason {
     Replaced = 8,
     /// The backend has gone, and the next packet chose anew.
     Reselected = 9,
+    /// Its client has come to be denied.
+    Denied = 10,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::None,
         Self::ClientFin,
         Self::BackendFin,
@@ -113,6 +117,7 @@ impl Reason {
         Self::Evicted,
         Self::Replaced,
         Self::Reselected,
+        Self::Denied,
     ];
 
     /// From a number.
@@ -127,6 +132,7 @@ impl Reason {
             7 => Self::Evicted,
             8 => Self::Replaced,
             9 => Self::Reselected,
+            10 => Self::Denied,
             _ => Self::None,
         }
     }
@@ -144,6 +150,7 @@ impl Reason {
             Self::Evicted => "evicted",
             Self::Replaced => "replaced",
             Self::Reselected => "reselected",
+            Self::Denied => "denied",
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct New<A> {
     pub backend: u32,
     /// Generation of the backend.
     pub generation: u16,
+    /// Whether the backend's answers do not come by us.
+    pub is_one_sided: bool,
     /// End of what the client has sent.
     pub sent: u32,
     /// Its latest acknowledgement, and with it the end of what it knows the backend to have sent.
@@ -294,16 +296,20 @@ fn place_held<const SLOT: usize, S: Storage<SLOT>>(
     }
     let udp = new.request.protocol == UDP;
     let state = if udp { State::OneWay } else { State::Opening };
-    let protocol = if udp { flag::UDP } else { 0 };
+    let mut always = if udp { flag::UDP } else { 0 };
+    if new.is_one_sided {
+        // What nobody sees here is taken to have come.
+        always |= flag::ONE_SIDED | flag::ANSWERED;
+    }
     let spilled = |at: Position, way: &Way| if at >> 4 == way.first { 0 } else { flag::SPILLED };
     let reply_meta = Meta::live(
         state,
-        flag::REPLY | protocol | spilled(reply_at, reply),
+        flag::REPLY | always | spilled(reply_at, reply),
         new.generation,
         request_at,
     );
     let request_meta =
-        Meta::live(state, protocol | spilled(request_at, request), new.generation, reply_at);
+        Meta::live(state, always | spilled(request_at, request), new.generation, reply_at);
     fill(table, reply_at, new, Side::Reply);
     fill(table, request_at, new, Side::Request);
     publish(table, reply_at, reply_meta);

@@ -9,6 +9,7 @@ mod conversation;
 mod copy;
 mod evict;
 mod model;
+mod one_sided;
 mod open;
 mod table;
 mod track;

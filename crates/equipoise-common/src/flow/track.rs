@@ -187,7 +187,28 @@ impl View {
             let why = if self.is_reply { Reason::BackendReset } else { Reason::ClientReset };
             return if self.accepts_reset(before, segment) { closing(before, why) } else { before };
         }
+        if before & flag::ONE_SIDED != 0 {
+            return self.after_alone(before, segment);
+        }
         self.after_stream(before, segment)
+    }
+
+    /// So, of a stream whose other half goes another way. The client is believed: it has acknowledged something, so
+    /// there is a connection; it has finished, so the rest is what the closing timeout is for, which its packets
+    /// put off.
+    #[inline(always)]
+    fn after_alone(&self, before: u32, segment: &Segment) -> u32 {
+        if self.is_reply {
+            return before;
+        }
+        if segment.has(tcp::FIN) && segment.end() == self.sent {
+            return closing(before | flag::CLIENT_FIN, Reason::ClientFin);
+        }
+        let acknowledges = segment.has(tcp::ACK) && !segment.has(tcp::SYN);
+        if before & flag::STATE == State::Opening as u32 && acknowledges {
+            return before & !flag::STATE | State::Established as u32;
+        }
+        before
     }
 
     #[inline(always)]
@@ -231,7 +252,8 @@ impl View {
     #[inline(always)]
     fn accepts_reset(&self, flags: u32, segment: &Segment) -> bool {
         let in_flight = self.sent.wrapping_sub(self.other_acknowledged);
-        let at_end = segment.sequence == self.sent && in_flight < WINDOW;
+        let is_bounded = in_flight < WINDOW || flags & flag::ONE_SIDED != 0;
+        let at_end = segment.sequence == self.sent && is_bounded;
         let refuses_syn = flags & flag::STATE == State::Opening as u32
             && self.is_reply
             && segment.has(tcp::ACK)

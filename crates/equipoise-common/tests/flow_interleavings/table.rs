@@ -292,6 +292,7 @@ impl Table {
             service: name.vip,
             backend: 1,
             generation: 0,
+            is_one_sided: false,
             sent: 1,
             acknowledged: 0,
             packets: 1,

@@ -6,15 +6,19 @@
 
 mod across;
 mod address;
+mod affinity;
+mod delivery;
+mod limits;
 mod nearest;
 mod policy;
+mod ports;
 mod report;
 mod service;
 mod settings;
 
 use super::file::Node;
 use super::problem::{Problem, arrange};
-use super::{Config, Settings};
+use super::{Config, ReadFile, Settings};
 use report::{At, Keys, Report};
 
 /// What a check says.
@@ -26,16 +30,18 @@ pub(super) struct Verdict {
 }
 
 /// Checks the tree that was read from `text`.
-pub(super) fn check(text: &str, root: &Node) -> Verdict {
-    let mut report = Report::new(text);
+pub(super) fn check(text: &str, root: &Node, files: &ReadFile<'_>) -> Verdict {
+    let mut report = Report::new(text, files);
     let top = At::root(root);
     let (mut services, mut settings) = (Vec::new(), Settings::default());
     if let Some(fields) = report.fields(&top, &Keys::FILE) {
-        if let Some(at) = report.need(&fields, "service", "at least one service") {
-            services = service::all(&mut report, &at);
-        }
         if let Some(at) = fields.get("settings") {
             settings = settings::settings(&mut report, &at);
+        }
+        // After the settings, some of which hold for services that say nothing else.
+        report.common_limits = settings.limits.clone();
+        if let Some(at) = report.need(&fields, "service", "at least one service") {
+            services = service::all(&mut report, &at);
         }
     }
     across::check(&mut report, &services);

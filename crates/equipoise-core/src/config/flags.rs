@@ -16,7 +16,7 @@ pub fn from_flags(
     targets: &[String],
 ) -> Result<Config, Vec<Problem>> {
     let (text, root) = lay_out(interfaces, port, targets);
-    let Verdict { config, mut problems, .. } = check(&text, &root);
+    let Verdict { config, mut problems, .. } = check(&text, &root, &super::no_files);
     for problem in &mut problems {
         let flag = FLAGS.iter().find(|(key, _)| problem.key.starts_with(key));
         problem.key = flag.map_or("", |(_, flag)| flag).to_owned();

@@ -3,15 +3,16 @@
 //! Every step that succeeded is recorded here and nothing else is, so that after a failure the
 //! next difference starts from the truth. Does not know how steps are taken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use equipoise_common::key::HostKey;
 use equipoise_common::limit;
 use equipoise_common::value;
 
 use super::run::Room;
 use super::{Run, Step};
-use crate::plan::ServiceKey;
+use crate::plan::{Listed, Rule, ServiceKey};
 
 /// What is in the maps.
 #[derive(Clone, Debug)]
@@ -20,7 +21,10 @@ pub struct Applied {
     pub(super) pools: BTreeMap<u32, AppliedPool>,
     pub(super) backends: BTreeMap<u32, value::Backend>,
     pub(super) policies: BTreeMap<u32, value::Policy>,
+    pub(super) access: BTreeMap<Listed, Rule>,
     pub(super) replies: BTreeMap<ServiceKey, value::Reply>,
+    pub(super) snat: BTreeMap<u64, value::Snat>,
+    pub(super) hairpins: BTreeSet<HostKey>,
     /// Whose traffic the counters of each service count.
     pub(super) service_terms: BTreeMap<u32, u32>,
     /// Whose traffic the counters of each backend count. Stays when the backend goes, so that a
@@ -54,7 +58,10 @@ impl Applied {
             pools: BTreeMap::new(),
             backends: BTreeMap::new(),
             policies: BTreeMap::new(),
+            access: BTreeMap::new(),
             replies: BTreeMap::new(),
+            snat: BTreeMap::new(),
+            hairpins: BTreeSet::new(),
             service_terms: BTreeMap::new(),
             backend_terms: BTreeMap::new(),
             room: Room::new(slots),
@@ -83,9 +90,24 @@ impl Applied {
         &self.policies
     }
 
+    /// The prefixes that are allowed and denied.
+    pub fn access(&self) -> &BTreeMap<Listed, Rule> {
+        &self.access
+    }
+
     /// What replies of no flow become.
     pub fn replies(&self) -> &BTreeMap<ServiceKey, value::Reply> {
         &self.replies
+    }
+
+    /// Addresses of ours that packets to backends may come from.
+    pub fn snat(&self) -> &BTreeMap<u64, value::Snat> {
+        &self.snat
+    }
+
+    /// Addresses of backends that need help to reach each other.
+    pub fn hairpins(&self) -> &BTreeSet<HostKey> {
+        &self.hairpins
     }
 
     /// Takes note that a step has been taken.
@@ -100,11 +122,31 @@ impl Applied {
             Step::PutPolicy { id, value } => {
                 self.policies.insert(*id, *value);
             }
+            Step::PutAccess { listed, rule } => {
+                self.access.insert(*listed, *rule);
+                self.unsettled |= *rule == Rule::Deny;
+            }
+            Step::RemoveAccess { listed } => {
+                self.access.remove(listed);
+                self.unsettled = true;
+            }
             Step::PutReply { key, value } => {
                 self.replies.insert(*key, *value);
             }
             Step::RemoveReply { key } => {
                 self.replies.remove(key);
+            }
+            Step::PutSnat { key, value } => {
+                self.snat.insert(*key, *value);
+            }
+            Step::RemoveSnat { key } => {
+                self.snat.remove(key);
+            }
+            Step::PutHairpin { key } => {
+                self.hairpins.insert(*key);
+            }
+            Step::RemoveHairpin { key } => {
+                self.hairpins.remove(key);
             }
             Step::PutBackend { id, value } => {
                 self.backends.insert(*id, *value);

@@ -8,14 +8,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use equipoise_common::bucket::Rate;
 use equipoise_common::flow::State;
-use equipoise_common::key::{Address, Be16, V4, V6};
+use equipoise_common::key::{Address, Be16, HostKey, V4, V6};
 use equipoise_common::value::{
-    Backend, Fate, OnEmpty, OnFull, OnUnknown, Pick, Policy, Pool, Reply, Service,
+    Backend, Fate, Fragments, Limits, OnEmpty, OnFull, OnUnknown, Pick, Policy, Pool, Reply,
+    Service, Snat,
 };
 
 use super::Run;
-use crate::plan::ServiceKey;
+use crate::config::target;
+use crate::plan::{Listed, Rule, ServiceKey};
 
 /// One change to the maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +44,18 @@ pub enum Step {
         /// Its value.
         value: Policy,
     },
+    /// A prefix is allowed or denied.
+    PutAccess {
+        /// The prefix, and in whose list.
+        listed: Listed,
+        /// Which.
+        rule: Rule,
+    },
+    /// Nothing is said of a prefix any more.
+    RemoveAccess {
+        /// As in [`Step::PutAccess`].
+        listed: Listed,
+    },
     /// What a backend's replies of no flow become is set.
     PutReply {
         /// The backend's address, port and protocol, on interface 0.
@@ -52,6 +67,28 @@ pub enum Step {
     RemoveReply {
         /// As in [`Step::PutReply`].
         key: ServiceKey,
+    },
+    /// An address of ours that packets to a backend may come from is set.
+    PutSnat {
+        /// By [`Snat::key`].
+        key: u64,
+        /// Its value.
+        value: Snat,
+    },
+    /// It is no more.
+    RemoveSnat {
+        /// As in [`Step::PutSnat`].
+        key: u64,
+    },
+    /// A backend needs help to reach others through a VIP.
+    PutHairpin {
+        /// Its address.
+        key: HostKey,
+    },
+    /// It needs none any more.
+    RemoveHairpin {
+        /// As in [`Step::PutHairpin`].
+        key: HostKey,
     },
     /// The entry of a backend is set.
     PutBackend {
@@ -108,10 +145,18 @@ impl fmt::Display for Step {
             Self::PutPolicy { id, value } => {
                 write!(f, "put policy of service {id}: {}", describe_policy(value))
             }
+            Self::PutAccess { listed, rule } => write!(f, "{} {listed}", rule.name()),
+            Self::RemoveAccess { listed } => write!(f, "neither allow nor deny {listed}"),
             Self::PutReply { key, value } => write!(f, "put {}", describe_reply(key, value)),
             Self::RemoveReply { key } => {
-                write!(f, "remove replies of {}/{}", key.vip(), key.protocol_name())
+                write!(f, "remove {}", replies_of(key))
             }
+            Self::PutSnat { key, value } => write!(f, "put {}", describe_snat(*key, value)),
+            Self::RemoveSnat { key } => {
+                write!(f, "remove source {} of backend {}", *key as u32, key >> 32)
+            }
+            Self::PutHairpin { key } => write!(f, "{} is a backend", host(key)),
+            Self::RemoveHairpin { key } => write!(f, "{} is no backend", host(key)),
             Self::PutBackend { id, value } => {
                 write!(f, "put backend {id}: {}", describe_backend(value))
             }
@@ -133,18 +178,23 @@ impl fmt::Display for Step {
 
 /// Address and service of a backend, and its [`traits`].
 pub(crate) fn describe_backend(backend: &Backend) -> String {
-    let (address, service) = (address(backend.address, backend.port), backend.service);
+    let address = target::text(address(backend.address, backend.port));
+    let service = backend.service;
     format!("{address} of service {service}{}", traits(backend))
 }
 
 /// What is not so for every backend from the start.
 pub(crate) fn traits(backend: &Backend) -> String {
-    const RESET: u16 = Fate::Reset as u16;
-    const RESELECT: u16 = Fate::Reselect as u16;
-    let Backend { generation, max_flows, .. } = backend;
-    let mut text = String::new();
+    const RESET: u8 = Fate::Reset as u8;
+    const RESELECT: u8 = Fate::Reselect as u8;
+    const MODES: [&str; 5] = ["", ", full NAT", ", by link address", ", in IP", ", in UDP"];
+    let Backend { generation, weight, max_flows, .. } = backend;
+    let mut text = MODES.get(usize::from(backend.mode())).copied().unwrap_or_default().to_owned();
     if *generation > 0 {
         text.push_str(&format!(", generation {generation}"));
+    }
+    if *weight > 0 {
+        text.push_str(&format!(", weight {weight}"));
     }
     if *max_flows > 0 {
         text.push_str(&format!(", at most {max_flows} flows"));
@@ -160,12 +210,26 @@ pub(crate) fn traits(backend: &Backend) -> String {
     text
 }
 
+/// What packets to a backend may come from.
+pub(crate) fn describe_snat(key: u64, value: &Snat) -> String {
+    let source = address(value.address, Be16::new(0)).ip();
+    let last = u32::from(value.first) + u32::from(value.ports) - 1;
+    let (backend, first) = (key >> 32, value.first);
+    format!("source {} of backend {backend}: {source}, ports {first}-{last}", key as u32)
+}
+
+fn host(key: &HostKey) -> IpAddr {
+    if key.is_v6 == 0 { V4::unpack(key.address).into() } else { key.address.into() }
+}
+
 /// Timeouts in the order of [`State::LIVE`], then what is not the default.
 pub(crate) fn describe_policy(policy: &Policy) -> String {
     const UNKNOWN: [(u8, &str); 2] =
         [(OnUnknown::Reset as u8, "reset"), (OnUnknown::Drop as u8, "drop")];
     const EMPTY: [(u8, &str); 2] = [(OnEmpty::Drop as u8, "drop"), (OnEmpty::Pass as u8, "pass")];
     const FULL: [(u8, &str); 1] = [(OnFull::Drop as u8, "drop")];
+    const HASH: u8 = Fragments::Hash as u8;
+    const DROP: u8 = Fragments::Drop as u8;
     let timeout = |state: &State| {
         let timeout = rounded(policy.timeouts[*state as usize]);
         format!("{} {}", state.name(), humantime::format_duration(timeout))
@@ -179,6 +243,16 @@ pub(crate) fn describe_policy(policy: &Policy) -> String {
         let word = words.iter().find(|(number, _)| *number == value);
         parts.extend(word.map(|(_, word)| format!("on {name} {word}")));
     }
+    match policy.fragments {
+        HASH => parts.push("fragments by hash".to_owned()),
+        DROP => parts.push("no fragments".to_owned()),
+        _ => {}
+    }
+    match policy.mss {
+        Policy::MSS_ANY => {}
+        Policy::MSS_FITS => parts.push("MSS that fits".to_owned()),
+        bytes => parts.push(format!("MSS {bytes} at most")),
+    }
     if policy.max_flows > 0 {
         parts.push(format!("at most {} flows", policy.max_flows));
     }
@@ -188,13 +262,47 @@ pub(crate) fn describe_policy(policy: &Policy) -> String {
     if policy.switches & Policy::EVENTS == 0 {
         parts.push("no events".to_owned());
     }
+    parts.extend(describe_limits(&policy.limits));
     parts.join(", ")
+}
+
+/// What is limited.
+fn describe_limits(limits: &Limits) -> Vec<String> {
+    let mut parts = Vec::new();
+    let Rate { rate, burst } = limits.source;
+    if rate > 0 {
+        let Limits { prefix_v4, prefix_v6, .. } = limits;
+        let of = format!("each /{prefix_v4} of IPv4 and /{prefix_v6} of IPv6");
+        parts.push(format!("{rate} new flows a second of {of}, {burst} at once"));
+    }
+    let Rate { rate, burst } = limits.backend;
+    if rate > 0 {
+        parts.push(format!("{rate} new flows a second for each backend, {burst} at once"));
+    }
+    for (flag, what) in [
+        (Limits::OWN_LIST, "prefixes of its own are listed"),
+        (Limits::COMMON_LIST, "prefixes are listed for all services"),
+        (Limits::LISTED_ONLY, "others are denied"),
+    ] {
+        if limits.lists & flag != 0 {
+            parts.push(what.to_owned());
+        }
+    }
+    parts
 }
 
 /// What a backend's replies of no flow go out from.
 pub(crate) fn describe_reply(key: &ServiceKey, value: &Reply) -> String {
-    let vip = address(value.vip, value.port);
-    format!("replies of {}/{}: from {vip}", key.vip(), key.protocol_name())
+    let vip = target::text(address(value.vip, value.port));
+    if key.vip().port() != 0 {
+        return format!("{}: from {vip}", replies_of(key));
+    }
+    let (first, last) = (value.first, value.last);
+    format!("{}: ports {first}-{last} from {vip}", replies_of(key))
+}
+
+fn replies_of(key: &ServiceKey) -> String {
+    format!("replies of {}/{}", target::text(key.vip()), key.protocol_name())
 }
 
 /// Of the milliseconds that come to so many ticks, one or two, those that people write.
@@ -212,8 +320,14 @@ fn address(packed: V6, port: Be16) -> SocketAddr {
     SocketAddr::new(address, port.get())
 }
 
-fn pick(number: u32) -> &'static str {
-    if number == Pick::Random as u32 { "random" } else { "hash" }
+fn pick(number: u32) -> String {
+    match Pick::from_number(number) {
+        Pick::Hash => "hash".to_owned(),
+        Pick::Random => "random".to_owned(),
+        Pick::Turn => "in turn".to_owned(),
+        Pick::Fewest => "fewest flows".to_owned(),
+        Pick::Source { bits } => format!("source /{bits}"),
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::config::target;
 use crate::id::Family;
 
 /// Something that works less than the configuration asks for.
@@ -51,6 +52,13 @@ pub enum Note {
         /// How many keys are left out.
         left_out: usize,
     },
+    /// Packets to a backend need an address of ours as their source, and there is none: it has no route, or is on this host.
+    NoSourceAddress {
+        /// The service.
+        service: Arc<str>,
+        /// The backends.
+        backends: Vec<SocketAddr>,
+    },
     /// So many pools and backends that shares are not right to 1 %.
     CoarseShares {
         /// Slots that a backend of average weight has at least.
@@ -67,6 +75,7 @@ impl Note {
             | Self::NoAddress { .. }
             | Self::NoBackend { .. }
             | Self::NoKeys { .. }
+            | Self::NoSourceAddress { .. }
             | Self::CoarseShares { .. } => false,
         }
     }
@@ -94,12 +103,23 @@ impl fmt::Display for Note {
                     f,
                     "service {service}: {count} backends left out, as all ids are in use or resting"
                 )?;
-                left_out.first().map_or(Ok(()), |first| write!(f, " (the first: {first})"))
+                left_out
+                    .first()
+                    .map_or(Ok(()), |first| write!(f, " (the first: {})", target::text(*first)))
             }
             Self::NoKeys { service, family, left_out } => write!(
                 f,
-                "service {service}: {left_out} addresses left out, as the {family} service map is full"
+                "service {service}: {left_out} addresses and ports left out, as the {family} service map is full"
             ),
+            Self::NoSourceAddress { service, backends } => {
+                let backends: Vec<_> =
+                    backends.iter().map(|backend| target::text(*backend)).collect();
+                write!(
+                    f,
+                    "service {service}: no address of this host's own leads to {}",
+                    backends.join(", ")
+                )
+            }
             Self::CoarseShares { slots } => write!(
                 f,
                 "so many backends in all that one of average weight has {slots} slots, not 100: shares are coarse"

@@ -5,7 +5,8 @@ use std::time::Duration;
 use equipoise_common::flow::State;
 use equipoise_common::value;
 
-use crate::config::{OnEmpty, OnFull, OnUnknown, Service, Settings};
+use super::access;
+use crate::config::{Fragments, MssClamp, OnEmpty, OnFull, OnUnknown, Service, Settings};
 
 /// The policy of a service.
 pub(super) fn of(service: &Service, settings: &Settings) -> value::Policy {
@@ -45,6 +46,19 @@ pub(super) fn of(service: &Service, settings: &Settings) -> value::Policy {
             OnFull::Drop => value::OnFull::Drop,
         } as u8,
         switches,
+        fragments: match policy.fragments {
+            Fragments::Track => value::Fragments::Track,
+            Fragments::Hash => value::Fragments::Hash,
+            Fragments::Drop => value::Fragments::Drop,
+        } as u8,
+        reserved: 0,
+        mss: match service.delivery.mss_clamp {
+            MssClamp::Bytes(bytes) => bytes,
+            MssClamp::Auto if service.delivery.mode.is_tunnel() => value::Policy::MSS_FITS,
+            MssClamp::Auto | MssClamp::Off => value::Policy::MSS_ANY,
+        },
+        reserved_too: 0,
+        limits: access::limits(service, settings),
     }
 }
 

@@ -3,13 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
-use equipoise_core::config::{self, Config, Problem};
+use equipoise_core::config::{Config, Problem};
 use serde::Serialize;
 
 use super::args::{Check, Global};
 use super::source::Text;
 use super::{Exit, Failure, print, print_json, report};
 use crate::admin::problem::ConfigError;
+use crate::config_file;
 use crate::driver::targets;
 use crate::host::{Machine, Netlink, check};
 
@@ -30,7 +31,7 @@ struct Answer {
 pub(super) async fn check(global: &Global, asked: &Check) -> Result<(), Failure> {
     let path = file(global, asked.file.as_ref())?;
     let text = read(&path)?;
-    let (problems, notes) = match config::parse(&text.name, &text.text) {
+    let (problems, notes) = match config_file::parse(&text.name, &text.text) {
         Err(problems) => (problems, Vec::new()),
         Ok(checked) if asked.host => {
             let mut machine = Netlink::open().map_err(Failure::failed)?;
@@ -61,7 +62,7 @@ pub(super) async fn check(global: &Global, asked: &Check) -> Result<(), Failure>
 pub(super) fn load(global: &Global, file: Option<&PathBuf>) -> Result<Loaded, Failure> {
     let path = self::file(global, file)?;
     let text = read(&path)?;
-    match config::parse(&text.name, &text.text) {
+    match config_file::parse(&text.name, &text.text) {
         Ok(checked) => Ok(Loaded { config: checked.config, text, notes: checked.notes }),
         Err(problems) => {
             report::problems(&text, &problems);

@@ -248,7 +248,7 @@ mod tests {
                    · ────┬───
                    ·     ╰── service[0].bakcends
                    ╰────
-                  help: allowed: `backends` is the nearest; the keys here are `algorithm`, `backends`, `listen`, `manage-address`, `max-flows`, `name`, `on-backend-down`, `on-backend-removed`, `on-empty`, `on-full`, `on-unknown`, `timeouts`
+                  help: allowed: `backends` is the nearest; the keys here are `affinity`, `affinity-prefix`, `algorithm`, `backends`, `fragments`, `limits`, `listen`, `manage-address`, `max-flows`, `mode`, `mss-clamp`, `name`, `on-backend-down`, `on-backend-removed`, `on-empty`, `on-full`, `on-unknown`, `snat-addresses`, `timeouts`
 
                 3 problems in /etc/a.toml
             "#]],
@@ -334,7 +334,7 @@ mod tests {
     fn of_a_long_line_only_the_part_around_the_problem_is_shown() {
         let backends = vec![r#"{"address":"10.0.0.1:80"}"#; 20].join(",");
         let file = format!(
-            r#"{{"service":[{{"name":"w","listen":{{"interfaces":["eth0"],"port":0}},"backends":[{{"address":"10.0.0.2"}},{backends}]}}]}}"#
+            r#"{{"service":[{{"name":"w","listen":{{"interfaces":["eth0"],"port":0}},"backends":[{{"address":"10.0.0.x"}},{backends}]}}]}}"#
         );
         let problems = parse("a.json", &file).unwrap_err();
         let shown = drawn(&text("a.json", &file), &problems[..2], Severity::Error);
@@ -342,19 +342,19 @@ mod tests {
             a.json:
               × `0` is out of range
                ╭─[a.json:1:64]
-             1 │ ervice":[{"name":"w","listen":{"interfaces":["eth0"],"port":0},"backends":[{"address":"10.0.0.2"},{"address":"10.0.0.1:80
+             1 │ ervice":[{"name":"w","listen":{"interfaces":["eth0"],"port":0},"backends":[{"address":"10.0.0.x"},{"address":"10.0.0.1:80
                ·                                                             ┬
                ·                                                             ╰── service[0].listen.port
                ╰────
               help: allowed: 1 to 65535
 
-              × `10.0.0.2` has no port
+              × `10.0.0.x` is not an address and a port
                ╭─[a.json:1:90]
-             1 │ en":{"interfaces":["eth0"],"port":0},"backends":[{"address":"10.0.0.2"},{"address":"10.0.0.1:80"},{"address":"10.0.0.1:80"},{"addr
+             1 │ en":{"interfaces":["eth0"],"port":0},"backends":[{"address":"10.0.0.x"},{"address":"10.0.0.1:80"},{"address":"10.0.0.1:80"},{"addr
                ·                                                             ─────┬────
                ·                                                                  ╰── service[0].backends[0].address
                ╰────
-              help: allowed: an address and a port, such as 10.0.0.1:8080 or [2001:db8::1]:8080
+              help: allowed: an address and a port, such as 10.0.0.1:8080 or [2001:db8::1]:8080, or an address alone to keep the client's port
 
             2 problems in a.json
         "#]].assert_eq(&shown);
@@ -382,18 +382,18 @@ mod tests {
 
     #[test]
     fn flags_are_shown_as_a_command_line() {
-        let (interfaces, targets) = (["eth0".to_owned()], ["10.0.0.1".to_owned()]);
+        let (interfaces, targets) = (["eth0".to_owned()], ["10.0.0.x".to_owned()]);
         let problems = from_flags(&interfaces, 80, &targets).unwrap_err();
         let text = Text::of_flags(flags_text(&interfaces, 80, &targets));
         expect![[r#"
             command line:
-              × `10.0.0.1` has no port
+              × `10.0.0.x` is not an address and a port
                ╭─[command line:1:18]
-             1 │ -i eth0 -p 80 -t 10.0.0.1
+             1 │ -i eth0 -p 80 -t 10.0.0.x
                ·                  ────┬───
                ·                      ╰── -t
                ╰────
-              help: allowed: an address and a port, such as 10.0.0.1:8080 or [2001:db8::1]:8080
+              help: allowed: an address and a port, such as 10.0.0.1:8080 or [2001:db8::1]:8080, or an address alone to keep the client's port
 
         "#]]
         .assert_eq(&drawn(&text, &problems, Severity::Error));

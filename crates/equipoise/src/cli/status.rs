@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use super::args::Global;
 use super::{Failure, print, print_json, table};
+use equipoise_core::config::target;
+
 use crate::status::{FlowTable, Health, ServiceState, ServiceStatus, Status};
 
 pub(super) async fn status(global: &Global) -> Result<(), Failure> {
@@ -94,6 +96,9 @@ fn write_service(text: &mut String, service: &ServiceStatus) -> std::fmt::Result
         listen.port, listen.protocol
     )?;
     for pool in &service.pools {
+        if let Some(affinity) = &pool.affinity {
+            writeln!(text, " affinity {affinity}")?;
+        }
         let mut table = table(&[
             "BACKEND",
             "WEIGHT",
@@ -107,7 +112,7 @@ fn write_service(text: &mut String, service: &ServiceStatus) -> std::fmt::Result
         ]);
         for backend in &pool.backends {
             table.add_row([
-                backend.address.to_string(),
+                target::text(backend.address),
                 weight(backend.effective_weight, backend.configured_weight),
                 format!("{:.1} %", backend.share * 100.0),
                 backend.live_flows.to_string(),

@@ -11,7 +11,7 @@ use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::{Live as Count, tick};
 use equipoise_common::key::{V4, V6};
 use equipoise_common::limit;
-use equipoise_common::value::{LAYOUT, Traffic};
+use equipoise_common::value::{Host, LAYOUT, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::AttachMode;
 use equipoise_core::diff::Step;
@@ -24,6 +24,7 @@ use self::pin::{Pins, refused};
 use self::table::{SET_V4, SET_V6, Tables};
 use super::{DataPlane, Explainer, Maps, StepError};
 
+mod access;
 mod attach;
 mod clsact;
 pub mod decap;
@@ -221,6 +222,7 @@ impl Kernel {
             sets: self.sizes.sets,
             seed: self.sizes.seed,
             policies: self.tables.policies(),
+            backends: self.tables.backends(),
             clock: self.set_clock(),
             ended: Default::default(),
             family: Default::default(),
@@ -267,6 +269,10 @@ impl DataPlane for Kernel {
         self.tables.allow_shortcuts(allowed)
     }
 
+    fn answer_from(&mut self, index: u32, host: Option<Host>) -> Result<(), KernelError> {
+        self.tables.answer_from(index, host)
+    }
+
     fn verdicts(&self) -> Result<Vec<(Hook, Verdict, u64)>, KernelError> {
         self.tables.verdicts()
     }
@@ -298,9 +304,19 @@ impl DataPlane for Kernel {
             }
         };
         let mut expiry = Expiry::default();
-        let fates = self.tables.fates();
-        sweep::sweep::<V4, 8>(&self.table(FIRST_V4), range.clone(), fates, &mut expiry);
-        sweep::sweep::<V6, 16>(&self.table(FIRST_V6), range, fates, &mut expiry);
+        sweep::sweep::<V4, 8>(&self.table(FIRST_V4), range.clone(), &mut expiry);
+        sweep::sweep::<V6, 16>(&self.table(FIRST_V6), range, &mut expiry);
+        if !expiry.resets.is_empty() {
+            reset::send(&expiry.resets);
+        }
+        expiry
+    }
+
+    fn cut_denied(&mut self) -> Expiry {
+        let mut expiry = Expiry::default();
+        let list = self.tables.access();
+        access::cut::<V4, 8>(&self.table(FIRST_V4), list, &mut expiry);
+        access::cut::<V6, 16>(&self.table(FIRST_V6), list, &mut expiry);
         if !expiry.resets.is_empty() {
             reset::send(&expiry.resets);
         }

@@ -7,10 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use equipoise_common::key::HostKey;
 use equipoise_common::limit;
-use equipoise_common::value::{Backend, Policy, Pool, Reply, Service, Traffic};
+use equipoise_common::value::{Backend, Policy, Pool, Reply, Service, Snat, Traffic};
 use equipoise_core::diff::{Run, Step};
-use equipoise_core::plan::ServiceKey;
+use equipoise_core::plan::{Listed, Rule, ServiceKey};
 
 use super::{Maps, StepError};
 
@@ -51,8 +52,14 @@ pub struct Contents {
     pub backends: BTreeMap<u32, Backend>,
     /// How services treat their flows.
     pub policies: BTreeMap<u32, Policy>,
+    /// The prefixes that are allowed and denied.
+    pub access: BTreeMap<Listed, Rule>,
     /// What replies of no flow become.
     pub replies: BTreeMap<ServiceKey, Reply>,
+    /// Addresses of ours that packets to backends may come from.
+    pub snat: BTreeMap<u64, Snat>,
+    /// Addresses of backends that need help to reach each other.
+    pub hairpins: BTreeSet<HostKey>,
 }
 
 /// A slot that was never written.
@@ -187,11 +194,31 @@ impl Memory {
                 within(*id, limit::SERVICES)?;
                 self.contents.policies.insert(*id, *value);
             }
+            Step::PutAccess { listed, rule } => {
+                self.contents.access.insert(*listed, *rule);
+            }
+            Step::RemoveAccess { listed } => {
+                self.contents.access.remove(listed).ok_or(io::ErrorKind::NotFound)?;
+            }
             Step::PutReply { key, value } => {
                 self.contents.replies.insert(*key, *value);
             }
             Step::RemoveReply { key } => {
                 self.contents.replies.remove(key).ok_or(io::ErrorKind::NotFound)?;
+            }
+            Step::PutSnat { key, value } => {
+                self.contents.snat.insert(*key, *value);
+            }
+            Step::RemoveSnat { key } => {
+                self.contents.snat.remove(key).ok_or(io::ErrorKind::NotFound)?;
+            }
+            Step::PutHairpin { key } => {
+                self.contents.hairpins.insert(*key);
+            }
+            Step::RemoveHairpin { key } => {
+                if !self.contents.hairpins.remove(key) {
+                    return Err(io::ErrorKind::NotFound.into());
+                }
             }
             Step::PutBackend { id, value } => {
                 within(*id, limit::BACKENDS)?;

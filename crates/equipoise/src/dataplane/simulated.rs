@@ -7,11 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use equipoise_common::flow::count::Pressure;
-use equipoise_common::value::Traffic;
+use equipoise_common::value::{Host, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
-use equipoise_core::config::AttachMode;
+use equipoise_core::config::{AttachMode, Prefix};
 use equipoise_core::diff::Step;
 use equipoise_core::id::Named;
+use equipoise_core::plan::{Listed, Rule};
+use ipnet::IpNet;
 use tokio::sync::watch;
 
 use super::kernel::{
@@ -31,6 +33,8 @@ pub struct Plane {
     pub refusing: BTreeSet<String>,
     /// Which devices take redirected frames.
     pub redirects: BTreeMap<u32, bool>,
+    /// From which addresses packets are answered, by the device that they came by.
+    pub hosts: BTreeMap<u32, Host>,
     /// Whether next hops may be kept.
     pub shortcuts: bool,
     /// The flow table.
@@ -74,6 +78,19 @@ impl Simulated {
     }
 }
 
+/// Whether the prefix that decides about a flow's client denies it.
+fn is_denied(access: &BTreeMap<Listed, Rule>, flow: &FlowRow) -> bool {
+    let client = flow.client.ip();
+    let decides = |(listed, _): &(&Listed, &Rule)| {
+        let Prefix { address, length } = listed.prefix;
+        let of_it = IpNet::new(address, length).is_ok_and(|prefix| prefix.contains(&client));
+        of_it && listed.service.is_none_or(|service| service == flow.service)
+    };
+    let strength = |&(listed, rule): &(&Listed, &Rule)| rule.value(listed).strength();
+    let strongest = access.iter().filter(decides).max_by_key(strength);
+    strongest.is_some_and(|(_, rule)| *rule == Rule::Deny)
+}
+
 impl Maps for Simulated {
     fn apply(&mut self, step: &Step) -> Result<(), StepError> {
         self.with(|plane| plane.memory.apply(step))
@@ -111,6 +128,14 @@ impl DataPlane for Simulated {
         Ok(())
     }
 
+    fn answer_from(&mut self, index: u32, host: Option<Host>) -> Result<(), KernelError> {
+        self.with(|plane| match host {
+            Some(host) => plane.hosts.insert(index, host),
+            None => plane.hosts.remove(&index),
+        });
+        Ok(())
+    }
+
     fn verdicts(&self) -> Result<Vec<(Hook, Verdict, u64)>, KernelError> {
         Ok(self.plane.borrow().verdicts.clone())
     }
@@ -134,6 +159,16 @@ impl DataPlane for Simulated {
     fn sweep(&mut self, _part: Part) -> Expiry {
         self.with(|plane| plane.sweeps += 1);
         Expiry::default()
+    }
+
+    fn cut_denied(&mut self) -> Expiry {
+        let cut = self.with(|plane| {
+            let before = plane.flows.len();
+            let access = &plane.memory.contents().access;
+            plane.flows.retain(|flow| !is_denied(access, flow));
+            before - plane.flows.len()
+        });
+        Expiry { cut: cut as u64, ..Expiry::default() }
     }
 
     fn occupancy(&self) -> Occupancy {

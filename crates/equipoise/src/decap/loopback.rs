@@ -174,7 +174,7 @@ mod tests {
         let devices = devices.map(|(name, index, lo)| (name.to_owned(), device(index, lo))).into();
         let mut reading = Reading { devices, ..Reading::default() };
         if let Some(interface) = back {
-            reading.ways.insert(ANYWHERE, Way::Via { interface, next_hop: ANYWHERE });
+            reading.ways.insert(ANYWHERE, Way::Via { interface, next_hop: ANYWHERE, source: None });
         }
         Simulated::new(World { reading, settings, ..World::default() }).0
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::value::Traffic;
 use equipoise_common::verdict::Verdict;
-use equipoise_core::config::{Algorithm, Protocol};
+use equipoise_core::config::{Affinity, Algorithm, Protocol};
 use equipoise_core::state::{BackendView, ServiceView};
 use tokio::time::Instant;
 
@@ -195,7 +195,7 @@ fn service(view: &ServiceView<'_>, counted: &Counted) -> ServiceStatus {
             interfaces: config.listen.interfaces.clone(),
             address: config.listen.address,
             addresses,
-            port: config.listen.port,
+            port: config.listen.port.clone(),
             protocol: protocol(config.listen.protocol).to_owned(),
         },
         state: if up { ServiceState::Up } else { ServiceState::Down },
@@ -203,6 +203,7 @@ fn service(view: &ServiceView<'_>, counted: &Counted) -> ServiceStatus {
         pools: vec![PoolStatus {
             route: "default".to_owned(),
             algorithm: algorithm(config.algorithm).to_owned(),
+            affinity: affinity(config.affinity).map(str::to_owned),
             panic: false,
             backends,
         }],
@@ -242,5 +243,15 @@ fn algorithm(algorithm: Algorithm) -> &'static str {
     match algorithm {
         Algorithm::Maglev => "maglev",
         Algorithm::Random => "random",
+        Algorithm::RoundRobin => "round-robin",
+        Algorithm::LeastConnections => "least-connections",
+        Algorithm::LeastConnectionsWeights => "least-connections-weights",
+    }
+}
+
+fn affinity(affinity: Affinity) -> Option<&'static str> {
+    match affinity {
+        Affinity::None => None,
+        Affinity::SourceIp => Some("source-ip"),
     }
 }

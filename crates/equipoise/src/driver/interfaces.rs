@@ -5,7 +5,9 @@
 //! cannot be attached is told and tried again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
+use equipoise_common::value::Host;
 use equipoise_core::config::{AttachMode, BackendInterfaces, Config};
 
 use crate::dataplane::DataPlane;
@@ -21,6 +23,8 @@ pub(super) struct Interfaces {
     failed: BTreeMap<String, String>,
     /// What the data plane has been told, by index.
     redirects: BTreeMap<u32, bool>,
+    /// From which addresses packets are answered, as it has been told, by index.
+    hosts: BTreeMap<u32, Host>,
     /// Whether it may keep next hops, as it has been told.
     shortcuts: bool,
 }
@@ -59,6 +63,7 @@ impl Interfaces {
             self.failed.insert(name, reason);
         }
         self.tell_redirects(plane, reading);
+        self.tell_hosts(plane, config, reading);
         self.tell_shortcuts(plane, reading);
     }
 
@@ -167,6 +172,30 @@ impl Interfaces {
         self.redirects.retain(|index, _| now.contains_key(index));
     }
 
+    fn tell_hosts<P: DataPlane>(&mut self, plane: &mut P, config: &Config, reading: &Reading) {
+        let attached = self.indexes();
+        let here = reading.devices.values().filter(|device| attached.contains(&device.index));
+        let now: BTreeMap<u32, Host> =
+            here.map(|device| (device.index, host(&device.addresses, config))).collect();
+        let indexes: BTreeSet<u32> = now.keys().chain(self.hosts.keys()).copied().collect();
+        for index in indexes {
+            let host = now.get(&index).copied();
+            if self.hosts.get(&index) == host.as_ref() {
+                continue;
+            }
+            match plane.answer_from(index, host) {
+                Ok(()) => match host {
+                    Some(host) => drop(self.hosts.insert(index, host)),
+                    None => drop(self.hosts.remove(&index)),
+                },
+                // Packets that want an answer are dropped there, counted, until it is told.
+                Err(error) => {
+                    tracing::warn!(interface = index, %error, "answers from an interface are not set up");
+                }
+            }
+        }
+    }
+
     fn tell_shortcuts<P: DataPlane>(&mut self, plane: &mut P, reading: &Reading) {
         let allowed = reading.plain_ways;
         if allowed == self.shortcuts {
@@ -182,6 +211,26 @@ impl Interfaces {
             }
         }
     }
+}
+
+/// The addresses of a device that this host answers from: its own ones before VIPs.
+fn host(addresses: &[IpAddr], config: &Config) -> Host {
+    let is_vip = |address: &&IpAddr| {
+        config.services.iter().any(|service| service.listen.address == Some(**address))
+    };
+    let first = |is_v4: bool| {
+        let mut family = addresses.iter().filter(|address| address.is_ipv4() == is_v4);
+        let own = family.clone().find(|address| !is_vip(address));
+        own.or_else(|| family.next()).copied()
+    };
+    let mut host = Host::default();
+    if let Some(IpAddr::V4(address)) = first(true) {
+        host.v4 = address.into();
+    }
+    if let Some(IpAddr::V6(address)) = first(false) {
+        host.v6 = address.into();
+    }
+    host
 }
 
 /// Generic XDP redirects to any device. Native XDP needs the driver's help at the other end, and

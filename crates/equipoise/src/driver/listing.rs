@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use equipoise_common::key::{TCP, UDP};
+use equipoise_core::config::target;
 use ipnet::IpNet;
 
 use super::Driver;
@@ -42,9 +43,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             .map_err(unreadable)?;
         if let Some(address) = filter.backend.filter(|_| flows.is_empty()) {
             // A backend that has left the configuration is known as long as flows go to it.
-            let configured =
-                services.iter().flat_map(|s| &s.backends).any(|b| b.address == address);
+            let mut backends = services.iter().flat_map(|s| &s.backends);
+            let configured = backends.any(|b| {
+                let keeps = b.address.port() == 0 && b.address.ip() == address.ip();
+                keeps || b.address == address
+            });
             if !configured {
+                let address = target::text(address);
                 return Err(ProblemDetails::not_found(format!("there is no backend {address}")));
             }
         }
@@ -55,9 +60,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 impl Filter {
     fn takes(&self, row: &FlowRow) -> bool {
         self.service.is_none_or(|id| id == row.service)
-            && self.backend.is_none_or(|address| address == row.backend_address)
+            && self.backend.is_none_or(|address| is_at(row.backend_address, address))
             && self.client.is_none_or(|prefix| prefix.contains(&row.client.ip()))
     }
+}
+
+/// Whether a flow is at a backend, which is meant with all ports if it has none.
+fn is_at(flow: SocketAddr, backend: SocketAddr) -> bool {
+    flow.ip() == backend.ip() && (backend.port() == 0 || flow.port() == backend.port())
 }
 
 /// A prefix, or an address for the prefix of it alone.
@@ -78,7 +88,8 @@ fn service_id(names: &BTreeMap<u32, &str>, wanted: &str) -> Result<u32, ProblemD
 }
 
 fn backend(text: &str) -> Result<SocketAddr, ProblemDetails> {
-    text.parse().map_err(|_| ProblemDetails::not_found(format!("there is no backend {text:?}")))
+    let missing = || ProblemDetails::not_found(format!("there is no backend {text:?}"));
+    target::parse(text).ok_or_else(missing)
 }
 
 fn client(text: &str) -> Result<IpNet, ProblemDetails> {

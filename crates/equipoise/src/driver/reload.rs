@@ -15,8 +15,8 @@ use crate::admin::problem::ConfigError;
 use crate::admin::{ProblemDetails, Snapshot};
 use crate::dataplane::DataPlane;
 use crate::host::{Machine, check};
-use crate::running_config;
 use crate::status::{PlanAnswer, PlanRequest};
+use crate::{config_file, running_config};
 
 impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// Reads the file again.
@@ -46,9 +46,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         };
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|e| format!("{name}: {e}"))?;
-        let checked = config::parse(&name, &text).map_err(|problems| in_words(&name, &problems))?;
+        let checked =
+            config_file::parse(&name, &text).map_err(|problems| in_words(&name, &problems))?;
         let config = checked.config;
-        let reading = self.machine.read(&targets(&config)).await.map_err(|e| e.to_string())?;
+        let mut targets = targets(&config);
+        targets.extend(self.state.gone());
+        let reading = self.machine.read(&targets).await.map_err(|e| e.to_string())?;
         let findings = check::check(&config, &text, &reading);
         if !findings.problems.is_empty() {
             return Err(in_words(&name, &findings.problems));
@@ -87,7 +90,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// What a configuration would change; nothing is changed.
     pub(super) fn plan(&self, request: &PlanRequest) -> Result<PlanAnswer, ProblemDetails> {
         let PlanRequest { name, text } = request;
-        let checked = config::parse(name, text).map_err(|problems| bad_config(name, &problems))?;
+        let checked =
+            config_file::parse(name, text).map_err(|problems| bad_config(name, &problems))?;
         let findings = check::check(&checked.config, text, &self.reading);
         if !findings.problems.is_empty() {
             return Err(bad_config(name, &findings.problems));

@@ -114,6 +114,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     forwarding: begun.forwarding,
                     managed: begun.managed,
                     troubles: Troubles::default(),
+                    crowded: Vec::new(),
                     generation: Generation {
                         number: 1,
                         loaded_at: SystemTime::now(),

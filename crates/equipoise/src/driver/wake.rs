@@ -31,6 +31,8 @@ pub(super) struct Due {
     pub(super) neighbours: Instant,
     pub(super) resting: Instant,
     pub(super) sweep: Instant,
+    /// Where weights follow live flows: when these are counted again.
+    pub(super) loads: Option<Instant>,
 }
 
 /// The signals that are heard, from when this is made.
@@ -51,6 +53,7 @@ impl Due {
             neighbours: now,
             resting: now + RESTING,
             sweep: now + SWEEP,
+            loads: None,
         }
     }
 
@@ -59,8 +62,14 @@ impl Due {
         if self.settle {
             return Instant::now();
         }
-        let timers =
-            [self.reading, retry, Some(self.neighbours), Some(self.resting), Some(self.sweep)];
+        let timers = [
+            self.reading,
+            retry,
+            Some(self.neighbours),
+            Some(self.resting),
+            Some(self.sweep),
+            self.loads,
+        ];
         timers.into_iter().flatten().min().unwrap_or(self.neighbours)
     }
 }

@@ -5,9 +5,11 @@
 
 use std::net::IpAddr;
 
-use equipoise_core::config::{BackendInterfaces, Config, Problem, Protocol, Service, problem_at};
+use equipoise_core::config::{
+    BackendInterfaces, Config, Ports, Problem, Protocol, Service, problem_at, target,
+};
 
-use super::Reading;
+use super::{Device, Reading};
 
 /// Names told at most.
 const NAMES: usize = 8;
@@ -28,6 +30,7 @@ pub fn check(config: &Config, text: &str, reading: &Reading) -> Findings {
         let key = format!("service[{position}]");
         check.interfaces(&format!("{key}.listen.interfaces"), &service.listen.interfaces);
         check.address(&key, service);
+        check.all_ports(&key, service);
         check.backends(&key, service);
     }
     let settings = &config.settings;
@@ -80,20 +83,43 @@ impl Check<'_> {
         self.note(&format!("{key}.listen.address"), message, Some(allowed.to_owned()));
     }
 
+    /// All ports of an address that this host is known by would leave none to the host itself.
+    fn all_ports(&mut self, key: &str, service: &Service) {
+        let Some(address) = service.listen.address.filter(|_| service.listen.port == Ports::All)
+        else {
+            return;
+        };
+        let has = |device: &&Device| device.addresses.contains(&address);
+        let mut owners = self.reading.devices.iter().filter(|(_, device)| has(device));
+        let Some((interface, _)) =
+            owners.find(|(_, device)| is_main(device, address, service.manage_address))
+        else {
+            return;
+        };
+        let message = format!(
+            "{address} is a main address of this machine, by `{interface}`: with all its ports a service's, the machine \
+             itself would not be reached any more"
+        );
+        let allowed =
+            "an address of the service's own, without a subnet (/32 or /128), or a range of ports";
+        self.problem(&format!("{key}.listen.port"), message, Some(allowed.to_owned()));
+    }
+
     /// The configuration's own check knows VIPs that it names; those that are the interfaces' own
     /// addresses are known here alone.
     fn backends(&mut self, key: &str, service: &Service) {
         for (position, backend) in service.backends.iter().enumerate() {
-            let (ip, port) = (backend.address.ip(), backend.address.port());
+            let ip = backend.address.ip();
+            let arrives = service.listen.port.at(backend.address);
             let loops = self.config.services.iter().find(|other| {
-                let ports = other.listen.port == port && share_protocol(service, other);
+                let ports = other.listen.port.meet(&arrives) && share_protocol(service, other);
                 ports && other.listen.address.is_none() && self.listens_on(other, ip)
             });
             if let Some(other) = loops {
                 let name = &other.name;
                 let message = format!(
                     "backend {} is where the service `{name}` itself is reached",
-                    backend.address
+                    target::text(backend.address)
                 );
                 self.problem(&format!("{key}.backends[{position}].address"), message, None);
             }
@@ -132,6 +158,18 @@ impl Check<'_> {
     }
 }
 
+/// Whether a device's address is one that its machine is known by: it came with a subnet, or there is no other of its
+/// family. What is managed for a service may be alone.
+fn is_main(device: &Device, address: IpAddr, managed: bool) -> bool {
+    const UNDER_VIPS: &str = "dummy";
+    let alone = || {
+        let mut family = device.addresses.iter().filter(|a| a.is_ipv4() == address.is_ipv4());
+        let is_for_vips = device.loopback || device.kind.as_deref() == Some(UNDER_VIPS);
+        !managed && !is_for_vips && family.all(|&other| other == address)
+    };
+    device.primary.contains(&address) || alone()
+}
+
 fn share_protocol(a: &Service, b: &Service) -> bool {
     let (a, b) = (a.listen.protocol, b.listen.protocol);
     a == b || a == Protocol::Both || b == Protocol::Both
@@ -146,7 +184,6 @@ fn quoted(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::Device;
     use equipoise_core::config::parse;
 
     fn machine() -> Reading {
@@ -215,6 +252,38 @@ mod tests {
         assert_eq!(problem.key, "service[0].backends[0].address");
         assert_eq!(findings(&service(listen, "192.0.2.1:8080")), Findings::default());
         assert_eq!(findings(&service(listen, "10.0.0.254:80")), Findings::default());
+    }
+
+    #[test]
+    fn all_ports_of_a_main_address_are_refused() {
+        let mut machine = machine();
+        let eth0 = machine.devices.get_mut("eth0").unwrap();
+        eth0.primary = eth0.addresses.clone();
+        eth0.addresses.push("192.0.2.7".parse().unwrap());
+        let found = |address: &str, manages: bool| {
+            let listen = format!("interfaces = ['eth0'], address = '{address}', port = 'all'");
+            let text = service(&listen, "10.0.0.1")
+                .replace("backends", &format!("manage-address = {manages}\nbackends"));
+            let findings = check(&parse("a.toml", &text).unwrap().config, &text, &machine);
+            findings.problems.into_iter().map(|problem| problem.key).collect::<Vec<_>>()
+        };
+        let refused = ["service[0].listen.port"];
+        // With a subnet, and the only one of its interface.
+        assert_eq!(found("192.0.2.1", false), refused);
+        assert_eq!(found("192.0.2.1", true), refused);
+        assert_eq!(found("10.0.0.254", false), refused);
+        // Ours alone, another of its interface, on `lo`, and nobody's.
+        assert_eq!(found("10.0.0.254", true), [""; 0]);
+        assert_eq!(found("192.0.2.7", false), [""; 0]);
+        assert_eq!(found("203.0.113.10", false), [""; 0]);
+    }
+
+    #[test]
+    fn backend_that_keeps_the_port_is_refused_where_a_service_has_it() {
+        let listen = "interfaces = [\"eth0\"], port = \"8000-8100\"";
+        assert_eq!(findings(&service(listen, "192.0.2.1")).problems.len(), 1);
+        assert_eq!(findings(&service(listen, "192.0.2.1:8050")).problems.len(), 1);
+        assert_eq!(findings(&service(listen, "192.0.2.1:80")), Findings::default());
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use futures_util::TryStreamExt;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
 };
@@ -28,6 +29,9 @@ pub(super) async fn read(handle: &Handle) -> Result<BTreeMap<String, Device>, Er
         };
         if let Some(address) = own_address(&message).filter(|a| !device.addresses.contains(a)) {
             device.addresses.push(address);
+            if is_primary(&message) {
+                device.primary.push(address);
+            }
         }
     }
     Ok(by_index.into_values().collect())
@@ -81,6 +85,17 @@ fn program(xdp: &[LinkXdp]) -> Option<u32> {
         _ => None,
     });
     id.filter(|_| attached)
+}
+
+/// Whether an address came with a subnet, and is the first of it. For IPv6 the flag says that it is temporary.
+fn is_primary(message: &AddressMessage) -> bool {
+    let header = &message.header;
+    match header.family {
+        AddressFamily::Inet => {
+            header.prefix_len < 32 && !header.flags.contains(AddressHeaderFlags::Secondary)
+        }
+        _ => header.prefix_len < 128,
+    }
 }
 
 /// The local address of a message. For a point-to-point link `Address` is the peer's.

@@ -8,6 +8,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use equipoise_core::facts::OwnPorts;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use rtnetlink::{Handle, MulticastGroup};
@@ -97,7 +98,8 @@ impl Machine for Netlink {
                 device.features = Some(features.get(&device.index).copied().unwrap_or_default());
             }
         }
-        let mut reading = Reading { devices, ..Reading::default() };
+        let own_ports = own_ports(self.setting("ipv4/ip_local_port_range").as_deref());
+        let mut reading = Reading { devices, own_ports, ..Reading::default() };
         reading.plain_ways = routes::rules_are_plain(&self.handle)
             .await
             .map_err(|e| HostError::new("listing routing rules", &e))?;
@@ -164,6 +166,15 @@ impl Machine for Netlink {
     }
 }
 
+/// From the kernel's two numbers; its default where they cannot be read.
+fn own_ports(range: Option<&str>) -> OwnPorts {
+    let mut numbers = range.into_iter().flat_map(str::split_whitespace).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => OwnPorts(first, last),
+        _ => OwnPorts::default(),
+    }
+}
+
 fn setting(path: &str) -> PathBuf {
     Path::new(SETTINGS).join(path)
 }
@@ -173,7 +184,9 @@ impl std::fmt::Display for Way {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Local => f.write_str("this host"),
-            Self::Via { interface, next_hop } => write!(f, "{next_hop} on interface {interface}"),
+            Self::Via { interface, next_hop, .. } => {
+                write!(f, "{next_hop} on interface {interface}")
+            }
             Self::Unreachable => f.write_str("unreachable"),
         }
     }

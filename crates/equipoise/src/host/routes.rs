@@ -88,6 +88,7 @@ fn from_route(route: &RouteMessage, target: IpAddr) -> Way {
     }
     let mut interface = None;
     let mut next_hop = target;
+    let mut source = None;
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Oif(index) => interface = Some(*index),
@@ -95,8 +96,14 @@ fn from_route(route: &RouteMessage, target: IpAddr) -> Way {
             | RouteAttribute::Via(RouteVia::Inet(gateway)) => next_hop = (*gateway).into(),
             RouteAttribute::Gateway(RouteAddress::Inet6(gateway))
             | RouteAttribute::Via(RouteVia::Inet6(gateway)) => next_hop = (*gateway).into(),
+            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => {
+                source = Some((*address).into());
+            }
+            RouteAttribute::PrefSource(RouteAddress::Inet6(address)) => {
+                source = Some((*address).into());
+            }
             _ => {}
         }
     }
-    interface.map_or(Way::Unreachable, |interface| Way::Via { interface, next_hop })
+    interface.map_or(Way::Unreachable, |interface| Way::Via { interface, next_hop, source })
 }

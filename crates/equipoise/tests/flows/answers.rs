@@ -68,11 +68,11 @@ pub(crate) fn empty(keys: &str) -> String {
 }
 
 /// A frame with 802.1Q tags between its Ethernet header and the rest.
-fn tagged(frame: &[u8], tags: &[[u8; 4]]) -> Vec<u8> {
+pub(crate) fn tagged(frame: &[u8], tags: &[[u8; 4]]) -> Vec<u8> {
     [&frame[..12], tags.as_flattened(), &frame[12..]].concat()
 }
 
-const TAGS: [&[[u8; 4]]; 3] =
+pub(crate) const TAGS: [&[[u8; 4]]; 3] =
     [&[], &[[0x81, 0, 0x60, 42]], &[[0x88, 0xa8, 0, 7], [0x81, 0, 0x0f, 0xff]]];
 
 /// Runs a frame at the client's side, and checks that this comes back.

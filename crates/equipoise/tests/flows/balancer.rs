@@ -14,6 +14,7 @@ use equipoise::dataplane::{DataPlane as _, Maps as _};
 use equipoise_common::event::Event;
 use equipoise_common::flow::GRACE;
 use equipoise_common::value::Policy;
+use equipoise_core::config::Limits;
 use equipoise_core::diff::Step;
 use equipoise_core::state::State;
 
@@ -23,7 +24,7 @@ use crate::bench::{BACKEND, BACKEND6, Bench};
 const START: u32 = 1_000_000_000;
 
 /// The ids that services have.
-pub(super) const SERVICES: [u32; 6] = [0, 1, 2, 3, 4, 5];
+pub(super) const SERVICES: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
 
 /// A balancer, its clock, and its events.
 pub(super) struct Balancer {
@@ -150,6 +151,7 @@ impl Balancer {
         assert!(named.services.is_empty() && named.backends.is_empty(), "{named:?}");
         let mut nothing = bench.state.config().clone();
         nothing.services.clear();
+        nothing.settings.limits = Limits::default();
         bench.state.handle_config(nothing.clone());
         bench.converge();
         if let Some(mark) = bench.state.resting() {

@@ -2,15 +2,17 @@
 //! filled from a configuration, real routes and neighbours, and no traffic.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use equipoise::apply::Applier;
+use equipoise::config_file;
 use equipoise::dataplane::DataPlane as _;
 use equipoise::dataplane::kernel::{Clock, Eviction, Input, Kernel, Options, Output, TcWay};
+use equipoise_common::value::Host;
 use equipoise_common::verdict::{Hook, Verdict};
-use equipoise_core::config::{self, Config};
+use equipoise_core::config::Config;
 use equipoise_core::facts::{Facts, Interface};
 use equipoise_core::state::State;
 use equipoise_lab::Netns;
@@ -59,6 +61,10 @@ pub(crate) const BACKEND6: &str = "[2001:db8:b::11]:8080";
 
 /// Link address of everything that is not the balancer.
 pub(crate) const FAR: [u8; 6] = [2, 0, 0, 0, 0, 7];
+
+/// The balancer's own addresses at `front` and at `back`.
+pub(crate) const HOSTS: [[&str; 2]; 2] =
+    [["198.51.100.1", "2001:db8:c::1"], ["10.0.0.1", "2001:db8:b::1"]];
 
 const ADDRESSES: &str = "\
 addr add 198.51.100.1/24 dev front
@@ -120,10 +126,16 @@ impl Bench {
             format!("packets-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let kernel = Loaded(Some(netns.run(|| loaded(&instance, max_flows, clock, [front, back]))));
         let (front_mac, back_mac) = (link(&netns, "front"), link(&netns, "back"));
-        let interface = |index| Interface { index, addresses: Vec::new() };
-        let interfaces =
-            [("front".to_owned(), interface(front)), ("back".to_owned(), interface(back))];
-        let state = State::new(parsed(config), Facts { interfaces: interfaces.into() });
+        let interface = |index, addresses: &[&str]| Interface {
+            index,
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        };
+        let interfaces = [
+            ("front".to_owned(), interface(front, &["203.0.113.10"])),
+            ("back".to_owned(), interface(back, &[])),
+        ];
+        let facts = Facts { interfaces: interfaces.into(), sources: sources(), ..Facts::default() };
+        let state = State::new(parsed(config), facts);
         let applier = Applier::default();
         let mut bench =
             Self { netns, kernel, front, back, state, applier, front_mac, back_mac, _far: far };
@@ -201,6 +213,16 @@ impl Bench {
         PacketBuilder::ethernet2(FAR, self.back_mac)
     }
 
+    /// As [`Bench::sent`], of a frame with so many VLAN tags in it, which the stack would not read.
+    pub(crate) fn sent_with(
+        &self,
+        hook: Hook,
+        out: u32,
+        tags: usize,
+    ) -> PacketBuilderStep<etherparse::Ethernet2Header> {
+        self.sent(if tags > 0 { Hook::Xdp } else { hook }, out)
+    }
+
     /// What a hook makes of the link addresses of a frame that it sends: XDP writes them itself,
     /// at TC the stack does so later.
     pub(crate) fn sent(
@@ -252,12 +274,30 @@ fn loaded(instance: &str, max_flows: u32, clock: Clock, devices: [u32; 2]) -> Ke
     for device in devices {
         kernel.allow_redirect(device, true).unwrap();
     }
+    for (device, [v4, v6]) in devices.into_iter().zip(HOSTS) {
+        let (v4, v6): (Ipv4Addr, Ipv6Addr) = (v4.parse().unwrap(), v6.parse().unwrap());
+        let host = Host { v4: v4.into(), v6: v6.into(), reserved: 0 };
+        kernel.answer_from(device, Some(host)).unwrap();
+    }
     kernel
+}
+
+/// From which of our addresses the backends are reached, but for the one that is ours itself.
+fn sources() -> BTreeMap<IpAddr, IpAddr> {
+    let [_, [v4, v6]] = HOSTS.map(|addresses| addresses.map(|a| a.parse::<IpAddr>().unwrap()));
+    let beyond = |first: &str, number: u16| {
+        let first: SocketAddr = first.parse().unwrap();
+        match first.ip() {
+            IpAddr::V4(ip) => IpAddr::from((u32::from(ip) + u32::from(number)).to_be_bytes()),
+            IpAddr::V6(ip) => IpAddr::from((u128::from(ip) + u128::from(number)).to_be_bytes()),
+        }
+    };
+    (0..8).flat_map(|n| [(beyond(BACKEND, n), v4), (beyond(BACKEND6, n), v6)]).collect()
 }
 
 fn parsed(text: &str) -> Config {
     let problems = |problems| panic!("{problems:?}\n{text}");
-    config::parse("packets.toml", text).unwrap_or_else(problems).config
+    config_file::parse("packets.toml", text).unwrap_or_else(problems).config
 }
 
 fn link(netns: &Netns, device: &str) -> [u8; 6] {

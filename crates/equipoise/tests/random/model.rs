@@ -77,6 +77,8 @@ enum Expect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     Nothing,
+    /// Its sender is told why it goes no further.
+    Answered,
     /// Rewritten for the stack.
     Rewritten,
     /// Rewritten, one hop less, and sent by `back` or `front`.
@@ -338,7 +340,8 @@ impl Model {
                 }
             }
             Expect::Opened { service, candidates } => {
-                if ends.is_some() && (hook != Hook::Xdp || verdict == Verdict::ForwardedRequest) {
+                let is_sent = hook != Hook::Xdp || verdict == Verdict::ForwardedRequest;
+                if ends.is_some() && is_sent && !verdict.is_answered() {
                     self.count((*service, true), packet);
                 }
                 let was = self.request(packet).cloned();

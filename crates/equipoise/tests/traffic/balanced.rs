@@ -142,7 +142,7 @@ impl Drop for Balancer {
     fn drop(&mut self) {
         if self.daemon.is_some() && std::thread::panicking() {
             eprintln!("the balancer's log:\n{}", self.log());
-            eprintln!("its status:\n{}{:#}", self.ask(&["status"]).1, self.status()["hooks"]);
+            eprintln!("its status:\n{}", self.ask(&["status", "--json"]).1);
         }
         // Whatever the test has left of it.
         let _ = self.ask(&["stop"]);

@@ -157,7 +157,7 @@ pub(crate) fn without_a_control_plane_dead_flows_make_room(attach: Attach) {
         .iter()
         .map(|b| TcpEcho::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
         .collect();
-    let lines = "on-full = \"drop\"\ntimeouts = { tcp-opening = \"1s\", tcp-established = \"1s\", tcp-closing = \"1s\" }";
+    let lines = "on-full = \"drop\"\ntimeouts = { tcp-opening = \"4s\", tcp-established = \"4s\", tcp-closing = \"4s\" }";
     let text = format!("[settings]\nattach = \"{}\"\nmax-flows = {FLOWS}\n", attach.asked)
         + &vips()
             .map(|(_, vip)| {
@@ -178,7 +178,7 @@ pub(crate) fn without_a_control_plane_dead_flows_make_room(attach: Attach) {
             balancer.daemon.as_mut().unwrap().wait(DEADLINE).unwrap();
         }
         let begun = Instant::now();
-        wait_until(DEADLINE, "more than the timeout", || begun.elapsed() > Duration::from_secs(2))
+        wait_until(DEADLINE, "more than the timeout", || begun.elapsed() > Duration::from_secs(5))
             .unwrap();
         // All of them again, at once, each of which finds the room of a dead one and stays.
         let mut fresh = open(vip, FLOWS);

@@ -217,7 +217,10 @@ fn filters_on_a_clsact_qdisc_balance_and_leave_others_alone() {
                 Interface { index: index(netns, name).unwrap(), addresses: Vec::new() },
             )
         };
-        let facts = Facts { interfaces: [interface("front"), interface("back")].into() };
+        let facts = Facts {
+            interfaces: [interface("front"), interface("back")].into(),
+            ..Facts::default()
+        };
         let mut state =
             State::new(parse("clsact.toml", &config(&lab, "tc")).unwrap().config, facts);
         Applier::default().converge(&mut kernel, state.plan()).unwrap();

@@ -89,6 +89,7 @@ impl Name {
             service: self.vip,
             backend: self.backend,
             generation: 7,
+            is_one_sided: false,
             sent: 1,
             acknowledged: 0,
             packets: 1,

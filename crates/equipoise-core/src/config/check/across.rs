@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::report::{Place, Report};
-use super::service::{Draft, Reach};
-use crate::config::Protocol;
+use super::service::{Draft, ListenDraft, Reach};
+use crate::config::{Ports, Protocol, target};
 
 /// Checks services against each other.
 pub(super) fn check(report: &mut Report<'_>, services: &[Draft]) {
@@ -36,40 +36,37 @@ fn names(report: &mut Report<'_>, services: &[Draft]) {
 }
 
 /// Two services with one key would fight for each packet. An exact address and the interfaces' own
-/// addresses are different keys, of which the exact one goes first.
+/// addresses are different keys, of which the exact one goes first; and so are a port, a range and all ports.
 fn overlaps(report: &mut Report<'_>, services: &[Draft]) {
-    let mut seen: BTreeMap<(&str, Option<IpAddr>, u16, &str), usize> = BTreeMap::new();
+    let mut seen = Claims::default();
     for (index, service) in services.iter().enumerate() {
         let Some(listen) = &service.listen else { continue };
-        let Some(port) = listen.port else { continue };
+        let Some(ports) = &listen.port else { continue };
         let address = match listen.address {
             Reach::Own => None,
             Reach::Exact(address, _) => Some(address),
             Reach::Wrong => continue,
         };
         // By the other service: what both claim.
-        let mut shared: BTreeMap<usize, (Vec<&str>, Vec<&str>)> = BTreeMap::new();
+        let mut shared: BTreeMap<usize, Shared<'_>> = BTreeMap::new();
         for interface in &listen.interfaces {
             for protocol in protocols(listen.protocol) {
-                match seen.entry((interface, address, port, protocol)) {
-                    Entry::Vacant(entry) => {
-                        entry.insert(index);
-                    }
-                    Entry::Occupied(other) => {
-                        let (interfaces, protocols) = shared.entry(*other.get()).or_default();
-                        push_new(interfaces, interface);
-                        push_new(protocols, protocol);
-                    }
+                for (other, ports) in seen.claim((interface, address, protocol), ports, index) {
+                    let shared = shared.entry(other).or_default();
+                    push_new(&mut shared.interfaces, interface);
+                    push_new(&mut shared.protocols, protocol);
+                    push_new(&mut shared.ports, ports);
                 }
             }
         }
-        for (other, (interfaces, protocols)) in shared {
+        for (other, shared) in shared {
             let other = label(report, &services[other]);
             let whose = address.map_or("the own addresses".to_owned(), |ip| format!("`{ip}`"));
             let message = format!(
-                "{other} listens on {whose} of `{}`, port {port}, {} already",
-                interfaces.join("`, `"),
-                protocols.join(" and "),
+                "{other} listens on {whose} of `{}`, {}, {} already",
+                shared.interfaces.join("`, `"),
+                port_words(&shared.ports),
+                shared.protocols.join(" and "),
             );
             let allowed = "another interface, address, port or protocol for one of the two";
             report.problem(&listen.place, message, allowed);
@@ -77,37 +74,126 @@ fn overlaps(report: &mut Report<'_>, services: &[Draft]) {
     }
 }
 
+/// What two services claim.
+#[derive(Default)]
+struct Shared<'s> {
+    interfaces: Vec<&'s str>,
+    protocols: Vec<&'s str>,
+    ports: Vec<(u16, u16)>,
+}
+
+/// Where packets come in: interface, address if it is an exact one, protocol.
+type Spot<'s> = (&'s str, Option<IpAddr>, &'s str);
+
+/// Which service has claimed what.
+#[derive(Default)]
+struct Claims<'s> {
+    ports: BTreeMap<(Spot<'s>, u16), usize>,
+    /// Disjoint ranges, by their first port; with their last.
+    ranges: BTreeMap<(Spot<'s>, u16), (u16, usize)>,
+    all: BTreeMap<Spot<'s>, usize>,
+}
+
+impl<'s> Claims<'s> {
+    /// Claims ports for a service; those that another has already, from and to, with the other.
+    fn claim(&mut self, spot: Spot<'s>, ports: &Ports, index: usize) -> Vec<(usize, (u16, u16))> {
+        let mut taken = Vec::new();
+        match ports {
+            Ports::List(list) => {
+                for &port in list {
+                    match self.ports.entry((spot, port)) {
+                        Entry::Vacant(entry) => {
+                            entry.insert(index);
+                        }
+                        Entry::Occupied(other) => taken.push((*other.get(), (port, port))),
+                    }
+                }
+            }
+            &Ports::Range(first, last) => {
+                let before = self.ranges.range((spot, 0)..=(spot, last)).rev();
+                let meets = |(&(_, from), &(to, other)): (_, &(u16, usize))| {
+                    (to >= first).then(|| (other, (first.max(from), last.min(to))))
+                };
+                // Disjoint, so that the last ports are in order as the first ones are.
+                taken.extend(before.map_while(meets));
+                taken.reverse();
+                if taken.is_empty() {
+                    self.ranges.insert((spot, first), (last, index));
+                }
+            }
+            Ports::All => match self.all.entry(spot) {
+                Entry::Vacant(entry) => {
+                    entry.insert(index);
+                }
+                Entry::Occupied(other) => taken.push((*other.get(), (1, u16::MAX))),
+            },
+        }
+        taken
+    }
+}
+
+/// `port 80`, `ports 80, 8000-8100`, `all ports`.
+fn port_words(ports: &[(u16, u16)]) -> String {
+    const FEW: usize = 5;
+    let word = |&(first, last): &(u16, u16)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
+    match ports {
+        [(1, u16::MAX)] => "all ports".to_owned(),
+        [(first, last)] if first == last => format!("port {first}"),
+        ports => {
+            let words: Vec<_> = ports.iter().take(FEW).map(word).collect();
+            let more = if ports.len() > FEW { ", …" } else { "" };
+            format!("ports {}{more}", words.join(", "))
+        }
+    }
+}
+
 /// A backend that is a VIP of ours would send its packets round and round.
 fn own_vips(report: &mut Report<'_>, services: &[Draft]) {
-    let mut vips: BTreeMap<(IpAddr, u16, &str), usize> = BTreeMap::new();
+    let mut vips: BTreeMap<IpAddr, Vec<usize>> = BTreeMap::new();
     for (index, service) in services.iter().enumerate() {
-        let Some(listen) = &service.listen else { continue };
-        let (Reach::Exact(address, _), Some(port)) = (&listen.address, listen.port) else {
-            continue;
-        };
-        for protocol in protocols(listen.protocol) {
-            vips.entry((*address, port, protocol)).or_insert(index);
+        if let Some(Reach::Exact(address, _)) =
+            service.listen.as_ref().map(|listen| &listen.address)
+        {
+            vips.entry(*address).or_default().push(index);
         }
     }
     for service in services {
-        let protocol = service.listen.as_ref().and_then(|listen| listen.protocol);
+        let Some(listen) = &service.listen else { continue };
         for draft in &service.backends {
-            let address = draft.backend.address;
-            let mut keys = protocols(protocol).map(|p| (address.ip(), address.port(), p));
-            let Some(owner) = keys.find_map(|key| vips.get(&key)) else { continue };
-            let owner = label(report, &services[*owner]);
+            let backend = draft.backend.address;
+            let mut owners = vips.get(&backend.ip()).into_iter().flatten();
+            let Some(&owner) = owners.find(|&&owner| comes_back(listen, backend, &services[owner]))
+            else {
+                continue;
+            };
+            let owner = label(report, &services[owner]);
+            let backend = target::text(backend);
             let message =
-                format!("backend `{address}` is the VIP of {owner}: packets would come back");
+                format!("backend `{backend}` is the VIP of {owner}: packets would come back");
             report.problem(&draft.place, message, "the address of a machine behind the balancer");
         }
     }
+}
+
+/// Whether packets of a service that go to an address are for another service there.
+fn comes_back(listen: &ListenDraft, to: SocketAddr, other: &Draft) -> bool {
+    let Some(other) = &other.listen else { return false };
+    let (Some(ports), Some(others)) = (&listen.port, &other.port) else { return false };
+    let shares =
+        protocols(listen.protocol).any(|one| protocols(other.protocol).any(|two| one == two));
+    shares && others.meet(&ports.at(to))
 }
 
 /// A family that a service is reachable by, without a backend for it.
 fn families(report: &mut Report<'_>, services: &[Draft]) {
     for service in services {
         let (Some(listen), Some((name, _))) = (&service.listen, &service.name) else { continue };
-        let has = |v6: bool| service.backends.iter().any(|b| b.backend.address.is_ipv6() == v6);
+        // Any backend will do for what travels inside other packets.
+        let any = service.delivery.mode.is_tunnel();
+        let has =
+            |v6: bool| service.backends.iter().any(|b| any || b.backend.address.is_ipv6() == v6);
         for (family, v6) in [("IPv4", false), ("IPv6", true)] {
             if has(v6) {
                 continue;
@@ -145,7 +231,7 @@ fn protocols(protocol: Option<Protocol>) -> impl Iterator<Item = &'static str> {
     both.iter().copied()
 }
 
-fn push_new<'s>(list: &mut Vec<&'s str>, item: &'s str) {
+fn push_new<T: Copy + PartialEq>(list: &mut Vec<T>, item: T) {
     if list.last() != Some(&item) && !list.contains(&item) {
         list.push(item);
     }

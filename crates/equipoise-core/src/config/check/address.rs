@@ -11,7 +11,8 @@ use super::report::shown;
 pub(super) type Refusal = (String, String);
 
 const VIP: &str = "an address without a port, such as 203.0.113.10 or 2001:db8::10";
-const BACKEND: &str = "an address and a port, such as 10.0.0.1:8080 or [2001:db8::1]:8080";
+const BACKEND: &str = "an address and a port, such as 10.0.0.1:8080 or [2001:db8::1]:8080, or an address alone to keep \
+    the client's port";
 const UNICAST: &str = "a unicast address, that of one machine";
 
 /// The address of a listen.
@@ -31,16 +32,14 @@ pub(super) fn vip(text: &str) -> Result<IpAddr, Refusal> {
     Ok(address)
 }
 
-/// The address and port of a backend.
+/// The address and port of a backend; port 0 where it keeps the client's.
 pub(super) fn backend(text: &str) -> Result<SocketAddr, Refusal> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        unicast(address)?;
+        return Ok(SocketAddr::new(address, 0));
+    }
     let Ok(address) = text.parse::<SocketAddr>() else {
-        let shown = shown(text);
-        let message = match text.parse::<IpAddr>() {
-            Ok(IpAddr::V4(_)) => format!("{shown} has no port"),
-            Ok(IpAddr::V6(_)) => format!("{shown} has no port, or no brackets around its address"),
-            Err(_) => format!("{shown} is not an address and a port"),
-        };
-        return Err((message, BACKEND.to_owned()));
+        return Err((format!("{} is not an address and a port", shown(text)), BACKEND.to_owned()));
     };
     if address.port() == 0 {
         return Err((format!("`{text}` has port 0"), "a port of 1 to 65535".to_owned()));
@@ -115,7 +114,8 @@ mod tests {
         for text in ["10.0.0.1", "169.254.1.1", "2001:db8::1", "fe80::1", "240.0.0.1"] {
             assert!(vip(text).is_ok(), "{text}");
         }
-        for text in ["10.0.0.1:1", "[2001:db8::1]:65535", "127.0.0.1:80"] {
+        for text in ["10.0.0.1:1", "[2001:db8::1]:65535", "127.0.0.1:80", "10.0.0.1", "2001:db8::1"]
+        {
             assert!(backend(text).is_ok(), "{text}");
         }
     }
@@ -126,7 +126,15 @@ mod tests {
         {
             assert!(vip(text).is_err(), "{text}");
         }
-        for text in ["0.0.0.0:80", "[::]:80", "[ff02::1]:80", "[fe80::1%2]:80", "10.0.0.1:0"] {
+        for text in [
+            "0.0.0.0:80",
+            "[::]:80",
+            "[ff02::1]:80",
+            "[fe80::1%2]:80",
+            "10.0.0.1:0",
+            "::",
+            "0.0.0.0",
+        ] {
             assert!(backend(text).is_err(), "{text}");
         }
     }

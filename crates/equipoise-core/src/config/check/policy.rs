@@ -5,9 +5,10 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::limits::{self, Owner};
 use super::report::{At, Fields, Keys, Report, shown};
 use crate::config::{
-    OnBackendDown, OnBackendRemoved, OnEmpty, OnFull, OnUnknown, Policy, Timeouts,
+    Fragments, OnBackendDown, OnBackendRemoved, OnEmpty, OnFull, OnUnknown, Policy, Timeouts,
 };
 
 /// Live flows of a service or of a backend.
@@ -31,8 +32,12 @@ const EMPTY: [(&str, OnEmpty); 3] =
     [("reset", OnEmpty::Reset), ("drop", OnEmpty::Drop), ("pass", OnEmpty::Pass)];
 const FULL: [(&str, OnFull); 2] = [("hash", OnFull::Hash), ("drop", OnFull::Drop)];
 
+const FRAGMENTS: [(&str, Fragments); 3] =
+    [("track", Fragments::Track), ("hash", Fragments::Hash), ("drop", Fragments::Drop)];
+
 /// How a service treats its flows.
 pub(super) fn policy(report: &mut Report<'_>, fields: &Fields<'_>) -> Policy {
+    let limits = fields.get("limits").map(|at| limits::limits(report, &at, Owner::Service));
     let mut choice = Choice { report, fields };
     Policy {
         on_backend_down: choice.of("on-backend-down", &DOWN),
@@ -40,11 +45,13 @@ pub(super) fn policy(report: &mut Report<'_>, fields: &Fields<'_>) -> Policy {
         on_unknown: choice.of("on-unknown", &UNKNOWN),
         on_empty: choice.of("on-empty", &EMPTY),
         on_full: choice.of("on-full", &FULL),
+        fragments: choice.of("fragments", &FRAGMENTS),
         max_flows: fields
             .get("max-flows")
             .and_then(|at| max_flows(report, &at))
             .unwrap_or_default(),
         timeouts: fields.get("timeouts").map(|at| timeouts(report, &at)).unwrap_or_default(),
+        limits: limits.unwrap_or_default(),
     }
 }
 
@@ -85,7 +92,7 @@ fn timeouts(report: &mut Report<'_>, at: &At<'_>) -> Timeouts {
     timeouts
 }
 
-fn duration(report: &mut Report<'_>, at: &At<'_>) -> Option<Duration> {
+pub(super) fn duration(report: &mut Report<'_>, at: &At<'_>) -> Option<Duration> {
     let text = report.text(at, TIMEOUT_ALLOWED)?;
     let Ok(duration) = humantime::parse_duration(text) else {
         let message = format!("{} is not a duration", shown(text));

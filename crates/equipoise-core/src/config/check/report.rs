@@ -12,6 +12,7 @@ use super::nearest::nearest;
 use crate::config::file::{Entry, Node, Value};
 use crate::config::path;
 use crate::config::problem::Problem;
+use crate::config::{Limits, ReadFile};
 
 /// A key path and the part of the text to point at when it is spoken of.
 #[derive(Clone, Debug)]
@@ -115,17 +116,24 @@ impl Keys {
     pub(super) const SERVICE: Self = Self {
         home: "`service`",
         names: &[
+            "affinity",
+            "affinity-prefix",
             "algorithm",
             "backends",
+            "fragments",
+            "limits",
             "listen",
             "manage-address",
             "max-flows",
+            "mode",
+            "mss-clamp",
             "name",
             "on-backend-down",
             "on-backend-removed",
             "on-empty",
             "on-full",
             "on-unknown",
+            "snat-addresses",
             "timeouts",
         ],
     };
@@ -135,8 +143,20 @@ impl Keys {
         Self { home: "an entry of `backends`", names: &["address", "max-flows", "weight"] };
     pub(super) const SETTINGS: Self = Self {
         home: "`settings`",
-        names: &["attach", "backend-interfaces", "events", "max-flows", "on-exit"],
+        names: &[
+            "attach",
+            "backend-interfaces",
+            "events",
+            "least-connections",
+            "limits",
+            "max-flows",
+            "on-exit",
+        ],
     };
+    pub(super) const AFFINITY_PREFIX: Self =
+        Self { home: "`affinity-prefix`", names: &["v4", "v6"] };
+    pub(super) const LEAST_CONNECTIONS: Self =
+        Self { home: "`least-connections`", names: &["update-interval", "weighted"] };
     pub(super) const TIMEOUTS: Self = Self {
         home: "`timeouts`",
         names: &[
@@ -148,8 +168,26 @@ impl Keys {
             "udp-two-way",
         ],
     };
-    const ALL: [Self; 6] =
-        [Self::FILE, Self::SERVICE, Self::TIMEOUTS, Self::LISTEN, Self::BACKEND, Self::SETTINGS];
+    pub(super) const LIMITS: Self =
+        Self { home: "`limits`", names: &["allow", "deny", "per-backend", "per-source"] };
+    pub(super) const PER_SOURCE: Self =
+        Self { home: "`per-source`", names: &["burst", "prefix", "rate"] };
+    pub(super) const PER_BACKEND: Self = Self { home: "`per-backend`", names: &["burst", "rate"] };
+    pub(super) const SOURCE_PREFIX: Self = Self { home: "`prefix`", names: &["v4", "v6"] };
+    const ALL: [Self; 12] = [
+        Self::FILE,
+        Self::SERVICE,
+        Self::AFFINITY_PREFIX,
+        Self::LEAST_CONNECTIONS,
+        Self::TIMEOUTS,
+        Self::LIMITS,
+        Self::PER_SOURCE,
+        Self::PER_BACKEND,
+        Self::SOURCE_PREFIX,
+        Self::LISTEN,
+        Self::BACKEND,
+        Self::SETTINGS,
+    ];
 
     /// What to say about a name that is not one of these.
     fn instead_of(&self, name: &str) -> String {
@@ -190,15 +228,29 @@ impl<'a> Fields<'a> {
 pub(super) struct Report<'t> {
     pub(super) problems: Vec<Problem>,
     pub(super) notes: Vec<Problem>,
+    /// Reads the files that the text names.
+    pub(super) files: &'t ReadFile<'t>,
+    /// The limits that hold for services that say nothing else.
+    pub(super) common_limits: Limits,
+    /// Prefixes of all lists so far.
+    pub(super) listed: usize,
     text: &'t str,
     line_starts: Vec<usize>,
 }
 
 impl<'t> Report<'t> {
-    pub(super) fn new(text: &'t str) -> Self {
+    pub(super) fn new(text: &'t str, files: &'t ReadFile<'t>) -> Self {
         let breaks = text.match_indices('\n').map(|(at, _)| at + 1);
         let line_starts = std::iter::once(0).chain(breaks).collect();
-        Self { problems: Vec::new(), notes: Vec::new(), text, line_starts }
+        Self {
+            problems: Vec::new(),
+            notes: Vec::new(),
+            files,
+            common_limits: Limits::default(),
+            listed: 0,
+            text,
+            line_starts,
+        }
     }
 
     pub(super) fn problem(&mut self, place: &Place, message: String, allowed: impl Into<String>) {

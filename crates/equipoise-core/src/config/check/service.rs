@@ -8,17 +8,19 @@ use std::net::{IpAddr, SocketAddr};
 
 use equipoise_common::limit;
 
+use super::affinity::{self, Choosing};
 use super::report::{At, Keys, Place, Report, clipped};
-use super::{address, policy};
-use crate::config::{Algorithm, Backend, Listen, Policy, Protocol, Service};
+use super::{address, delivery, policy, ports};
+use crate::config::{Backend, Delivery, Listen, Policy, Ports, Protocol, Service, target};
 
 /// A service as far as it is right.
 pub(super) struct Draft {
     pub(super) place: Place,
     pub(super) name: Option<(String, Place)>,
     pub(super) listen: Option<ListenDraft>,
-    pub(super) algorithm: Algorithm,
+    pub(super) choosing: Choosing,
     pub(super) backends: Vec<BackendDraft>,
+    pub(super) delivery: Delivery,
     pub(super) manage_address: bool,
     pub(super) policy: Policy,
 }
@@ -28,7 +30,7 @@ pub(super) struct ListenDraft {
     pub(super) place: Place,
     pub(super) interfaces: Vec<String>,
     pub(super) address: Reach,
-    pub(super) port: Option<u16>,
+    pub(super) port: Option<Ports>,
     pub(super) protocol: Option<Protocol>,
 }
 
@@ -64,16 +66,16 @@ impl Draft {
                 port: listen.port?,
                 protocol: listen.protocol?,
             },
-            algorithm: self.algorithm,
+            algorithm: self.choosing.algorithm,
+            affinity: self.choosing.affinity,
+            affinity_prefix: self.choosing.affinity_prefix,
             backends: self.backends.into_iter().map(|draft| draft.backend).collect(),
+            delivery: self.delivery,
             manage_address: self.manage_address,
             policy: self.policy,
         })
     }
 }
-
-const ALGORITHMS: [(&str, Algorithm); 2] =
-    [("maglev", Algorithm::Maglev), ("random", Algorithm::Random)];
 
 const PROTOCOLS: [(&str, Protocol); 3] =
     [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("both", Protocol::Both)];
@@ -103,9 +105,10 @@ fn service(report: &mut Report<'_>, at: &At<'_>) -> Option<Draft> {
         "where clients connect to, such as { interfaces = [\"eth0\"], port = 80 }",
     );
     let listen = listen.and_then(|at| listen_draft(report, &at));
-    let algorithm = fields.get("algorithm").and_then(|at| report.choice(&at, &ALGORITHMS));
     let list = report.need(&fields, "backends", "at least one backend");
     let backends = list.map(|at| backend_drafts(report, &at)).unwrap_or_default();
+    let delivery = delivery::delivery(report, &fields);
+    delivery::check_backends(report, delivery.mode, listen.as_ref(), &backends);
     let mut manage_address = false;
     if let Some(at) = fields.get("manage-address") {
         manage_address = report.boolean(&at).unwrap_or_default();
@@ -119,8 +122,9 @@ fn service(report: &mut Report<'_>, at: &At<'_>) -> Option<Draft> {
         place: at.place.clone(),
         name,
         listen,
-        algorithm: algorithm.unwrap_or(Algorithm::Maglev),
+        choosing: affinity::choosing(report, &fields),
         backends,
+        delivery,
         manage_address,
         policy: policy::policy(report, &fields),
     })
@@ -150,8 +154,8 @@ fn listen_draft(report: &mut Report<'_>, at: &At<'_>) -> Option<ListenDraft> {
         Some(at) => reach(report, &at, &interfaces),
         None => Reach::Own,
     };
-    let port = report.need(&fields, "port", "1 to 65535");
-    let port = port.and_then(|at| report.number(&at, &(1..=u16::MAX)));
+    let port = report.need(&fields, "port", ports::ALLOWED);
+    let port = port.and_then(|at| ports::ports(report, &at, &address));
     let protocol = match fields.get("protocol") {
         Some(at) => report.choice(&at, &PROTOCOLS),
         None => Some(Protocol::Tcp),
@@ -215,7 +219,8 @@ fn backend_drafts(report: &mut Report<'_>, at: &At<'_>) -> Vec<BackendDraft> {
     let mut seen: BTreeMap<SocketAddr, usize> = BTreeMap::new();
     for at in &items {
         let Some(fields) = report.fields(at, &Keys::BACKEND) else { continue };
-        let address = report.need(&fields, "address", "an address and a port");
+        let address =
+            report.need(&fields, "address", "an address, and a port unless it is the client's");
         let address = address.and_then(|at| Some((backend_address(report, &at)?, at.place)));
         let weight = match fields.get("weight") {
             Some(at) => report.number(&at, &(0..=u16::MAX)),
@@ -225,6 +230,7 @@ fn backend_drafts(report: &mut Report<'_>, at: &At<'_>) -> Vec<BackendDraft> {
         let Some((address, place)) = address else { continue };
         if let Some(first) = seen.get(&address).and_then(|first| drafts.get(*first)) {
             let line = report.line(&first.place);
+            let address = target::text(address);
             let message = format!("backend `{address}` is in this pool already, on line {line}");
             report.problem(&place, message, "each backend once in a pool");
             continue;

@@ -3,9 +3,11 @@
 use std::ops::RangeInclusive;
 
 use super::address;
+use super::limits::{self, Owner};
+use super::policy::duration;
 use super::report::{At, Keys, Report, shown};
 use super::service::interfaces;
-use crate::config::{Attach, AttachMode, BackendInterfaces, OnExit, Settings};
+use crate::config::{Attach, AttachMode, BackendInterfaces, LeastConnections, OnExit, Settings};
 
 /// A flow takes some 200 bytes of the IPv4 table and 400 of the IPv6 one: what the most takes, few machines have.
 const MAX_FLOWS: RangeInclusive<u32> = 1..=64_000_000;
@@ -35,10 +37,26 @@ pub(super) fn settings(report: &mut Report<'_>, at: &At<'_>) -> Settings {
     if let Some(found) = fields.get("events").and_then(|at| report.boolean(&at)) {
         settings.events = found;
     }
+    if let Some(at) = fields.get("limits") {
+        settings.limits = limits::limits(report, &at, Owner::Settings);
+    }
     if let Some(found) = fields.get("on-exit").and_then(|at| report.choice(&at, &ON_EXIT)) {
         settings.on_exit = found;
     }
+    if let Some(at) = fields.get("least-connections") {
+        least_connections(report, &at, &mut settings.least_connections);
+    }
     settings
+}
+
+fn least_connections(report: &mut Report<'_>, at: &At<'_>, settings: &mut LeastConnections) {
+    let Some(fields) = report.fields(at, &Keys::LEAST_CONNECTIONS) else { return };
+    if let Some(found) = fields.get("update-interval").and_then(|at| duration(report, &at)) {
+        settings.update_interval = found;
+    }
+    if let Some(found) = fields.get("weighted").and_then(|at| report.boolean(&at)) {
+        settings.weighted = found;
+    }
 }
 
 /// One mode for all interfaces, or a table of modes by interface.

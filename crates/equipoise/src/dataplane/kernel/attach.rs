@@ -25,8 +25,26 @@ pub(super) const XDP_GENERIC: &str = "equipoise_xdpg";
 pub(super) const IN: &str = "equipoise_in";
 pub(super) const OUT: &str = "equipoise_out";
 /// All programs, those that others go on in included.
-pub(super) const PROGRAMS: [&str; 7] =
-    [XDP, XDP_GENERIC, IN, OUT, "slow_xdp", "slow_xdpg", "slow_in"];
+pub(super) const PROGRAMS: [&str; 18] = [
+    XDP,
+    XDP_GENERIC,
+    IN,
+    OUT,
+    "slow_xdp",
+    "slow_xdpg",
+    "slow_in",
+    "odd_xdp",
+    "odd_xdpg",
+    "odd_in",
+    "odd_out",
+    "answer_xdp",
+    "answer_xdpg",
+    "answer_in",
+    "carry_xdp",
+    "carry_xdpg",
+    "carry_in",
+    "carry_out",
+];
 
 /// Whatever stopped an attachment.
 pub(super) type Cause = Box<dyn std::error::Error>;

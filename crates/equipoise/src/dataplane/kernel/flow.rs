@@ -15,8 +15,8 @@ use equipoise_common::flow::entry::{Facts, both, facts, key, last_seen, opened, 
 use equipoise_common::flow::find::is_expired;
 use equipoise_common::flow::set::{End, WAYS, at, position};
 use equipoise_common::flow::{Live as Count, Meta, Position, Set, State, Storage, flag, tick};
-use equipoise_common::key::{Address, FiveTuple};
-use equipoise_common::value::Policy;
+use equipoise_common::key::{Address, FiveTuple, V4};
+use equipoise_common::value::{Backend, Policy};
 
 use super::mapped::Mapped;
 use super::{Copied, FlowRow};
@@ -65,6 +65,8 @@ pub(super) struct Table<'a, A> {
     pub(super) clock: Option<u32>,
     /// How services treat their flows, by id.
     pub(super) policies: &'a [Policy],
+    /// The backends, by id.
+    pub(super) backends: &'a [Backend],
     /// Flows that have ended or closed by a call of ours.
     pub(super) ended: RefCell<Vec<Event>>,
     pub(super) family: std::marker::PhantomData<A>,
@@ -105,23 +107,30 @@ impl<A: Address + Into<IpAddr>, const SLOT: usize> Storage<SLOT> for Table<'_, A
             .is_some_and(|policy| policy.switches & Policy::EVENTS != 0);
         // A flow that has closed has been told of then.
         if wanted && end.was.state() != State::Closing {
-            self.ended.borrow_mut().push(event::<A, SLOT>(end));
+            self.ended.borrow_mut().push(event::<A, SLOT>(self, end));
         }
     }
 }
 
-fn event<A: Address, const SLOT: usize>(end: &End<'_, AtomicU64, SLOT>) -> Event {
+fn event<A: Address + Into<IpAddr>, const SLOT: usize>(
+    table: &Table<'_, A>,
+    end: &End<'_, AtomicU64, SLOT>,
+) -> Event {
     let found: FiveTuple<A> = key(end.request, end.was);
     let facts: Facts<A> = facts(end.request, end.was);
     let traffic = both(end.request, end.reply);
+    let backend = table.backend(end.was, &facts);
+    let (one, other) = (backend.is_ipv6(), A::IS_V6);
     Event {
         client: found.source.pack(),
         vip: found.destination.pack(),
-        backend_address: facts.to.destination.pack(),
+        backend_address: backend.ip().into(),
         client_port: found.source_port,
         vip_port: found.destination_port,
         backend_port: facts.to.destination_port,
-        what: Event::CLOSED | if A::IS_V6 { Event::IPV6 } else { 0 },
+        what: Event::CLOSED
+            | if other { Event::IPV6 } else { 0 }
+            | if one { Event::BACKEND_IPV6 } else { 0 },
         protocol: found.protocol,
         why: end.why as u32,
         service: facts.service,
@@ -132,6 +141,22 @@ fn event<A: Address, const SLOT: usize>(end: &End<'_, AtomicU64, SLOT>) -> Event
         bytes_in: traffic.bytes_in,
         packets_out: traffic.packets_out,
         bytes_out: traffic.bytes_out,
+    }
+}
+
+impl<A: Address + Into<IpAddr>> Table<'_, A> {
+    /// Where the packets of a flow go.
+    fn backend(&self, meta: Meta, facts: &Facts<A>) -> SocketAddr {
+        let FiveTuple { destination, destination_port, .. } = facts.to;
+        let entry = self.backends.get(facts.backend as usize);
+        let ip = match entry.filter(|_| meta.has(flag::ONE_SIDED)) {
+            Some(entry) if entry.mode & Backend::IS_V6 == 0 => {
+                IpAddr::from(V4::unpack(entry.address))
+            }
+            Some(entry) => IpAddr::from(entry.address),
+            None => destination.into(),
+        };
+        SocketAddr::new(ip, destination_port.get())
     }
 }
 
@@ -210,10 +235,7 @@ fn row<A: Address + Into<IpAddr>, const SLOT: usize>(
         protocol: found.protocol,
         client: SocketAddr::new(found.source.into(), found.source_port.get()),
         vip: SocketAddr::new(found.destination.into(), found.destination_port.get()),
-        backend_address: SocketAddr::new(
-            facts.to.destination.into(),
-            facts.to.destination_port.get(),
-        ),
+        backend_address: table.backend(meta, &facts),
         service: facts.service,
         backend: facts.backend,
         state: meta.state().name(),

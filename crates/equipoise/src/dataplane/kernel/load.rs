@@ -84,8 +84,8 @@ pub(super) fn complete(mut ebpf: Ebpf, pins: &Pins, dry: Dry) -> Result<Ebpf, Ke
                 .map_err(|error| refused(&format!("pinning {name}"), &error))?;
         }
     }
-    for (map, programs) in SLOW_PATHS {
-        link_slow_path(&mut ebpf, pins, dry, (map, programs))?;
+    for (map, programs) in STAGES {
+        link_stages(&mut ebpf, pins, dry, (map, programs))?;
     }
     Ok(ebpf)
 }
@@ -146,13 +146,27 @@ pub(super) fn verified(
     programs.iter().map(count).collect()
 }
 
-/// The programs of the slow path, in the order of their places.
-const SLOW_PATHS: [(&str, &[&str]); 2] =
-    [("SLOW_XDP", &["slow_xdp", "slow_xdpg"]), ("SLOW_TC", &["slow_in"])];
+/// The programs of the stages, in the order of their places; an empty name is a place that nobody goes to.
+const STAGES: [(&str, &[&str]); 2] = [
+    (
+        "STAGES_XDP",
+        &[
+            "slow_xdp",
+            "slow_xdpg",
+            "odd_xdp",
+            "odd_xdpg",
+            "answer_xdp",
+            "answer_xdpg",
+            "carry_xdp",
+            "carry_xdpg",
+        ],
+    ),
+    ("STAGES_TC", &["slow_in", "", "odd_in", "odd_out", "answer_in", "", "carry_in", "carry_out"]),
+];
 
-/// Puts the programs of the slow path where those of the fast path go on. The twin has places of its own: its
+/// Puts the programs of the stages where those that packets come to go on. The twin has places of its own: its
 /// packets must not get into programs that write.
-fn link_slow_path(
+fn link_stages(
     ebpf: &mut Ebpf,
     pins: &Pins,
     dry: Dry,
@@ -164,11 +178,14 @@ fn link_slow_path(
         let fd = program.fd().map_err(|error| failed(&error))?;
         fd.try_clone().map_err(|error| failed(&error))
     };
-    let fds = programs.iter().map(fd).collect::<Result<Vec<_>, _>>()?;
+    let places_of = (0..).zip(programs).filter(|(_, name)| !name.is_empty());
+    let fds = places_of
+        .map(|(place, name)| Ok((place, fd(name)?)))
+        .collect::<Result<Vec<_>, KernelError>>()?;
     let there = ebpf.map_mut(map).ok_or_else(|| failed(&"the object has no such map"))?;
     let mut places = ProgramArray::try_from(there).map_err(|error| failed(&error))?;
-    for (place, fd) in (0..).zip(&fds) {
-        places.set(place, fd, 0).map_err(|error| failed(&error))?;
+    for (place, fd) in &fds {
+        places.set(*place, fd, 0).map_err(|error| failed(&error))?;
     }
     if dry == Dry::No {
         // The kernel empties such a map when nobody in user space holds it any more; a pin does.
@@ -182,13 +199,21 @@ const MAPS: &[&str] = &[
     "LAYOUT",
     "SERVICES_V4",
     "SERVICES_V6",
+    "PORTS_V4",
+    "PORTS_V6",
     "POOLS",
     "SLOTS",
+    "TURNS",
     "BACKENDS",
+    "SNAT",
+    "HAIRPINS",
     "REDIRECTS",
     "ADDRESSES",
     "SHORTCUTS",
     "POLICIES",
+    "ACCESS",
+    "SOURCES",
+    "BACKEND_TOKENS",
     "REPLIES_V4",
     "REPLIES_V6",
     "FLOWS_V4",
@@ -198,6 +223,9 @@ const MAPS: &[&str] = &[
     "LIVE_BACKENDS",
     "PRESSURE",
     "STATELESS",
+    "HOSTS",
+    "FRAGMENTS_V4",
+    "FRAGMENTS_V6",
     "CLOCK",
     "EVENTS",
     "VERDICTS",

@@ -14,7 +14,7 @@ use super::event::warn_once;
 
 const HOPS: u8 = 64;
 
-/// Resets both ends of these flows. What cannot be sent is told and left: the ends' next packets are
+/// Resets both ends of these flows; of those whose packets stay as they are, the client alone. What cannot be sent is told and left: the ends' next packets are
 /// answered with a RST by the packet program.
 pub(super) fn send(flows: &[Ties]) {
     let mut sockets = [None, None];
@@ -23,7 +23,8 @@ pub(super) fn send(flows: &[Ties]) {
         let to_client = segment(ties.vip, ties.client, ties.backend_sent, ties.client_sent);
         let to_backend =
             segment(ties.client_at_backend, ties.backend, ties.client_sent, ties.backend_sent);
-        for (packet, to) in [(to_client, ties.client), (to_backend, ties.backend)] {
+        let both = [(to_client, ties.client), (to_backend, ties.backend)];
+        for (packet, to) in both.into_iter().take(if ties.is_one_sided { 1 } else { 2 }) {
             let socket = &mut sockets[usize::from(to.is_ipv6())];
             if socket.is_none() {
                 *socket = warn_once("no raw socket for RSTs", open(to));

@@ -37,6 +37,8 @@ pub struct Expiry {
     pub ended: u64,
     /// Flows closed because their backend has gone.
     pub closed: u64,
+    /// Flows ended because their clients are denied.
+    pub cut: u64,
     /// Flows whose ends get a RST.
     pub resets: Vec<Ties>,
     /// What there is to tell, where services want it told.
@@ -58,6 +60,8 @@ pub struct Ties {
     pub client_sent: u32,
     /// The next sequence number of the backend.
     pub backend_sent: u32,
+    /// Whether packets get to the backend as they are, which a RST of this host's own cannot.
+    pub is_one_sided: bool,
 }
 
 /// How full the flow tables are.

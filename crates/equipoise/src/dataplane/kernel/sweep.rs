@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use equipoise_common::flow::end::{discard, end};
-use equipoise_common::flow::entry::{facts, key, last_seen, owner, sent};
+use equipoise_common::flow::entry::{acknowledged, facts, key, last_seen, owner, sent};
 use equipoise_common::flow::find::{is_expired, is_past};
 use equipoise_common::flow::set::at;
 use equipoise_common::flow::track::close;
@@ -42,7 +42,6 @@ enum Due {
 pub(super) fn sweep<A, const SLOT: usize>(
     table: &Table<'_, A>,
     sets: Range<u32>,
-    backends: &[(u16, u16)],
     expiry: &mut Expiry,
 ) where
     A: Address + Into<IpAddr>,
@@ -53,7 +52,7 @@ pub(super) fn sweep<A, const SLOT: usize>(
         let last = first.saturating_add(AT_ONCE).min(sets.end);
         let begun = table.clock.unwrap_or_else(now);
         entries::<A, SLOT>(table, first..last, |here, slot, meta| {
-            if due::<A, SLOT>(table, (here, slot, meta), backends, begun).is_some() {
+            if due::<A, SLOT>(table, (here, slot, meta), begun).is_some() {
                 // What is to be written is looked at already, and nothing waits for that yet.
                 let other = Storage::<SLOT>::set(table, meta.other() >> 4);
                 std::hint::black_box(other.map_or(0, |set| set.group(meta.other() >> 2)));
@@ -65,7 +64,7 @@ pub(super) fn sweep<A, const SLOT: usize>(
             let Some(slot) = at::<SLOT, _>(table, here) else { continue };
             let meta = Meta(slot[0].load(Ordering::Acquire));
             // A packet may have come since.
-            let is_due = |now| due::<A, SLOT>(table, (here, slot, meta), backends, now);
+            let is_due = |now| due::<A, SLOT>(table, (here, slot, meta), now);
             // Read for each flow: what is given up is stamped with it, and a grace must not begin in the past.
             let now = table.clock.unwrap_or_else(now);
             if let Some(due) = is_due(now).filter(|_| meta.is_live()) {
@@ -81,7 +80,6 @@ pub(super) fn sweep<A, const SLOT: usize>(
 fn due<A: Address + Into<IpAddr>, const SLOT: usize>(
     table: &Table<'_, A>,
     (here, slot, meta): (Position, &[AtomicU64; SLOT], Meta),
-    backends: &[(u16, u16)],
     now: u32,
 ) -> Option<Due> {
     if meta.has(flag::REPLY) {
@@ -94,8 +92,8 @@ fn due<A: Address + Into<IpAddr>, const SLOT: usize>(
         return Some(Due::End);
     }
     let is_open = matches!(meta.state(), State::Opening | State::Established);
-    let gone = backends.get(backend as usize).is_some_and(|&(generation, fate)| {
-        generation != meta.generation() && fate == Fate::Reset as u16
+    let gone = table.backends.get(backend as usize).is_some_and(|entry| {
+        entry.generation != meta.generation() && entry.fate == Fate::Reset as u8
     });
     (is_open && gone).then_some(Due::Close)
 }
@@ -134,14 +132,20 @@ fn carry_out<A: Address + Into<IpAddr>, const SLOT: usize>(
 }
 
 /// Both ends of a flow as a RST to either needs them.
-fn ties<A: Address + Into<IpAddr>, const SLOT: usize>(
+pub(super) fn ties<A: Address + Into<IpAddr>, const SLOT: usize>(
     table: &Table<'_, A>,
     slot: &[AtomicU64; SLOT],
     meta: Meta,
 ) -> Ties {
     let found: FiveTuple<A> = key(slot, meta);
     let to = facts::<_, A, SLOT>(slot, meta).to;
-    let reply_sent = at::<SLOT, _>(table, meta.other()).map_or(0, sent);
+    let is_one_sided = meta.has(flag::ONE_SIDED);
+    let backend_sent = if is_one_sided {
+        // As far as the client has told.
+        acknowledged(slot)
+    } else {
+        at::<SLOT, _>(table, meta.other()).map_or(0, sent)
+    };
     let address =
         |address: A, port: equipoise_common::key::Be16| SocketAddr::new(address.into(), port.get());
     Ties {
@@ -150,6 +154,7 @@ fn ties<A: Address + Into<IpAddr>, const SLOT: usize>(
         client_at_backend: address(to.source, to.source_port),
         backend: address(to.destination, to.destination_port),
         client_sent: sent(slot),
-        backend_sent: reply_sent,
+        backend_sent,
+        is_one_sided,
     }
 }

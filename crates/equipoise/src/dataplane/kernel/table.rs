@@ -5,20 +5,22 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use aya::Ebpf;
+use aya::maps::lpm_trie::{Key as Prefix, LpmTrie};
 use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use equipoise_common::filter;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::sets_for;
-use equipoise_common::key::{Address, ServiceKey as Key, V4, V6};
+use equipoise_common::key::{Address, HostKey, PortsKey, ServiceKey as Key, V4, V6};
 use equipoise_common::limit;
-use equipoise_common::value::{Backend, Policy, Pool, Reply, Service, Traffic};
+use equipoise_common::value::{Backend, Host, Policy, Pool, Reply, Service, Snat, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::diff::Step;
 use equipoise_core::plan::ServiceKey;
 
 use super::KernelError;
+use super::access::AccessList;
 use super::flow::Live;
 use super::mapped::Mapped;
 use super::pin::refused;
@@ -30,18 +32,25 @@ pub(super) struct Tables {
     pub(super) live: Live,
     services_v4: HashMap<MapData, Key<V4>, Service>,
     services_v6: HashMap<MapData, Key<V6>, Service>,
+    ports_v4: LpmTrie<MapData, PortsKey<V4>, Service>,
+    ports_v6: LpmTrie<MapData, PortsKey<V6>, Service>,
     addresses: Mapped,
     pools: Mapped,
     slots: Mapped,
     policies: Array<MapData, Policy>,
+    access: AccessList,
+    backend_tokens: Array<MapData, [u64; 2]>,
     replies_v4: HashMap<MapData, Key<V4>, Reply>,
     replies_v6: HashMap<MapData, Key<V6>, Reply>,
     backends: Array<MapData, Backend>,
-    /// Generation and fate of the backends as they are in the map, by id.
-    fates: Vec<(u16, u16)>,
+    snat: HashMap<MapData, u64, Snat>,
+    hairpins: HashMap<MapData, HostKey, u32>,
+    /// As they are in the map, by id.
+    known_backends: Vec<Backend>,
     /// As they are in the map, by service id.
     known_policies: Vec<Policy>,
     redirects: DevMapHash<MapData>,
+    hosts: HashMap<MapData, u32, Host>,
     pressure: PerCpuArray<MapData, u64>,
     verdicts: PerCpuArray<MapData, u64>,
     service_traffic: PerCpuArray<MapData, Traffic>,
@@ -67,13 +76,17 @@ impl Tables {
             flows_v6,
             live,
             policies: typed(ebpf, "POLICIES")?,
+            access: AccessList::new(typed(ebpf, "ACCESS")?),
+            backend_tokens: typed(ebpf, "BACKEND_TOKENS")?,
             replies_v4: typed(ebpf, "REPLIES_V4")?,
             replies_v6: typed(ebpf, "REPLIES_V6")?,
-            fates: vec![(0, 0); limit::BACKENDS as usize],
+            known_backends: vec![Backend::default(); limit::BACKENDS as usize],
             known_policies: vec![Policy::default(); limit::SERVICES as usize],
             pressure: typed(ebpf, "PRESSURE")?,
             services_v4: typed(ebpf, "SERVICES_V4")?,
             services_v6: typed(ebpf, "SERVICES_V6")?,
+            ports_v4: typed(ebpf, "PORTS_V4")?,
+            ports_v6: typed(ebpf, "PORTS_V6")?,
             addresses: Mapped::new(
                 taken(ebpf, "ADDRESSES")?,
                 size_of::<u64>() * filter::WORDS as usize,
@@ -81,7 +94,10 @@ impl Tables {
             pools: Mapped::new(taken(ebpf, "POOLS")?, size_of::<Pool>() * limit::POOLS as usize)?,
             slots: Mapped::new(taken(ebpf, "SLOTS")?, SLOT * limit::SLOTS as usize)?,
             backends: typed(ebpf, "BACKENDS")?,
+            snat: typed(ebpf, "SNAT")?,
+            hairpins: typed(ebpf, "HAIRPINS")?,
             redirects: typed(ebpf, "REDIRECTS")?,
+            hosts: typed(ebpf, "HOSTS")?,
             verdicts: typed(ebpf, "VERDICTS")?,
             service_traffic: typed(ebpf, "SERVICE_TRAFFIC")?,
             backend_traffic: typed(ebpf, "BACKEND_TRAFFIC")?,
@@ -108,18 +124,24 @@ impl Tables {
     pub(super) fn apply(&mut self, step: &Step) -> io::Result<()> {
         match step {
             Step::ResetServiceCounters { id, .. } => reset(&mut self.service_traffic, *id),
-            Step::ResetBackendCounters { id, .. } => reset(&mut self.backend_traffic, *id),
+            Step::ResetBackendCounters { id, .. } => self.reset_backend(*id),
             Step::PutPolicy { id, value } => self.put_policy(*id, value),
+            Step::PutAccess { listed, rule } => self.access.put(listed, *rule),
+            Step::RemoveAccess { listed } => self.access.remove(listed),
             Step::PutReply { key, value } => match key {
-                ServiceKey::V4(key) => self.replies_v4.insert(key, value, 0),
-                ServiceKey::V6(key) => self.replies_v6.insert(key, value, 0),
-            }
-            .map_err(io_error),
+                ServiceKey::V4(key) => self.replies_v4.insert(key, value, 0).map_err(io_error),
+                ServiceKey::V6(key) => self.replies_v6.insert(key, value, 0).map_err(io_error),
+                ServiceKey::PortsV4(..) | ServiceKey::PortsV6(..) => Err(no_reply()),
+            },
             Step::RemoveReply { key } => match key {
-                ServiceKey::V4(key) => self.replies_v4.remove(key),
-                ServiceKey::V6(key) => self.replies_v6.remove(key),
-            }
-            .map_err(io_error),
+                ServiceKey::V4(key) => self.replies_v4.remove(key).map_err(io_error),
+                ServiceKey::V6(key) => self.replies_v6.remove(key).map_err(io_error),
+                ServiceKey::PortsV4(..) | ServiceKey::PortsV6(..) => Err(no_reply()),
+            },
+            Step::PutSnat { key, value } => self.snat.insert(key, value, 0).map_err(io_error),
+            Step::RemoveSnat { key } => self.snat.remove(key).map_err(io_error),
+            Step::PutHairpin { key } => self.hairpins.insert(key, 0, 0).map_err(io_error),
+            Step::RemoveHairpin { key } => self.hairpins.remove(key).map_err(io_error),
             Step::PutBackend { id, value } => self.put_backend(*id, value),
             Step::RemoveBackend { id } => self.put_backend(*id, &Backend::default()),
             Step::WriteSlots { run, slots } => write_slots(&self.slots, run.offset, slots),
@@ -134,15 +156,36 @@ impl Tables {
                     self.know(key.address);
                     self.services_v6.insert(key, value, 0)
                 }
+                ServiceKey::PortsV4(key, bits) => {
+                    self.know(key.address);
+                    self.ports_v4.insert(&prefix(key, *bits), value, 0)
+                }
+                ServiceKey::PortsV6(key, bits) => {
+                    self.know(key.address);
+                    self.ports_v6.insert(&prefix(key, *bits), value, 0)
+                }
             }
             .map_err(io_error),
             Step::RemoveService { key } => match key {
                 ServiceKey::V4(key) => self.services_v4.remove(key),
                 ServiceKey::V6(key) => self.services_v6.remove(key),
+                ServiceKey::PortsV4(key, bits) => self.ports_v4.remove(&prefix(key, *bits)),
+                ServiceKey::PortsV6(key, bits) => self.ports_v6.remove(&prefix(key, *bits)),
             }
             .map_err(io_error),
             Step::Grace => grace(),
         }
+    }
+
+    /// Who is let in.
+    pub(super) fn access(&self) -> &AccessList {
+        &self.access
+    }
+
+    /// Counters and tokens: of another holder of the id.
+    fn reset_backend(&mut self, id: u32) -> io::Result<()> {
+        self.backend_tokens.set(id, [0; 2], 0).map_err(io_error)?;
+        reset(&mut self.backend_traffic, id)
     }
 
     /// How services treat their flows, by id.
@@ -150,9 +193,9 @@ impl Tables {
         &self.known_policies
     }
 
-    /// Generation and fate of backends, by id.
-    pub(super) fn fates(&self) -> &[(u16, u16)] {
-        &self.fates
+    /// The backends, by id.
+    pub(super) fn backends(&self) -> &[Backend] {
+        &self.known_backends
     }
 
     fn put_policy(&mut self, id: u32, value: &Policy) -> io::Result<()> {
@@ -186,8 +229,8 @@ impl Tables {
         self.know(V4::unpack(value.address));
         self.know(value.address);
         self.backends.set(id, value, 0).map_err(io_error)?;
-        if let Some(fate) = self.fates.get_mut(id as usize) {
-            *fate = (value.generation, value.fate);
+        if let Some(known) = self.known_backends.get_mut(id as usize) {
+            *known = *value;
         }
         Ok(())
     }
@@ -201,6 +244,23 @@ impl Tables {
         }
         match self.redirects.remove(index) {
             Err(error) if !is_missing(&error) => Err(what(&error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn answer_from(
+        &mut self,
+        index: u32,
+        host: Option<Host>,
+    ) -> Result<(), KernelError> {
+        let done = match host {
+            Some(host) => self.hosts.insert(index, host, 0),
+            None => self.hosts.remove(&index),
+        };
+        match done {
+            Err(error) if host.is_some() || !is_missing(&error) => {
+                Err(refused(&format!("answering on interface {index}"), &error))
+            }
             Ok(()) | Err(_) => Ok(()),
         }
     }
@@ -267,6 +327,15 @@ fn write_pool(pools: &Mapped, id: u32, pool: &Pool) -> io::Result<()> {
     Ok(())
 }
 
+/// A key of ranges as the map has it.
+fn prefix<A: Address + aya::Pod>(key: &PortsKey<A>, bits: u8) -> Prefix<PortsKey<A>> {
+    Prefix::new(PortsKey::<A>::bits(bits), *key)
+}
+
+fn no_reply() -> io::Error {
+    io::Error::other("replies are found by one port, not by the first bits of several")
+}
+
 fn beyond(what: &str) -> io::Error {
     io::Error::other(format!("an entry beyond the end of {what}"))
 }
@@ -326,7 +395,7 @@ pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(
         .map_err(|error: MapError| refused(&format!("using map {name}"), &error))
 }
 
-fn io_error(error: MapError) -> io::Error {
+pub(super) fn io_error(error: MapError) -> io::Error {
     match error {
         MapError::SyscallError(error) => error.io_error,
         other => io::Error::other(other),

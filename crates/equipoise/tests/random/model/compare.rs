@@ -10,6 +10,9 @@ use crate::bench::FAR;
 use crate::mutants::{Fate, Shot, holds};
 use crate::wire::{ACK, FIN, Parsed as Packet, RST, SYN, UDP, hex, parse, set, sums};
 
+/// In the byte of an IPv4 header that has it.
+const DO_NOT_FRAGMENT: u8 = 0x40;
+
 impl Model {
     /// Where a packet goes that becomes one to `to`, under which verdict, and what is done to it; none where the model
     /// does not know the route.
@@ -52,12 +55,16 @@ impl Model {
         );
         // The stack gets requests rewritten; replies it gets as they came.
         let left = if xdp || !request { Change::Nothing } else { Change::Rewritten };
-        Some(if packet.end - packet.network > 1500 {
-            (pick(Verdict::RequestTooBig, Verdict::ReplyTooBig), left)
-        } else if xdp && !known {
+        let may_be_cut =
+            packet.from.is_ipv4() && shot.frame[packet.network + 6] & DO_NOT_FRAGMENT == 0;
+        Some(if packet.end - packet.network > 1500 && may_be_cut {
+            (pick(Verdict::RequestToFragment, Verdict::ReplyToFragment), left)
+        } else if packet.end - packet.network > 1500 {
+            (pick(Verdict::RequestTooBig, Verdict::ReplyTooBig), Change::Answered)
+        } else if (xdp || is_tagged(&shot.frame)) && !known {
             (pick(Verdict::RequestNoNeighbour, Verdict::ReplyNoNeighbour), left)
         } else if packet.hops <= 1 {
-            (pick(Verdict::RequestHopLimit, Verdict::ReplyHopLimit), left)
+            (pick(Verdict::RequestHopLimit, Verdict::ReplyHopLimit), Change::Answered)
         } else {
             (pick(Verdict::ForwardedRequest, Verdict::ForwardedReply), Change::Sent { by_back })
         })
@@ -90,17 +97,20 @@ impl Model {
             }
             Expect::Opened { candidates, .. } => {
                 let packet = parsed.as_ref().unwrap();
-                let out = parse(output.1).map_err(|v| format!("{v:?} came out"))?;
-                let chosen = candidates.iter().find(|backend| **backend == out.to);
+                let out = parse(output.1);
+                let is_there =
+                    |backend: &&SocketAddr| out.as_ref().is_ok_and(|out| **backend == out.to);
+                let chosen = candidates.iter().find(is_there);
                 let (to, is_told) =
                     chosen.map_or((candidates[0], false), |backend| (*backend, true));
                 let Some(way) = self.way(shot, packet, (true, to)) else { return Ok(None) };
-                if way.1 == Change::Nothing {
+                if matches!(way.1, Change::Nothing | Change::Answered) {
                     // It is not seen where it would have gone; where there is no choice that is known all the same.
                     self.moved((shot, packet), way, [packet.from, to], (verdict, output))?;
                     let sure = candidates.len() == 1 && self.taken(packet, to) == Taken::No;
                     return Ok(sure.then_some([packet.from, to]));
                 }
+                let out = out.map_err(|v| format!("{v:?} came out"))?;
                 if !is_told {
                     return Err(format!("went to {}", out.to));
                 }
@@ -134,7 +144,15 @@ impl Model {
     ) -> Result<Option<[SocketAddr; 2]>, String> {
         same("verdict", &verdict.name(), &expected.name())?;
         let xdp = shot.hook == Hook::Xdp;
+        if change == Change::Answered {
+            return match holds(shot, action, frame) {
+                Ok(Fate::Answered) => Ok(None),
+                Ok(_) => Err("no answer".to_owned()),
+                Err(what) => Err(what.to_owned()),
+            };
+        }
         let right = match change {
+            Change::Answered => unreachable!("above"),
             Change::Nothing | Change::Rewritten => left(shot.hook, Kind::Stack),
             Change::Sent { by_back } if xdp && by_back == shot.at_back => 3,
             Change::Sent { .. } if xdp => 4,
@@ -149,7 +167,8 @@ impl Model {
         if let Change::Sent { by_back } = change {
             let at = if packet.from.is_ipv4() { 8 } else { 7 };
             wanted[packet.network + at] -= 1;
-            if xdp {
+            // TC leaves that to the stack, which does not know frames with tags in them.
+            if xdp || is_tagged(&shot.frame) {
                 wanted[..6].copy_from_slice(&FAR);
                 wanted[6..12].copy_from_slice(&self.links[usize::from(by_back)]);
             }
@@ -227,4 +246,9 @@ fn write_ends(frame: &mut [u8], packet: &Packet, [from, to]: [SocketAddr; 2]) {
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, came: &T, wanted: &T) -> Result<(), String> {
     if came == wanted { Ok(()) } else { Err(format!("{what}: {came:?} came, {wanted:?} expected")) }
+}
+
+/// Whether a frame has a VLAN tag.
+fn is_tagged(frame: &[u8]) -> bool {
+    matches!(frame[12..14], [0x81, 0] | [0x88, 0xa8])
 }

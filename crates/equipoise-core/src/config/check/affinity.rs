@@ -1,0 +1,62 @@
+//! How a backend is picked for a new flow: the algorithm, or affinity in its place.
+
+use super::report::{At, Fields, Keys, Report};
+use crate::config::{Affinity, AffinityPrefix, Algorithm};
+
+const ALGORITHMS: [(&str, Algorithm); 5] = [
+    ("maglev", Algorithm::Maglev),
+    ("random", Algorithm::Random),
+    ("round-robin", Algorithm::RoundRobin),
+    ("least-connections", Algorithm::LeastConnections),
+    ("least-connections-weights", Algorithm::LeastConnectionsWeights),
+];
+
+const AFFINITIES: [(&str, Affinity); 2] =
+    [("none", Affinity::None), ("source-ip", Affinity::SourceIp)];
+
+/// How a backend is picked.
+pub(super) struct Choosing {
+    pub(super) algorithm: Algorithm,
+    pub(super) affinity: Affinity,
+    pub(super) affinity_prefix: AffinityPrefix,
+}
+
+/// Checks the keys that say it; what is not given, or wrong and reported, has its default.
+pub(super) fn choosing(report: &mut Report<'_>, fields: &Fields<'_>) -> Choosing {
+    let algorithm = fields.get("algorithm");
+    let affinity = fields.get("affinity").and_then(|at| report.choice(&at, &AFFINITIES));
+    let prefix = fields.get("affinity-prefix");
+    let choosing = Choosing {
+        algorithm: algorithm
+            .as_ref()
+            .and_then(|at| report.choice(at, &ALGORITHMS))
+            .unwrap_or(Algorithm::Maglev),
+        affinity: affinity.unwrap_or_default(),
+        affinity_prefix: prefix.as_ref().map(|at| prefixes(report, at)).unwrap_or_default(),
+    };
+    match (choosing.affinity, algorithm, prefix) {
+        (Affinity::SourceIp, Some(at), _) => {
+            let message =
+                "the algorithm is not used, as `affinity` picks by the source address".to_owned();
+            report.note(&at.place, message, "no `algorithm`, or `affinity = \"none\"`");
+        }
+        (Affinity::None, _, Some(at)) => {
+            let message = "this has no effect without affinity".to_owned();
+            report.note(&at.place, message, "`affinity = \"source-ip\"`, or no `affinity-prefix`");
+        }
+        (Affinity::SourceIp | Affinity::None, ..) => {}
+    }
+    choosing
+}
+
+fn prefixes(report: &mut Report<'_>, at: &At<'_>) -> AffinityPrefix {
+    let mut prefix = AffinityPrefix::default();
+    let Some(fields) = report.fields(at, &Keys::AFFINITY_PREFIX) else { return prefix };
+    if let Some(bits) = fields.get("v4").and_then(|at| report.number(&at, &(1..=32))) {
+        prefix.v4 = bits;
+    }
+    if let Some(bits) = fields.get("v6").and_then(|at| report.number(&at, &(1..=128))) {
+        prefix.v6 = bits;
+    }
+    prefix
+}

@@ -1,0 +1,109 @@
+//! Who is let in and how often, as the programs have it: the limits of services, and the prefixes of all lists.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use equipoise_common::access::{Access, AccessKey};
+use equipoise_common::bucket::Rate;
+use equipoise_common::value;
+
+use super::{Desired, Draft};
+use crate::config::{Limits, List, Prefix, Service, Settings};
+
+/// A prefix in a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed {
+    /// Whose list: a service's, by id, or that of the settings.
+    pub service: Option<u32>,
+    /// The prefix.
+    pub prefix: Prefix,
+}
+
+impl Listed {
+    /// As the kernel has it: bits that are compared, and what they are.
+    pub fn key(&self) -> (u32, AccessKey) {
+        let Prefix { address, length } = self.prefix;
+        let scope = AccessKey::scope(self.service, address.is_ipv6());
+        let bits = AccessKey::SCOPE_BITS + u32::from(length);
+        (bits, AccessKey::new(scope, address.into()))
+    }
+}
+
+impl fmt::Display for Listed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.service {
+            Some(service) => write!(f, "{} for service {service}", self.prefix),
+            None => write!(f, "{} for all services", self.prefix),
+        }
+    }
+}
+
+/// What a list says of its prefixes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Sources in them are let in.
+    Allow,
+    /// They are not, and their flows are ended.
+    Deny,
+}
+
+impl Rule {
+    /// The name of the list.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+
+    /// As the kernel has it, for a prefix.
+    pub fn value(self, listed: &Listed) -> Access {
+        let what = match self {
+            Self::Allow => Access::ALLOW,
+            Self::Deny => Access::DENY,
+        };
+        Access { bits: listed.prefix.length.into(), what }
+    }
+}
+
+/// The limits of a service.
+pub(super) fn limits(service: &Service, settings: &Settings) -> value::Limits {
+    let (own, common) = (&service.policy.limits, &settings.limits);
+    let rates = own.rates(common);
+    let rate = |limit: Option<(u32, u32)>| {
+        limit.map_or(Rate::default(), |(rate, burst)| Rate { rate, burst })
+    };
+    let mut lists = 0;
+    for (flag, is_set) in [
+        (value::Limits::OWN_LIST, own.has_list()),
+        (value::Limits::COMMON_LIST, common.has_list()),
+        (value::Limits::LISTED_ONLY, [own, common].iter().any(|l| !l.allow.prefixes.is_empty())),
+    ] {
+        if is_set {
+            lists |= flag;
+        }
+    }
+    let (source, backend) = (rate(rates.source), rate(rates.backend));
+    // What is not asked for does not differ.
+    let (prefix_v4, prefix_v6) =
+        if source.rate == 0 { (0, 0) } else { (rates.prefix_v4, rates.prefix_v6) };
+    value::Limits { source, backend, prefix_v4, prefix_v6, lists, ..value::Limits::default() }
+}
+
+/// Places the prefixes of all lists.
+pub(super) fn place(drafts: &[Draft<'_>], settings: &Settings, desired: &mut Desired) {
+    add(None, &settings.limits, &mut desired.access);
+    for draft in drafts {
+        add(Some(draft.id.number), &draft.service.policy.limits, &mut desired.access);
+    }
+}
+
+fn add(service: Option<u32>, limits: &Limits, access: &mut BTreeMap<Listed, Rule>) {
+    let all = |list: &List, rule| {
+        let prefixes = list.prefixes.iter();
+        prefixes.map(|&prefix| (Listed { service, prefix }, rule)).collect::<Vec<_>>()
+    };
+    access.extend(all(&limits.allow, Rule::Allow));
+    // Last: what is in both is denied.
+    access.extend(all(&limits.deny, Rule::Deny));
+}

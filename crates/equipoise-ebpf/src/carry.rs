@@ -1,0 +1,377 @@
+//! Packets for which rewriting is not all, or not what is to be done: those that go to their backend as they are, by link
+//! address or inside another packet, and the first ones of TCP connections whose segments are to be smaller.
+//!
+//! A program of its own, with a stack and a verification of its own: whoever has decided about such a packet leaves it in
+//! [`Work`] and does not come back. Others pay nothing for it.
+
+use equipoise_common::checksum;
+use equipoise_common::flow::track::tcp;
+use equipoise_common::hash;
+use equipoise_common::key::{Be16, FiveTuple, TCP};
+use equipoise_common::step::What;
+use equipoise_common::tunnel;
+use equipoise_common::value::{Backend, Mode, Policy, Snat};
+use equipoise_common::verdict::Verdict;
+
+use crate::encap::{self, Carrier, Outer};
+use crate::family::{Addresses, Family};
+use crate::flow::{Decision, Found, Passage};
+use crate::hook::{Change, Hook, Refusal, Stage};
+use crate::map::{BACKENDS, SNAT};
+use crate::parse::{Headers, Part};
+use crate::rewrite::{self, Hops};
+use crate::route::{self, Hop, Route, Wanted};
+use crate::slow::{self, Work};
+use crate::table::policy;
+use crate::{action, leave, on, report};
+
+/// Whether the ends of a connection are to be told a smaller MSS than they ask for, and this packet is one that asks.
+#[inline(always)]
+pub fn is_lowered<F>(headers: &Headers<F>, policy: &Policy) -> bool {
+    headers.segment.flags & tcp::SYN != 0 && policy.mss != Policy::MSS_ANY
+}
+
+/// Leaves a packet to this program.
+#[inline(always)]
+pub fn hand_over<F: Family>(
+    headers: &Headers<F>,
+    decision: &Decision<F>,
+    (found, part): (Found, Part),
+    sent: Verdict,
+) -> Result<u64, Verdict> {
+    let Some(work) = F::work() else { return Err(Verdict::FlowRefused) };
+    work.headers = *headers;
+    work.decision = *decision;
+    work.at = decision.at;
+    work.found = found;
+    work.part = part;
+    work.sent = sent as u32;
+    Ok(on(Stage::Carry))
+}
+
+/// Does with the packet in this CPU's work what is to be done.
+#[inline(always)]
+pub fn go_on<H: Hook, F: Carrier>(hook: &H) -> u64 {
+    let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
+    if work.found == Found::ApartEventful {
+        F::turn();
+    }
+    let Some(entry) = backend(work.decision.backend) else {
+        return action(leave::<H>(Verdict::FlowRefused));
+    };
+    work.mode = u32::from(entry.mode());
+    if !Mode::is_one_sided(entry.mode()) {
+        return rewritten::<H, F>(hook);
+    }
+    let found =
+        if entry.mode & Backend::IS_V6 == 0 { way_v4::<H, F>(hook) } else { way_v6::<H, F>(hook) };
+    if found != SEND && found != STACK {
+        return found;
+    }
+    if !clamp::<H, F>(hook) || !take_hop::<H, F>(hook) {
+        return action(leave::<H>(Verdict::RewriteFailed));
+    }
+    if entry.mode & Backend::IS_V6 == 0 {
+        send_v4::<H, F>(hook, found)
+    } else {
+        send_v6::<H, F>(hook, found)
+    }
+}
+
+/// Instead of an action: the packet can be sent by the hop that [`way`] has found.
+const SEND: u64 = 1 << 63;
+/// Instead of an action: the stack can send it once it is wrapped up.
+const STACK: u64 = 1 << 62;
+
+#[inline(always)]
+fn backend(id: u32) -> Option<&'static Backend> {
+    // SAFETY: an entry of an array map stays; user space writes it as a whole.
+    BACKENDS.get_ptr(id).map(|entry| unsafe { &*entry })
+}
+
+/// A packet that is rewritten, with a smaller MSS.
+#[inline(always)]
+fn rewritten<H: Hook, F: Family>(hook: &H) -> u64 {
+    if !clamp::<H, F>(hook) {
+        return action(leave::<H>(Verdict::RewriteFailed));
+    }
+    if hook.passage() == Passage::In {
+        return slow::complete::<H, F>(hook);
+    }
+    outgoing::<H, F>(hook)
+}
+
+#[inline(never)]
+fn outgoing<H: Hook, F: Family>(hook: &H) -> u64 {
+    let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
+    let packet = hook.packet();
+    let to = &work.decision.to;
+    if let Err(verdict) = rewrite::apply(hook, &packet, &work.headers, to, Hops::Keep) {
+        return action(leave::<H>(verdict));
+    }
+    report::packet(&work.headers, &work.decision);
+    action(leave::<H>(Verdict::RewrittenReply))
+}
+
+// A function for each family of the outer packet, for the stack's sake.
+
+#[inline(never)]
+fn way_v4<H: Hook, F: Carrier>(hook: &H) -> u64 {
+    way::<H, F, equipoise_common::key::V4>(hook)
+}
+
+#[inline(never)]
+fn way_v6<H: Hook, F: Carrier>(hook: &H) -> u64 {
+    way::<H, F, equipoise_common::key::V6>(hook)
+}
+
+#[inline(never)]
+fn send_v4<H: Hook, F: Carrier>(hook: &H, found: u64) -> u64 {
+    send::<H, F, equipoise_common::key::V4>(hook, found)
+}
+
+#[inline(never)]
+fn send_v6<H: Hook, F: Carrier>(hook: &H, found: u64) -> u64 {
+    send::<H, F, equipoise_common::key::V6>(hook, found)
+}
+
+/// The five-tuple that the packet leaves with. None if that needs an address of ours, and there is none.
+#[inline(always)]
+fn leaving<F: Carrier, O: Carrier>(work: &Work<F>) -> Option<FiveTuple<O>> {
+    let mode = work.mode as u8;
+    let entry = backend(work.decision.backend)?;
+    let mut source = O::unpack(work.headers.tuple.source.pack());
+    if mode == Mode::Gue as u8 {
+        // SAFETY: entries are replaced whole; a reader of the old one finds what was right just now.
+        source = O::unpack(unsafe { SNAT.get(Snat::key(work.decision.backend, 0)) }?.address);
+    }
+    let destination = O::unpack(entry.address);
+    if mode == Mode::Dsr as u8 {
+        let ports = work.headers.tuple;
+        return Some(FiveTuple {
+            source,
+            destination,
+            source_port: ports.source_port,
+            destination_port: ports.destination_port,
+            protocol: ports.protocol,
+        });
+    }
+    Some(encap::tuple(mode, F::IN_IP, flow_hash(work), source, destination))
+}
+
+/// The same for all packets of a flow, but for fragments without ports.
+#[inline(always)]
+fn flow_hash<F: Family>(work: &Work<F>) -> u64 {
+    hash::five_tuple(&work.headers.tuple)
+}
+
+/// Finds the packet's way.
+#[inline(always)]
+fn way<H: Hook, F: Carrier, O: Carrier>(hook: &H) -> u64 {
+    let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
+    let Some(to) = leaving::<F, O>(work) else {
+        return action(leave::<H>(Verdict::NoSourceAddress));
+    };
+    let overhead = tunnel::overhead(work.mode as u8, O::IS_V6);
+    let length = work.headers.length + overhead;
+    let wanted = Wanted {
+        to,
+        backend: work.decision.backend,
+        length: if length > 0xffff { 0xffff } else { length },
+        class: O::class(F::class_of(work.headers.class)),
+        now: work.decision.now,
+    };
+    work.hop_is_known = route::shortcut(hook, &wanted).is_some();
+    if !work.hop_is_known {
+        match route::find(hook, &wanted) {
+            Route::Way(_) => {}
+            Route::TooBig => {
+                route::shrink(overhead);
+                return refuse::<H, F>(Verdict::RequestTooBig);
+            }
+            Route::Local => return by_stack::<H, F>(Verdict::RequestToLocalBackend),
+            Route::Refused(Refusal::NoNeighbour) => {
+                return by_stack::<H, F>(Verdict::RequestNoNeighbour);
+            }
+            Route::Refused(Refusal::NoRedirect) => {
+                return by_stack::<H, F>(Verdict::RequestNoRedirect);
+            }
+            Route::None => return by_stack::<H, F>(Verdict::RequestNoRoute),
+        }
+    }
+    let Some(hop) = hop(work) else { return action(leave::<H>(Verdict::RewriteFailed)) };
+    if work.headers.hop_limit <= 1 {
+        return refuse::<H, F>(Verdict::RequestHopLimit);
+    }
+    if work.mode == Mode::Dsr as u32 && !hop.is_to(wanted.to.destination) {
+        return action(leave::<H>(Verdict::RequestNotOnLink));
+    }
+    work.mtu = u32::from(hop.mtu());
+    SEND
+}
+
+/// The hop that [`way`] has found.
+#[inline(always)]
+fn hop<F>(work: &Work<F>) -> Option<Hop> {
+    if work.hop_is_known { route::known(work.decision.backend) } else { route::asked() }
+}
+
+/// A packet that cannot be sent from here.
+#[inline(always)]
+fn by_stack<H: Hook, F: Family>(verdict: Verdict) -> u64 {
+    let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
+    work.mtu = 0;
+    work.by_stack = verdict as u32;
+    if !H::IS_LAST {
+        if !report::is_dry() {
+            F::leave(work.decision.at, &work.headers);
+        }
+        return action(leave::<H>(verdict));
+    }
+    if verdict == Verdict::RequestToLocalBackend {
+        report::packet(&work.headers, &work.decision);
+        return action(leave::<H>(verdict));
+    }
+    if work.mode == Mode::Dsr as u32 {
+        return action(leave::<H>(Verdict::RequestUndeliverable));
+    }
+    STACK
+}
+
+/// Leaves a packet, or has it answered; an error is not answered by an error (RFC 1122 section 3.2.2), nor is a fragment
+/// that nobody can match.
+#[inline(always)]
+fn refuse<H: Hook, F: Family>(verdict: Verdict) -> u64 {
+    let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
+    let is_error = work.headers.tuple.protocol == F::ICMP;
+    if is_error || work.part.marks & Part::LATER != 0 {
+        return action(leave::<H>(Verdict::Unanswerable));
+    }
+    slow::refuse::<H, F>(verdict)
+}
+
+/// One hop less. False if the packet has become too short.
+#[inline(never)]
+fn take_hop<H: Hook, F: Family>(hook: &H) -> bool {
+    let Some(work) = F::work() else { return false };
+    let tuple = &work.headers.tuple;
+    let same = Addresses { source: tuple.source, destination: tuple.destination };
+    F::write(&hook.packet(), &work.headers, same, true)
+}
+
+/// Sends the packet, or leaves it to the stack.
+#[inline(always)]
+fn send<H: Hook, F: Carrier, O: Carrier>(hook: &H, found: u64) -> u64 {
+    let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
+    if work.mode != Mode::Dsr as u32 {
+        let Some(tuple) = leaving::<F, O>(work) else {
+            return action(leave::<H>(Verdict::NoSourceAddress));
+        };
+        let outer = Outer {
+            tuple,
+            class: F::class_of(work.headers.class),
+            hash: flow_hash(work),
+            length: whole_length(hook, &work.headers),
+        };
+        if !encap::wrap(hook, usize::from(work.headers.network), &outer) {
+            return action(leave::<H>(Verdict::RewriteFailed));
+        }
+        let overhead = tunnel::overhead(work.mode as u8, O::IS_V6);
+        report::step(What::Encapsulated, work.mode, u64::from(overhead));
+    }
+    report::packet(&work.headers, &work.decision);
+    if found == STACK {
+        report::number(H::HOOK, work.by_stack);
+        return action(H::pass());
+    }
+    let Some(hop) = hop(work) else { return action(leave::<H>(Verdict::RewriteFailed)) };
+    report::number(H::HOOK, work.sent);
+    action(hook.send(&hop))
+}
+
+/// IP bytes of the packet, all segments of it.
+#[inline(always)]
+fn whole_length<H: Hook, F>(hook: &H, headers: &Headers<F>) -> u32 {
+    if headers.size.packets == 1 {
+        return headers.length;
+    }
+    hook.length() as u32 - u32::from(headers.network)
+}
+
+/// Options of a TCP header that are looked at. The MSS is the first one of every stack.
+const OPTIONS: u32 = 12;
+const MSS: u8 = 2;
+const MSS_LENGTH: u8 = 4;
+
+/// Lowers the MSS that a SYN asks for to what its service says, or to what goes through the tunnel.
+#[inline(never)]
+fn clamp<H: Hook, F: Family>(hook: &H) -> bool {
+    const TCP_HEADER: usize = 20;
+    const OPTIONS_AT_MOST: u32 = 60;
+    let Some(work) = F::work() else { return false };
+    let headers = &work.headers;
+    let Some(policy) = policy(work.decision.service) else { return true };
+    let is_asked = headers.tuple.protocol == TCP && headers.segment.flags & tcp::SYN != 0;
+    let most = most::<F>(policy.mss, work);
+    if !is_asked || most == 0 || work.part.marks & Part::LATER != 0 {
+        return true;
+    }
+    let transport = usize::from(headers.transport);
+    hook.pull(transport as u32 + OPTIONS_AT_MOST);
+    let window = hook.window();
+    let Some(header) = window.header::<TCP_HEADER>(transport) else { return false };
+    let end = transport + (header.load::<u8, 12>() >> 4) as usize * 4;
+    let mut at = transport + TCP_HEADER;
+    for _ in 0..OPTIONS {
+        if at + usize::from(MSS_LENGTH) > end {
+            return true;
+        }
+        let Some(option) = window.header::<4>(at) else { return true };
+        let (kind, length) = (option.load::<u8, 0>(), option.load::<u8, 1>());
+        match kind {
+            0 => return true,
+            1 => at += 1,
+            MSS if length == MSS_LENGTH => {
+                let old = option.load::<Be16, 2>();
+                if old.get() <= most {
+                    return true;
+                }
+                option.store::<_, 2>(Be16::new(most));
+                report::step(What::MssLowered, u32::from(old.get()), u64::from(most));
+                return hook.adjust_checksum(&lowered::<F>(headers, [old, Be16::new(most)], at));
+            }
+            _ if length < 2 => return true,
+            _ => at += usize::from(length),
+        }
+    }
+    true
+}
+
+/// The largest MSS that a packet may ask for; 0 for any.
+#[inline(always)]
+fn most<F: Family>(wanted: u16, work: &Work<F>) -> u16 {
+    const TCP_HEADER: u32 = 20;
+    if wanted != Policy::MSS_FITS {
+        return wanted;
+    }
+    let is_v6 =
+        backend(work.decision.backend).is_some_and(|entry| entry.mode & Backend::IS_V6 != 0);
+    let around = tunnel::overhead(work.mode as u8, is_v6) + F::HEADER as u32 + TCP_HEADER;
+    if work.mtu > around { (work.mtu - around) as u16 } else { 0 }
+}
+
+/// How the checksum of a TCP header changes by another MSS at `at`.
+#[inline(always)]
+fn lowered<F: Family>(headers: &Headers<F>, [old, new]: [Be16; 2], at: usize) -> Change {
+    let change = checksum::difference(u32::from(old.0), u32::from(new.0));
+    // A word at an odd offset counts with its bytes the other way round (RFC 1071 section 2).
+    let is_odd = (at - usize::from(headers.transport)) & 1 != 0;
+    let ports = if is_odd { u64::from(checksum::fold_wide(change)) << 8 } else { change };
+    Change {
+        protocol: TCP,
+        is_v6: F::IS_V6,
+        transport: usize::from(headers.transport),
+        addresses: 0,
+        ports,
+    }
+}

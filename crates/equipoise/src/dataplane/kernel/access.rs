@@ -1,0 +1,98 @@
+//! Who is let in, as the programs are told: the trie of prefixes, written, and asked as they ask it.
+//!
+//! And the end of flows whose clients have come to be denied: a packet of a flow is not asked for its source, so
+//! user space looks through the flows when the lists have changed.
+
+use std::io;
+use std::net::IpAddr;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{MapData, MapError};
+use equipoise_common::access::{Access, AccessKey};
+use equipoise_common::flow::end::end;
+use equipoise_common::flow::entry::{key, owner};
+use equipoise_common::flow::set::at;
+use equipoise_common::flow::{Meta, Reason, State, flag};
+use equipoise_common::key::{Address, FiveTuple, V6};
+use equipoise_core::plan::{Listed, Rule};
+
+use super::Expiry;
+use super::flow::{Table, entries, now};
+use super::sweep::ties;
+use super::table::io_error;
+
+/// The trie of prefixes.
+pub(super) struct AccessList {
+    prefixes: LpmTrie<MapData, AccessKey, Access>,
+}
+
+impl AccessList {
+    pub(super) fn new(prefixes: LpmTrie<MapData, AccessKey, Access>) -> Self {
+        Self { prefixes }
+    }
+
+    pub(super) fn put(&mut self, listed: &Listed, rule: Rule) -> io::Result<()> {
+        let (bits, key) = listed.key();
+        self.prefixes.insert(&Key::new(bits, key), rule.value(listed), 0).map_err(io_error)
+    }
+
+    pub(super) fn remove(&mut self, listed: &Listed) -> io::Result<()> {
+        let (bits, key) = listed.key();
+        self.prefixes.remove(&Key::new(bits, key)).map_err(io_error)
+    }
+
+    /// Whether the prefix that decides about this client of a service denies it. One of no prefix is not denied here:
+    /// what is in no list is kept out, but not cut off.
+    fn denies<A: Address>(&self, service: u32, client: A) -> bool {
+        let bits = AccessKey::SCOPE_BITS + if A::IS_V6 { 128 } else { 32 };
+        let V6(words) = client.pack();
+        let strength = |whose| {
+            let key = AccessKey::new(AccessKey::scope(whose, A::IS_V6), V6(words));
+            match self.prefixes.get(&Key::new(bits, key), 0) {
+                Ok(found) => Some(found.strength()),
+                Err(MapError::KeyNotFound) => None,
+                Err(error) => {
+                    tracing::warn!(%error, "looking for a denied prefix");
+                    None
+                }
+            }
+        };
+        let strongest = strength(Some(service)).max(strength(None));
+        strongest.is_some_and(|strongest| strongest & 1 == Access::DENY)
+    }
+}
+
+/// Ends all flows of one family whose clients are denied. Both ends of a TCP connection are to get a RST.
+pub(super) fn cut<A, const SLOT: usize>(
+    table: &Table<'_, A>,
+    list: &AccessList,
+    expiry: &mut Expiry,
+) where
+    A: Address + Into<IpAddr>,
+{
+    let mut found = Vec::new();
+    entries::<A, SLOT>(table, 0..table.sets, |here, slot, meta| {
+        if !meta.has(flag::REPLY) {
+            let tuple: FiveTuple<A> = key(slot, meta);
+            if list.denies(owner(slot).0, tuple.source) {
+                found.push(here);
+            }
+        }
+        true
+    });
+    for here in found {
+        let Some(slot) = at::<SLOT, _>(table, here) else { continue };
+        let meta = Meta(slot[0].load(std::sync::atomic::Ordering::Acquire));
+        if !meta.is_live() || meta.has(flag::REPLY) {
+            continue;
+        }
+        let is_connected = matches!(meta.state(), State::Opening | State::Established);
+        let ties = is_connected.then(|| ties::<A, SLOT>(table, slot, meta));
+        let now = table.clock.unwrap_or_else(now);
+        if end::<SLOT, _>(table, here, Reason::Denied, now) {
+            expiry.cut += 1;
+            expiry.resets.extend(ties);
+        }
+    }
+    expiry.events.append(&mut table.ended.borrow_mut());
+}
