@@ -4,10 +4,12 @@
 //! looked up with its family and, where that matters, with an interface.
 
 use crate::key::{Address, V6};
+use crate::tunnel;
+use crate::value::Mode;
 use crate::verdict::{Hook, Kind, verdicts};
 
 /// The UDP port of GUE, unless another is asked for.
-pub const PORT: u16 = 6080;
+pub const PORT: u16 = tunnel::GUE_PORT;
 /// Own addresses, over all interfaces.
 pub const ADDRESSES: u32 = 16_384;
 /// VIPs.
@@ -17,7 +19,7 @@ pub const SOURCES: u32 = 4_096;
 /// Interfaces.
 pub const INTERFACES: u32 = 1_024;
 /// The largest header that a balancer of ours puts before a packet: IPv6 and UDP, with GUE's variant 1.
-pub const LARGEST_HEADER: u16 = 40 + 8;
+pub const LARGEST_HEADER: u16 = tunnel::overhead(Mode::Gue as u8, true) as u16;
 
 /// An address, of an interface or of the whole host.
 #[repr(C, align(8))]

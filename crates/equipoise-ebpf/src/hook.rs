@@ -26,7 +26,6 @@ use crate::ethernet::{ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN};
 use crate::flow::Passage;
 use crate::map::{REDIRECTS, STAGES_TC, STAGES_XDP};
 use crate::packet::{Window, move_link_header};
-
 use crate::route::{Hop, Link};
 
 /// A packet at a hook.

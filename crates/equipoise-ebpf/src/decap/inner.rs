@@ -67,7 +67,7 @@ fn admit<H: Hook, A: Address>(hook: &H, destination: A) -> Result<(), Verdict> {
     // SAFETY: entries are replaced whole; a reader of the old one finds what was right just now.
     let vip = unsafe { VIPS.get(place) }.ok_or(Verdict::NotVip)?;
     // The kernel goes on calling a merged packet one in a tunnel. Sockets of this host do not mind (TCP, and UDP with
-    // and without UDP_GRO, seen on 6.18); a device that had to cut it up again would look for the tunnel's header.
+    // and without UDP_GRO, seen on 6.1 and 6.18); a device that had to cut it up again would look for the tunnel's header.
     if hook.is_merged() && vip.is_local == 0 {
         return Err(Verdict::Merged);
     }

@@ -74,7 +74,10 @@ fn connections_and_datagrams_arrive_from_their_clients_and_are_answered_by_the_v
     let report = backend.end();
     let last = backend.hosts.tunnel.sent();
     let interface = &report["interfaces"][0];
-    assert_eq!([&interface["hook"], &interface["mode"]], attach.told);
+    let [hook, mode] = attach.told;
+    assert_eq!(interface["hook"], hook);
+    // Before kernel 6.6 there are filters in place of links.
+    assert!(interface["mode"] == mode || interface["mode"] == "clsact", "{interface}");
     let at = &report["hooks"][attach.hook];
     assert_eq!(at["ipip"].as_u64(), Some(sent.ipip));
     // The last connection may still have been ending.
