@@ -206,7 +206,7 @@ impl World {
     /// The id of a backend of the configuration in force.
     pub(crate) fn backend_id(&self, address: SocketAddr) -> u32 {
         let services = self.state.services();
-        let backend = services.iter().flat_map(|s| &s.backends).find(|b| b.address == address);
+        let backend = services.iter().flat_map(|s| s.backends()).find(|b| b.address == address);
         backend.and_then(|backend| backend.id).unwrap()
     }
 
