@@ -5,7 +5,8 @@
 
 use crate::key::V6;
 
-/// Whose list a prefix is in, and its address: what the kernel's trie compares the first bits of.
+/// Whose list a prefix is in, and its address: what the kernel's tries compare the first bits of, for those that are
+/// let in and for those that have a route.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]

@@ -8,6 +8,8 @@ pub const PORTS_KEYS: u32 = 65_536;
 pub const SERVICES: u32 = 4_096;
 /// Pools: two (IPv4 and IPv6) for each service and route.
 pub const POOLS: u32 = 16_384;
+/// Routes that services may have in all: what [`POOLS`] leaves beside two for each service.
+pub const SOURCE_ROUTES: u32 = (POOLS - 2 * SERVICES) / 2;
 /// Backends over all pools: 1000 services with ten each, or eight pools of 4096, and as much
 /// again for ids that rest while a flow may still name them.
 pub const BACKENDS: u32 = 65_536;
@@ -37,6 +39,11 @@ pub const SOURCES: u32 = 65_536;
 pub const ACCESS: u32 = 262_144;
 /// Prefixes that a configuration may allow and deny, over all services.
 pub const CONFIGURED_ACCESS: u32 = 131_072;
+/// Prefixes of sources that routes lead by, over all services: 100 000 of a long list, and as many again while it is
+/// replaced by another. Taken from memory as they come.
+pub const ROUTES: u32 = 262_144;
+/// Prefixes that a configuration may lead by, over all services.
+pub const CONFIGURED_ROUTES: u32 = 131_072;
 /// Steps that a dry run can tell.
 pub const STEPS: u32 = 64;
 /// Source ports tried for a flow whose own is taken at its backend, its own included. The verifier walks

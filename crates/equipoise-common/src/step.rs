@@ -79,6 +79,8 @@ steps! {
     SourceOverLimit = 21, "source_over_limit";
     /// The backend has had as many new flows as it may: backend; its rate.
     BackendOverLimit = 22, "backend_over_limit";
+    /// The source has a pool of its own by its route: the pool; that of the service.
+    Routed = 23, "routed";
     /// The end: the verdict.
     Verdict = 10, "verdict";
 }

@@ -9,7 +9,7 @@ use crate::key::{Be16, V4, V6};
 
 /// Tells one layout of the maps from another: raised with every change to a key, a value or to
 /// the meaning of either. A pinned map with another tag is not taken over.
-pub const LAYOUT: u64 = 4;
+pub const LAYOUT: u64 = 5;
 
 /// A service, as the packet program finds it by its key.
 ///
@@ -20,7 +20,7 @@ pub const LAYOUT: u64 = 4;
 pub struct Service {
     /// Index into the service counters.
     pub id: u32,
-    /// The pool of the key's address family; its run may be empty.
+    /// The pool of the key's address family for sources without a route; its run may be empty.
     pub pool: u32,
 }
 
@@ -212,7 +212,7 @@ pub struct Policy {
     pub on_empty: u8,
     /// No room in the flow table: an [`OnFull`] as a number.
     pub on_full: u8,
-    /// [`Policy::EVENTS`], [`Policy::RESET_ON_EXPIRY`].
+    /// [`Policy::EVENTS`], [`Policy::RESET_ON_EXPIRY`], [`Policy::ROUTES`].
     pub switches: u8,
     /// Fragments: a [`Fragments`] as a number.
     pub fragments: u8,
@@ -261,6 +261,8 @@ impl Policy {
     pub const EVENTS: u8 = 1;
     /// `switches`: both ends of a TCP flow that has been idle too long get a RST.
     pub const RESET_ON_EXPIRY: u8 = 2;
+    /// `switches`: sources may have pools of their own.
+    pub const ROUTES: u8 = 4;
     /// `mss`: what they like.
     pub const MSS_ANY: u16 = 0;
     /// `mss`: what goes through the tunnel to the backend in one piece.

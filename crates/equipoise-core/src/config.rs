@@ -12,6 +12,7 @@ mod limits;
 mod path;
 mod ports;
 mod problem;
+mod route;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +28,7 @@ pub use flags::{flags_text, from_flags};
 pub use limits::{Limits, List, Prefix, RateLimit, Rates, SourceLimit, SourcePrefix};
 pub use ports::{Ports, target};
 pub use problem::{Problem, problem_at};
+pub use route::{Pool, Route};
 
 /// A configuration that passed, and what is worth a warning.
 #[derive(Clone, Debug)]
@@ -101,6 +103,9 @@ pub struct Service {
     pub affinity_prefix: AffinityPrefix,
     /// The backends of its pool, both families in one list, in the order of the file.
     pub backends: Vec<Backend>,
+    /// Sources that have backends of their own, in the order of the file.
+    #[serde(rename = "source-route")]
+    pub routes: Vec<Route>,
     /// How packets get to them.
     #[serde(flatten)]
     pub delivery: Delivery,

@@ -25,7 +25,7 @@ pub use self::step::Step;
 pub(crate) use self::step::{
     describe_backend, describe_policy, describe_reply, describe_snat, traits,
 };
-use crate::plan::{Desired, PoolPlan, Rule, ServiceKey};
+use crate::plan::{Desired, PoolPlan, Routed, Rule, ServiceKey};
 
 /// What is left to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,16 +62,20 @@ pub fn diff(applied: &Applied, desired: &Desired) -> Difference {
     work.put_snat();
     work.put_backends();
     work.put_pools();
+    work.put_routes();
     work.put_services();
     work.follow_replies();
     work.remove_services();
     work.remove_access();
+    work.remove_routes();
     work.remove_pools();
     // What has been given up by now may be the room that a pool was missing. Each round gives up
     // something more, or it is the last.
     while work.settle() && !work.pools.is_empty() {
         work.put_pools();
+        work.put_routes();
         work.put_services();
+        work.remove_routes();
         work.remove_pools();
     }
     let needed = work.needed();
@@ -96,6 +100,10 @@ struct Work<'a> {
     placed: BTreeSet<u32>,
     /// Pools that are still to be put.
     pools: Vec<u32>,
+    /// Prefixes of sources that are still to be given a pool.
+    routes: Vec<Routed>,
+    /// Prefixes of sources that are still to lose theirs.
+    unrouted: Vec<Routed>,
     /// Services that are still to be put.
     services: Vec<ServiceKey>,
     /// Pools that are still to be removed.
@@ -112,6 +120,8 @@ impl<'a> Work<'a> {
             unsettled: applied.unsettled,
             placed: BTreeSet::new(),
             pools: Vec::new(),
+            routes: Vec::new(),
+            unrouted: Vec::new(),
             services: Vec::new(),
             gone: Vec::new(),
         };
@@ -123,6 +133,16 @@ impl<'a> Work<'a> {
                 (Some(_), Some(_)) | (None, None) => {}
             }
         }
+        for (&routed, wanted, there) in sides(&desired.routes, &applied.routes) {
+            match (wanted, there) {
+                (Some(_), _) if wanted != there => work.routes.push(routed),
+                (None, Some(_)) => work.unrouted.push(routed),
+                (Some(_), _) | (None, None) => {}
+            }
+        }
+        // As below: longer prefixes come first and go last.
+        work.routes.sort_by_key(|routed| Reverse(routed.prefix.length));
+        work.unrouted.sort_by_key(|routed| routed.prefix.length);
         for (&key, wanted, there) in sides(&desired.services, &applied.services) {
             if wanted.is_some() && wanted != there {
                 work.services.push(key);
@@ -260,15 +280,55 @@ impl<'a> Work<'a> {
         self.room.find(length)
     }
 
-    fn put_services(&mut self) {
-        let waiting = std::mem::take(&mut self.services);
-        self.services = waiting.into_iter().filter(|&key| !self.put_service(key)).collect();
+    /// Before the services whose packets look for them. Of a service for one of whose routes there is no pool yet, those
+    /// that are shorter wait, too: else sources of the longer one would be led by them meanwhile.
+    fn put_routes(&mut self) {
+        let mut waiting = BTreeSet::new();
+        for routed in std::mem::take(&mut self.routes) {
+            let pool = self.desired.routes[&routed];
+            if waiting.contains(&routed.service) || !self.has_pool(pool) {
+                waiting.insert(routed.service);
+                self.routes.push(routed);
+                continue;
+            }
+            self.steps.push(Step::PutRoute { routed, pool });
+            self.unsettled |= self.applied.routes.contains_key(&routed);
+        }
     }
 
-    /// False while its pool is not there.
-    fn put_service(&mut self, key: ServiceKey) -> bool {
+    /// After the services that are no more, and after the routes that come in place of these.
+    fn remove_routes(&mut self) {
+        let waiting = self.waiting();
+        for routed in std::mem::take(&mut self.unrouted) {
+            if waiting.contains(&routed.service) {
+                self.unrouted.push(routed);
+                continue;
+            }
+            self.steps.push(Step::RemoveRoute { routed });
+            self.unsettled = true;
+        }
+    }
+
+    /// Services that have routes still to be put.
+    fn waiting(&self) -> BTreeSet<u32> {
+        self.routes.iter().map(|routed| routed.service).collect()
+    }
+
+    fn has_pool(&self, id: u32) -> bool {
+        self.placed.contains(&id) || self.applied.pools.contains_key(&id)
+    }
+
+    fn put_services(&mut self) {
+        let routes = self.waiting();
+        let waiting = std::mem::take(&mut self.services);
+        self.services =
+            waiting.into_iter().filter(|&key| !self.put_service(key, &routes)).collect();
+    }
+
+    /// False while a pool of it is not there.
+    fn put_service(&mut self, key: ServiceKey, waiting: &BTreeSet<u32>) -> bool {
         let value = self.desired.services[&key];
-        if !self.placed.contains(&value.pool) && !self.applied.pools.contains_key(&value.pool) {
+        if !self.has_pool(value.pool) || waiting.contains(&value.id) {
             return false;
         }
         self.steps.push(Step::PutService { key, value });
@@ -298,11 +358,14 @@ impl<'a> Work<'a> {
         self.steps.extend(gone.into_iter().map(|key| Step::RemoveService { key }));
     }
 
-    /// Removes what no service leads to any more.
+    /// Removes what neither service nor route leads to any more.
     fn remove_pools(&mut self) {
-        // A service that could not be put yet is still led by what it was.
-        let there = self.services.iter().filter_map(|key| self.applied.services.get(key));
-        let needed: BTreeSet<u32> = there.map(|service| service.pool).collect();
+        // What could not be put yet is still led by what it was.
+        let services = self.services.iter().filter_map(|key| self.applied.services.get(key));
+        let routes = self.routes.iter().chain(&self.unrouted);
+        let routes = routes.filter_map(|routed| self.applied.routes.get(routed));
+        let needed: BTreeSet<u32> =
+            services.map(|service| service.pool).chain(routes.copied()).collect();
         let gone = std::mem::take(&mut self.gone);
         let (kept, gone): (Vec<u32>, Vec<u32>) =
             gone.into_iter().partition(|id| needed.contains(id));
@@ -387,6 +450,7 @@ mod tests {
     use equipoise_common::value::Pick;
 
     use super::*;
+    use crate::config::Prefix;
     use crate::id::Family;
     use crate::plan::BackendPlan;
 
@@ -395,10 +459,10 @@ mod tests {
         let mut desired = Desired::default();
         for &(id, slots) in services {
             let slots = vec![id; slots].into();
-            let (service, family, pick) = ("web".into(), Family::V4, Pick::Hash);
-            desired
-                .pools
-                .insert(id, PoolPlan { service, family, pick, members: Vec::new(), slots });
+            let (service, route, family, pick) = ("web".into(), None, Family::V4, Pick::Hash);
+            let members = Vec::new();
+            let pool = PoolPlan { service, route, family, pick, members, slots };
+            desired.pools.insert(id, pool);
             desired.services.insert(key(id), value::Service { id, pool: id });
             desired.service_terms.insert(id, 0);
             desired.backends.insert(id, BackendPlan { value: value::Backend::default(), term: 0 });
@@ -432,6 +496,8 @@ mod tests {
             | Step::PutService { .. }
             | Step::RemoveService { .. }
             | Step::RemovePool { .. }
+            | Step::PutRoute { .. }
+            | Step::RemoveRoute { .. }
             | Step::RemoveBackend { .. }
             | Step::Grace => true,
         };
@@ -536,6 +602,39 @@ mod tests {
         assert_eq!(unplaced, [Unplaced { pool: 2, slots: 4 }]);
         assert_eq!(steps, [] as [&str; 0]);
         assert_eq!(applied.services()[&key(1)].pool, 1);
+    }
+
+    #[test]
+    fn route_whose_pool_has_no_room_waits_and_shorter_ones_of_its_service_with_it() {
+        let routed = |service, prefix: &str| {
+            let (address, length) = prefix.split_once('/').unwrap();
+            let (address, length) = (address.parse().unwrap(), length.parse().unwrap());
+            Routed { service, prefix: Prefix { address, length } }
+        };
+        let mut applied = Applied::new(4);
+        let mut before = desired(&[(1, 1), (2, 1)]);
+        before.routes.insert(routed(1, "10.1.0.0/16"), 2);
+        apply(&mut applied, &before);
+        let mut other = desired(&[(1, 1), (2, 1), (3, 3)]);
+        other.routes.insert(routed(1, "10.1.0.0/16"), 3);
+        other.routes.insert(routed(1, "10.0.0.0/8"), 1);
+        other.routes.insert(routed(2, "10.0.0.0/8"), 1);
+        let (steps, unplaced) = apply(&mut applied, &other);
+        assert_eq!(unplaced, [Unplaced { pool: 3, slots: 3 }]);
+        assert_eq!(steps, ["put route 10.0.0.0/8 of service 2: pool 1"]);
+        // What it leads to stays as long as it waits.
+        other.pools.remove(&2);
+        other.services.remove(&key(2));
+        other.routes.remove(&routed(2, "10.0.0.0/8"));
+        let (steps, unplaced) = apply(&mut applied, &other);
+        assert_eq!(unplaced, [Unplaced { pool: 3, slots: 3 }]);
+        let expected = [
+            "remove service 192.0.2.1:2/tcp on interface 1",
+            "remove route 10.0.0.0/8 of service 2",
+            "wait for packets in flight",
+        ];
+        assert_eq!(steps, expected);
+        assert_eq!(applied.routes()[&routed(1, "10.1.0.0/16")], 2);
     }
 
     #[test]

@@ -39,6 +39,9 @@ fn write(text: &mut String, desired: &Desired, facts: &Facts) -> fmt::Result {
     for (listed, rule) in &desired.access {
         writeln!(text, "{} {listed}", rule.name())?;
     }
+    for (routed, pool) in &desired.routes {
+        writeln!(text, "route {routed} -> pool {pool}")?;
+    }
     for (key, snat) in &desired.snat {
         writeln!(text, "{}", describe_snat(*key, snat))?;
     }
@@ -80,7 +83,8 @@ fn write_pool(text: &mut String, id: u32, pool: &PoolPlan) -> fmt::Result {
         Pick::Source { bits } => &format!("by source /{bits}"),
     };
     let PoolPlan { service, family, slots, .. } = pool;
-    writeln!(text, "pool {id} {service} {family}: {pick}, slots {}", slots.len())?;
+    let from = pool.route.as_ref().map(|route| format!(" from {route}")).unwrap_or_default();
+    writeln!(text, "pool {id} {service} {family}{from}: {pick}, slots {}", slots.len())?;
     for member in &pool.members {
         let share = 100.0 * pool.share(member);
         writeln!(text, "  {share:6.2} % {} (backend {})", target::text(member.address), member.id)?;

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use equipoise_common::limit;
 use equipoise_common::value::{Fate, Mode};
 
+use crate::config::{self, Config, OnBackendRemoved};
+
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -58,13 +60,45 @@ pub struct Id {
 pub struct Wanted {
     /// Name of a service.
     pub service: Arc<str>,
-    /// Its backends.
-    pub backends: Vec<SocketAddr>,
+    /// Its pools.
+    pub pools: Vec<WantedPool>,
     /// What becomes of the TCP flows of a backend that leaves.
     pub removal: Fate,
     /// How packets get to them. In another mode they are other backends: flows go on as they were opened.
     pub mode: Mode,
 }
+
+impl Wanted {
+    /// What a configuration wants.
+    pub fn all(config: &Config) -> Vec<Self> {
+        let pool = |pool: config::Pool<'_>| WantedPool {
+            route: pool.route.map(|route| route.name().into()),
+            backends: pool.backends.iter().map(|backend| backend.address).collect(),
+        };
+        let wanted = |service: &config::Service| Self {
+            service: service.name.as_str().into(),
+            pools: service.pools().map(pool).collect(),
+            removal: match service.policy.on_backend_removed {
+                OnBackendRemoved::Keep => Fate::Keep,
+                OnBackendRemoved::Reset => Fate::Reset,
+            },
+            mode: service.delivery.mode.value(),
+        };
+        config.services.iter().map(wanted).collect()
+    }
+}
+
+/// What a pool of a service wants ids for: one for each family, and its backends'.
+#[derive(Clone, Debug)]
+pub struct WantedPool {
+    /// What leads to it.
+    pub route: RouteName,
+    /// Its backends.
+    pub backends: Vec<SocketAddr>,
+}
+
+/// What the route to a pool is called within its service; none for clients that have no route.
+pub type RouteName = Option<Arc<str>>;
 
 /// How many ids there are.
 #[derive(Clone, Copy, Debug)]
@@ -101,8 +135,8 @@ pub struct Mark(u64);
 pub struct Ids {
     held: BTreeMap<Arc<str>, Held>,
     services: Numbers<Arc<str>>,
-    pools: Numbers<(Arc<str>, Family)>,
-    backends: Numbers<(Arc<str>, SocketAddr, Mode)>,
+    pools: Numbers<(Arc<str>, RouteName, Family)>,
+    backends: Numbers<(Arc<str>, RouteName, SocketAddr, Mode)>,
     /// By backend id, for those whose holder has left before, also when it is back.
     departures: BTreeMap<u32, Departure>,
     /// Raised at each [`Ids::hold`].
@@ -138,14 +172,30 @@ pub struct Gone {
 pub struct Held {
     /// Of the service.
     pub service: Option<Id>,
-    /// Of its pools, in the order of [`Family::ALL`].
-    pub pools: [Option<Id>; 2],
-    /// Of its backends.
-    pub backends: BTreeMap<SocketAddr, Id>,
+    /// Of its pools.
+    pub pools: BTreeMap<RouteName, HeldPool>,
     /// What becomes of the TCP flows of a backend that leaves.
     pub removal: Fate,
     /// How packets get to its backends.
     pub mode: Mode,
+}
+
+/// The ids that a pool holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeldPool {
+    /// Its own, in the order of [`Family::ALL`].
+    pub ids: [Option<Id>; 2],
+    /// Of its backends.
+    pub backends: BTreeMap<SocketAddr, Id>,
+}
+
+/// Whose backends are let go, and what becomes of their flows.
+#[derive(Clone, Copy)]
+struct Leaving<'a> {
+    service: &'a Arc<str>,
+    id: Option<Id>,
+    mode: Mode,
+    fate: Fate,
 }
 
 impl Ids {
@@ -165,34 +215,54 @@ impl Ids {
     pub fn hold(&mut self, wanted: &[Wanted]) {
         self.now += 1;
         let mut before = std::mem::take(&mut self.held);
-        for Wanted { service, backends, removal, mode } in wanted {
+        for Wanted { service, pools, removal, mode } in wanted {
             let mut old = before.remove(service).unwrap_or_default();
+            let id = old.service.or_else(|| self.services.give(service));
+            let leaving = Leaving { service, id, mode: *mode, fate: *removal };
             if old.mode != *mode {
-                let backends = std::mem::take(&mut old.backends);
-                self.release_backends((service, old.mode), backends, *removal, old.service);
-            }
-            let mut held = Held {
-                service: old.service.or_else(|| self.services.give(service)),
-                pools: old.pools,
-                backends: BTreeMap::new(),
-                removal: *removal,
-                mode: *mode,
-            };
-            for (family, pool) in Family::ALL.into_iter().zip(&mut held.pools) {
-                *pool = pool.or_else(|| self.pools.give(&(Arc::clone(service), family)));
-            }
-            for &address in backends {
-                let give = || self.backends.give(&(Arc::clone(service), address, *mode));
-                if let Some(id) = old.backends.remove(&address).or_else(give) {
-                    held.backends.insert(address, id);
+                for (route, pool) in &mut old.pools {
+                    let backends = std::mem::take(&mut pool.backends);
+                    self.release_backends(Leaving { mode: old.mode, ..leaving }, route, backends);
                 }
             }
-            self.release_backends((service, *mode), old.backends, *removal, held.service);
+            let mut held =
+                Held { service: id, pools: BTreeMap::new(), removal: *removal, mode: *mode };
+            for WantedPool { route, backends } in pools {
+                let old = old.pools.remove(route).unwrap_or_default();
+                let pool = self.hold_pool(leaving, route, backends, old);
+                held.pools.insert(route.clone(), pool);
+            }
+            for (route, pool) in old.pools {
+                self.release_pool(leaving, &route, pool);
+            }
             self.held.insert(Arc::clone(service), held);
         }
         for (service, old) in before {
             self.release(service, old);
         }
+    }
+
+    fn hold_pool(
+        &mut self,
+        holder: Leaving<'_>,
+        route: &RouteName,
+        backends: &[SocketAddr],
+        mut old: HeldPool,
+    ) -> HeldPool {
+        let mut held = HeldPool { ids: old.ids, backends: BTreeMap::new() };
+        for (family, id) in Family::ALL.into_iter().zip(&mut held.ids) {
+            let holder = (Arc::clone(holder.service), route.clone(), family);
+            *id = id.or_else(|| self.pools.give(&holder));
+        }
+        for &address in backends {
+            let holder = (Arc::clone(holder.service), route.clone(), address, holder.mode);
+            let give = || self.backends.give(&holder);
+            if let Some(id) = old.backends.remove(&address).or_else(give) {
+                held.backends.insert(address, id);
+            }
+        }
+        self.release_backends(holder, route, old.backends);
+        held
     }
 
     /// The ids that a service holds.
@@ -207,7 +277,7 @@ impl Ids {
 
     /// The backends that have left and whose ids rest.
     pub fn gone(&self) -> impl Iterator<Item = Gone> {
-        self.backends.resting.iter().map(|((_, address, mode), resting)| Gone {
+        self.backends.resting.iter().map(|((_, _, address, mode), resting)| Gone {
             id: resting.id,
             address: *address,
             mode: *mode,
@@ -240,31 +310,38 @@ impl Ids {
     }
 
     fn release(&mut self, service: Arc<str>, held: Held) {
-        for (family, pool) in Family::ALL.into_iter().zip(held.pools) {
-            if let Some(id) = pool {
-                self.pools.release((Arc::clone(&service), family), id, self.now);
-            }
+        let Held { service: id, pools, removal: fate, mode } = held;
+        for (route, pool) in pools {
+            self.release_pool(Leaving { service: &service, id, mode, fate }, &route, pool);
         }
-        let of = (&service, held.mode);
-        self.release_backends(of, held.backends, held.removal, held.service);
-        if let Some(id) = held.service {
+        if let Some(id) = id {
             self.services.release(service, id, self.now);
         }
     }
 
+    fn release_pool(&mut self, leaving: Leaving<'_>, route: &RouteName, pool: HeldPool) {
+        for (family, id) in Family::ALL.into_iter().zip(pool.ids) {
+            if let Some(id) = id {
+                let holder = (Arc::clone(leaving.service), route.clone(), family);
+                self.pools.release(holder, id, self.now);
+            }
+        }
+        self.release_backends(leaving, route, pool.backends);
+    }
+
     fn release_backends(
         &mut self,
-        (service, mode): (&Arc<str>, Mode),
+        Leaving { service, id: holder, mode, fate }: Leaving<'_>,
+        route: &RouteName,
         backends: BTreeMap<SocketAddr, Id>,
-        fate: Fate,
-        holder: Option<Id>,
     ) {
         for (address, id) in backends {
             let departure = self.departures.entry(id.number).or_default();
             departure.generation = departure.generation.wrapping_add(1);
             departure.fate = fate;
             departure.service = holder.map_or(departure.service, |holder| holder.number);
-            self.backends.release((Arc::clone(service), address, mode), id, self.now);
+            let holder = (Arc::clone(service), route.clone(), address, mode);
+            self.backends.release(holder, id, self.now);
         }
     }
 }
@@ -339,7 +416,20 @@ mod tests {
 
     fn wanted(service: &str, backends: &[u16]) -> Wanted {
         let backends = backends.iter().map(|&port| address(port)).collect();
-        Wanted { service: service.into(), backends, removal: Fate::Keep, mode: Mode::Nat }
+        let pools = vec![WantedPool { route: None, backends }];
+        Wanted { service: service.into(), pools, removal: Fate::Keep, mode: Mode::Nat }
+    }
+
+    /// With a route that has one backend.
+    fn with_route(mut wanted: Wanted, route: &str, backend: u16) -> Wanted {
+        let route = Some(route.into());
+        wanted.pools.push(WantedPool { route, backends: vec![address(backend)] });
+        wanted
+    }
+
+    /// The pool for clients without a route.
+    fn own<'a>(ids: &'a Ids, service: &str) -> &'a HeldPool {
+        &ids.held(service).unwrap().pools[&None]
     }
 
     fn address(port: u16) -> SocketAddr {
@@ -347,7 +437,7 @@ mod tests {
     }
 
     fn backend(ids: &Ids, port: u16) -> Option<(u32, u32)> {
-        ids.held("web")?.backends.get(&address(port)).map(|id| (id.number, id.term))
+        own(ids, "web").backends.get(&address(port)).map(|id| (id.number, id.term))
     }
 
     /// Room for three backends.
@@ -378,7 +468,7 @@ mod tests {
         let mut ids = Ids::default();
         ids.hold(&[wanted("web", &[1, 2, 3]), wanted("dns", &[1])]);
         let all = |ids: &Ids| {
-            let of = |held: &Held| (held.service, held.pools, held.backends.clone());
+            let of = |held: &Held| (held.service, held.pools.clone());
             ["web", "dns"].map(|service| of(ids.held(service).unwrap()))
         };
         let before = all(&ids);
@@ -391,8 +481,30 @@ mod tests {
     fn the_same_address_in_two_services_is_two_backends() {
         let mut ids = Ids::default();
         ids.hold(&[wanted("web", &[1]), wanted("dns", &[1])]);
-        let [web, dns] = ["web", "dns"].map(|service| ids.held(service).unwrap());
+        let [web, dns] = ["web", "dns"].map(|service| own(&ids, service));
         assert_ne!(web.backends[&address(1)].number, dns.backends[&address(1)].number);
+    }
+
+    #[test]
+    fn route_has_ids_of_its_own_which_follow_its_name() {
+        let mut ids = Ids::default();
+        let web = || wanted("web", &[1]);
+        ids.hold(&[with_route(with_route(web(), "10.0.0.0/8", 1), "10.1.0.0/16", 1)]);
+        let all = |ids: &Ids| ids.held("web").unwrap().pools.clone();
+        let before = all(&ids);
+        let pools: BTreeSet<_> = before.values().flat_map(|pool| pool.ids).collect();
+        let backends: BTreeSet<_> =
+            before.values().map(|pool| pool.backends[&address(1)]).collect();
+        assert_eq!((pools.len(), backends.len()), (6, 3));
+        ids.hold(&[with_route(with_route(web(), "10.1.0.0/16", 1), "10.0.0.0/8", 1)]);
+        assert_eq!(all(&ids), before);
+        // One that leaves rests with its backends, and gets all back.
+        ids.hold(&[with_route(web(), "10.1.0.0/16", 1)]);
+        let route: RouteName = Some("10.0.0.0/8".into());
+        let left = before[&route].backends[&address(1)].number;
+        assert_eq!(ids.gone().map(|gone| gone.id.number).collect::<Vec<_>>(), [left]);
+        ids.hold(&[with_route(with_route(web(), "10.1.0.0/16", 1), "10.0.0.0/8", 1)]);
+        assert_eq!((all(&ids), ids.resting()), (before, None));
     }
 
     #[test]
@@ -460,7 +572,7 @@ mod tests {
     fn each_departure_raises_the_generation_until_the_id_has_rested() {
         let mut ids = small();
         ids.hold(&[wanted("web", &[1, 2])]);
-        let id = ids.held("web").unwrap().backends[&address(1)];
+        let id = own(&ids, "web").backends[&address(1)];
         assert_eq!(ids.departure(id).generation, 0);
         for generation in 1..4 {
             ids.hold(&[wanted("web", &[2])]);
@@ -476,7 +588,7 @@ mod tests {
         assert_eq!(gone(&ids), []);
         ids.hold(&[wanted("web", &[2, 3, 1])]);
         assert_eq!(backend(&ids, 1), Some((0, 1)));
-        assert_eq!(ids.departure(ids.held("web").unwrap().backends[&address(1)]).generation, 0);
+        assert_eq!(ids.departure(own(&ids, "web").backends[&address(1)]).generation, 0);
     }
 
     #[test]
@@ -487,7 +599,7 @@ mod tests {
         ids.hold(&[leaving(Fate::Reset, &[])]);
         assert_eq!(gone(&ids), [(1, 1, Fate::Reset, 0)]);
         ids.hold(&[leaving(Fate::Keep, &[1])]);
-        let id = ids.held("web").unwrap().backends[&address(1)];
+        let id = own(&ids, "web").backends[&address(1)];
         assert_eq!(ids.departure(id).fate, Fate::Reset);
         ids.hold(&[leaving(Fate::Keep, &[])]);
         ids.hold(&[leaving(Fate::Reset, &[])]);

@@ -7,11 +7,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use equipoise_common::value::Fate;
-
-use crate::config::{self, Affinity, Algorithm, Config, OnBackendRemoved};
+use crate::config::{self, Config};
 use crate::facts::Facts;
-use crate::id::{Ids, Mark, Named, Wanted};
+use crate::id::{Held, Ids, Mark, Named, RouteName, Wanted};
 use crate::plan::{Desired, Note, PoolPlan, ServiceKey, plan};
 use crate::weight::{self, Weight};
 
@@ -34,8 +32,24 @@ pub struct ServiceView<'a> {
     pub id: Option<u32>,
     /// What it is reached by.
     pub keys: Vec<ServiceKey>,
-    /// Its pools, one for each family.
-    pub pools: Vec<u32>,
+    /// Its pools: that for all clients, and then those of the routes, in the order of the file.
+    pub pools: Vec<PoolView<'a>>,
+}
+
+impl ServiceView<'_> {
+    /// The backends of all its pools.
+    pub fn backends(&self) -> impl Iterator<Item = &BackendView> {
+        self.pools.iter().flat_map(|pool| &pool.backends)
+    }
+}
+
+/// A pool as it is planned.
+#[derive(Clone, Debug)]
+pub struct PoolView<'a> {
+    /// As configured.
+    pub pool: config::Pool<'a>,
+    /// Its ids, one for each family.
+    pub ids: Vec<u32>,
     /// Its backends, both families in one list, in the order of the file.
     pub backends: Vec<BackendView>,
 }
@@ -59,13 +73,13 @@ impl State {
     /// Knows this much and nothing else.
     pub fn new(config: Config, facts: Facts) -> Self {
         let mut ids = Ids::default();
-        ids.hold(&wanted(&config));
+        ids.hold(&Wanted::all(&config));
         Self { config, facts, ids, desired: Desired::default(), stale: true }
     }
 
     /// Another configuration is in force.
     pub fn handle_config(&mut self, config: Config) {
-        self.ids.hold(&wanted(&config));
+        self.ids.hold(&Wanted::all(&config));
         self.config = config;
         self.stale = true;
     }
@@ -79,15 +93,13 @@ impl State {
 
     /// Backends whose weights follow their live flows, by id.
     pub fn followed(&self) -> Vec<u32> {
-        let follows = |service: &config::Service| {
-            service.algorithm == Algorithm::LeastConnectionsWeights
-                && service.affinity == Affinity::None
-        };
-        if !self.config.services.iter().any(follows) {
+        let mut pools = self.config.services.iter().flat_map(config::Service::pools);
+        if !pools.any(|pool| pool.follows_loads()) {
             return Vec::new();
         }
-        let services = self.services().into_iter().filter(|view| follows(view.service));
-        services.flat_map(|view| view.backends).filter_map(|backend| backend.id).collect()
+        let pools = self.services().into_iter().flat_map(|view| view.pools);
+        let followed = pools.filter(|view| view.pool.follows_loads());
+        followed.flat_map(|view| view.backends).filter_map(|backend| backend.id).collect()
     }
 
     /// Live flows have been counted; true if that makes a difference.
@@ -105,7 +117,7 @@ impl State {
     pub fn handle_named(&mut self, mark: Mark, still_named: &Named) {
         self.stale |= self.ids.rested(mark, still_named);
         if self.desired.notes.iter().any(Note::is_about_ids) {
-            self.ids.hold(&wanted(&self.config));
+            self.ids.hold(&Wanted::all(&self.config));
             self.stale = true;
         }
     }
@@ -162,18 +174,24 @@ impl State {
     ) -> ServiceView<'a> {
         let held = self.ids.held(&service.name);
         let id = held.and_then(|held| held.service).map(|id| id.number);
-        let pools = held.into_iter().flat_map(|held| held.pools.into_iter().flatten());
-        let pools: Vec<u32> = pools.map(|id| id.number).collect();
-        let planned: Vec<&PoolPlan> =
-            pools.iter().filter_map(|id| self.desired.pools.get(id)).collect();
-        let backends = service.backends.iter().map(|backend| view_backend(backend, &planned));
+        let pool = |pool| self.view_pool(pool, held);
         ServiceView {
             service,
             id,
             keys: id.and_then(|id| keys.remove(&id)).unwrap_or_default(),
-            pools,
-            backends: backends.collect(),
+            pools: service.pools().map(pool).collect(),
         }
+    }
+
+    fn view_pool<'a>(&self, pool: config::Pool<'a>, held: Option<&Held>) -> PoolView<'a> {
+        let route: RouteName = pool.route.map(|route| route.name().into());
+        let held = held.and_then(|held| held.pools.get(&route));
+        let ids = held.into_iter().flat_map(|held| held.ids.into_iter().flatten());
+        let ids: Vec<u32> = ids.map(|id| id.number).collect();
+        let planned: Vec<&PoolPlan> =
+            ids.iter().filter_map(|id| self.desired.pools.get(id)).collect();
+        let backends = pool.backends.iter().map(|backend| view_backend(backend, &planned));
+        PoolView { pool, backends: backends.collect(), ids }
     }
 }
 
@@ -191,23 +209,10 @@ fn view_backend(backend: &config::Backend, pools: &[&PoolPlan]) -> BackendView {
     }
 }
 
-fn wanted(config: &Config) -> Vec<Wanted> {
-    let wanted = |service: &config::Service| Wanted {
-        service: service.name.as_str().into(),
-        backends: service.backends.iter().map(|backend| backend.address).collect(),
-        removal: match service.policy.on_backend_removed {
-            OnBackendRemoved::Keep => Fate::Keep,
-            OnBackendRemoved::Reset => Fate::Reset,
-        },
-        mode: service.delivery.mode.value(),
-    };
-    config.services.iter().map(wanted).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::parse;
+    use crate::config::{Algorithm, parse};
     use crate::facts::Interface;
     use crate::plan::BackendPlan;
 
@@ -231,8 +236,8 @@ mod tests {
         let mut state = State::new(config(backends), facts());
         state.plan();
         let [web] = &state.services()[..] else { panic!("one service") };
-        assert_eq!((web.id, &*web.pools, web.keys.len()), (Some(0), &[0, 1][..], 2));
-        let told = web.backends.iter().map(|backend| {
+        assert_eq!((web.id, &*web.pools[0].ids, web.keys.len()), (Some(0), &[0, 1][..], 2));
+        let told = web.backends().map(|backend| {
             (backend.id, backend.configured_weight, backend.effective_weight.value(), backend.share)
         });
         let expected = [(Some(0), 3, 3.0, 0.75), (Some(1), 1, 1.0, 1.0), (Some(2), 1, 1.0, 0.25)];
@@ -253,7 +258,7 @@ mod tests {
             state.handle_facts(facts());
             state.plan();
             let services = state.services();
-            let shares = services[0].backends.iter().map(|b| (100.0 * b.share).round());
+            let shares = services[0].backends().map(|b| (100.0 * b.share).round());
             (state.followed(), shares.collect::<Vec<_>>())
         };
         assert_eq!(follows(Algorithm::LeastConnectionsWeights), (vec![0, 1], vec![78.0, 22.0]));

@@ -12,8 +12,8 @@ use equipoise_common::limit;
 use equipoise_core::config::{
     Affinity, AffinityPrefix, Algorithm, Attach, AttachMode, BackendInterfaces, Checked, Config,
     Fragments, LeastConnections, Limits, List, OnBackendDown, OnBackendRemoved, OnEmpty, OnExit,
-    OnFull, OnUnknown, Policy, Ports, Prefix, Problem, Protocol, RateLimit, Settings, SourceLimit,
-    SourcePrefix, Timeouts, flags_text, from_flags, parse, parse_with, problem_at,
+    OnFull, OnUnknown, Policy, Pool, Ports, Prefix, Problem, Protocol, RateLimit, Settings,
+    SourceLimit, SourcePrefix, Timeouts, flags_text, from_flags, parse, parse_with, problem_at,
 };
 use expect_test::expect_file;
 use proptest::prelude::*;
@@ -391,6 +391,84 @@ fn file_that_is_wrong_throughout_does_not_fill_the_screen() {
     let problems = parse_with("f.toml", &limited("deny = ['@/l']"), &files).unwrap_err();
     assert_eq!(problems.len(), 11);
     assert!(problems.iter().any(|p| p.message == "/l: 4990 more lines are wrong"), "{problems:?}");
+}
+
+#[test]
+fn route_says_of_choosing_what_it_does_not_inherit() {
+    let text = include_str!("config/good/source-route.toml");
+    let config = good("source-route.toml", text).config;
+    let of = |pool: Pool<'_>| {
+        let Pool { algorithm, affinity, affinity_prefix: AffinityPrefix { v4, v6 }, .. } = pool;
+        (
+            pool.route.map_or(String::new(), |route| route.name().to_owned()),
+            algorithm,
+            affinity,
+            v4,
+            v6,
+            pool.backends.len(),
+        )
+    };
+    let (random, follows) = (Algorithm::Random, Algorithm::LeastConnectionsWeights);
+    let (none, source_ip) = (Affinity::None, Affinity::SourceIp);
+    let pools: Vec<_> = config.services[0].pools().map(of).collect();
+    let pools: Vec<_> = pools.iter().map(|p| (&*p.0, p.1, p.2, p.3, p.4, p.5)).collect();
+    let expected = [
+        ("", random, source_ip, 24, 56, 1),
+        ("192.168.0.0/16", random, source_ip, 24, 56, 1),
+        ("192.168.7.0/24", follows, none, 24, 56, 2),
+        ("::/0", random, source_ip, 24, 64, 1),
+    ];
+    assert_eq!(pools, expected);
+    let sources = config.services[0].routes[1].source.prefixes.iter().map(ToString::to_string);
+    let expected = ["192.168.1.1/32", "192.168.7.0/24", "2001:db8::1/128"];
+    assert_eq!(sources.collect::<Vec<_>>(), expected);
+    assert_eq!(config.services[0].all_backends().count(), 5);
+    assert_eq!(config.services[1].routes.len(), 1);
+}
+
+/// With routes that have these sources.
+fn routed(sources: &[&str]) -> String {
+    let route = |source: &&str| {
+        format!(
+            "[[service.source-route]]\nsource = {source}\nbackends = [{{ address = '10.0.0.1:1' }}]\n"
+        )
+    };
+    let routes: String = sources.iter().map(route).collect();
+    format!(
+        "[[service]]\nname = 'web'\nlisten = {{ interfaces = ['eth0'], port = 80 }}\n\
+         backends = [{{ address = '10.0.0.1:8080' }}]\n{routes}"
+    )
+}
+
+#[test]
+fn sources_of_a_route_may_be_in_files_and_a_hundred_thousand() {
+    let files = |path: &Path| match path.to_str() {
+        Some("/large") => {
+            Ok((0..100_000).map(|n| format!("{}\n", Ipv4Addr::from(n << 8))).collect())
+        }
+        Some("/again") => Ok("0.0.1.0\n".repeat(3)),
+        Some("/most") => Ok((0..131_073).map(|n| format!("{}\n", Ipv4Addr::from(n))).collect()),
+        _ => Ok("# nothing\n".to_owned()),
+    };
+    let config = parse_with("f.toml", &routed(&["'@/large'"]), &files).unwrap().config;
+    assert_eq!(config.services[0].routes[0].source.prefixes.len(), 100_000);
+    let told = |sources: &[&str]| -> Vec<String> {
+        let problems = parse_with("f.toml", &routed(sources), &files).unwrap_err();
+        problems.iter().map(|p| format!("{}: {}", p.key, p.message)).collect()
+    };
+    // In one file it is no mistake.
+    assert!(parse_with("f.toml", &routed(&["'@/again'"]), &files).is_ok());
+    let expected =
+        ["service[0].source-route[1].source: `0.0.1.0/32` has a route already, on line 6"];
+    assert_eq!(told(&["'@/large'", "'@/again'"]), expected);
+    assert_eq!(told(&["'@/large'", "'@/large'"]).len(), 11);
+    assert_eq!(
+        told(&["'@/none'"]),
+        ["service[0].source-route[0].source: nothing here is a prefix"]
+    );
+    let expected =
+        "service[0].source-route[0].source: with these 131073 prefixes there are too many";
+    assert_eq!(told(&["'@/most'"]), [expected]);
 }
 
 /// A good file of some services with some backends each.

@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use equipoise_common::access::masked;
 use equipoise_common::key::{HostKey, TCP};
-use equipoise_common::value::{Backend, Fate, Limits, Policy, Pool, Reply, Service, Snat};
+use equipoise_common::value::{Backend, Limits, Policy, Pool, Reply, Service, Snat};
 use equipoise_core::config::{
     self, Affinity, AffinityPrefix, Algorithm, Config, Delivery, List, Listen, Mode, MssClamp,
-    OnBackendRemoved, Ports, Prefix, Protocol, RateLimit, Settings,
+    OnBackendRemoved, Ports, Prefix, Protocol, RateLimit, Route, Settings,
 };
 use equipoise_core::diff::{Applied, Difference, Run, Step, diff};
 use equipoise_core::facts::{Facts, Interface};
 use equipoise_core::id::{Ids, Named, Wanted};
-use equipoise_core::plan::{Desired, Listed, Rule, ServiceKey, Spot, plan};
+use equipoise_core::plan::{Desired, Listed, Routed, Rule, ServiceKey, Spot, plan};
 use equipoise_core::state::State;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -29,6 +30,7 @@ struct Maps {
     backends: BTreeMap<u32, Backend>,
     policies: BTreeMap<u32, Policy>,
     access: BTreeMap<Listed, Rule>,
+    routes: BTreeMap<Routed, u32>,
     replies: BTreeMap<ServiceKey, Reply>,
     snat: BTreeMap<u64, Snat>,
     hairpins: BTreeSet<HostKey>,
@@ -87,6 +89,12 @@ impl Maps {
                 let old = self.pools.insert(*id, *value).map(|old| Run::of(&old));
                 self.given_up.extend(old.filter(|&old| old != Run::of(value)));
             }
+            Step::PutRoute { routed, pool } => {
+                self.routes.insert(*routed, *pool);
+            }
+            Step::RemoveRoute { routed } => {
+                assert!(self.routes.remove(routed).is_some(), "{step}");
+            }
             Step::PutService { key, value } => {
                 self.services.insert(*key, *value);
             }
@@ -109,6 +117,9 @@ impl Maps {
         for service in self.services.values() {
             assert!(self.pools.contains_key(&service.pool), "after {step}: {service:?}");
             assert!(self.policies.contains_key(&service.id), "after {step}: {service:?}");
+        }
+        for (routed, pool) in &self.routes {
+            assert!(self.pools.contains_key(pool), "after {step}: {routed}");
         }
         for id in self.services.values().map(|service| service.id) {
             // Nobody is kept out because the list of those who are let in is not there yet.
@@ -149,6 +160,19 @@ impl Maps {
         })
     }
 
+    /// The pool of a source at a service, as the packet programs find it: by its longest prefix.
+    fn pool(&self, service: Service, source: IpAddr) -> u32 {
+        let has_routes = self.policies[&service.id].switches & Policy::ROUTES != 0;
+        let is_in = |&(routed, _): &(&Routed, &u32)| {
+            let Prefix { address, length } = routed.prefix;
+            routed.service == service.id
+                && source.is_ipv4() == address.is_ipv4()
+                && masked(source.into(), length.into()) == address.into()
+        };
+        let found = self.routes.iter().filter(|_| has_routes).filter(is_in);
+        found.max_by_key(|(routed, _)| routed.prefix.length).map_or(service.pool, |(_, &id)| id)
+    }
+
     fn is_there(&self, backend: u32) -> bool {
         self.backends.contains_key(&backend)
     }
@@ -166,6 +190,7 @@ impl Maps {
         assert_eq!(self.services, desired.services);
         assert_eq!(self.replies, desired.replies);
         assert_eq!(self.access, desired.access);
+        assert_eq!(self.routes, desired.routes);
         // A service that has left leaves its policy.
         let policies = desired.policies.iter();
         assert!(policies.clone().all(|(id, policy)| self.policies.get(id) == Some(policy)));
@@ -253,28 +278,59 @@ fn service(name: &'static str) -> impl Strategy<Value = config::Service> {
         Algorithm::RoundRobin,
         Algorithm::LeastConnections,
     ]);
-    (address, ports(), protocol, algorithm, backends(), (policy(), delivery())).prop_map(
-        move |(address, port, protocol, algorithm, backends, (policy, delivery))| {
-            let address = address.map(|address| address.parse().unwrap());
-            let interfaces = vec!["eth0".to_owned(), "eth1".to_owned()];
-            let listen = Listen { interfaces, address, port, protocol };
-            config::Service {
-                name: name.to_owned(),
-                listen,
-                algorithm,
-                affinity: if protocol == Protocol::Both {
-                    Affinity::SourceIp
-                } else {
-                    Affinity::None
-                },
-                affinity_prefix: AffinityPrefix::default(),
-                backends,
-                delivery,
-                manage_address: false,
-                policy,
-            }
-        },
-    )
+    (address, ports(), protocol, algorithm, (backends(), routes()), (policy(), delivery()))
+        .prop_map(
+            move |(address, port, protocol, algorithm, (backends, routes), (policy, delivery))| {
+                let address = address.map(|address| address.parse().unwrap());
+                let interfaces = vec!["eth0".to_owned(), "eth1".to_owned()];
+                let listen = Listen { interfaces, address, port, protocol };
+                config::Service {
+                    name: name.to_owned(),
+                    listen,
+                    algorithm,
+                    affinity: if protocol == Protocol::Both {
+                        Affinity::SourceIp
+                    } else {
+                        Affinity::None
+                    },
+                    affinity_prefix: AffinityPrefix::default(),
+                    backends,
+                    routes,
+                    delivery,
+                    manage_address: false,
+                    policy,
+                }
+            },
+        )
+}
+
+/// Some of a few prefixes, that are in each other, in no, one or two routes.
+fn routes() -> impl Strategy<Value = Vec<Route>> {
+    let all = ["10.0.0.0/8", "10.0.0.0/16", "10.0.0.1/32", "10.0.0.9/32", "2001:db8::/32"];
+    let some = prop::sample::subsequence(all.to_vec(), 0..=5).prop_shuffle();
+    (some, any::<Index>(), backends(), backends()).prop_map(|(prefixes, at, first, second)| {
+        let (one, other) = prefixes.split_at(at.index(prefixes.len() + 1));
+        let routes = [(one, first), (other, second)];
+        let routes = routes.into_iter().filter(|(prefixes, _)| !prefixes.is_empty());
+        routes.map(|(prefixes, backends)| route(prefixes, backends)).collect()
+    })
+}
+
+fn route(prefixes: &[&str], backends: Vec<config::Backend>) -> Route {
+    let prefix = |text: &&str| {
+        let (address, length) = text.split_once('/').unwrap();
+        Prefix { address: address.parse().unwrap(), length: length.parse().unwrap() }
+    };
+    let mut parsed: Vec<_> = prefixes.iter().map(prefix).collect();
+    parsed.sort_unstable();
+    let written = prefixes.iter().map(ToString::to_string).collect();
+    Route {
+        source: List { written, prefixes: parsed.into() },
+        algorithm: Algorithm::Random,
+        affinity: Affinity::None,
+        affinity_prefix: AffinityPrefix::default(),
+        backends,
+    }
 }
 
 /// Of every mode, with addresses of ours or without.
@@ -448,6 +504,40 @@ proptest! {
     }
 
     #[test]
+    fn no_source_is_led_by_a_route_that_it_has_neither_before_nor_after(turns in turns()) {
+        let mut state = State::new(config(Vec::new()), Facts::default());
+        let (mut maps, mut applied) = (Maps::default(), Applied::new(1 << 17));
+        let sources = ["10.0.0.1", "10.0.0.9", "10.0.1.1", "10.9.0.1", "192.0.2.7", "2001:db8::7"];
+        let sources: Vec<IpAddr> = sources.iter().map(|source| source.parse().unwrap()).collect();
+        // By key and source: another service on the key is seen by the other property.
+        let led = |maps: &Maps| -> BTreeMap<(ServiceKey, IpAddr), (u32, u32)> {
+            let keys = maps.services.iter().flat_map(|(&key, &service)| {
+                let sources = sources.iter().filter(move |s| s.is_ipv4() == key.vip().is_ipv4());
+                sources.map(move |&source| (key, service, source))
+            });
+            let of = |(key, service, source): (ServiceKey, Service, IpAddr)| {
+                ((key, source), (service.id, maps.pool(service, source)))
+            };
+            keys.map(of).collect()
+        };
+        for turn in turns {
+            state.handle_config(turn.config);
+            state.handle_facts(turn.facts);
+            let before = led(&maps);
+            let mut seen = Vec::new();
+            for step in diff(&applied, state.plan()).steps {
+                take(&[step], &mut maps, &mut applied);
+                seen.push(led(&maps));
+            }
+            let after = led(&maps);
+            for (at, pool) in seen.iter().flatten() {
+                let is_one = [&before, &after].into_iter().any(|end| end.get(at) == Some(pool));
+                prop_assert!(is_one, "{:?}: {:?}, {:?}, {:?}", at, before.get(at), pool, after.get(at));
+            }
+        }
+    }
+
+    #[test]
     fn port_goes_before_range_before_all_and_exact_addresses_before_own_ones(
         config in distinct_configs(),
         facts in facts(),
@@ -488,13 +578,7 @@ proptest! {
         let mut ids = Ids::default();
         let mut previous = Desired::default();
         for Turn { config, facts, .. } in turns {
-            let wanted = config.services.iter().map(|service| Wanted {
-                service: service.name.as_str().into(),
-                backends: service.backends.iter().map(|backend| backend.address).collect(),
-                removal: Fate::Keep,
-                mode: service.delivery.mode.value(),
-            });
-            ids.hold(&wanted.collect::<Vec<_>>());
+            ids.hold(&Wanted::all(&config));
             let desired = plan(&config, &facts, &ids, Some(&previous));
             prop_assert_eq!(&desired, &plan(&config, &facts, &ids, None));
             previous = desired;
@@ -511,11 +595,14 @@ proptest! {
         state.plan();
         let before = ids(&state);
         let mut other = config;
-        let backends = other.services.iter_mut().flat_map(|service| &mut service.backends);
+        let backends = other.services.iter_mut().flat_map(|service| {
+            service.backends.iter_mut().chain(service.routes.iter_mut().flat_map(|r| &mut r.backends))
+        });
         backends.zip(weights).for_each(|(backend, weight)| backend.weight = weight);
         for service in &mut other.services {
             let middle = turn.index(service.backends.len() + 1);
             service.backends.rotate_left(middle);
+            service.routes.reverse();
         }
         other.services.reverse();
         state.handle_config(other);
@@ -525,12 +612,16 @@ proptest! {
     }
 }
 
-/// The ids of all backends, by service and address.
-fn ids(state: &State) -> BTreeMap<(String, SocketAddr), Option<u32>> {
+/// The ids of all backends, by service, route and address.
+fn ids(state: &State) -> BTreeMap<(String, String, SocketAddr), Option<u32>> {
     let mut ids = BTreeMap::new();
     for view in state.services() {
-        for backend in view.backends {
-            ids.insert((view.service.name.clone(), backend.address), backend.id);
+        for pool in view.pools {
+            let route = pool.pool.route.map_or("", Route::name).to_owned();
+            for backend in pool.backends {
+                let key = (view.service.name.clone(), route.clone(), backend.address);
+                ids.insert(key, backend.id);
+            }
         }
     }
     ids

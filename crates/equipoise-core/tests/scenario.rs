@@ -36,6 +36,7 @@ macro_rules! scenarios {
 scenarios! {
     address_that_appears_adds_keys_and_nothing_else
     algorithm_change_keeps_the_slots
+    backend_of_two_pools_answers_for_its_service
     backend_that_comes_back_after_its_id_has_rested_is_a_new_one
     backend_that_comes_back_has_its_old_id
     backend_that_comes_back_while_a_flow_names_it_has_its_old_id
@@ -50,6 +51,9 @@ scenarios! {
     policy_change_touches_the_policy_alone
     port_goes_before_range_before_all
     refused_step_is_taken_by_the_next_try
+    route_leads_its_sources_to_a_pool_of_their_own
+    route_that_changes_touches_its_own_entries_alone
+    route_that_leaves_goes_before_its_pool
     second_service_leaves_the_first_untouched
     service_of_both_families_has_a_pool_for_each
     service_that_leaves_goes_before_what_it_led_to

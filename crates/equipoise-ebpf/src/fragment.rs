@@ -16,7 +16,7 @@ use crate::hook::{Hook, Packet};
 use crate::parse::{self, Headers, Ip, Part};
 use crate::report::{self, Direction};
 use crate::rewrite::{self, Hops};
-use crate::{TURN, action, carry, filter, leave, odd, select, service, table};
+use crate::{TURN, action, carry, filter, leave, odd, pool, select, service, table};
 
 /// What the fragments of a packet have in common.
 #[repr(C, align(8))]
@@ -47,7 +47,6 @@ const REPLY: u32 = 2;
 /// A request that stays as it is.
 const CARRIED: u32 = 3;
 
-const TRACK: u8 = value::Fragments::Track as u8;
 const HASH: u8 = value::Fragments::Hash as u8;
 const DROP: u8 = value::Fragments::Drop as u8;
 const FULL_NAT: u8 = Mode::FullNat as u8;
@@ -181,13 +180,15 @@ fn decide_alone<H: Hook, F: Family>(
         protocol: 0,
     };
     let service = F::service(&key).ok_or(Verdict::Fragment)?;
-    match table::policy(service.id).map_or(TRACK, |policy| policy.fragments) {
+    let policy = table::policy(service.id).ok_or(Verdict::FragmentUnknown)?;
+    match policy.fragments {
         HASH => {}
         DROP => return Err(Verdict::FragmentRefused),
         _ => return Err(Verdict::FragmentUnknown),
     }
     // By the source alone, as the plan has it for such a service: the ports, which are not there, make no difference.
-    let run = select::hashed(service.pool, headers).ok_or(Verdict::NoBackend)?;
+    let pool = pool::of(&service, policy, tuple.source);
+    let run = select::hashed(pool, headers).ok_or(Verdict::NoBackend)?;
     let chosen = run.backend(0).ok_or(Verdict::NoBackend)?;
     match chosen.backend.mode() {
         FULL_NAT => return Err(Verdict::FragmentUnknown),

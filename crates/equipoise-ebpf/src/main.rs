@@ -29,6 +29,7 @@ mod odd;
 mod open;
 mod packet;
 mod parse;
+mod pool;
 mod report;
 mod rewrite;
 mod route;

@@ -132,6 +132,11 @@ pub static POLICIES: Array<Policy, { limit::SERVICES as usize }> = Array::new();
 pub static ACCESS: LpmTrie<AccessKey, Access, { limit::ACCESS as usize }, NO_PREALLOC> =
     LpmTrie::new();
 
+/// User space: the pools of sources that have a route, by service and prefix.
+#[btf_map(name = "ROUTES")]
+pub static ROUTES: LpmTrie<AccessKey, u32, { limit::ROUTES as usize }, NO_PREALLOC> =
+    LpmTrie::new();
+
 /// Program: tokens of sources, by service and prefix.
 #[btf_map(name = "SOURCES")]
 pub static SOURCES: LruHashMap<SourceKey, Bucket<Shared>, { limit::SOURCES as usize }> =

@@ -17,7 +17,7 @@ use crate::hook::{Hook, Stage};
 use crate::parse::{Headers, Part};
 use crate::route::Wanted;
 use crate::select::Run;
-use crate::{action, forward, fragment, leave, limit, on, open, report, route, table};
+use crate::{action, forward, fragment, leave, limit, on, open, pool, report, route, table};
 
 /// What is handed on about a packet.
 #[repr(C, align(8))]
@@ -203,6 +203,8 @@ fn admit<F: Family>(work: &mut Work<F>) -> Result<(), Verdict> {
         return Err(Verdict::ResetFlow);
     }
     let Some(policy) = table::policy(work.service.id) else { return Err(Verdict::FlowRefused) };
+    // Once for all that picks from it, whether it is to be remembered or not.
+    work.service.pool = pool::of(&work.service, policy, headers.tuple.source);
     if headers.is_reset() {
         // It ends a flow that we do not know: it goes where that has gone, and nothing is remembered.
         return if policy.on_unknown == OnUnknown::Hash as u8 {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use equipoise_common::value::{Backend, Fate};
-use equipoise_core::config::Config;
+use equipoise_core::config::{Config, Service};
 use equipoise_core::plan::{BackendPlan, Crowded, Note};
 use equipoise_core::state::State;
 use tokio::sync::{mpsc, watch};
@@ -330,6 +330,7 @@ fn is_missing(note: &Note) -> bool {
         Note::NoInterface { .. }
         | Note::NoAddress { .. }
         | Note::NoIds { .. }
+        | Note::NoRouteIds { .. }
         | Note::NoBackendIds { .. }
         | Note::NoSourceAddress { .. }
         | Note::NoKeys { .. } => true,
@@ -344,5 +345,5 @@ fn is_to_be_reset(backend: &BackendPlan) -> bool {
 
 /// The addresses whose ways matter: those of the backends.
 pub fn targets(config: &Config) -> BTreeSet<IpAddr> {
-    config.services.iter().flat_map(|s| &s.backends).map(|b| b.address.ip()).collect()
+    config.services.iter().flat_map(Service::all_backends).map(|b| b.address.ip()).collect()
 }

@@ -3,7 +3,7 @@
 //! The file's form is the configuration's own, with every default filled in, so that what
 //! `equipoise config` prints can be run again. JSON has the same shape with its keys in snake case.
 
-use equipoise_core::config::{Attach, BackendInterfaces, Config, Service};
+use equipoise_core::config::{Attach, Backend, BackendInterfaces, Config, Route, Service};
 use serde_json::{Map, Value, json};
 
 /// Keys below this one are names of interfaces and stay as they are.
@@ -43,14 +43,14 @@ fn service(service: &Service) -> Value {
     if let Some(address) = service.listen.address {
         listen["address"] = json!(address);
     }
-    json!({
+    let mut written = json!({
         "name": service.name,
         "listen": listen,
         "algorithm": service.algorithm,
         "affinity": service.affinity,
         "affinity_prefix": service.affinity_prefix,
         "manage_address": service.manage_address,
-        "backends": service.backends.iter().map(|backend| snake(json!(backend))).collect::<Vec<_>>(),
+        "backends": backends(&service.backends),
         "on_backend_down": service.policy.on_backend_down,
         "on_backend_removed": service.policy.on_backend_removed,
         "on_unknown": service.policy.on_unknown,
@@ -60,7 +60,25 @@ fn service(service: &Service) -> Value {
         "max_flows": service.policy.max_flows,
         "timeouts": snake(json!(service.policy.timeouts)),
         "limits": snake(json!(service.policy.limits)),
+    });
+    if !service.routes.is_empty() {
+        written["source_route"] = service.routes.iter().map(route).collect();
+    }
+    written
+}
+
+fn route(route: &Route) -> Value {
+    json!({
+        "source": route.source,
+        "algorithm": route.algorithm,
+        "affinity": route.affinity,
+        "affinity_prefix": route.affinity_prefix,
+        "backends": backends(&route.backends),
     })
+}
+
+fn backends(backends: &[Backend]) -> Value {
+    backends.iter().map(|backend| snake(json!(backend))).collect()
 }
 
 /// The fields of a table in snake case.
@@ -122,6 +140,10 @@ mod tests {
         max-flows = 20
         limits = { per-source = { rate = 100, prefix = { v6 = 48 } }, per-backend = { rate = 5, burst = 7 }, deny = ["10.0.0.0/8", "::1"] }
         timeouts = { tcp-opening = "3s", udp-two-way = "2m 500ms", reset-on-expiry = true }
+        [[service.source-route]]
+        source = ["192.168.0.0/16", "2001:db8::/32"]
+        algorithm = "random"
+        backends = [{ address = "10.0.0.1:8080", max-flows = 5 }]
         [[service]]
         name = "range"
         listen = { interfaces = ["eth_0"], port = "8000-8100" }
@@ -158,6 +180,9 @@ mod tests {
         assert_eq!(json["service"][0]["manage_address"], false);
         assert_eq!(json["service"][0]["listen"]["protocol"], "tcp");
         assert_eq!(json["service"][0]["backends"][0]["max_flows"], 9);
+        let route = &json["service"][0]["source_route"][0];
+        assert_eq!(route["source"], json!(["192.168.0.0/16", "2001:db8::/32"]));
+        assert_eq!(route["backends"][0]["max_flows"], 5);
         assert_eq!(json["service"][0]["on_backend_down"], "reselect");
         assert_eq!(json["service"][0]["timeouts"]["tcp_established"], "2h 5m");
         assert_eq!(json["service"][0]["timeouts"]["reset_on_expiry"], true);

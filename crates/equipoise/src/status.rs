@@ -79,7 +79,7 @@ pub struct ServiceStatus {
     /// What has gone through it.
     #[serde(flatten)]
     pub traffic: Counters,
-    /// Its pools: one, of its default route.
+    /// Its pools: that of its default route, and one for each route by source.
     pub pools: Vec<PoolStatus>,
 }
 
@@ -111,7 +111,7 @@ pub struct ListenStatus {
 /// A pool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PoolStatus {
-    /// The route that leads to it.
+    /// The route that leads to it: `default`, or its first source as the configuration writes it.
     pub route: String,
     /// How a backend is picked.
     pub algorithm: String,

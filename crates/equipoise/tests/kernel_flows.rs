@@ -50,6 +50,8 @@ mod next_hops;
 mod ports;
 #[path = "flows/rates.rs"]
 mod rates;
+#[path = "flows/routes.rs"]
+mod routes;
 #[path = "flows/sources.rs"]
 mod sources;
 #[path = "flows/talk.rs"]

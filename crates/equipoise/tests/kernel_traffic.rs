@@ -14,6 +14,8 @@ mod lifecycle;
 mod modes;
 #[path = "traffic/paths.rs"]
 mod paths;
+#[path = "traffic/routes.rs"]
+mod routes;
 #[path = "traffic/start.rs"]
 mod start;
 
@@ -77,6 +79,7 @@ at_each_hook! {
     packets_in_tunnels_are_answered_by_backends_themselves
     backends_that_know_no_way_to_clients_answer_us
     a_backend_reaches_its_own_vip
+    clients_are_led_by_their_address_and_established_ones_stay
 }
 
 use denied::a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back;
@@ -100,6 +103,7 @@ use paths::{
     a_client_learns_the_size_of_a_link_behind_a_router, a_client_learns_the_size_of_our_own_link,
     a_traceroute_shows_us_and_ends_at_the_vip, datagrams_in_fragments_are_answered,
 };
+use routes::clients_are_led_by_their_address_and_established_ones_stay;
 
 fn new_connections_follow_the_weights(attach: Attach) {
     let balanced = Balanced::new(attach, Options::default());

@@ -12,7 +12,9 @@ mod limits;
 mod nearest;
 mod policy;
 mod ports;
+mod prefixes;
 mod report;
+mod route;
 mod service;
 mod settings;
 

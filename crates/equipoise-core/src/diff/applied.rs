@@ -12,7 +12,7 @@ use equipoise_common::value;
 
 use super::run::Room;
 use super::{Run, Step};
-use crate::plan::{Listed, Rule, ServiceKey};
+use crate::plan::{Listed, Routed, Rule, ServiceKey};
 
 /// What is in the maps.
 #[derive(Clone, Debug)]
@@ -22,6 +22,7 @@ pub struct Applied {
     pub(super) backends: BTreeMap<u32, value::Backend>,
     pub(super) policies: BTreeMap<u32, value::Policy>,
     pub(super) access: BTreeMap<Listed, Rule>,
+    pub(super) routes: BTreeMap<Routed, u32>,
     pub(super) replies: BTreeMap<ServiceKey, value::Reply>,
     pub(super) snat: BTreeMap<u64, value::Snat>,
     pub(super) hairpins: BTreeSet<HostKey>,
@@ -59,6 +60,7 @@ impl Applied {
             backends: BTreeMap::new(),
             policies: BTreeMap::new(),
             access: BTreeMap::new(),
+            routes: BTreeMap::new(),
             replies: BTreeMap::new(),
             snat: BTreeMap::new(),
             hairpins: BTreeSet::new(),
@@ -93,6 +95,11 @@ impl Applied {
     /// The prefixes that are allowed and denied.
     pub fn access(&self) -> &BTreeMap<Listed, Rule> {
         &self.access
+    }
+
+    /// The pools of sources that have a route.
+    pub fn routes(&self) -> &BTreeMap<Routed, u32> {
+        &self.routes
     }
 
     /// What replies of no flow become.
@@ -157,6 +164,12 @@ impl Applied {
                 self.written.push((*run, Arc::clone(slots)));
             }
             Step::PutPool { id, value } => self.record_pool(*id, *value),
+            Step::PutRoute { routed, pool } => {
+                self.unsettled |= self.routes.insert(*routed, *pool).is_some();
+            }
+            Step::RemoveRoute { routed } => {
+                self.unsettled |= self.routes.remove(routed).is_some();
+            }
             Step::PutService { key, value } => {
                 self.unsettled |= self.services.insert(*key, *value).is_some();
             }

@@ -18,7 +18,7 @@ use equipoise_common::value::{
 
 use super::Run;
 use crate::config::target;
-use crate::plan::{Listed, Rule, ServiceKey};
+use crate::plan::{Listed, Routed, Rule, ServiceKey};
 
 /// One change to the maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +111,18 @@ pub enum Step {
         /// Its value.
         value: Pool,
     },
+    /// Sources of a prefix get a pool of their own.
+    PutRoute {
+        /// The prefix, and of which service.
+        routed: Routed,
+        /// The pool.
+        pool: u32,
+    },
+    /// They have none any more.
+    RemoveRoute {
+        /// As in [`Step::PutRoute`].
+        routed: Routed,
+    },
     /// The entry of a service key is set: from here on packets to it are balanced.
     PutService {
         /// Its key.
@@ -165,6 +177,8 @@ impl fmt::Display for Step {
                 let (run, epoch) = (Run::of(value), value.epoch);
                 write!(f, "put pool {id}: slots {run}, {}, epoch {epoch}", pick(value.pick))
             }
+            Self::PutRoute { routed, pool } => write!(f, "put route {routed}: pool {pool}"),
+            Self::RemoveRoute { routed } => write!(f, "remove route {routed}"),
             Self::PutService { key, value } => {
                 write!(f, "put service {key}: service {}, pool {}", value.id, value.pool)
             }
@@ -247,6 +261,9 @@ pub(crate) fn describe_policy(policy: &Policy) -> String {
         HASH => parts.push("fragments by hash".to_owned()),
         DROP => parts.push("no fragments".to_owned()),
         _ => {}
+    }
+    if policy.switches & Policy::ROUTES != 0 {
+        parts.push("routes by source".to_owned());
     }
     match policy.mss {
         Policy::MSS_ANY => {}

@@ -52,6 +52,13 @@ pub enum Note {
         /// How many keys are left out.
         left_out: usize,
     },
+    /// All ids of pools are in use or resting: clients of a route are led as those without one.
+    NoRouteIds {
+        /// The service.
+        service: Arc<str>,
+        /// The route.
+        route: Arc<str>,
+    },
     /// Packets to a backend need an address of ours as their source, and there is none: it has no route, or is on this host.
     NoSourceAddress {
         /// The service.
@@ -70,7 +77,7 @@ impl Note {
     /// Whether ids that have rested would help.
     pub fn is_about_ids(&self) -> bool {
         match self {
-            Self::NoIds { .. } | Self::NoBackendIds { .. } => true,
+            Self::NoIds { .. } | Self::NoRouteIds { .. } | Self::NoBackendIds { .. } => true,
             Self::NoInterface { .. }
             | Self::NoAddress { .. }
             | Self::NoBackend { .. }
@@ -97,6 +104,10 @@ impl fmt::Display for Note {
             Self::NoIds { service } => {
                 write!(f, "service {service}: left out, as all ids are in use or resting")
             }
+            Self::NoRouteIds { service, route } => write!(
+                f,
+                "service {service}: route {route} left out, as all ids are in use or resting"
+            ),
             Self::NoBackendIds { service, left_out } => {
                 let count = left_out.len();
                 write!(

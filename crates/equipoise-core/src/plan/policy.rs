@@ -28,6 +28,9 @@ pub(super) fn of(service: &Service, settings: &Settings) -> value::Policy {
     if policy.timeouts.reset_on_expiry {
         switches |= value::Policy::RESET_ON_EXPIRY;
     }
+    if !service.routes.is_empty() {
+        switches |= value::Policy::ROUTES;
+    }
     value::Policy {
         timeouts,
         max_flows: policy.max_flows,

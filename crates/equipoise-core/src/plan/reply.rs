@@ -29,8 +29,10 @@ pub(super) fn place(drafts: &[Draft<'_>], desired: &mut Desired) {
     // An address of ours says nothing of a client; what has not come by us needs no translation.
     let translated = |draft: &&Draft<'_>| draft.service.delivery.mode == Mode::Nat;
     for draft in drafts.iter().filter(translated) {
-        for Placed { backend, id } in &draft.backends {
-            let Some((id, _)) = id else { continue };
+        // Two pools of a service that share a backend answer alike; the first counts.
+        let mut seen = BTreeSet::new();
+        for Placed { backend, id } in draft.backends() {
+            let Some((id, _)) = id.filter(|_| seen.insert(backend.address)) else { continue };
             let reply = value::Reply {
                 service: draft.id.number,
                 backend: id.number,

@@ -29,7 +29,7 @@ pub(super) fn place(drafts: &[Draft<'_>], ids: &Ids, facts: &Facts, desired: &mu
         |address: &IpAddr| if own.contains(address) { beside(facts.own_ports) } else { wide };
     for draft in drafts {
         let mut without = Vec::new();
-        for placed in &draft.backends {
+        for placed in draft.backends() {
             let Some((id, _)) = placed.id else { continue };
             let address = placed.backend.address;
             let sources = sources(draft, address, facts);

@@ -50,7 +50,7 @@ fn standing_for(drafts: &[Draft<'_>]) -> BTreeMap<ServiceKey, value::Service> {
     for (draft, key) in exact.flat_map(|draft| draft.keys.iter().map(move |key| (draft, key))) {
         let vip = SocketAddr::new(key.vip().ip(), 0);
         let whole = ServiceKey::new(vip, key.interface(), ServiceKey::ANY);
-        let (_, pool) = draft.pools[key.family() as usize];
+        let (_, pool) = draft.own.ids[key.family() as usize];
         let by_hash = draft.service.policy.fragments == Fragments::Hash;
         let service = value::Service { id: draft.id.number, pool };
         let standing = found.entry(whole).or_insert((service, by_hash));

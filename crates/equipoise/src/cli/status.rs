@@ -96,6 +96,9 @@ fn write_service(text: &mut String, service: &ServiceStatus) -> std::fmt::Result
         listen.port, listen.protocol
     )?;
     for pool in &service.pools {
+        if service.pools.len() > 1 {
+            writeln!(text, " route {}", pool.route)?;
+        }
         if let Some(affinity) = &pool.affinity {
             writeln!(text, " affinity {affinity}")?;
         }

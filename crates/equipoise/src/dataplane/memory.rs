@@ -11,7 +11,7 @@ use equipoise_common::key::HostKey;
 use equipoise_common::limit;
 use equipoise_common::value::{Backend, Policy, Pool, Reply, Service, Snat, Traffic};
 use equipoise_core::diff::{Run, Step};
-use equipoise_core::plan::{Listed, Rule, ServiceKey};
+use equipoise_core::plan::{Listed, Routed, Rule, ServiceKey};
 
 use super::{Maps, StepError};
 
@@ -54,6 +54,8 @@ pub struct Contents {
     pub policies: BTreeMap<u32, Policy>,
     /// The prefixes that are allowed and denied.
     pub access: BTreeMap<Listed, Rule>,
+    /// The pools of sources that have a route.
+    pub routes: BTreeMap<Routed, u32>,
     /// What replies of no flow become.
     pub replies: BTreeMap<ServiceKey, Reply>,
     /// Addresses of ours that packets to backends may come from.
@@ -130,6 +132,11 @@ impl Memory {
             }
             if !self.contents.policies.contains_key(&service.id) {
                 return Err(format!("service {key} is {}, which has no policy", service.id));
+            }
+        }
+        for (routed, pool) in &self.contents.routes {
+            if !self.contents.pools.contains_key(pool) {
+                return Err(format!("route {routed} leads to pool {pool}, which is not there"));
             }
         }
         for (key, reply) in &self.contents.replies {
@@ -232,6 +239,12 @@ impl Memory {
                 within(*id, limit::POOLS)?;
                 let old = self.contents.pools.insert(*id, *value);
                 self.give_up(old.filter(|old| Run::of(old) != Run::of(value)));
+            }
+            Step::PutRoute { routed, pool } => {
+                self.contents.routes.insert(*routed, *pool);
+            }
+            Step::RemoveRoute { routed } => {
+                self.contents.routes.remove(routed).ok_or(io::ErrorKind::NotFound)?;
             }
             Step::PutService { key, value } => {
                 self.contents.services.insert(*key, *value);

@@ -9,8 +9,8 @@ use std::time::Duration;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::value::Traffic;
 use equipoise_common::verdict::Verdict;
-use equipoise_core::config::{Affinity, Algorithm, Protocol};
-use equipoise_core::state::{BackendView, ServiceView};
+use equipoise_core::config::{Affinity, Algorithm, Protocol, Route};
+use equipoise_core::state::{BackendView, PoolView, ServiceView};
 use tokio::time::Instant;
 
 use super::{Driver, Source};
@@ -187,8 +187,7 @@ fn service(view: &ServiceView<'_>, counted: &Counted) -> ServiceStatus {
     let mut addresses: Vec<_> = view.keys.iter().map(|key| key.vip().ip()).collect();
     addresses.sort_unstable();
     addresses.dedup();
-    let backends: Vec<_> = view.backends.iter().map(|b| backend(b, counted)).collect();
-    let up = backends.iter().any(|b| b.effective_weight > 0.0);
+    let up = view.backends().any(|backend| backend.effective_weight.value() > 0.0);
     ServiceStatus {
         name: config.name.clone(),
         listen: ListenStatus {
@@ -200,13 +199,17 @@ fn service(view: &ServiceView<'_>, counted: &Counted) -> ServiceStatus {
         },
         state: if up { ServiceState::Up } else { ServiceState::Down },
         traffic: view.id.and_then(|id| counted.services.get(&id)).map(counters).unwrap_or_default(),
-        pools: vec![PoolStatus {
-            route: "default".to_owned(),
-            algorithm: algorithm(config.algorithm).to_owned(),
-            affinity: affinity(config.affinity).map(str::to_owned),
-            panic: false,
-            backends,
-        }],
+        pools: view.pools.iter().map(|view| pool(view, counted)).collect(),
+    }
+}
+
+fn pool(view: &PoolView<'_>, counted: &Counted) -> PoolStatus {
+    PoolStatus {
+        route: view.pool.route.map_or("default", Route::name).to_owned(),
+        algorithm: algorithm(view.pool.algorithm).to_owned(),
+        affinity: affinity(view.pool.affinity).map(str::to_owned),
+        panic: false,
+        backends: view.backends.iter().map(|b| backend(b, counted)).collect(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use equipoise_common::key::{TCP, UDP};
 use equipoise_core::config::target;
+use equipoise_core::state::ServiceView;
 use ipnet::IpNet;
 
 use super::Driver;
@@ -43,7 +44,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             .map_err(unreadable)?;
         if let Some(address) = filter.backend.filter(|_| flows.is_empty()) {
             // A backend that has left the configuration is known as long as flows go to it.
-            let mut backends = services.iter().flat_map(|s| &s.backends);
+            let mut backends = services.iter().flat_map(ServiceView::backends);
             let configured = backends.any(|b| {
                 let keeps = b.address.port() == 0 && b.address.ip() == address.ip();
                 keeps || b.address == address

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use equipoise_core::config::{
-    BackendInterfaces, Config, Ports, Problem, Protocol, Service, problem_at, target,
+    Backend, BackendInterfaces, Config, Ports, Problem, Protocol, Service, problem_at, target,
 };
 
 use super::{Device, Reading};
@@ -31,7 +31,11 @@ pub fn check(config: &Config, text: &str, reading: &Reading) -> Findings {
         check.interfaces(&format!("{key}.listen.interfaces"), &service.listen.interfaces);
         check.address(&key, service);
         check.all_ports(&key, service);
-        check.backends(&key, service);
+        check.backends(&key, service, &service.backends);
+        for (position, route) in service.routes.iter().enumerate() {
+            let key = format!("{key}.source-route[{position}]");
+            check.backends(&key, service, &route.backends);
+        }
     }
     let settings = &config.settings;
     if let BackendInterfaces::Named(names) = &settings.backend_interfaces {
@@ -107,8 +111,8 @@ impl Check<'_> {
 
     /// The configuration's own check knows VIPs that it names; those that are the interfaces' own
     /// addresses are known here alone.
-    fn backends(&mut self, key: &str, service: &Service) {
-        for (position, backend) in service.backends.iter().enumerate() {
+    fn backends(&mut self, key: &str, service: &Service, backends: &[Backend]) {
+        for (position, backend) in backends.iter().enumerate() {
             let ip = backend.address.ip();
             let arrives = service.listen.port.at(backend.address);
             let loops = self.config.services.iter().find(|other| {

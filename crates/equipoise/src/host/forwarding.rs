@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use equipoise_core::config::Config;
+use equipoise_core::config::{Config, Service};
 
 use super::{HostError, Machine, Reading};
 
@@ -41,7 +41,7 @@ impl Wanted {
     /// What `config` needs where its programs hang on these interfaces.
     pub fn new(config: &Config, attached: BTreeSet<String>) -> Self {
         let mut interfaces = config.services.iter().flat_map(|s| &s.listen.interfaces);
-        let mut backends = config.services.iter().flat_map(|s| &s.backends);
+        let mut backends = config.services.iter().flat_map(Service::all_backends);
         Self {
             attached,
             listens_on_loopback: interfaces.any(|name| name == "lo"),

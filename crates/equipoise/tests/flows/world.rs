@@ -18,6 +18,7 @@ use equipoise_common::hash::{mix, slot};
 use equipoise_common::key::{Address as _, V4};
 use equipoise_common::value::Traffic;
 use equipoise_common::verdict::{Hook, Verdict};
+use equipoise_core::state::ServiceView;
 
 use self::balancer::{Balancer, Counted, SERVICES};
 use crate::bench::{BACKEND, BACKEND6, Bench, VIP, VIP6};
@@ -206,7 +207,8 @@ impl World {
     /// The id of a backend of the configuration in force.
     pub(crate) fn backend_id(&self, address: SocketAddr) -> u32 {
         let services = self.state.services();
-        let backend = services.iter().flat_map(|s| &s.backends).find(|b| b.address == address);
+        let backend =
+            services.iter().flat_map(ServiceView::backends).find(|b| b.address == address);
         backend.and_then(|backend| backend.id).unwrap()
     }
 

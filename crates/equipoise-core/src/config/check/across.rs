@@ -17,6 +17,7 @@ pub(super) fn check(report: &mut Report<'_>, services: &[Draft]) {
     overlaps(report, services);
     own_vips(report, services);
     families(report, services);
+    routes(report, services);
 }
 
 fn names(report: &mut Report<'_>, services: &[Draft]) {
@@ -161,7 +162,7 @@ fn own_vips(report: &mut Report<'_>, services: &[Draft]) {
     }
     for service in services {
         let Some(listen) = &service.listen else { continue };
-        for draft in &service.backends {
+        for draft in service.all_backends() {
             let backend = draft.backend.address;
             let mut owners = vips.get(&backend.ip()).into_iter().flatten();
             let Some(&owner) = owners.find(|&&owner| comes_back(listen, backend, &services[owner]))
@@ -216,6 +217,24 @@ fn families(report: &mut Report<'_>, services: &[Draft]) {
                     report.note(place, message, format!("a backend with an {family} address"));
                 }
                 Reach::Exact(..) | Reach::Wrong => {}
+            }
+        }
+    }
+}
+
+/// Clients of a route that are of a family without a backend.
+fn routes(report: &mut Report<'_>, services: &[Draft]) {
+    for service in services.iter().filter(|service| !service.delivery.mode.is_tunnel()) {
+        for route in &service.routes {
+            for (family, v6) in [("IPv4", false), ("IPv6", true)] {
+                let has_clients = route.source.prefixes.iter().any(|p| p.address.is_ipv6() == v6);
+                let has_backend = route.backends.iter().any(|b| b.backend.address.is_ipv6() == v6);
+                if has_clients && !has_backend {
+                    let message =
+                        format!("this route has {family} sources, and no {family} backend");
+                    let allowed = format!("a backend with an {family} address");
+                    report.note(&route.place, message, allowed);
+                }
             }
         }
     }

@@ -15,14 +15,24 @@ const AFFINITIES: [(&str, Affinity); 2] =
     [("none", Affinity::None), ("source-ip", Affinity::SourceIp)];
 
 /// How a backend is picked.
+#[derive(Clone, Copy)]
 pub(super) struct Choosing {
     pub(super) algorithm: Algorithm,
     pub(super) affinity: Affinity,
     pub(super) affinity_prefix: AffinityPrefix,
 }
 
-/// Checks the keys that say it; what is not given, or wrong and reported, has its default.
-pub(super) fn choosing(report: &mut Report<'_>, fields: &Fields<'_>) -> Choosing {
+impl Choosing {
+    /// Where nothing is said.
+    pub(super) const DEFAULT: Self = Self {
+        algorithm: Algorithm::Maglev,
+        affinity: Affinity::None,
+        affinity_prefix: AffinityPrefix { v4: 32, v6: 128 },
+    };
+}
+
+/// Checks the keys that say it; what is not given, or wrong and reported, is as it is `above`.
+pub(super) fn choosing(report: &mut Report<'_>, fields: &Fields<'_>, above: Choosing) -> Choosing {
     let algorithm = fields.get("algorithm");
     let affinity = fields.get("affinity").and_then(|at| report.choice(&at, &AFFINITIES));
     let prefix = fields.get("affinity-prefix");
@@ -30,9 +40,12 @@ pub(super) fn choosing(report: &mut Report<'_>, fields: &Fields<'_>) -> Choosing
         algorithm: algorithm
             .as_ref()
             .and_then(|at| report.choice(at, &ALGORITHMS))
-            .unwrap_or(Algorithm::Maglev),
-        affinity: affinity.unwrap_or_default(),
-        affinity_prefix: prefix.as_ref().map(|at| prefixes(report, at)).unwrap_or_default(),
+            .unwrap_or(above.algorithm),
+        affinity: affinity.unwrap_or(above.affinity),
+        affinity_prefix: match &prefix {
+            Some(at) => prefixes(report, at, above.affinity_prefix),
+            None => above.affinity_prefix,
+        },
     };
     match (choosing.affinity, algorithm, prefix) {
         (Affinity::SourceIp, Some(at), _) => {
@@ -49,8 +62,8 @@ pub(super) fn choosing(report: &mut Report<'_>, fields: &Fields<'_>) -> Choosing
     choosing
 }
 
-fn prefixes(report: &mut Report<'_>, at: &At<'_>) -> AffinityPrefix {
-    let mut prefix = AffinityPrefix::default();
+fn prefixes(report: &mut Report<'_>, at: &At<'_>, above: AffinityPrefix) -> AffinityPrefix {
+    let mut prefix = above;
     let Some(fields) = report.fields(at, &Keys::AFFINITY_PREFIX) else { return prefix };
     if let Some(bits) = fields.get("v4").and_then(|at| report.number(&at, &(1..=32))) {
         prefix.v4 = bits;

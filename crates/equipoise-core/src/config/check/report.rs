@@ -134,8 +134,13 @@ impl Keys {
             "on-full",
             "on-unknown",
             "snat-addresses",
+            "source-route",
             "timeouts",
         ],
+    };
+    pub(super) const SOURCE_ROUTE: Self = Self {
+        home: "an entry of `source-route`",
+        names: &["affinity", "affinity-prefix", "algorithm", "backends", "source"],
     };
     pub(super) const LISTEN: Self =
         Self { home: "`listen`", names: &["address", "interfaces", "port", "protocol"] };
@@ -174,9 +179,10 @@ impl Keys {
         Self { home: "`per-source`", names: &["burst", "prefix", "rate"] };
     pub(super) const PER_BACKEND: Self = Self { home: "`per-backend`", names: &["burst", "rate"] };
     pub(super) const SOURCE_PREFIX: Self = Self { home: "`prefix`", names: &["v4", "v6"] };
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::FILE,
         Self::SERVICE,
+        Self::SOURCE_ROUTE,
         Self::AFFINITY_PREFIX,
         Self::LEAST_CONNECTIONS,
         Self::TIMEOUTS,
@@ -234,6 +240,10 @@ pub(super) struct Report<'t> {
     pub(super) common_limits: Limits,
     /// Prefixes of all lists so far.
     pub(super) listed: usize,
+    /// Routes by source so far.
+    pub(super) routes: usize,
+    /// Prefixes of all those routes.
+    pub(super) routed: usize,
     text: &'t str,
     line_starts: Vec<usize>,
 }
@@ -248,6 +258,8 @@ impl<'t> Report<'t> {
             files,
             common_limits: Limits::default(),
             listed: 0,
+            routes: 0,
+            routed: 0,
             text,
             line_starts,
         }

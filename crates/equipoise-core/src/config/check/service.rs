@@ -10,6 +10,7 @@ use equipoise_common::limit;
 
 use super::affinity::{self, Choosing};
 use super::report::{At, Keys, Place, Report, clipped};
+use super::route::{self, RouteDraft};
 use super::{address, delivery, policy, ports};
 use crate::config::{Backend, Delivery, Listen, Policy, Ports, Protocol, Service, target};
 
@@ -20,6 +21,7 @@ pub(super) struct Draft {
     pub(super) listen: Option<ListenDraft>,
     pub(super) choosing: Choosing,
     pub(super) backends: Vec<BackendDraft>,
+    pub(super) routes: Vec<RouteDraft>,
     pub(super) delivery: Delivery,
     pub(super) manage_address: bool,
     pub(super) policy: Policy,
@@ -50,7 +52,17 @@ pub(super) struct BackendDraft {
     pub(super) backend: Backend,
 }
 
+/// The backends of drafts.
+pub(super) fn finished(backends: Vec<BackendDraft>) -> Vec<Backend> {
+    backends.into_iter().map(|draft| draft.backend).collect()
+}
+
 impl Draft {
+    /// The backends of all its pools, as far as they are right.
+    pub(super) fn all_backends(&self) -> impl Iterator<Item = &BackendDraft> {
+        self.backends.iter().chain(self.routes.iter().flat_map(|route| &route.backends))
+    }
+
     /// The service, when nothing is missing.
     pub(super) fn finish(self) -> Option<Service> {
         let listen = self.listen?;
@@ -69,7 +81,8 @@ impl Draft {
             algorithm: self.choosing.algorithm,
             affinity: self.choosing.affinity,
             affinity_prefix: self.choosing.affinity_prefix,
-            backends: self.backends.into_iter().map(|draft| draft.backend).collect(),
+            backends: finished(self.backends),
+            routes: self.routes.into_iter().map(RouteDraft::finish).collect(),
             delivery: self.delivery,
             manage_address: self.manage_address,
             policy: self.policy,
@@ -107,8 +120,14 @@ fn service(report: &mut Report<'_>, at: &At<'_>) -> Option<Draft> {
     let listen = listen.and_then(|at| listen_draft(report, &at));
     let list = report.need(&fields, "backends", "at least one backend");
     let backends = list.map(|at| backend_drafts(report, &at)).unwrap_or_default();
+    let choosing = affinity::choosing(report, &fields, Choosing::DEFAULT);
+    let routes = fields.get("source-route").map(|at| route::all(report, &at, choosing));
+    let routes = routes.unwrap_or_default();
     let delivery = delivery::delivery(report, &fields);
     delivery::check_backends(report, delivery.mode, listen.as_ref(), &backends);
+    for route in &routes {
+        delivery::check_backends(report, delivery.mode, listen.as_ref(), &route.backends);
+    }
     let mut manage_address = false;
     if let Some(at) = fields.get("manage-address") {
         manage_address = report.boolean(&at).unwrap_or_default();
@@ -122,8 +141,9 @@ fn service(report: &mut Report<'_>, at: &At<'_>) -> Option<Draft> {
         place: at.place.clone(),
         name,
         listen,
-        choosing: affinity::choosing(report, &fields),
+        choosing,
         backends,
+        routes,
         delivery,
         manage_address,
         policy: policy::policy(report, &fields),
@@ -204,7 +224,8 @@ pub(super) fn interfaces(report: &mut Report<'_>, at: &At<'_>, allowed: &str) ->
     names
 }
 
-fn backend_drafts(report: &mut Report<'_>, at: &At<'_>) -> Vec<BackendDraft> {
+/// Backends of a pool, as far as they are right.
+pub(super) fn backend_drafts(report: &mut Report<'_>, at: &At<'_>) -> Vec<BackendDraft> {
     let items = report.list(at, "a list such as [{ address = \"10.0.0.1:8080\" }]");
     let Some(items) = items else { return Vec::new() };
     if items.is_empty() {

@@ -273,6 +273,7 @@ const MAPS: &[&str] = &[
     "SHORTCUTS",
     "POLICIES",
     "ACCESS",
+    "ROUTES",
     "SOURCES",
     "BACKEND_TOKENS",
     "REPLIES_V4",

@@ -9,6 +9,7 @@ use aya::maps::lpm_trie::{Key as Prefix, LpmTrie};
 use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
+use equipoise_common::access::AccessKey;
 use equipoise_common::filter;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::sets_for;
@@ -39,6 +40,7 @@ pub(super) struct Tables {
     slots: Mapped,
     policies: Array<MapData, Policy>,
     access: AccessList,
+    routes: LpmTrie<MapData, AccessKey, u32>,
     backend_tokens: Array<MapData, [u64; 2]>,
     replies_v4: HashMap<MapData, Key<V4>, Reply>,
     replies_v6: HashMap<MapData, Key<V6>, Reply>,
@@ -77,6 +79,7 @@ impl Tables {
             live,
             policies: typed(ebpf, "POLICIES")?,
             access: AccessList::new(typed(ebpf, "ACCESS")?),
+            routes: typed(ebpf, "ROUTES")?,
             backend_tokens: typed(ebpf, "BACKEND_TOKENS")?,
             replies_v4: typed(ebpf, "REPLIES_V4")?,
             replies_v6: typed(ebpf, "REPLIES_V6")?,
@@ -147,6 +150,14 @@ impl Tables {
             Step::WriteSlots { run, slots } => write_slots(&self.slots, run.offset, slots),
             Step::PutPool { id, value } => write_pool(&self.pools, *id, value),
             Step::RemovePool { id } => write_pool(&self.pools, *id, &Pool::default()),
+            Step::PutRoute { routed, pool } => {
+                let (bits, key) = routed.key();
+                self.routes.insert(&Prefix::new(bits, key), pool, 0).map_err(io_error)
+            }
+            Step::RemoveRoute { routed } => {
+                let (bits, key) = routed.key();
+                self.routes.remove(&Prefix::new(bits, key)).map_err(io_error)
+            }
             Step::PutService { key, value } => match key {
                 ServiceKey::V4(key) => {
                     self.know(key.address);

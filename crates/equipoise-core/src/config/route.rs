@@ -1,0 +1,76 @@
+//! Routes by source: clients of a service that have backends of their own.
+//!
+//! A service has a pool for all its clients, and one more for each route; what a route does not say of choosing, the
+//! service says. Knows what is configured, not how it is looked up.
+
+use serde::Serialize;
+
+use super::{Affinity, AffinityPrefix, Algorithm, Backend, List, Service};
+
+/// Sources that have backends of their own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Route {
+    /// Which: prefixes that no other route of the service has. The longest that a source is in decides.
+    pub source: List,
+    /// How a backend is picked for a new flow.
+    pub algorithm: Algorithm,
+    /// Whether clients are kept together.
+    pub affinity: Affinity,
+    /// How much of a client's address tells it from others, where they are.
+    pub affinity_prefix: AffinityPrefix,
+    /// The backends of its pool, both families in one list, in the order of the file.
+    pub backends: Vec<Backend>,
+}
+
+impl Route {
+    /// What it is called: its first source, as it is written.
+    pub fn name(&self) -> &str {
+        self.source.written.first().map_or("", String::as_str)
+    }
+}
+
+/// The backends of a service for all its clients, or for those of a route, and how one is picked.
+#[derive(Clone, Copy, Debug)]
+pub struct Pool<'a> {
+    /// The route; none for clients that have none.
+    pub route: Option<&'a Route>,
+    /// How a backend is picked for a new flow.
+    pub algorithm: Algorithm,
+    /// Whether clients are kept together.
+    pub affinity: Affinity,
+    /// How much of a client's address tells it from others, where they are.
+    pub affinity_prefix: AffinityPrefix,
+    /// The backends.
+    pub backends: &'a [Backend],
+}
+
+impl Pool<'_> {
+    /// Whether weights follow live flows.
+    pub fn follows_loads(&self) -> bool {
+        self.algorithm == Algorithm::LeastConnectionsWeights && self.affinity == Affinity::None
+    }
+}
+
+impl Service {
+    /// The pool for all clients, and then those of the routes, in the order of the file.
+    pub fn pools(&self) -> impl Iterator<Item = Pool<'_>> {
+        let own = Pool {
+            route: None,
+            algorithm: self.algorithm,
+            affinity: self.affinity,
+            affinity_prefix: self.affinity_prefix,
+            backends: &self.backends,
+        };
+        let of = |route| {
+            let &Route { algorithm, affinity, affinity_prefix, ref backends, .. } = route;
+            Pool { route: Some(route), algorithm, affinity, affinity_prefix, backends }
+        };
+        std::iter::once(own).chain(self.routes.iter().map(of))
+    }
+
+    /// The backends of all its pools; one that is in several pools is there for each.
+    pub fn all_backends(&self) -> impl Iterator<Item = &Backend> {
+        self.backends.iter().chain(self.routes.iter().flat_map(|route| &route.backends))
+    }
+}

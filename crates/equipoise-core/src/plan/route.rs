@@ -1,0 +1,47 @@
+//! Which sources have a pool of their own, as the programs are told: prefixes by service.
+
+use std::fmt;
+
+use equipoise_common::access::AccessKey;
+
+use super::{Desired, Draft};
+use crate::config::Prefix;
+use crate::id::Family;
+
+/// A prefix of sources that have a route of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Routed {
+    /// The service, by id.
+    pub service: u32,
+    /// The prefix.
+    pub prefix: Prefix,
+}
+
+impl Routed {
+    /// As the kernel has it: bits that are compared, and what they are.
+    pub fn key(&self) -> (u32, AccessKey) {
+        let Prefix { address, length } = self.prefix;
+        let scope = AccessKey::scope(Some(self.service), address.is_ipv6());
+        let bits = AccessKey::SCOPE_BITS + u32::from(length);
+        (bits, AccessKey::new(scope, address.into()))
+    }
+}
+
+impl fmt::Display for Routed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of service {}", self.prefix, self.service)
+    }
+}
+
+/// Places the prefixes of all routes.
+pub(super) fn place(drafts: &[Draft<'_>], desired: &mut Desired) {
+    for draft in drafts {
+        for pool in &draft.routed {
+            let prefixes = pool.route().map_or(&[][..], |route| &route.source.prefixes);
+            desired.routes.extend(prefixes.iter().map(|&prefix| {
+                let (_, pool) = pool.ids[Family::of(prefix.address) as usize];
+                (Routed { service: draft.id.number, prefix }, pool)
+            }));
+        }
+    }
+}
