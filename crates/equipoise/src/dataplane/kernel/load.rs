@@ -120,7 +120,7 @@ pub(super) fn load<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program
         Program::SchedClassifier(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
-    .map_err(|error| load_error(&error))?;
+    .map_err(|error| refused(&format!("loading {name}"), &load_error(&error)))?;
     Ok(program)
 }
 
