@@ -21,6 +21,8 @@ pub(crate) enum Need {
     Lints,
     /// What makes and shapes namespaces.
     Bench,
+    /// What boots other kernels.
+    Emulator,
 }
 
 /// Packages of Debian with a compiler for the kernel target, and the LLVM that bpf-linker is built on.
@@ -37,6 +39,9 @@ const CLIPPY: &str = "rust-web-clippy";
 const BENCH: [&str; 5] = ["iproute2", "ethtool", "curl", "util-linux", "traceroute"];
 /// The programs of these packages, for where there is no dpkg to be asked.
 const BENCH_PROGRAMS: [&str; 5] = ["ip", "ethtool", "curl", "nsenter", "traceroute"];
+const EMULATOR: [&str; 5] = ["qemu-system-x86", "busybox-static", "cpio", "xz-utils", "binutils"];
+/// The programs of these packages.
+const EMULATOR_PROGRAMS: [&str; 5] = ["qemu-system-x86_64", "busybox", "cpio", "xz", "strip"];
 
 /// A program that cargo installs.
 struct Tool {
@@ -95,6 +100,15 @@ pub(crate) fn has_program(program: &str) -> bool {
     env::split_paths(&path).chain(more).any(|directory| directory.join(program).is_file())
 }
 
+/// The packages whose program is not there.
+fn absent(
+    packages: &'static [&'static str],
+    programs: &'static [&'static str],
+) -> impl Iterator<Item = &'static str> {
+    let pairs = packages.iter().zip(programs);
+    pairs.filter(|(_, program)| !has_program(program)).map(|(package, _)| *package)
+}
+
 struct Missing {
     packages: Vec<&'static str>,
     tools: Vec<&'static Tool>,
@@ -129,13 +143,8 @@ impl Missing {
                         .tools
                         .extend([&MACHETE, &DENY].into_iter().filter(|tool| !has_tool(tool)));
                 }
-                Need::Bench => {
-                    let absent = BENCH
-                        .iter()
-                        .zip(BENCH_PROGRAMS)
-                        .filter(|(_, program)| !has_program(program));
-                    missing.packages.extend(absent.map(|(package, _)| package));
-                }
+                Need::Bench => missing.packages.extend(absent(&BENCH, &BENCH_PROGRAMS)),
+                Need::Emulator => missing.packages.extend(absent(&EMULATOR, &EMULATOR_PROGRAMS)),
             }
         }
         missing
@@ -181,7 +190,8 @@ impl Missing {
                     .to_owned(),
             );
         }
-        let others = self.packages.iter().filter(|package| BENCH.contains(package));
+        let plain = |package: &&&str| BENCH.contains(*package) || EMULATOR.contains(*package);
+        let others = self.packages.iter().filter(plain);
         if !is_debian() {
             lines.extend(others.map(|package| format!("  {package}, from your distribution")));
         }

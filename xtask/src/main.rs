@@ -9,6 +9,7 @@ mod demo;
 #[path = "../../crates/equipoise/build/ebpf.rs"]
 mod ebpf;
 mod install;
+mod kernels;
 mod leak;
 mod step;
 mod suite;
@@ -50,6 +51,12 @@ enum Task {
     },
     /// Run the same tests with full numbers, on a release build
     Soak,
+    /// Run chosen kernel tests on Debian's other kernels, in an emulated machine
+    TestKernels {
+        /// One alone
+        #[arg(long, value_enum)]
+        kernel: Option<kernels::Version>,
+    },
     /// Look for faults without running anything: format, lints, docs, dependencies, licences
     Check,
     /// Build the kernel programs, and say with what
@@ -89,6 +96,7 @@ fn carry_out(task: Task) -> Result<()> {
             suite::run(Suite { kernel, size: Size::Small })
         }
         Task::Soak => suite::run(Suite { kernel: Kernel::Wanted, size: Size::Full }),
+        Task::TestKernels { kernel } => kernels::run(kernel),
         Task::Check => {
             install::ensure(&[Need::Toolchain, Need::Lints])?;
             let mut steps = Steps::default();

@@ -132,9 +132,9 @@ impl Suite {
 
 /// Tests so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Count {
-    passed: u64,
-    failed: u64,
+pub(crate) struct Count {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
 }
 
 impl Count {
@@ -162,7 +162,7 @@ impl Count {
     }
 
     /// Takes in a line such as `test result: ok. 5 passed; 0 failed; 1 ignored; ...`.
-    fn read(&mut self, line: &str) {
+    pub(crate) fn read(&mut self, line: &str) {
         // Tests that print without a newline stand before it.
         let Some((_, result)) = line.split_once("test result: ") else { return };
         let number = |what: &str| {

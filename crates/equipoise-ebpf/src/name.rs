@@ -123,7 +123,7 @@ pub fn is_hairpin<F: Family>(client: F) -> bool {
     }
     let key = HostKey::of(client);
     // SAFETY: the value is not looked at.
-    unsafe { HAIRPINS.get(&key) }.is_some()
+    unsafe { HAIRPINS.get(key) }.is_some()
 }
 
 /// Tells how a flow's name differs from what the client has sent.

@@ -95,7 +95,8 @@ pub(super) fn load_groups(
             .map(|(name, program)| (name.to_owned(), scope.spawn(|| load_program(program))))
             .collect();
         let ended = threads.into_iter().map(|(name, thread)| {
-            thread.join().unwrap_or_else(|_| Err(refused(&format!("loading {name}"), &"a panic")))
+            let loaded = thread.join().unwrap_or_else(|_| Err(refused("loading", &"a panic")));
+            loaded.map_err(|error| refused(&format!("loading {name}"), &error))
         });
         ended.collect()
     });
