@@ -25,7 +25,7 @@ pub use self::step::Step;
 pub(crate) use self::step::{
     describe_backend, describe_policy, describe_reply, describe_snat, traits,
 };
-use crate::plan::{Desired, PoolPlan, Routed, Rule, ServiceKey};
+use crate::plan::{Desired, Listed, PoolPlan, Routed, Rule, ServiceKey};
 
 /// What is left to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,6 +75,7 @@ pub fn diff(applied: &Applied, desired: &Desired) -> Difference {
         work.put_pools();
         work.put_routes();
         work.put_services();
+        work.remove_access();
         work.remove_routes();
         work.remove_pools();
     }
@@ -100,6 +101,8 @@ struct Work<'a> {
     placed: BTreeSet<u32>,
     /// Pools that are still to be put.
     pools: Vec<u32>,
+    /// Prefixes of which lists are still to say nothing any more.
+    unlisted: Vec<Listed>,
     /// Prefixes of sources that are still to be given a pool.
     routes: Vec<Routed>,
     /// Prefixes of sources that are still to lose theirs.
@@ -120,6 +123,7 @@ impl<'a> Work<'a> {
             unsettled: applied.unsettled,
             placed: BTreeSet::new(),
             pools: Vec::new(),
+            unlisted: Vec::new(),
             routes: Vec::new(),
             unrouted: Vec::new(),
             services: Vec::new(),
@@ -133,6 +137,9 @@ impl<'a> Work<'a> {
                 (Some(_), Some(_)) | (None, None) => {}
             }
         }
+        let lists = sides(&desired.access, &applied.access);
+        work.unlisted =
+            lists.filter(|(_, wanted, _)| wanted.is_none()).map(|(&listed, ..)| listed).collect();
         for (&routed, wanted, there) in sides(&desired.routes, &applied.routes) {
             match (wanted, there) {
                 (Some(_), _) if wanted != there => work.routes.push(routed),
@@ -167,12 +174,22 @@ impl<'a> Work<'a> {
 
     /// After the policies, which may have kept out what is in no list, and the services that are no more.
     fn remove_access(&mut self) {
-        for (&listed, wanted, there) in sides(&self.desired.access, &self.applied.access) {
-            if wanted.is_none() && there.is_some() {
-                self.steps.push(Step::RemoveAccess { listed });
-                self.unsettled = true;
+        let led = self.led();
+        for listed in std::mem::take(&mut self.unlisted) {
+            let is_asked = listed.service.map_or(!led.is_empty(), |id| led.contains(&id));
+            if is_asked {
+                self.unlisted.push(listed);
+                continue;
             }
+            self.steps.push(Step::RemoveAccess { listed });
+            self.unsettled = true;
         }
+    }
+
+    /// Services that keys still lead to which are to lead to others as soon as these can be put.
+    fn led(&self) -> BTreeSet<u32> {
+        let there = self.services.iter().filter_map(|key| self.applied.services.get(key));
+        there.map(|service| service.id).collect()
     }
 
     fn put_policies(&mut self) {
@@ -298,7 +315,8 @@ impl<'a> Work<'a> {
 
     /// After the services that are no more, and after the routes that come in place of these.
     fn remove_routes(&mut self) {
-        let waiting = self.waiting();
+        let mut waiting = self.waiting();
+        waiting.extend(self.led());
         for routed in std::mem::take(&mut self.unrouted) {
             if waiting.contains(&routed.service) {
                 self.unrouted.push(routed);

@@ -49,6 +49,9 @@ fn service(service: &Service) -> Value {
         "algorithm": service.algorithm,
         "affinity": service.affinity,
         "affinity_prefix": service.affinity_prefix,
+        "mode": service.delivery.mode,
+        "snat_addresses": service.delivery.snat_addresses,
+        "mss_clamp": service.delivery.mss_clamp,
         "manage_address": service.manage_address,
         "backends": backends(&service.backends),
         "on_backend_down": service.policy.on_backend_down,
@@ -138,6 +141,9 @@ mod tests {
         on-full = "drop"
         fragments = "hash"
         max-flows = 20
+        mode = "full-nat"
+        snat-addresses = ["192.0.2.9"]
+        mss-clamp = 1400
         limits = { per-source = { rate = 100, prefix = { v6 = 48 } }, per-backend = { rate = 5, burst = 7 }, deny = ["10.0.0.0/8", "::1"] }
         timeouts = { tcp-opening = "3s", udp-two-way = "2m 500ms", reset-on-expiry = true }
         [[service.source-route]]

@@ -33,15 +33,16 @@ impl fmt::Display for Routed {
     }
 }
 
-/// Places the prefixes of all routes.
+/// Places the prefixes of all routes: made of all at once, since a map that grows by one of a hundred thousand after the
+/// other takes ten times as long, at every change of the machine.
 pub(super) fn place(drafts: &[Draft<'_>], desired: &mut Desired) {
-    for draft in drafts {
-        for pool in &draft.routed {
-            let prefixes = pool.route().map_or(&[][..], |route| &route.source.prefixes);
-            desired.routes.extend(prefixes.iter().map(|&prefix| {
-                let (_, pool) = pool.ids[Family::of(prefix.address) as usize];
-                (Routed { service: draft.id.number, prefix }, pool)
-            }));
-        }
-    }
+    let pools = drafts.iter().flat_map(|draft| draft.routed.iter().map(move |pool| (draft, pool)));
+    let entries = pools.flat_map(|(draft, pool)| {
+        let prefixes = pool.route().map_or(&[][..], |route| &route.source.prefixes);
+        prefixes.iter().map(move |&prefix| {
+            let (_, pool) = pool.ids[Family::of(prefix.address) as usize];
+            (Routed { service: draft.id.number, prefix }, pool)
+        })
+    });
+    desired.routes = entries.collect();
 }
