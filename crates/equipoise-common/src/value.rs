@@ -393,7 +393,10 @@ const _: () = {
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Backend, Host, Limits, Policy, Pool, Reply, Service, Snat, Traffic};
+    use std::net::{IpAddr, SocketAddr};
+
+    use super::{Backend, Host, Limits, Mode, Policy, Pool, Reply, Service, Snat, Traffic};
+    use crate::key::{Address as _, V4};
 
     // SAFETY: `repr(C)` words without padding (sizes asserted above); any bit pattern is a value.
     unsafe impl aya::Pod for Service {}
@@ -413,6 +416,21 @@ mod user {
     unsafe impl aya::Pod for Host {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Traffic {}
+
+    impl Backend {
+        /// What `mode` is for a backend with this address.
+        pub fn mode_at(mode: Mode, address: IpAddr) -> u8 {
+            mode as u8 | if address.is_ipv6() { Self::IS_V6 } else { 0 }
+        }
+
+        /// Where packets go: address and port, 0 for the one that the client has sent to.
+        pub fn place(&self) -> SocketAddr {
+            let is_v4 = self.mode & Self::IS_V6 == 0;
+            let ip: IpAddr =
+                if is_v4 { V4::unpack(self.address).into() } else { self.address.into() };
+            SocketAddr::new(ip, self.port.get())
+        }
+    }
 
     impl core::ops::AddAssign for Traffic {
         /// Adds up the CPUs' shares.

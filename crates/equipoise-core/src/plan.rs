@@ -110,12 +110,11 @@ pub fn plan(config: &Config, facts: &Facts, ids: &Ids, previous: Option<&Desired
 /// Backends that have left, for the flows that may still name them.
 fn place_gone(ids: &Ids, desired: &mut Desired) {
     for Gone { id, address, mode, departure } in ids.gone() {
-        let family = if address.is_ipv6() { value::Backend::IS_V6 } else { 0 };
         let value = value::Backend {
             address: address.ip().into(),
             port: Be16::new(address.port()),
             state: value::Backend::GONE,
-            mode: mode as u8 | family,
+            mode: value::Backend::mode_at(mode, address.ip()),
             service: departure.service as u16,
             weight: 0,
             generation: departure.generation,

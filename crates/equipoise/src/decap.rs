@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::admin::lock::InstanceLock;
 use crate::dataplane::kernel::decap::{self as kernel, Decap, Egress, From};
-use crate::dataplane::kernel::{Attachment, Device as KernelDevice, KernelError, TcWay};
+use crate::dataplane::kernel::{Attachment, KernelError, TcWay};
 use crate::host::{HostError, Machine, Netlink, Reading};
 use crate::status::InterfaceStatus;
 
@@ -378,13 +378,7 @@ fn attach(
     reading: &Reading,
 ) -> Result<(u32, Attachment), String> {
     let device = reading.devices.get(name).ok_or("there is no such interface")?;
-    let described = KernelDevice {
-        name,
-        index: device.index,
-        native_xdp: device.native_xdp(),
-        xdp_program: device.xdp_program,
-        kind: device.kind.as_deref(),
-    };
+    let described = device.described(name);
     let egress = if options.mss == Mss::Off { Egress::Untouched } else { Egress::Clamped };
     let how = programs.attach(&described, options.attach, egress).map_err(|e| e.to_string())?;
     Ok((device.index, how))

@@ -210,8 +210,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// Reads the machine; a change of it is due to be settled.
     async fn read_machine(&mut self) {
-        let mut targets = targets(self.state.config());
-        targets.extend(self.state.gone());
+        let targets = self.targets(self.state.config());
         let began = Instant::now();
         let read = self.machine.read(&targets).await;
         self.due.not_before = Instant::now() + began.elapsed() * 9;
@@ -229,6 +228,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 self.troubles.schedule(Instant::now());
             }
         }
+    }
+
+    /// The addresses whose ways matter with this configuration: those of backends, also of those that have left.
+    fn targets(&self, config: &Config) -> BTreeSet<IpAddr> {
+        targets(config).into_iter().chain(self.state.gone()).collect()
     }
 
     /// Makes machine and data plane as the plan wants them. The maps come before the programs, so

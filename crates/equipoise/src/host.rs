@@ -14,6 +14,8 @@ use std::net::IpAddr;
 
 use equipoise_core::facts::{Facts, Interface, OwnPorts};
 
+use crate::dataplane::kernel;
+
 pub mod addresses;
 pub mod check;
 pub mod forwarding;
@@ -128,6 +130,17 @@ impl Reading {
 }
 
 impl Device {
+    /// As the data plane attaches to it, under this name.
+    pub fn described<'a>(&'a self, name: &'a str) -> kernel::Device<'a> {
+        kernel::Device {
+            name,
+            index: self.index,
+            native_xdp: self.native_xdp(),
+            xdp_program: self.xdp_program,
+            kind: self.kind.as_deref(),
+        }
+    }
+
     /// Whether XDP in the driver is there to be taken: hardware or a paravirtual NIC whose driver
     /// has it, and no program in the way.
     pub fn native_xdp(&self) -> bool {

@@ -192,7 +192,7 @@ impl fmt::Display for Step {
 
 /// Address and service of a backend, and its [`traits`].
 pub(crate) fn describe_backend(backend: &Backend) -> String {
-    let address = target::text(address(backend.address, backend.port));
+    let address = target::text(backend.place());
     let service = backend.service;
     format!("{address} of service {service}{}", traits(backend))
 }

@@ -10,7 +10,7 @@ use equipoise_common::key::Be16;
 use equipoise_common::limit;
 use equipoise_common::value::{self, Pick};
 
-use super::{BackendPlan, Desired, Draft, Note, snat};
+use super::{BackendPlan, Desired, Draft, Note};
 use crate::config::{
     Affinity, AffinityPrefix, Algorithm, Backend, Config, Fragments, Pool, Route, Service,
 };
@@ -216,7 +216,7 @@ fn place_backends(
             address: address.ip().into(),
             port: Be16::new(address.port()),
             state: value::Backend::LIVE,
-            mode: snat::mode(mode, address),
+            mode: value::Backend::mode_at(mode.value(), address.ip()),
             service: draft.id.number as u16,
             weight: 0,
             generation: departure.generation,

@@ -8,9 +8,9 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use equipoise_common::key::{Address as _, HostKey, V4, V6};
+use equipoise_common::key::{HostKey, V4, V6};
 use equipoise_common::limit;
-use equipoise_common::value::{self, Backend, Snat};
+use equipoise_common::value::{self, Snat};
 
 use super::{BackendPlan, Desired, Draft, Note};
 use crate::config::{Mode, target};
@@ -24,9 +24,8 @@ const FIRST: u16 = 1_024;
 pub(super) fn place(drafts: &[Draft<'_>], ids: &Ids, facts: &Facts, desired: &mut Desired) {
     let interfaces = facts.interfaces.values().flat_map(|interface| &interface.addresses);
     let own: BTreeSet<IpAddr> = interfaces.chain(facts.sources.values()).copied().collect();
-    let wide = Ports { first: FIRST, ports: u16::MAX - FIRST + 1 };
-    let ports =
-        |address: &IpAddr| if own.contains(address) { beside(facts.own_ports) } else { wide };
+    let beside = beside(facts.own_ports);
+    let ports = |address: &IpAddr| if own.contains(address) { beside } else { Ports::ALL };
     for draft in drafts {
         let mut without = Vec::new();
         for placed in draft.backends() {
@@ -47,7 +46,7 @@ pub(super) fn place(drafts: &[Draft<'_>], ids: &Ids, facts: &Facts, desired: &mu
         }
     }
     // Flows in a UDP tunnel are told the outer source anew with each packet.
-    for Gone { id, address, .. } in ids.gone() {
+    for Gone { id, address, .. } in ids.gone().filter(|gone| gone.mode == value::Mode::Gue) {
         let source = facts.sources.get(&address.ip());
         put(desired, id.number, source.iter().map(|source| (**source, ports(source))));
     }
@@ -83,7 +82,7 @@ pub fn crowded(desired: &Desired, live: impl Fn(u32) -> u64) -> Vec<Crowded> {
     let translated =
         |(_, plan): &(&u32, &BackendPlan)| plan.value.mode() == value::Mode::FullNat as u8;
     for (&id, BackendPlan { value, .. }) in desired.backends.iter().filter(translated) {
-        let (sources, flows) = backends.entry(address(value)).or_default();
+        let (sources, flows) = backends.entry(value.place()).or_default();
         for entry in 0..u32::from(value.sources) {
             if let Some(snat) = desired.snat.get(&Snat::key(id, entry)) {
                 sources.insert(snat.address, u64::from(snat.ports));
@@ -96,13 +95,6 @@ pub fn crowded(desired: &Desired, live: impl Fn(u32) -> u64) -> Vec<Crowded> {
         (flows > 0 && flows * 10 >= ports * 7).then_some(Crowded { backend, flows, ports })
     };
     backends.into_iter().filter_map(crowded).collect()
-}
-
-fn address(backend: &Backend) -> SocketAddr {
-    let is_v6 = backend.mode & Backend::IS_V6 != 0;
-    let ip: IpAddr =
-        if is_v6 { backend.address.into() } else { V4::unpack(backend.address).into() };
-    SocketAddr::new(ip, backend.port.get())
 }
 
 fn needs_one(mode: Mode) -> bool {
@@ -157,23 +149,23 @@ struct Ports {
     ports: u16,
 }
 
+impl Ports {
+    /// Those that are not for well-known services.
+    const ALL: Self = Self { first: FIRST, ports: u16::MAX - FIRST + 1 };
+}
+
 /// The larger part of what is left beside the kernel's own; all of it where nothing is left.
 fn beside(OwnPorts(first, last): OwnPorts) -> Ports {
     let below = Ports { first: FIRST, ports: first.saturating_sub(FIRST) };
     let above = Ports { first: last.saturating_add(1), ports: u16::MAX - last };
     let larger = if below.ports >= above.ports { below } else { above };
-    if larger.ports == 0 { Ports { first: FIRST, ports: u16::MAX - FIRST + 1 } } else { larger }
-}
-
-/// The mode as it stands in a backend's entry.
-pub(super) fn mode(mode: Mode, address: SocketAddr) -> u8 {
-    let family = if address.is_ipv6() { Backend::IS_V6 } else { 0 };
-    mode.value() as u8 | family
+    if larger.ports == 0 { Ports::ALL } else { larger }
 }
 
 #[cfg(test)]
 mod tests {
     use equipoise_common::key::Be16;
+    use equipoise_common::value::Backend;
 
     use super::*;
 
@@ -184,7 +176,7 @@ mod tests {
             let value = Backend {
                 address: address.ip().into(),
                 port: Be16::new(address.port()),
-                mode: mode(Mode::FullNat, address),
+                mode: Backend::mode_at(Mode::FullNat.value(), address.ip()),
                 sources: 1,
                 ..Backend::default()
             };

@@ -11,7 +11,7 @@ use equipoise_common::value::Host;
 use equipoise_core::config::{AttachMode, BackendInterfaces, Config};
 
 use crate::dataplane::DataPlane;
-use crate::dataplane::kernel::{Attachment, Device as KernelDevice};
+use crate::dataplane::kernel::Attachment;
 use crate::host::{Device, Features, Reading, Way};
 use crate::status::InterfaceStatus;
 
@@ -109,13 +109,7 @@ impl Interfaces {
     ) -> Result<(), String> {
         let device = reading.devices.get(name).ok_or("there is no such interface")?;
         let asked = config.settings.attach.mode(name);
-        let described = KernelDevice {
-            name,
-            index: device.index,
-            native_xdp: device.native_xdp(),
-            xdp_program: device.xdp_program,
-            kind: device.kind.as_deref(),
-        };
+        let described = device.described(name);
         let how = plane.attach(&described, asked).map_err(|e| e.to_string())?;
         tracing::info!(
             interface = name,

@@ -10,7 +10,7 @@ use equipoise_core::config::{self, Config, Problem};
 use equipoise_core::diff::diff;
 use equipoise_core::dump::dump;
 
-use super::{Driver, Source, targets};
+use super::{Driver, Source};
 use crate::admin::problem::ConfigError;
 use crate::admin::{ProblemDetails, Snapshot};
 use crate::dataplane::DataPlane;
@@ -49,8 +49,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let checked =
             config_file::parse(&name, &text).map_err(|problems| in_words(&name, &problems))?;
         let config = checked.config;
-        let mut targets = targets(&config);
-        targets.extend(self.state.gone());
+        let targets = self.targets(&config);
         let reading = self.machine.read(&targets).await.map_err(|e| e.to_string())?;
         let findings = check::check(&config, &text, &reading);
         if !findings.problems.is_empty() {

@@ -161,11 +161,7 @@ impl Balanced {
     pub(crate) fn new(attach: Attach, options: Options) -> Self {
         let lab = Lab::new(options).unwrap();
         let http = web_servers(&lab);
-        let udp = lab
-            .backends
-            .iter()
-            .map(|b| UdpEcho::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
-            .collect();
+        let udp = udp_servers(&lab);
         let balancer = Balancer::start(&lab.balancer, &config(&lab, attach.asked));
         let balanced = Self { balancer, _http: http, _udp: udp, lab };
         balanced.assert_hook(attach);
@@ -194,6 +190,12 @@ impl Balanced {
 /// An HTTP server on every backend, both families.
 pub(crate) fn web_servers(lab: &Lab) -> Vec<HttpServer> {
     let start = |b: &Host| HttpServer::start(&b.netns, &b.name, &b.at(PORT)).unwrap();
+    lab.backends.iter().map(start).collect()
+}
+
+/// A UDP server on every backend, both families.
+pub(crate) fn udp_servers(lab: &Lab) -> Vec<UdpEcho> {
+    let start = |b: &Host| UdpEcho::start(&b.netns, &b.name, &b.at(PORT)).unwrap();
     lab.backends.iter().map(start).collect()
 }
 

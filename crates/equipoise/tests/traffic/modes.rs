@@ -10,7 +10,7 @@ use equipoise_lab::serve::{HttpServer, UdpEcho};
 use equipoise_lab::topology::{Host, Lab, Layout, Options};
 
 use super::balanced::{
-    Attach, BINARY, Balancer, DEADLINE, PORT, backends, service, vips, web_servers,
+    Attach, BINARY, Balancer, DEADLINE, backends, service, udp_servers, vips, web_servers,
 };
 
 /// What every mode has to carry: many connections, streams both ways, datagrams.
@@ -52,31 +52,36 @@ fn answers_alone(lab: &Lab, host: &Host) {
     }
 }
 
-/// A VIP in a mode, over all backends without a port of their own.
-fn in_mode(lab: &Lab, mode: &str, keys: &str) -> String {
+/// The VIPs in a mode, over all backends without a port of their own: those of their family, or of the other one.
+fn in_mode(lab: &Lab, mode: &str, is_crossed: bool) -> String {
     vips()
         .map(|(name, vip)| {
+            let through = if is_crossed == vip.is_ipv4() { vips()[1].1 } else { vips()[0].1 };
             let alone = |(address, weight): (SocketAddr, u32)| {
                 (SocketAddr::new(address.ip(), vip.port()), weight)
             };
-            let list: Vec<_> = backends(lab, vip).into_iter().map(alone).collect();
-            service(name, vip, &list) + &format!("mode = \"{mode}\"\n{keys}\n")
+            let list: Vec<_> = backends(lab, through).into_iter().map(alone).collect();
+            service(name, vip, &list) + &format!("mode = \"{mode}\"\n")
         })
         .concat()
 }
 
+/// Servers of both protocols on every backend, at the VIPs themselves.
+fn servers_at_vips(lab: &Lab) -> Vec<(HttpServer, UdpEcho)> {
+    let at = vips().map(|(_, vip)| vip);
+    let start = |host: &Host| {
+        let http = HttpServer::start(&host.netns, &host.name, &at).unwrap();
+        (http, UdpEcho::start(&host.netns, &host.name, &at).unwrap())
+    };
+    lab.backends.iter().map(start).collect()
+}
+
 pub(crate) fn backends_answer_clients_themselves(attach: Attach) {
     let lab = Lab::new(Options { layout: Layout::OneArm, ..Options::default() }).unwrap();
-    let at = vips().map(|(_, vip)| vip);
-    let mut servers = Vec::new();
-    for host in &lab.backends {
-        own_vips(&lab, host);
-        servers.push((
-            HttpServer::start(&host.netns, &host.name, &at).unwrap(),
-            UdpEcho::start(&host.netns, &host.name, &at).unwrap(),
-        ));
-    }
-    let text = format!("[settings]\nattach = \"{}\"\n", attach.asked) + &in_mode(&lab, "dsr", "");
+    lab.backends.iter().for_each(|host| own_vips(&lab, host));
+    let _servers = servers_at_vips(&lab);
+    let text =
+        format!("[settings]\nattach = \"{}\"\n", attach.asked) + &in_mode(&lab, "dsr", false);
     let balancer = Balancer::start(&lab.balancer, &text);
     works(&lab, &text);
     assert!(balancer.verdict("forwarded_request") > 0);
@@ -100,26 +105,11 @@ fn decapsulating(host: &Host) -> Daemon {
 
 pub(crate) fn packets_in_tunnels_are_answered_by_backends_themselves(attach: Attach) {
     let lab = Lab::new(Options { layout: Layout::OneArm, ..Options::default() }).unwrap();
-    let at = vips().map(|(_, vip)| vip);
     let daemons: Vec<_> = lab.backends.iter().map(decapsulating).collect();
-    let mut servers = Vec::new();
-    for host in &lab.backends {
-        answers_alone(&lab, host);
-        servers.push((
-            HttpServer::start(&host.netns, &host.name, &at).unwrap(),
-            UdpEcho::start(&host.netns, &host.name, &at).unwrap(),
-        ));
-    }
+    lab.backends.iter().for_each(|host| answers_alone(&lab, host));
+    let servers = servers_at_vips(&lab);
     let config = |mode: &str, is_crossed: bool| {
-        let services = vips().map(|(name, vip)| {
-            let through = if is_crossed == vip.is_ipv4() { vips()[1].1 } else { vips()[0].1 };
-            let alone = |(address, weight): (SocketAddr, u32)| {
-                (SocketAddr::new(address.ip(), vip.port()), weight)
-            };
-            let list: Vec<_> = backends(&lab, through).into_iter().map(alone).collect();
-            service(name, vip, &list) + &format!("mode = \"{mode}\"\n")
-        });
-        format!("[settings]\nattach = \"{}\"\n", attach.asked) + &services.concat()
+        format!("[settings]\nattach = \"{}\"\n", attach.asked) + &in_mode(&lab, mode, is_crossed)
     };
     let mut balancer = Balancer::start(&lab.balancer, &config("gue", true));
     for (mode, is_crossed) in [("ipip", false), ("ipip", true), ("gue", false), ("gue", true)] {
@@ -141,11 +131,7 @@ pub(crate) fn packets_in_tunnels_are_answered_by_backends_themselves(attach: Att
 pub(crate) fn backends_that_know_no_way_to_clients_answer_us(attach: Attach) {
     let lab = Lab::new(Options::default()).unwrap();
     let _http = web_servers(&lab);
-    let _udp: Vec<_> = lab
-        .backends
-        .iter()
-        .map(|b| UdpEcho::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
-        .collect();
+    let _udp = udp_servers(&lab);
     for host in &lab.backends {
         host.netns
             .ip("route del default via 10.0.0.1\nroute del default via 2001:db8:b::1")
@@ -178,11 +164,7 @@ pub(crate) fn a_backend_reaches_its_own_vip(attach: Attach) {
     for mode in ["nat", "full-nat"] {
         let lab = Lab::new(Options::default()).unwrap();
         let _http = web_servers(&lab);
-        let _udp: Vec<_> = lab
-            .backends
-            .iter()
-            .map(|b| UdpEcho::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
-            .collect();
+        let _udp = udp_servers(&lab);
         let services = vips().map(|(name, vip)| {
             service(name, vip, &backends(&lab, vip)).replace("[\"front\"]", "[\"front\", \"back\"]")
                 + &format!("mode = \"{mode}\"\n")

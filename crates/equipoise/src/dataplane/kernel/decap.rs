@@ -22,7 +22,7 @@ use super::attach::{Cause, errno, is_busy, root, why_not, without_xdp};
 use super::load::{has_programs, load, load_error, verified};
 use super::pin::{self, Pins, refused};
 use super::run::{Input, Output, Runner};
-use super::table::{is_missing, over_cpus, typed};
+use super::table::{by_hook, is_missing, typed};
 use super::{Attachment, Device, KernelError, TcWay, clsact};
 
 /// The object; empty when it could not be built.
@@ -331,14 +331,7 @@ impl Decap {
     ///
     /// When the kernel refuses.
     pub fn verdicts(&self) -> Result<Vec<(Hook, Verdict, u64)>, KernelError> {
-        let mut counts = Vec::new();
-        for &hook in Hook::ALL {
-            for &verdict in Verdict::ALL {
-                let count = over_cpus(&self.verdicts, verdict.counter(hook), "verdicts")?;
-                counts.push((hook, verdict, count));
-            }
-        }
-        Ok(counts)
+        by_hook(&self.verdicts, Verdict::ALL, |hook, verdict| verdict.counter(hook))
     }
 
     /// Runs the program of a hook on a packet that nobody sends; it is counted as a real one.

@@ -15,7 +15,7 @@ use equipoise_common::flow::entry::{Facts, both, facts, key, last_seen, opened, 
 use equipoise_common::flow::find::is_expired;
 use equipoise_common::flow::set::{End, WAYS, at, position};
 use equipoise_common::flow::{Live as Count, Meta, Position, Set, State, Storage, flag, tick};
-use equipoise_common::key::{Address, FiveTuple, V4};
+use equipoise_common::key::{Address, FiveTuple};
 use equipoise_common::value::{Backend, Policy};
 
 use super::mapped::Mapped;
@@ -149,13 +149,8 @@ impl<A: Address + Into<IpAddr>> Table<'_, A> {
     fn backend(&self, meta: Meta, facts: &Facts<A>) -> SocketAddr {
         let FiveTuple { destination, destination_port, .. } = facts.to;
         let entry = self.backends.get(facts.backend as usize);
-        let ip = match entry.filter(|_| meta.has(flag::ONE_SIDED)) {
-            Some(entry) if entry.mode & Backend::IS_V6 == 0 => {
-                IpAddr::from(V4::unpack(entry.address))
-            }
-            Some(entry) => IpAddr::from(entry.address),
-            None => destination.into(),
-        };
+        let entry = entry.filter(|_| meta.has(flag::ONE_SIDED));
+        let ip = entry.map_or_else(|| destination.into(), |entry| entry.place().ip());
         SocketAddr::new(ip, destination_port.get())
     }
 }

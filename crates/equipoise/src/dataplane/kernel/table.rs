@@ -277,14 +277,7 @@ impl Tables {
     }
 
     pub(super) fn verdicts(&self) -> Result<Vec<(Hook, Verdict, u64)>, KernelError> {
-        let mut counted = Vec::new();
-        for &hook in Hook::ALL {
-            for &verdict in Verdict::ALL {
-                let count = over_cpus(&self.verdicts, hook.counter(verdict), "verdicts")?;
-                counted.push((hook, verdict, count));
-            }
-        }
-        Ok(counted)
+        by_hook(&self.verdicts, Verdict::ALL, Hook::counter)
     }
 
     pub(super) fn pressures(&self) -> Result<Vec<(Pressure, u64)>, KernelError> {
@@ -307,6 +300,16 @@ impl Tables {
     ) -> Result<BTreeMap<u32, Traffic>, KernelError> {
         sum(&self.backend_traffic, ids)
     }
+}
+
+/// The counters of these verdicts at each hook; `counter` says where each is.
+pub(super) fn by_hook<V: Copy>(
+    map: &PerCpuArray<MapData, u64>,
+    verdicts: &[V],
+    counter: fn(Hook, V) -> u32,
+) -> Result<Vec<(Hook, V, u64)>, KernelError> {
+    let all = Hook::ALL.iter().flat_map(|&hook| verdicts.iter().map(move |&v| (hook, v)));
+    all.map(|(hook, v)| Ok((hook, v, over_cpus(map, counter(hook, v), "verdicts")?))).collect()
 }
 
 /// Elements of an array map are rounded up to 8 bytes.
