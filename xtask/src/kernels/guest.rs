@@ -68,7 +68,7 @@ fn script(chosen: &[Chosen]) -> String {
     let mut text = format!(
         "#!/bin/busybox sh\n\
          /bin/busybox --install -s /bin\n\
-         export PATH=/sbin:/bin RUST_BACKTRACE=0\n\
+         export PATH=/sbin:/bin RUST_BACKTRACE=0 EQUIPOISE_PATIENCE=20\n\
          mount -t proc proc /proc\n\
          mount -t sysfs sys /sys\n\
          mount -t devtmpfs dev /dev\n\
