@@ -9,7 +9,7 @@ use equipoise_common::limit::EXTENSION_HEADERS;
 use equipoise_common::verdict::Verdict;
 
 use crate::hook::{Hook, Packet};
-use crate::packet::{Header, Window};
+use crate::packet::{Header, Window, forget};
 
 const ETHERNET: usize = 14;
 const VLAN: usize = 4;
@@ -259,6 +259,13 @@ pub fn ip_v6<H: Hook, const CUT: bool>(
     if !CUT && next == FRAGMENT {
         return Err(Verdict::Fragment);
     }
+    let class = header.load::<u32, 0>();
+    if CUT {
+        // However many headers were walked: kernel 6.1 would go through what follows for each number.
+        offset = forget(offset, class);
+        next = forget(usize::from(next), class) as u8;
+        part.marks = forget(part.marks as usize, class) as u32;
+    }
     let tuple = FiveTuple {
         source: header.load::<V6, 8>(),
         destination: header.load::<V6, 24>(),
@@ -272,7 +279,7 @@ pub fn ip_v6<H: Hook, const CUT: bool>(
         transport: offset,
         end: network + length,
         hop_limit: header.load::<u8, 7>(),
-        class: header.load::<u32, 0>(),
+        class,
         part,
     })
 }
