@@ -72,7 +72,6 @@ fn script(chosen: &[Chosen]) -> String {
          mount -t proc proc /proc\n\
          mount -t sysfs sys /sys\n\
          mount -t devtmpfs dev /dev\n\
-         mount -t tmpfs tmp /tmp\n\
          mount -t bpf bpf /sys/fs/bpf\n\
          for module in /modules/*; do insmod $module || echo \"a module does not load: $module\"; done\n\
          ip link set lo up\n\
