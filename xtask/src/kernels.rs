@@ -48,7 +48,7 @@ const CHOSEN: [Chosen; 3] = [
 ];
 
 /// How long one kernel may take from its start to its end.
-const LIMIT: Duration = Duration::from_secs(1800);
+const LIMIT: Duration = Duration::from_secs(2400);
 
 /// Runs the chosen tests on one kernel, or on all.
 pub(crate) fn run(version: Option<Version>) -> Result<()> {
