@@ -21,7 +21,7 @@ pub(super) const WELL: &str = "all is well with ";
 const MODULES: [&str; 7] = ["veth", "bridge", "tun", "8021q", "bonding", "sch_ingress", "cls_bpf"];
 /// Programs of this machine that the bench runs.
 const PROGRAMS: [&str; 2] = ["/sbin/ip", "/sbin/ethtool"];
-/// Where programs look for what they have not been told the place of.
+/// The shell, with all that it calls, in one program without libraries.
 const SHELL: &str = "/bin/busybox";
 /// Files of the repository that tests read.
 const FILES: [&str; 1] = ["docs/verifier.md"];
