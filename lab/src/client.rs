@@ -28,7 +28,8 @@ pub struct Connect {
 
 impl Default for Connect {
     fn default() -> Self {
-        Self { source: None, source_port: None, timeout: Duration::from_secs(10) }
+        let timeout = Duration::from_secs(10) * crate::patience();
+        Self { source: None, source_port: None, timeout }
     }
 }
 

@@ -32,3 +32,10 @@ pub fn scale<T>(small: T, full: T) -> T {
     let soak = std::env::var_os("EQUIPOISE_SOAK").is_some_and(|value| value == "1");
     if soak { full } else { small }
 }
+
+/// How many times as long as elsewhere tests wait before they give up: for machines on which everything takes longer
+/// (`EQUIPOISE_PATIENCE=20`).
+pub fn patience() -> u32 {
+    let asked = std::env::var("EQUIPOISE_PATIENCE").ok();
+    asked.and_then(|asked| asked.parse().ok()).unwrap_or(1)
+}

@@ -219,15 +219,22 @@ impl Lab {
 
     /// Gives the balancer's devices their addresses.
     fn address_balancer(&self, front: &str, back: &str) -> Result<()> {
-        let mut script = format!(
-            "addr add {FRONT_V4}/24 dev {front}\n\
-             addr add {FRONT_V6}/64 dev {front} nodad\n\
-             addr add {BACK_V4}/24 dev {back}\n\
+        self.address_front(front)?;
+        self.balancer.ip(&format!(
+            "addr add {BACK_V4}/24 dev {back}\n\
              addr add {BACK_V6}/64 dev {back} nodad\n"
+        ))
+    }
+
+    /// Gives the device that clients route by its addresses, the VIPs among them.
+    fn address_front(&self, device: &str) -> Result<()> {
+        let mut script = format!(
+            "addr add {FRONT_V4}/24 dev {device}\n\
+             addr add {FRONT_V6}/64 dev {device} nodad\n"
         );
         for vip in &self.options.vips {
             let (length, nodad) = if vip.is_ipv4() { (32, "") } else { (128, " nodad") };
-            script += &format!("addr add {vip}/{length} dev {front}{nodad}\n");
+            script += &format!("addr add {vip}/{length} dev {device}{nodad}\n");
         }
         self.balancer.ip(&script)
     }
@@ -243,7 +250,7 @@ impl Lab {
                     self.properties(),
                 )?;
                 self.address_balancer("front", "back")?;
-                address_host(&host, (FRONT_V4, FRONT_V6))?;
+                address_host(&host, "eth0", (FRONT_V4, FRONT_V6))?;
             }
             (Layout::Routed, _) => self.plug(&host, "clients", (FRONT_V4, FRONT_V6))?,
             (Layout::OneArm, _) => self.plug(&host, "backends", (FRONT_V4, FRONT_V6))?,
@@ -260,7 +267,26 @@ impl Lab {
             self.properties(),
         )?;
         self.switch.ip(&format!("link set {} master {bridge}", host.name))?;
-        address_host(host, gateway)
+        address_host(host, "eth0", gateway)
+    }
+
+    /// Has the balancer be reached by clients over another device than `front`, which `script` makes of it with `ip`
+    /// while it is down.
+    pub fn front_becomes(&self, device: &str, script: &str) -> Result<()> {
+        self.balancer.ip(&format!("link set front down\naddr flush dev front\n{script}"))?;
+        self.balancer.ip(&format!("link set front up\nlink set {device} up\n"))?;
+        self.address_front(device)?;
+        link::wait_ready(&self.balancer, device)
+    }
+
+    /// The same for the first client and its `eth0`.
+    pub fn client_becomes(&self, device: &str, script: &str) -> Result<()> {
+        let host = self.client();
+        // What is down has no routes any more.
+        host.netns.ip(&format!("link set eth0 down\naddr flush dev eth0\n{script}"))?;
+        host.netns.ip(&format!("link set eth0 up\nlink set {device} up\n"))?;
+        address_host(host, device, (FRONT_V4, FRONT_V6))?;
+        link::wait_ready(&host.netns, device)
     }
 
     fn wait_ready(&self) -> Result<()> {
@@ -285,10 +311,10 @@ fn new_host(name: String, gateway: (Ipv4Addr, Ipv6Addr), number: usize) -> Resul
 }
 
 /// Gives a host its addresses, and the balancer as its way out.
-fn address_host(host: &Host, gateway: (Ipv4Addr, Ipv6Addr)) -> Result<()> {
+fn address_host(host: &Host, device: &str, gateway: (Ipv4Addr, Ipv6Addr)) -> Result<()> {
     host.netns.ip(&format!(
-        "addr add {}/24 dev eth0\n\
-         addr add {}/64 dev eth0 nodad\n\
+        "addr add {}/24 dev {device}\n\
+         addr add {}/64 dev {device} nodad\n\
          route add default via {}\n\
          route add ::/0 via {}\n",
         host.v4, host.v6, gateway.0, gateway.1,

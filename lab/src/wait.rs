@@ -22,6 +22,7 @@ pub fn wait_for<T>(
     what: &str,
     mut look: impl FnMut() -> Option<T>,
 ) -> Result<T> {
+    let deadline = deadline * crate::patience();
     let end = Instant::now() + deadline;
     loop {
         // The time is read first: a slow look that succeeds after the deadline still counts.

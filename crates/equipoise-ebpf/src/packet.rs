@@ -25,6 +25,23 @@ pub fn opaque(mut value: usize) -> usize {
     value
 }
 
+/// Hides from the verifier what a value can be, by something that it knows nothing of: it goes through what follows once
+/// and not for each value. To look at the value's bounds again is what [`Window`] does anyway.
+#[inline(always)]
+pub fn forget(mut value: usize, unknown: u32) -> usize {
+    // SAFETY: a register is changed and changed back.
+    unsafe {
+        asm!(
+            "{0} ^= {1}",
+            "{0} ^= {1}",
+            inout(reg) value,
+            in(reg) u64::from(unknown),
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    value
+}
+
 /// The bytes of a packet that can be touched directly.
 #[derive(Clone, Copy)]
 pub struct Window {

@@ -11,7 +11,7 @@ use equipoise_common::verdict::Verdict;
 pub use crate::ethernet::Network;
 use crate::ethernet::{self, NoNetwork};
 use crate::hook::{Hook, Packet};
-use crate::packet::{Header, Window};
+use crate::packet::{Header, Window, forget};
 
 const IPV6: usize = 40;
 /// IPv6 extension headers (RFC 8200).
@@ -233,6 +233,13 @@ pub fn ip_v6<H: Hook, const CUT: bool>(
     if !CUT && next == FRAGMENT {
         return Err(Verdict::Fragment);
     }
+    let class = header.load::<u32, 0>();
+    if CUT {
+        // However many headers were walked: kernel 6.1 would go through what follows for each number.
+        offset = forget(offset, class);
+        next = forget(usize::from(next), class) as u8;
+        part.marks = forget(part.marks as usize, class) as u32;
+    }
     let tuple = FiveTuple {
         source: header.load::<V6, 8>(),
         destination: header.load::<V6, 24>(),
@@ -246,7 +253,7 @@ pub fn ip_v6<H: Hook, const CUT: bool>(
         transport: offset,
         end: network + length,
         hop_limit: header.load::<u8, 7>(),
-        class: header.load::<u32, 0>(),
+        class,
         part,
     })
 }

@@ -7,7 +7,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use equipoise_common::flow::Reason;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::open::{New, Opened};
-use equipoise_common::key::{PortsKey, TCP};
+use equipoise_common::key::{PortsKey, ServiceKey, TCP};
 use equipoise_common::value::{OnEmpty, OnUnknown, Policy, Service};
 use equipoise_common::verdict::Verdict;
 
@@ -26,7 +26,9 @@ pub struct Work<F> {
     pub headers: Headers<F>,
     /// A flow that is being put together.
     pub new: New<F>,
-    /// The key by which its service is looked for among those on ranges of ports.
+    /// The key by which its service is looked for.
+    pub key: ServiceKey<F>,
+    /// The one by which it is looked for among those on ranges of ports.
     pub ports: Key<PortsKey<F>>,
     /// The service that it is for, if it is of no flow.
     pub service: Service,

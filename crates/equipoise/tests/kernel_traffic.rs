@@ -8,6 +8,8 @@ mod denied;
 mod explain;
 #[path = "traffic/flows.rs"]
 mod flows;
+#[path = "traffic/interfaces.rs"]
+mod interfaces;
 #[path = "traffic/lifecycle.rs"]
 mod lifecycle;
 #[path = "traffic/modes.rs"]

@@ -21,7 +21,7 @@ pub(super) const WELL: &str = "all is well with ";
 const MODULES: [&str; 7] = ["veth", "bridge", "tun", "8021q", "bonding", "sch_ingress", "cls_bpf"];
 /// Programs of this machine that the bench runs.
 const PROGRAMS: [&str; 2] = ["/sbin/ip", "/sbin/ethtool"];
-/// Where programs look for what they have not been told the place of.
+/// The shell, with all that it calls, in one program without libraries.
 const SHELL: &str = "/bin/busybox";
 /// Files of the repository that tests read.
 const FILES: [&str; 1] = ["docs/verifier.md"];
@@ -68,11 +68,10 @@ fn script(chosen: &[Chosen]) -> String {
     let mut text = format!(
         "#!/bin/busybox sh\n\
          /bin/busybox --install -s /bin\n\
-         export PATH=/sbin:/bin RUST_BACKTRACE=0\n\
+         export PATH=/sbin:/bin RUST_BACKTRACE=0 EQUIPOISE_PATIENCE=20\n\
          mount -t proc proc /proc\n\
          mount -t sysfs sys /sys\n\
          mount -t devtmpfs dev /dev\n\
-         mount -t tmpfs tmp /tmp\n\
          mount -t bpf bpf /sys/fs/bpf\n\
          for module in /modules/*; do insmod $module || echo \"a module does not load: $module\"; done\n\
          ip link set lo up\n\

@@ -56,7 +56,7 @@ fn newest(stand_in: &str) -> Result<String> {
     let package = text.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
     let package = package.filter(|package| package.starts_with("linux-image-"));
     package.map(str::to_owned).with_context(|| {
-        format!("apt knows no kernel by the name {stand_in}; its sources need Debian 12 with its security updates")
+        format!("apt knows no kernel by the name {stand_in}; its sources need Debian 12 with its security updates, and `apt-get update`")
     })
 }
 
