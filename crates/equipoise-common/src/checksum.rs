@@ -29,6 +29,13 @@ pub const fn fold(sum: u64) -> u16 {
     sum as u16
 }
 
+/// A 16-bit number as it counts in a sum when it stands so many bytes after the sum's beginning: at an odd offset it lies
+/// across two words, with its bytes the other way round (RFC 1071 section 2).
+#[inline(always)]
+pub const fn word_at(number: u16, offset: usize) -> u16 {
+    if offset & 1 == 0 { number } else { number.swap_bytes() }
+}
+
 /// A checksum field after a change of the words that it covers.
 ///
 /// RFC 1624, equation 3: `HC' = ~(~HC + ~m + m')`. `change` is a sum of [`difference`]s.
@@ -78,6 +85,22 @@ mod tests {
             new.push(0x0000_4500);
             let change = pairs.iter().map(|&(o, n)| difference(o, n)).sum();
             prop_assert_eq!(update(full(&old), change), full(&new));
+        }
+    }
+
+    #[test]
+    fn a_number_may_change_at_an_odd_offset() {
+        let sum_of = |bytes: [u8; 8]| {
+            !fold(bytes.chunks(2).map(|two| u64::from(u16::from_ne_bytes([two[0], two[1]]))).sum())
+        };
+        for at in 0..6 {
+            let mut bytes = [1, 2, 3, 4, 250, 251, 252, 253];
+            let before = sum_of(bytes);
+            let old = u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+            let new = u16::from_ne_bytes([0xbe, 0x05]);
+            bytes[at..at + 2].copy_from_slice(&new.to_ne_bytes());
+            let change = difference(word_at(old, at).into(), word_at(new, at).into());
+            assert_eq!(update(before, change), sum_of(bytes), "at {at}");
         }
     }
 

@@ -7,7 +7,7 @@
 use equipoise_common::checksum;
 use equipoise_common::flow::track::tcp;
 use equipoise_common::hash;
-use equipoise_common::key::{Be16, FiveTuple, TCP};
+use equipoise_common::key::{Be16, FiveTuple, TCP, V4, V6};
 use equipoise_common::step::What;
 use equipoise_common::tunnel;
 use equipoise_common::value::{Backend, Mode, Policy, Snat};
@@ -17,12 +17,13 @@ use crate::encap::{self, Carrier, Outer};
 use crate::family::{Addresses, Family};
 use crate::flow::{Decision, Found, Passage};
 use crate::hook::{Change, Hook, Refusal, Stage};
-use crate::map::{BACKENDS, SNAT};
+use crate::map::SNAT;
+use crate::mss;
 use crate::parse::{Headers, Part};
 use crate::rewrite::{self, Hops};
 use crate::route::{self, Hop, Route, Wanted};
 use crate::slow::{self, Work};
-use crate::table::policy;
+use crate::table::{self, policy};
 use crate::{action, leave, on, report};
 
 /// Whether the ends of a connection are to be told a smaller MSS than they ask for, and this packet is one that asks.
@@ -56,37 +57,44 @@ pub fn go_on<H: Hook, F: Carrier>(hook: &H) -> u64 {
     if work.found == Found::ApartEventful {
         F::turn();
     }
-    let Some(entry) = backend(work.decision.backend) else {
+    let Some(entry) = table::backend(work.decision.backend) else {
         return action(leave::<H>(Verdict::FlowRefused));
     };
     work.mode = u32::from(entry.mode());
+    work.is_to_v6 = entry.mode & Backend::IS_V6 != 0;
     if !Mode::is_one_sided(entry.mode()) {
         return rewritten::<H, F>(hook);
     }
-    let found =
-        if entry.mode & Backend::IS_V6 == 0 { way_v4::<H, F>(hook) } else { way_v6::<H, F>(hook) };
+    work.ends[1] = entry.address;
+    if work.mode == GUE {
+        // SAFETY: entries are replaced whole; a reader of the old one finds what was right just now.
+        match unsafe { SNAT.get(Snat::key(work.decision.backend, 0)) } {
+            Some(own) => work.ends[0] = own.address,
+            None => return action(leave::<H>(Verdict::NoSourceAddress)),
+        }
+    }
+    let found = if work.is_to_v6 { way_v6::<H, F>(hook) } else { way_v4::<H, F>(hook) };
     if found != SEND && found != STACK {
         return found;
     }
     if !clamp::<H, F>(hook) || !take_hop::<H, F>(hook) {
         return action(leave::<H>(Verdict::RewriteFailed));
     }
-    if entry.mode & Backend::IS_V6 == 0 {
-        send_v4::<H, F>(hook, found)
-    } else {
-        send_v6::<H, F>(hook, found)
-    }
+    if work.is_to_v6 { send_v6::<H, F>(hook, found) } else { send_v4::<H, F>(hook, found) }
 }
+
+const DSR: u32 = Mode::Dsr as u32;
+const GUE: u32 = Mode::Gue as u32;
 
 /// Instead of an action: the packet can be sent by the hop that [`way`] has found.
 const SEND: u64 = 1 << 63;
 /// Instead of an action: the stack can send it once it is wrapped up.
 const STACK: u64 = 1 << 62;
 
+/// Whether packets go to a backend as they are.
 #[inline(always)]
-fn backend(id: u32) -> Option<&'static Backend> {
-    // SAFETY: an entry of an array map stays; user space writes it as a whole.
-    BACKENDS.get_ptr(id).map(|entry| unsafe { &*entry })
+pub fn is_carried(backend: u32) -> bool {
+    table::backend(backend).is_some_and(|entry| Mode::is_one_sided(entry.mode()))
 }
 
 /// A packet that is rewritten, with a smaller MSS.
@@ -117,46 +125,39 @@ fn outgoing<H: Hook, F: Family>(hook: &H) -> u64 {
 
 #[inline(never)]
 fn way_v4<H: Hook, F: Carrier>(hook: &H) -> u64 {
-    way::<H, F, equipoise_common::key::V4>(hook)
+    way::<H, F, V4>(hook)
 }
 
 #[inline(never)]
 fn way_v6<H: Hook, F: Carrier>(hook: &H) -> u64 {
-    way::<H, F, equipoise_common::key::V6>(hook)
+    way::<H, F, V6>(hook)
 }
 
 #[inline(never)]
 fn send_v4<H: Hook, F: Carrier>(hook: &H, found: u64) -> u64 {
-    send::<H, F, equipoise_common::key::V4>(hook, found)
+    send::<H, F, V4>(hook, found)
 }
 
 #[inline(never)]
 fn send_v6<H: Hook, F: Carrier>(hook: &H, found: u64) -> u64 {
-    send::<H, F, equipoise_common::key::V6>(hook, found)
+    send::<H, F, V6>(hook, found)
 }
 
-/// The five-tuple that the packet leaves with. None if that needs an address of ours, and there is none.
+/// The five-tuple that the packet leaves with.
 #[inline(always)]
-fn leaving<F: Carrier, O: Carrier>(work: &Work<F>) -> Option<FiveTuple<O>> {
-    let mode = work.mode as u8;
-    let entry = backend(work.decision.backend)?;
-    let mut source = O::unpack(work.headers.tuple.source.pack());
-    if mode == Mode::Gue as u8 {
-        // SAFETY: entries are replaced whole; a reader of the old one finds what was right just now.
-        source = O::unpack(unsafe { SNAT.get(Snat::key(work.decision.backend, 0)) }?.address);
+fn leaving<F: Carrier, O: Carrier>(work: &Work<F>) -> FiveTuple<O> {
+    let (tuple, [own, backend]) = (&work.headers.tuple, work.ends);
+    if work.mode == DSR {
+        return FiveTuple {
+            source: O::unpack(tuple.source.pack()),
+            destination: O::unpack(backend),
+            source_port: tuple.source_port,
+            destination_port: tuple.destination_port,
+            protocol: tuple.protocol,
+        };
     }
-    let destination = O::unpack(entry.address);
-    if mode == Mode::Dsr as u8 {
-        let ports = work.headers.tuple;
-        return Some(FiveTuple {
-            source,
-            destination,
-            source_port: ports.source_port,
-            destination_port: ports.destination_port,
-            protocol: ports.protocol,
-        });
-    }
-    Some(encap::tuple(mode, F::IN_IP, flow_hash(work), source, destination))
+    let ends = Addresses { source: O::unpack(own), destination: O::unpack(backend) };
+    encap::tuple(work.mode as u8, F::IN_IP, flow_hash(work), ends)
 }
 
 /// The same for all packets of a flow, but for fragments without ports.
@@ -169,9 +170,7 @@ fn flow_hash<F: Family>(work: &Work<F>) -> u64 {
 #[inline(always)]
 fn way<H: Hook, F: Carrier, O: Carrier>(hook: &H) -> u64 {
     let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
-    let Some(to) = leaving::<F, O>(work) else {
-        return action(leave::<H>(Verdict::NoSourceAddress));
-    };
+    let to = leaving::<F, O>(work);
     let overhead = tunnel::overhead(work.mode as u8, O::IS_V6);
     let length = work.headers.length + overhead;
     let wanted = Wanted {
@@ -203,7 +202,7 @@ fn way<H: Hook, F: Carrier, O: Carrier>(hook: &H) -> u64 {
     if work.headers.hop_limit <= 1 {
         return refuse::<H, F>(Verdict::RequestHopLimit);
     }
-    if work.mode == Mode::Dsr as u32 && !hop.is_to(wanted.to.destination) {
+    if work.mode == DSR && !hop.is_to(wanted.to.destination) {
         return action(leave::<H>(Verdict::RequestNotOnLink));
     }
     work.mtu = u32::from(hop.mtu());
@@ -232,7 +231,7 @@ fn by_stack<H: Hook, F: Family>(verdict: Verdict) -> u64 {
         report::packet(&work.headers, &work.decision);
         return action(leave::<H>(verdict));
     }
-    if work.mode == Mode::Dsr as u32 {
+    if work.mode == DSR {
         return action(leave::<H>(Verdict::RequestUndeliverable));
     }
     STACK
@@ -263,12 +262,9 @@ fn take_hop<H: Hook, F: Family>(hook: &H) -> bool {
 #[inline(always)]
 fn send<H: Hook, F: Carrier, O: Carrier>(hook: &H, found: u64) -> u64 {
     let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
-    if work.mode != Mode::Dsr as u32 {
-        let Some(tuple) = leaving::<F, O>(work) else {
-            return action(leave::<H>(Verdict::NoSourceAddress));
-        };
+    if work.mode != DSR {
         let outer = Outer {
-            tuple,
+            tuple: leaving::<F, O>(work),
             class: F::class_of(work.headers.class),
             hash: flow_hash(work),
             length: whole_length(hook, &work.headers),
@@ -298,16 +294,9 @@ fn whole_length<H: Hook, F>(hook: &H, headers: &Headers<F>) -> u32 {
     hook.length() as u32 - u32::from(headers.network)
 }
 
-/// Options of a TCP header that are looked at. The MSS is the first one of every stack.
-const OPTIONS: u32 = 12;
-const MSS: u8 = 2;
-const MSS_LENGTH: u8 = 4;
-
 /// Lowers the MSS that a SYN asks for to what its service says, or to what goes through the tunnel.
 #[inline(never)]
 fn clamp<H: Hook, F: Family>(hook: &H) -> bool {
-    const TCP_HEADER: usize = 20;
-    const OPTIONS_AT_MOST: u32 = 60;
     let Some(work) = F::work() else { return false };
     let headers = &work.headers;
     let Some(policy) = policy(work.decision.service) else { return true };
@@ -317,61 +306,28 @@ fn clamp<H: Hook, F: Family>(hook: &H) -> bool {
         return true;
     }
     let transport = usize::from(headers.transport);
-    hook.pull(transport as u32 + OPTIONS_AT_MOST);
+    hook.pull((transport + mss::TCP_MAX) as u32);
     let window = hook.window();
-    let Some(header) = window.header::<TCP_HEADER>(transport) else { return false };
-    let end = transport + (header.load::<u8, 12>() >> 4) as usize * 4;
-    let mut at = transport + TCP_HEADER;
-    for _ in 0..OPTIONS {
-        if at + usize::from(MSS_LENGTH) > end {
-            return true;
-        }
-        let Some(option) = window.header::<4>(at) else { return true };
-        let (kind, length) = (option.load::<u8, 0>(), option.load::<u8, 1>());
-        match kind {
-            0 => return true,
-            1 => at += 1,
-            MSS if length == MSS_LENGTH => {
-                let old = option.load::<Be16, 2>();
-                if old.get() <= most {
-                    return true;
-                }
-                option.store::<_, 2>(Be16::new(most));
-                report::step(What::MssLowered, u32::from(old.get()), u64::from(most));
-                return hook.adjust_checksum(&lowered::<F>(headers, [old, Be16::new(most)], at));
-            }
-            _ if length < 2 => return true,
-            _ => at += usize::from(length),
-        }
-    }
-    true
+    let Some(at) = mss::offset(&window, transport) else { return true };
+    let Some(old) = mss::lower(&window, at, most) else { return true };
+    report::step(What::MssLowered, u32::from(old.get()), u64::from(most));
+    let word = |number: Be16| u32::from(checksum::word_at(number.0, at - transport));
+    hook.adjust_checksum(&Change {
+        protocol: TCP,
+        is_v6: F::IS_V6,
+        transport,
+        addresses: 0,
+        ports: checksum::difference(word(old), word(Be16::new(most))),
+    })
 }
 
 /// The largest MSS that a packet may ask for; 0 for any.
 #[inline(always)]
 fn most<F: Family>(wanted: u16, work: &Work<F>) -> u16 {
-    const TCP_HEADER: u32 = 20;
     if wanted != Policy::MSS_FITS {
         return wanted;
     }
-    let is_v6 =
-        backend(work.decision.backend).is_some_and(|entry| entry.mode & Backend::IS_V6 != 0);
-    let around = tunnel::overhead(work.mode as u8, is_v6) + F::HEADER as u32 + TCP_HEADER;
+    let headers = F::HEADER + mss::TCP_MIN;
+    let around = tunnel::overhead(work.mode as u8, work.is_to_v6) + headers as u32;
     if work.mtu > around { (work.mtu - around) as u16 } else { 0 }
-}
-
-/// How the checksum of a TCP header changes by another MSS at `at`.
-#[inline(always)]
-fn lowered<F: Family>(headers: &Headers<F>, [old, new]: [Be16; 2], at: usize) -> Change {
-    let change = checksum::difference(u32::from(old.0), u32::from(new.0));
-    // A word at an odd offset counts with its bytes the other way round (RFC 1071 section 2).
-    let is_odd = (at - usize::from(headers.transport)) & 1 != 0;
-    let ports = if is_odd { u64::from(checksum::fold_wide(change)) << 8 } else { change };
-    Change {
-        protocol: TCP,
-        is_v6: F::IS_V6,
-        transport: usize::from(headers.transport),
-        addresses: 0,
-        ports,
-    }
 }

@@ -6,12 +6,12 @@
 //! goes, not why.
 
 use equipoise_common::checksum;
-use equipoise_common::key::{Be16, FiveTuple, V4, V6};
+use equipoise_common::key::{Be16, FiveTuple, UDP, V4, V6};
 use equipoise_common::tunnel::{self, GUE_PORT};
 use equipoise_common::value::Mode;
 
 use crate::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
-use crate::family::Family;
+use crate::family::{Addresses, Family};
 use crate::hook::{Hook, Room};
 use crate::packet::Window;
 
@@ -47,14 +47,13 @@ pub trait Carrier: Family {
     fn write_outer(window: &Window, network: usize, outer: &Outer<Self>, length: u32) -> bool;
 }
 
-/// The outer five-tuple of a packet of the flow with this hash. `source` is an address of ours.
+/// The outer five-tuple of a packet of the flow with this hash. The source is an address of ours, where one is wanted.
 #[inline(always)]
 pub fn tuple<O: Carrier>(
     mode: u8,
     inner: u32,
     hash: u64,
-    source: O,
-    destination: O,
+    Addresses { source, destination }: Addresses<O>,
 ) -> FiveTuple<O> {
     if mode == Mode::Gue as u8 {
         return FiveTuple {
@@ -62,7 +61,7 @@ pub fn tuple<O: Carrier>(
             destination,
             source_port: Be16::new(tunnel::source_port(hash)),
             destination_port: Be16::new(GUE_PORT),
-            protocol: equipoise_common::key::UDP,
+            protocol: UDP,
         };
     }
     FiveTuple {
@@ -77,7 +76,7 @@ pub fn tuple<O: Carrier>(
 /// Puts the outer headers before the packet whose IP header is at `network`. False if the kernel refuses.
 #[inline(always)]
 pub fn wrap<H: Hook, O: Carrier>(hook: &H, network: usize, outer: &Outer<O>) -> bool {
-    let is_udp = outer.tuple.protocol == equipoise_common::key::UDP;
+    let is_udp = outer.tuple.protocol == UDP;
     let udp = if is_udp { UDP_HEADER } else { 0 };
     let grown = O::HEADER + udp;
     if !hook.make_room(&Room { network, bytes: grown as u32, is_v6: O::IS_V6, is_udp }) {

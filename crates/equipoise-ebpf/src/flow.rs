@@ -16,10 +16,10 @@ use equipoise_common::value::Fate;
 
 use crate::carry;
 use crate::family::Family;
-use crate::map::{BACKENDS, CLOCK, TEST_CLOCK};
+use crate::map::{CLOCK, TEST_CLOCK};
 use crate::parse::Headers;
 use crate::report::{self, Direction};
-use crate::table::{Shared, policy, tell};
+use crate::table::{self, Shared, policy, tell};
 
 /// What a flow makes of a packet.
 #[derive(Clone, Copy)]
@@ -140,9 +140,7 @@ where
 /// What becomes of a flow that is alive: it goes on, unless its backend has gone since it was opened.
 #[inline(always)]
 fn standing<F: Family>(headers: &Headers<F>, meta: Meta, backend: u32) -> Found {
-    let Some(entry) = BACKENDS.get_ptr(backend) else { return Found::Flow };
-    // SAFETY: an entry of an array map stays; user space writes it as a whole.
-    let entry = unsafe { &*entry };
+    let Some(entry) = table::backend(backend) else { return Found::Flow };
     let is_reset = is_reset(meta);
     if entry.generation == meta.generation() && !is_reset {
         return Found::Flow;

@@ -219,8 +219,9 @@ fn remember<F: Family>(headers: &Headers<F>, part: Part, decision: &Decision<F>,
 /// Remembers the first fragment that the slow path has decided about.
 #[inline(always)]
 pub fn remember_new<F: Family>() {
-    let carried = F::work().is_some_and(|work| work.decision.apart && work.new.is_one_sided);
-    keep::<F>(if carried { CARRIED } else { REQUEST });
+    if let Some(work) = F::work() {
+        keep::<F>(direction(&work.decision));
+    }
 }
 
 /// Remembers what this CPU's work says of a first fragment.
@@ -241,10 +242,12 @@ fn keep<F: Family>(direction: u32) {
     F::keep_fragment(&PacketKey::of(&work.headers.tuple, work.part), &first);
 }
 
+/// What is remembered of a packet about which this has been decided. That it goes apart may be for its first fragment alone,
+/// which has the MSS in it.
 #[inline(always)]
 fn direction<F>(decision: &Decision<F>) -> u32 {
     match decision.direction {
-        Direction::Request if decision.apart => CARRIED,
+        Direction::Request if decision.apart && carry::is_carried(decision.backend) => CARRIED,
         Direction::Request => REQUEST,
         Direction::Reply => REPLY,
     }

@@ -24,6 +24,7 @@ mod hook;
 mod icmp;
 mod limit;
 mod map;
+mod mss;
 mod name;
 mod odd;
 mod open;

@@ -81,7 +81,9 @@ pub fn settle<F: Family>(
     }
     count_evicted(opened.evicted);
     if opened.found {
+        let apart = decision.apart;
         F::recall(opened.at, decision);
+        decision.apart |= apart;
         return Ok(());
     }
     let Some(policy) = policy(new.service) else { return Err(Verdict::FlowRefused) };

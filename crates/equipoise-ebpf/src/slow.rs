@@ -7,7 +7,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use equipoise_common::flow::Reason;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::open::{New, Opened};
-use equipoise_common::key::{PortsKey, ServiceKey, TCP};
+use equipoise_common::key::{PortsKey, ServiceKey, TCP, V6};
 use equipoise_common::value::{OnEmpty, OnUnknown, Policy, Service};
 use equipoise_common::verdict::Verdict;
 
@@ -62,6 +62,10 @@ pub struct Work<F> {
     pub sources: u32,
     /// How a packet that is carried gets to its backend, a [`equipoise_common::value::Mode`] as a number.
     pub mode: u32,
+    /// Whether its backend has an IPv6 address.
+    pub is_to_v6: bool,
+    /// The address of ours that it comes from in GUE, and its backend's.
+    pub ends: [V6; 2],
     /// What its way carries, IP bytes; 0 where that is not known.
     pub mtu: u32,
     /// The verdict on it, as a number, if it is sent.

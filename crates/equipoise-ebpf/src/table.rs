@@ -400,6 +400,13 @@ pub fn policy(service: u32) -> Option<&'static Policy> {
     POLICIES.get_ptr(service).map(|policy| unsafe { &*policy })
 }
 
+/// What is known of a backend.
+#[inline(always)]
+pub fn backend(id: u32) -> Option<&'static Backend> {
+    // SAFETY: an entry of an array map stays; user space writes it as a whole.
+    BACKENDS.get_ptr(id).map(|backend| unsafe { &*backend })
+}
+
 /// A count of live flows; `first` is where the table's own begin.
 #[inline(always)]
 pub fn live(of: Live, first: u32) -> Option<&'static Shared> {
@@ -455,10 +462,8 @@ pub fn tell<A: Address, const SLOT: usize>(end: &End<'_, Shared, SLOT>, what: u1
     event.backend_address = facts.to.destination.pack();
     let mut family = if A::IS_V6 { Event::IPV6 | Event::BACKEND_IPV6 } else { 0 };
     if end.was.has(flag::ONE_SIDED)
-        && let Some(entry) = BACKENDS.get_ptr(facts.backend)
+        && let Some(entry) = backend(facts.backend)
     {
-        // SAFETY: an entry of an array map stays; user space writes it as a whole.
-        let entry = unsafe { &*entry };
         event.backend_address = entry.address;
         family &= !Event::BACKEND_IPV6;
         if entry.mode & Backend::IS_V6 != 0 {

@@ -15,6 +15,8 @@ mod ethernet;
 mod hook;
 mod inner;
 mod map;
+#[path = "../mss.rs"]
+mod mss;
 mod outer;
 #[path = "../packet.rs"]
 #[expect(dead_code, reason = "the balancer's programs use the rest")]

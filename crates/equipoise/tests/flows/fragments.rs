@@ -125,6 +125,17 @@ fn fragments_that_come_in_any_order_after_the_first_find_their_way() {
 }
 
 #[test]
+fn what_follows_an_opening_fragment_is_rewritten_where_its_service_lowers_the_mss() {
+    let world = World::new(&services("mss-clamp = 1200", 1));
+    for talk in talks(10_250) {
+        for _ in ["a new flow", "a flow"] {
+            Cut::of(&world, &talk, Client, Transport::Syn).all_pass(&world, talk.hook);
+        }
+        Cut::of(&world, &talk, Backend, Transport::SynAck).all_pass(&world, talk.hook);
+    }
+}
+
+#[test]
 fn a_fragment_before_the_first_of_its_packet_is_dropped_and_counted() {
     let mut world = World::new(&services("", 1));
     for talk in talks(10_300) {
