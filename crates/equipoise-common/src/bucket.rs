@@ -23,6 +23,14 @@ pub const MAX_RATE: u32 = 1_000_000;
 /// The largest burst: two seconds of the highest rate, which in thousandths still has room beside the time.
 pub const MAX_BURST: u32 = 2 * MAX_RATE;
 
+/// ICMP errors of a kind that are made in a second, over all CPUs (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f): what
+/// Linux allows itself. Each kind has its own, so that nobody who sends many packets whose hops are used up keeps others from
+/// the size of their path.
+pub const ERRORS: Rate = Rate { rate: 1_000, burst: 1_000 };
+
+/// Kinds of ICMP errors that are made: nobody there, hops used up, too big.
+pub const ERROR_KINDS: u32 = 3;
+
 /// A bucket; all zero before its first token is taken.
 #[repr(C, align(8))]
 pub struct Bucket<W> {

@@ -147,6 +147,8 @@ verdicts! {
     SourceLimit = "source_limit", Drop;
     /// For a new flow where each backend tried has had as many as its rate allows, or is full.
     BackendLimit = "backend_limit", Drop;
+    /// To be answered with an ICMP error, of which as many have gone out in this second as may.
+    AnswerLimit = "answer_limit", Drop;
     /// A TCP packet of no flow from the middle of a stream, for a service that drops those.
     UnknownFlow = "unknown_flow", Drop;
     /// A fragment for a service that drops fragments.

@@ -14,6 +14,7 @@ use equipoise_common::verdict::Verdict;
 use crate::family::Family;
 use crate::hook::Hook;
 use crate::leave;
+use crate::limit;
 use crate::packet::{Window, move_link_header};
 use crate::parse::Headers;
 use crate::report;
@@ -48,10 +49,10 @@ pub fn give<H: Hook, F: Family>(hook: &H) -> i32 {
     let Some(work) = F::work() else { return leave::<H>(Verdict::FlowRefused) };
     let headers = &work.headers;
     let mut ends = headers.tuple;
-    let (kind, rest, from_host) = match work.verdict {
-        UNREACHABLE => (F::PORT_UNREACHABLE, 0, false),
-        REQUEST_HOPS | REPLY_HOPS => (F::HOPS_EXCEEDED, 0, true),
-        REQUEST_SIZE | REPLY_SIZE => (F::TOO_BIG, u32::from(route::too_small()).to_be(), true),
+    let (kind, rest, from_host, tokens) = match work.verdict {
+        UNREACHABLE => (F::PORT_UNREACHABLE, 0, false, 0),
+        REQUEST_HOPS | REPLY_HOPS => (F::HOPS_EXCEEDED, 0, true, 1),
+        REQUEST_SIZE | REPLY_SIZE => (F::TOO_BIG, u32::from(route::too_small()).to_be(), true, 2),
         _ => {
             // No answer to an answer: two ends would go on for ever (RFC 9293 section 3.5.2).
             if headers.is_reset() {
@@ -65,6 +66,9 @@ pub fn give<H: Hook, F: Family>(hook: &H) -> i32 {
             Some(host) => ends.destination = host,
             None => return leave::<H>(Verdict::Unanswerable),
         }
+    }
+    if !limit::error_takes(tokens) {
+        return leave::<H>(Verdict::AnswerLimit);
     }
     finish(hook, work, error(hook, headers, &Error { kind, rest, ends }))
 }

@@ -7,14 +7,14 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use equipoise_common::access::{Access, AccessKey, SourceKey, masked};
-use equipoise_common::bucket::{Bucket, Rate, Taken};
+use equipoise_common::bucket::{Bucket, ERRORS, Rate, Taken};
 use equipoise_common::key::V6;
 use equipoise_common::step::What;
 use equipoise_common::value::Limits;
 
 use crate::family::Family;
 use crate::flow::Found;
-use crate::map::{ACCESS, BACKEND_TOKENS, CLOCK, SOURCES, TEST_CLOCK};
+use crate::map::{ACCESS, BACKEND_TOKENS, CLOCK, ERROR_TOKENS, SOURCES, TEST_CLOCK};
 use crate::table::{Shared, policy};
 use crate::{report, slow::Work};
 
@@ -57,6 +57,14 @@ pub fn is_over<F: Family>() -> bool {
 #[inline(always)]
 pub fn backend_takes(id: u32, service: u32) -> bool {
     backend_token(id, service) == Taken::Yes as u32
+}
+
+/// Takes a token of ICMP errors of a kind; false where there is none.
+#[inline(always)]
+pub fn error_takes(kind: u32) -> bool {
+    let Some(bucket) = ERROR_TOKENS.get_ptr(kind) else { return true };
+    // SAFETY: an entry of an array map stays, and is all shared words.
+    take(unsafe { &*bucket }, ERRORS) == Taken::Yes as u32
 }
 
 /// What limits the service of a packet of no flow; none for a packet of one that is being reset.
@@ -149,7 +157,7 @@ fn take(bucket: &Bucket<Shared>, rate: Rate) -> u32 {
     bucket.take(rate, now()) as u32
 }
 
-/// The exact clock, in microseconds: the coarse one steps four thousand of them. New flows alone pay for it.
+/// The exact clock, in microseconds: the coarse one steps four thousand of them. New flows and ICMP errors alone pay for it.
 #[inline(always)]
 fn now() -> u64 {
     let nanoseconds = if TEST_CLOCK.load() != 0 {

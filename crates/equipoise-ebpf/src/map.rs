@@ -10,7 +10,7 @@ use aya_ebpf::btf_maps::{
 };
 use aya_ebpf::macros::btf_map;
 use equipoise_common::access::{Access, AccessKey, SourceKey};
-use equipoise_common::bucket::Bucket;
+use equipoise_common::bucket::{Bucket, ERROR_KINDS};
 use equipoise_common::filter;
 use equipoise_common::flow::Set;
 use equipoise_common::flow::count::PRESSURES;
@@ -145,6 +145,10 @@ pub static SOURCES: LruHashMap<SourceKey, Bucket<Shared>, { limit::SOURCES as us
 /// Program; user space empties an entry before its id is given out: tokens of backends, by id.
 #[btf_map(name = "BACKEND_TOKENS")]
 pub static BACKEND_TOKENS: Array<Bucket<Shared>, { limit::BACKENDS as usize }> = Array::new();
+
+/// Program: tokens of ICMP errors, by kind.
+#[btf_map(name = "ERROR_TOKENS")]
+pub static ERROR_TOKENS: Array<Bucket<Shared>, { ERROR_KINDS as usize }> = Array::new();
 
 /// User space: what replies of no flow become, by the backend's IPv4 address, port (0 for a range of them) and protocol.
 #[btf_map(name = "REPLIES_V4")]

@@ -80,7 +80,7 @@ const STAGES: &[Stage] = &[
         what: "Where it goes next, by the kernel's routes and neighbours. What cannot be sent from here is left to TC, or from TC to the \
                stack: native XDP passes it as it came; requests are else passed rewritten, and replies rewritten on their way out. What is on its \
                last hop, or too big for the next link (with what goes before it in a tunnel), is answered with an ICMP error that quotes it as its \
-               sender has sent it. Packets that keep their VIP, and SYNs whose MSS is lowered, go on in a program of their own.",
+               sender has sent it, but for what goes beyond a thousand errors of a kind in a second. Packets that keep their VIP, and SYNs whose MSS is lowered, go on in a program of their own.",
         exits: &[
             RequestToLocalBackend,
             RequestNoNeighbour,
@@ -98,6 +98,7 @@ const STAGES: &[Stage] = &[
             ReplyTooBig,
             ReplyHopLimit,
             ReplyNoRoute,
+            AnswerLimit,
         ],
     },
     Stage {

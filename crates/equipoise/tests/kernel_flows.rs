@@ -24,6 +24,8 @@ mod copy;
 mod empty;
 #[path = "flows/errors.rs"]
 mod errors;
+#[path = "flows/errors_limited.rs"]
+mod errors_limited;
 #[path = "flows/events.rs"]
 mod events;
 #[path = "flows/exact.rs"]

@@ -24,7 +24,7 @@ fn limited(limits: &str, backends: u16) -> String {
 }
 
 /// The same talk, from the port that is so many after its own.
-fn next(mut talk: Talk, number: u16) -> Talk {
+pub(crate) fn next(mut talk: Talk, number: u16) -> Talk {
     talk.ends.client.set_port(talk.ends.client.port() + number);
     talk
 }

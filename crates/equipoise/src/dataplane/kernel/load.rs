@@ -277,6 +277,7 @@ const MAPS: &[&str] = &[
     "ROUTES",
     "SOURCES",
     "BACKEND_TOKENS",
+    "ERROR_TOKENS",
     "REPLIES_V4",
     "REPLIES_V6",
     "FLOWS_V4",
