@@ -16,7 +16,7 @@ use crate::hook::{Hook, Packet};
 use crate::parse::{self, Headers, Ip, Part};
 use crate::report::{self, Direction};
 use crate::rewrite::{self, Hops};
-use crate::{TURN, action, carry, filter, leave, odd, pool, select, service, table};
+use crate::{TURN, action, carry, filter, leave, odd, pool, select, service, slow, table};
 
 /// What the fragments of a packet have in common.
 #[repr(C, align(8))]
@@ -99,7 +99,7 @@ pub fn first<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: Ip<F>) -> Result
         if is_refused(service.id) {
             return Err(Verdict::FragmentRefused);
         }
-        return crate::hand_on(&headers, &decision, (found, part), service);
+        return slow::hand_on(&headers, &decision, (found, part), service);
     }
     if is_refused(decision.service) {
         return Err(Verdict::FragmentRefused);

@@ -16,6 +16,7 @@ mod carry;
 mod encap;
 mod ethernet;
 mod family;
+mod fast;
 mod filter;
 mod flow;
 mod forward;
@@ -43,15 +44,11 @@ mod table;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use equipoise_common::key::{V4, V6};
-use equipoise_common::step::What;
-use equipoise_common::value::Service;
 use equipoise_common::verdict::{Kind, Verdict};
 
 use family::Family;
-use flow::{Decision, Found, Passage};
-use hook::{Hook, Packet, Stage, Tc, Xdp};
-use parse::{Headers, Network, Part};
-use rewrite::Hops;
+use hook::{Hook, Stage, Tc, Xdp};
+use parse::Network;
 
 /// On listening interfaces and those that lead to backends, in the driver.
 #[xdp(frags)]
@@ -180,7 +177,7 @@ fn incoming<H: Hook>(hook: &H) -> i32 {
 fn incoming_ipv4<H: Hook>(hook: &H, at: usize) -> u64 {
     let packet = hook.packet();
     concluded::<H>(
-        parse::ipv4(hook, &packet, at).and_then(|headers| balance(hook, &packet, &headers)),
+        parse::ipv4(hook, &packet, at).and_then(|headers| fast::balance(hook, &packet, &headers)),
     )
 }
 
@@ -188,7 +185,7 @@ fn incoming_ipv4<H: Hook>(hook: &H, at: usize) -> u64 {
 fn incoming_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
     let packet = hook.packet();
     concluded::<H>(
-        parse::ipv6(hook, &packet, at).and_then(|headers| balance(hook, &packet, &headers)),
+        parse::ipv6(hook, &packet, at).and_then(|headers| fast::balance(hook, &packet, &headers)),
     )
 }
 
@@ -372,7 +369,7 @@ fn outgoing<H: Hook>(hook: &H) -> i32 {
 fn outgoing_ipv4<H: Hook>(hook: &H, at: usize) -> u64 {
     let packet = hook.packet();
     concluded::<H>(
-        parse::ipv4(hook, &packet, at).and_then(|headers| answer(hook, &packet, &headers)),
+        parse::ipv4(hook, &packet, at).and_then(|headers| fast::answer(hook, &packet, &headers)),
     )
 }
 
@@ -380,7 +377,7 @@ fn outgoing_ipv4<H: Hook>(hook: &H, at: usize) -> u64 {
 fn outgoing_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
     let packet = hook.packet();
     concluded::<H>(
-        parse::ipv6(hook, &packet, at).and_then(|headers| answer(hook, &packet, &headers)),
+        parse::ipv6(hook, &packet, at).and_then(|headers| fast::answer(hook, &packet, &headers)),
     )
 }
 
@@ -393,128 +390,6 @@ pub fn leave<H: Hook>(verdict: Verdict) -> i32 {
         Kind::Drop => H::drop(),
         Kind::Forward | Kind::Answer | Kind::Stack | Kind::Pass => H::pass(),
     }
-}
-
-/// A packet that comes in: by its flow, or by the slow path.
-#[inline(always)]
-fn balance<H: Hook, F: Family>(
-    hook: &H,
-    packet: &Packet,
-    headers: &Headers<F>,
-) -> Result<u64, Verdict> {
-    parsed(headers);
-    if !filter::may_be_ours(&headers.tuple) {
-        return Err(Verdict::NoService);
-    }
-    let mut decision = Decision::none(headers);
-    let found = F::look_up(headers, Passage::In, &mut decision);
-    match found {
-        Found::Flow | Found::Eventful => {}
-        Found::Apart | Found::ApartEventful => {
-            let sent = Verdict::ForwardedRequest;
-            return carry::hand_over(headers, &decision, (found, Part::WHOLE), sent);
-        }
-        Found::Reset => {
-            let none = Service { id: 0, pool: 0 };
-            return hand_on(headers, &decision, (found, Part::WHOLE), none);
-        }
-        Found::Nothing | Found::Idle | Found::Replaced | Found::Reselected => {
-            match service::find(hook, headers) {
-                Ok(service) => {
-                    return hand_on(headers, &decision, (found, Part::WHOLE), service);
-                }
-                Err(Verdict::NoService) if stateless::reply(headers, &mut decision) => {}
-                Err(verdict) => return Err(verdict),
-            }
-        }
-    }
-    match forward::forward::<_, _, false>(hook, packet, headers, &decision) {
-        Ok(sent) => turned(headers, &decision, found, action(sent)),
-        Err(verdict) if verdict.is_answered() => answered(headers, verdict),
-        Err(verdict) => Err(verdict),
-    }
-}
-
-/// Leaves a packet to the program that answers it.
-#[inline(always)]
-fn answered<F: Family>(headers: &Headers<F>, verdict: Verdict) -> Result<u64, Verdict> {
-    let Some(work) = F::work() else { return Err(Verdict::FlowRefused) };
-    work.headers = *headers;
-    work.verdict = verdict as u32;
-    Ok(on(Stage::Answer))
-}
-
-/// Leaves a packet to the slow path.
-#[inline(always)]
-pub fn hand_on<F: Family>(
-    headers: &Headers<F>,
-    decision: &Decision<F>,
-    (found, part): (Found, Part),
-    service: Service,
-) -> Result<u64, Verdict> {
-    let Some(work) = F::work() else { return Err(Verdict::FlowRefused) };
-    work.headers = *headers;
-    work.service = service;
-    work.at = decision.at;
-    work.flow_service = decision.service;
-    work.found = found;
-    work.part = part;
-    Ok(on(Stage::Slow))
-}
-
-/// The action, with word of an eventful packet left for when the stack is free.
-#[inline(always)]
-pub fn turned<F: Family>(
-    headers: &Headers<F>,
-    decision: &Decision<F>,
-    found: Found,
-    action: u64,
-) -> Result<u64, Verdict> {
-    if found != Found::Eventful {
-        return Ok(action);
-    }
-    if let Some(work) = F::work() {
-        work.headers.segment = headers.segment;
-        work.at = decision.at;
-    }
-    Ok(action | TURN)
-}
-
-/// A packet that goes out: only replies are ours here, and the stack sends them.
-#[inline(always)]
-fn answer<H: Hook, F: Family>(
-    hook: &H,
-    packet: &Packet,
-    headers: &Headers<F>,
-) -> Result<u64, Verdict> {
-    parsed(headers);
-    if !filter::may_be_ours(&headers.tuple) {
-        return Err(Verdict::Outgoing);
-    }
-    let mut reply = Decision::none(headers);
-    let found = F::look_up(headers, hook.passage(), &mut reply);
-    match found {
-        Found::Flow | Found::Eventful => {}
-        Found::Apart | Found::ApartEventful => {
-            let sent = Verdict::RewrittenReply;
-            return carry::hand_over(headers, &reply, (found, Part::WHOLE), sent);
-        }
-        // There is nobody on this side to be answered.
-        Found::Reset => return Err(Verdict::Unanswerable),
-        Found::Nothing | Found::Idle | Found::Replaced | Found::Reselected => {
-            return Err(Verdict::Outgoing);
-        }
-    }
-    rewrite::apply(hook, packet, headers, &reply.to, Hops::Keep)?;
-    report::packet(headers, &reply);
-    turned(headers, &reply, found, action(leave::<H>(Verdict::RewrittenReply)))
-}
-
-#[inline(always)]
-fn parsed<F: Family>(headers: &Headers<F>) {
-    let tuple = &headers.tuple;
-    let ports = u64::from(tuple.source_port.get()) << 16 | u64::from(tuple.destination_port.get());
-    report::step(What::Parsed, tuple.protocol, ports);
 }
 
 #[panic_handler]

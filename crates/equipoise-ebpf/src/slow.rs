@@ -74,6 +74,24 @@ pub struct Work<F> {
     pub by_stack: u32,
 }
 
+/// Leaves a packet to the slow path.
+#[inline(always)]
+pub fn hand_on<F: Family>(
+    headers: &Headers<F>,
+    decision: &Decision<F>,
+    (found, part): (Found, Part),
+    service: Service,
+) -> Result<u64, Verdict> {
+    let Some(work) = F::work() else { return Err(Verdict::FlowRefused) };
+    work.headers = *headers;
+    work.service = service;
+    work.at = decision.at;
+    work.flow_service = decision.service;
+    work.found = found;
+    work.part = part;
+    Ok(on(Stage::Slow))
+}
+
 /// How far [`begin`] has got with a packet: an action, or this.
 const OPEN: u64 = 1 << 63;
 

@@ -1,0 +1,119 @@
+//! The way of nearly every packet: by its flow, at once; and where those go that have none.
+//!
+//! What costs more than a look-up is left to other programs, so that the rest does not pay for it.
+
+use equipoise_common::step::What;
+use equipoise_common::value::Service;
+use equipoise_common::verdict::Verdict;
+
+use crate::family::Family;
+use crate::flow::{Decision, Found, Passage};
+use crate::hook::{Hook, Packet, Stage};
+use crate::parse::{Headers, Part};
+use crate::rewrite::{self, Hops};
+use crate::slow::hand_on;
+use crate::{TURN, action, carry, filter, forward, leave, on, report, service, stateless};
+
+/// A packet that comes in: by its flow, or by the slow path.
+#[inline(always)]
+pub fn balance<H: Hook, F: Family>(
+    hook: &H,
+    packet: &Packet,
+    headers: &Headers<F>,
+) -> Result<u64, Verdict> {
+    parsed(headers);
+    if !filter::may_be_ours(&headers.tuple) {
+        return Err(Verdict::NoService);
+    }
+    let mut decision = Decision::none(headers);
+    let found = F::look_up(headers, Passage::In, &mut decision);
+    match found {
+        Found::Flow | Found::Eventful => {}
+        Found::Apart | Found::ApartEventful => {
+            let sent = Verdict::ForwardedRequest;
+            return carry::hand_over(headers, &decision, (found, Part::WHOLE), sent);
+        }
+        Found::Reset => {
+            let none = Service { id: 0, pool: 0 };
+            return hand_on(headers, &decision, (found, Part::WHOLE), none);
+        }
+        Found::Nothing | Found::Idle | Found::Replaced | Found::Reselected => {
+            match service::find(hook, headers) {
+                Ok(service) => {
+                    return hand_on(headers, &decision, (found, Part::WHOLE), service);
+                }
+                Err(Verdict::NoService) if stateless::reply(headers, &mut decision) => {}
+                Err(verdict) => return Err(verdict),
+            }
+        }
+    }
+    match forward::forward::<_, _, false>(hook, packet, headers, &decision) {
+        Ok(sent) => turned(headers, &decision, found, action(sent)),
+        Err(verdict) if verdict.is_answered() => answered(headers, verdict),
+        Err(verdict) => Err(verdict),
+    }
+}
+
+/// Leaves a packet to the program that answers it.
+#[inline(always)]
+fn answered<F: Family>(headers: &Headers<F>, verdict: Verdict) -> Result<u64, Verdict> {
+    let Some(work) = F::work() else { return Err(Verdict::FlowRefused) };
+    work.headers = *headers;
+    work.verdict = verdict as u32;
+    Ok(on(Stage::Answer))
+}
+
+/// The action, with word of an eventful packet left for when the stack is free.
+#[inline(always)]
+pub fn turned<F: Family>(
+    headers: &Headers<F>,
+    decision: &Decision<F>,
+    found: Found,
+    action: u64,
+) -> Result<u64, Verdict> {
+    if found != Found::Eventful {
+        return Ok(action);
+    }
+    if let Some(work) = F::work() {
+        work.headers.segment = headers.segment;
+        work.at = decision.at;
+    }
+    Ok(action | TURN)
+}
+
+/// A packet that goes out: only replies are ours here, and the stack sends them.
+#[inline(always)]
+pub fn answer<H: Hook, F: Family>(
+    hook: &H,
+    packet: &Packet,
+    headers: &Headers<F>,
+) -> Result<u64, Verdict> {
+    parsed(headers);
+    if !filter::may_be_ours(&headers.tuple) {
+        return Err(Verdict::Outgoing);
+    }
+    let mut reply = Decision::none(headers);
+    let found = F::look_up(headers, hook.passage(), &mut reply);
+    match found {
+        Found::Flow | Found::Eventful => {}
+        Found::Apart | Found::ApartEventful => {
+            let sent = Verdict::RewrittenReply;
+            return carry::hand_over(headers, &reply, (found, Part::WHOLE), sent);
+        }
+        // There is nobody on this side to be answered.
+        Found::Reset => return Err(Verdict::Unanswerable),
+        Found::Nothing | Found::Idle | Found::Replaced | Found::Reselected => {
+            return Err(Verdict::Outgoing);
+        }
+    }
+    rewrite::apply(hook, packet, headers, &reply.to, Hops::Keep)?;
+    report::packet(headers, &reply);
+    turned(headers, &reply, found, action(leave::<H>(Verdict::RewrittenReply)))
+}
+
+#[inline(always)]
+fn parsed<F: Family>(headers: &Headers<F>) {
+    let tuple = &headers.tuple;
+    let ports = u64::from(tuple.source_port.get()) << 16 | u64::from(tuple.destination_port.get());
+    report::step(What::Parsed, tuple.protocol, ports);
+}
