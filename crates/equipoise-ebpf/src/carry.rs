@@ -19,11 +19,11 @@ use crate::flow::{Decision, Found, Passage};
 use crate::hook::{Change, Hook, Refusal, Stage};
 use crate::map::{BACKENDS, SNAT};
 use crate::parse::{Headers, Part};
+use crate::report::Direction;
 use crate::rewrite::{self, Hops};
 use crate::route::{self, Hop, Route, Wanted};
 use crate::slow::{self, Work};
 use crate::table::policy;
-use crate::report::Direction;
 use crate::{ON, action, leave, on, report};
 
 /// Whether the ends of a connection are to be told a smaller MSS than they ask for, and this packet is one that asks.

@@ -2,22 +2,20 @@
 //! balancer says, which builds what should come out from scratch.
 //!
 //! `services` makes up a configuration, `talk` packets, `balancer` says what may become of them, `outcome` what that
-//! looks like.
+//! looks like, and `trial` compares.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use equipoise::dataplane::DataPlane as _;
-use equipoise::dataplane::kernel::{Entry, Input, Part, Runner};
-use equipoise_common::verdict::{VERDICTS, Verdict};
+use equipoise::dataplane::kernel::{Entry, Part};
+use equipoise_common::verdict::Verdict;
 use equipoise_lab::scale;
 
-use self::balancer::{Balancer, Traffic};
-use self::outcome::{Choice, Outcome};
-use self::shot::{Carries, Shot};
+use self::balancer::Balancer;
+use self::trial::Trial;
 use crate::bench::Bench;
 use crate::traffic::CONFIG;
-use crate::wire::{Dice, hex};
+use crate::wire::Dice;
 
 #[path = "whole/answer.rs"]
 mod answer;
@@ -41,6 +39,8 @@ mod services;
 mod shot;
 #[path = "whole/talk.rs"]
 mod talk;
+#[path = "whole/trial.rs"]
+mod trial;
 #[path = "whole/tunnel.rs"]
 mod tunnel;
 
@@ -62,125 +62,51 @@ fn whole_packets_of_every_kind_fare_as_a_second_balancer_says() {
         services::published(&mut services, &mut bench);
         let mut balancer = Balancer::new(services, [bench.front_link(), bench.back_link()]);
         let bench = &bench;
-        let mut trial = Trial { bench, runners: &runners, balancer: &mut balancer };
-        if let Err(why) = bench.netns.run(|| trial.fare(SEED + round * PACKETS)) {
+        let first = SEED + round * PACKETS;
+        let trial = || Trial::new(bench, &runners, &mut balancer).fare(first..first + PACKETS);
+        if let Err(why) = bench.netns.run(trial) {
             panic!("round {round}: {why}\n{text}");
         }
     }
-}
-
-struct Trial<'a> {
-    bench: &'a Bench,
-    runners: &'a [(Entry, Runner)],
-    balancer: &'a mut Balancer,
-}
-
-impl Trial<'_> {
-    /// Sends the packets of a round, and compares.
-    fn fare(&mut self, first: u64) -> Result<(), String> {
-        let before = self.traffic();
-        let mut counted = self.counters();
-        for number in 0..PACKETS {
-            let shot = talk::shot(first + number, self.balancer);
-            let frame = shot.frame(self.balancer.links);
-            let interface = if shot.at_back { self.bench.back } else { self.bench.front };
-            let (_, runner) = self.runners.iter().find(|(entry, _)| *entry == shot.entry).unwrap();
-            let output = runner.run(Input { frame: &frame, interface, repeat: 1 }).unwrap();
-            let now = self.counters();
-            let verdict = one(&counted, &now);
-            counted = now;
-            let came = (verdict, output.action, &output.frame[..]);
-            let right = self.right(&shot, came).map_err(|why| {
-                let (told, known) = (talk::told(&shot), self.known(&shot));
-                format!(
-                    "packet {number}: {why}\n{told}\nknown {known}\nin  {}\nout {} {}",
-                    hex(&frame),
-                    output.action,
-                    hex(&output.frame)
-                )
-            })?;
-            self.balancer.learn(&shot, &right);
-            if number % 50 == 49 {
-                let traffic = self.traffic_since(&before);
-                let expected: BTreeMap<_, _> = traffic
-                    .keys()
-                    .map(|id| (*id, self.balancer.traffic.get(id).copied().unwrap_or_default()))
-                    .collect();
-                if traffic != expected {
-                    return Err(format!(
-                        "up to packet {number}: {traffic:?}, expected {expected:?}"
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// What is known from a packet that has become what it should.
-    fn right(
-        &self,
-        shot: &Shot,
-        (verdict, action, frame): (Result<(u32, Verdict), String>, i32, &[u8]),
-    ) -> Result<Vec<Choice>, String> {
-        let (hook, verdict) = verdict?;
-        if hook != shot.hook() as u32 {
-            return Err(format!("{verdict:?} is counted at another hook"));
-        }
-        let (mut right, mut wrong) = (Vec::new(), Vec::new());
-        for fate in self.balancer.fates(shot) {
-            for outcome in self.balancer.outcomes(shot, &fate, frame) {
-                match outcome {
-                    Ok(o) if (o.verdict, o.action, &o.frame[..]) == (verdict, action, frame) => {
-                        right.push(o.choice);
-                    }
-                    Ok(Outcome { verdict, action, frame, .. }) => {
-                        wrong.push(format!("\n{verdict:?} {action} {}", hex(&frame)));
-                    }
-                    Err(why) => wrong.push(why),
-                }
-            }
-        }
-        if !right.is_empty() {
-            return Ok(right);
-        }
-        Err(format!("{verdict:?} {action} came, expected {}", wrong.join(", or ")))
-    }
-
-    fn known(&self, shot: &Shot) -> String {
-        let Carries::Segment(segment, _) = &shot.carries else { return String::new() };
-        let (from, to) = balancer::ends(&shot.header, segment);
-        format!("{:?}", self.balancer.request(segment.protocol, from, to))
-    }
-
-    fn counters(&self) -> Vec<u64> {
-        self.bench.kernel.verdicts().unwrap().iter().map(|(_, _, count)| *count).collect()
-    }
-
-    fn traffic(&self) -> BTreeMap<u32, Traffic> {
-        let ids: Vec<_> = self.balancer.services.iter().map(|service| service.id).collect();
-        let counted = self.bench.kernel.service_traffic(&ids).unwrap().into_iter();
-        counted
-            .map(|(id, t)| (id, [t.packets_in, t.bytes_in, t.packets_out, t.bytes_out]))
-            .collect()
-    }
-
-    fn traffic_since(&self, before: &BTreeMap<u32, Traffic>) -> BTreeMap<u32, Traffic> {
-        let since =
-            |(id, now): (u32, Traffic)| (id, std::array::from_fn(|n| now[n] - before[&id][n]));
-        self.traffic().into_iter().map(since).collect()
+    // Else it shows nothing.
+    let counted = bench.kernel.verdicts().unwrap();
+    for verdict in OFTEN {
+        let times: u64 = counted.iter().filter(|(_, of, _)| *of == verdict).map(|(.., n)| n).sum();
+        assert!(times >= 20, "{verdict:?} {times} times");
     }
 }
 
-/// The one verdict that has been counted, and its hook.
-fn one(before: &[u64], now: &[u64]) -> Result<(u32, Verdict), String> {
-    let changed: Vec<_> = (0..now.len()).filter(|&at| now[at] != before[at]).collect();
-    let [at] = changed[..] else { return Err(format!("not one verdict: {changed:?}")) };
-    if now[at] != before[at] + 1 {
-        return Err("a verdict that is counted more than once".to_owned());
-    }
-    let verdicts = VERDICTS as usize;
-    Ok(((at / verdicts) as u32, Verdict::ALL[at % verdicts]))
-}
+const OFTEN: [Verdict; 29] = [
+    Verdict::ForwardedRequest,
+    Verdict::ForwardedReply,
+    Verdict::RewrittenReply,
+    Verdict::ForwardedErrorToBackend,
+    Verdict::ForwardedErrorToClient,
+    Verdict::RewrittenError,
+    Verdict::RequestNoNeighbour,
+    Verdict::RequestToFragment,
+    Verdict::ReplyNoNeighbour,
+    Verdict::ReplyToFragment,
+    Verdict::ResetUnknown,
+    Verdict::ResetNoBackend,
+    Verdict::UnreachableNoBackend,
+    Verdict::RequestTooBig,
+    Verdict::ReplyTooBig,
+    Verdict::RequestHopLimit,
+    Verdict::ReplyHopLimit,
+    Verdict::Echo,
+    Verdict::NotTcpUdp,
+    Verdict::Fragment,
+    Verdict::Outgoing,
+    Verdict::NoService,
+    Verdict::NoBackendPassed,
+    Verdict::NoBackend,
+    Verdict::UnknownFlow,
+    Verdict::FragmentRefused,
+    Verdict::FragmentUnknown,
+    Verdict::Unanswerable,
+    Verdict::RequestUndeliverable,
+];
 
 /// Time goes on until nothing is left of what was.
 fn forget(bench: &mut Bench, hours: u64) {

@@ -53,7 +53,8 @@ impl Header {
         let mut packet = vec![0x45 + self.options, self.class];
         packet.extend(((length + bytes.len()) as u16).to_be_bytes());
         packet.extend((self.identification as u16).to_be_bytes());
-        let offset = piece.map_or(0, |piece| piece.offset as u16 / 8 | u16::from(piece.more) << 13);
+        let offset =
+            piece.map_or(0, |piece| (piece.offset as u16 / 8) | (u16::from(piece.more) << 13));
         packet.extend((offset | u16::from(self.whole) << 14).to_be_bytes());
         packet.extend([self.hops, protocol, 0, 0]);
         packet.extend(octets(self.from));
