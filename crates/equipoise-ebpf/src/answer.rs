@@ -54,8 +54,9 @@ pub fn give<H: Hook, F: Family>(hook: &H) -> i32 {
         REQUEST_HOPS | REPLY_HOPS => (F::HOPS_EXCEEDED, 0, true, 1),
         REQUEST_SIZE | REPLY_SIZE => (F::TOO_BIG, u32::from(route::too_small()).to_be(), true, 2),
         _ => {
-            // No answer to an answer: two ends would go on for ever (RFC 9293 section 3.5.2).
-            if headers.is_reset() {
+            // No answer to an answer: two ends would go on for ever (RFC 9293 section 3.5.2). And none to a fragment: its
+            // header, which an answer keeps, would have the receiver wait for more.
+            if headers.is_reset() || work.part.marks != 0 {
                 return leave::<H>(Verdict::Unanswerable);
             }
             return finish(hook, work, reset(hook, headers));

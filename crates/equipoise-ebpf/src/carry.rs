@@ -20,11 +20,12 @@ use crate::hook::{Change, Hook, Refusal, Stage};
 use crate::map::SNAT;
 use crate::mss;
 use crate::parse::{Headers, Part};
+use crate::report::Direction;
 use crate::rewrite::{self, Hops};
 use crate::route::{self, Hop, Route, Wanted};
 use crate::slow::{self, Work};
 use crate::table::{self, policy};
-use crate::{action, leave, on, report};
+use crate::{ON, action, leave, on, report};
 
 /// Whether the ends of a connection are to be told a smaller MSS than they ask for, and this packet is one that asks.
 #[inline(always)]
@@ -91,22 +92,24 @@ const SEND: u64 = 1 << 63;
 /// Instead of an action: the stack can send it once it is wrapped up.
 const STACK: u64 = 1 << 62;
 
-/// Whether packets go to a backend as they are.
-#[inline(always)]
-pub fn is_carried(backend: u32) -> bool {
-    table::backend(backend).is_some_and(|entry| Mode::is_one_sided(entry.mode()))
-}
-
 /// A packet that is rewritten, with a smaller MSS.
 #[inline(always)]
 fn rewritten<H: Hook, F: Family>(hook: &H) -> u64 {
+    if hook.passage() == Passage::In {
+        let done = slow::complete::<H, F>(hook);
+        return if stays::<H, F>(done) || clamp::<H, F>(hook) { done } else { action(H::drop()) };
+    }
     if !clamp::<H, F>(hook) {
         return action(leave::<H>(Verdict::RewriteFailed));
     }
-    if hook.passage() == Passage::In {
-        return slow::complete::<H, F>(hook);
-    }
     outgoing::<H, F>(hook)
+}
+
+/// Whether a packet is as its sender has sent it when this is done: it is answered, which quotes it so, or left.
+#[inline(always)]
+fn stays<H: Hook, F: Family>(done: u64) -> bool {
+    let is_reply = F::work().is_some_and(|work| work.decision.direction == Direction::Reply);
+    done >> ON != 0 || done == action(H::pass()) && (is_reply || !H::IS_LAST)
 }
 
 #[inline(never)]
@@ -234,7 +237,8 @@ fn by_stack<H: Hook, F: Family>(verdict: Verdict) -> u64 {
     if work.mode == DSR {
         return action(leave::<H>(Verdict::RequestUndeliverable));
     }
-    STACK
+    // The stack sees the outer hops alone.
+    if work.headers.hop_limit <= 1 { refuse::<H, F>(Verdict::RequestHopLimit) } else { STACK }
 }
 
 /// Leaves a packet, or has it answered; an error is not answered by an error (RFC 1122 section 3.2.2), nor is a fragment
@@ -275,7 +279,10 @@ fn send<H: Hook, F: Carrier, O: Carrier>(hook: &H, found: u64) -> u64 {
         let overhead = tunnel::overhead(work.mode as u8, O::IS_V6);
         report::step(What::Encapsulated, work.mode, u64::from(overhead));
     }
-    report::packet(&work.headers, &work.decision);
+    // An ICMP error is no packet of a flow.
+    if work.headers.tuple.protocol != F::ICMP {
+        report::packet(&work.headers, &work.decision);
+    }
     if found == STACK {
         report::number(H::HOOK, work.by_stack);
         return action(H::pass());

@@ -104,8 +104,8 @@ pub fn first<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: Ip<F>) -> Result
     if is_refused(decision.service) {
         return Err(Verdict::FragmentRefused);
     }
-    remember(&headers, part, &decision, direction(&decision));
-    if decision.apart && passage == Passage::In {
+    remember(&headers, part, &decision, direction(&decision, headers.tuple.destination));
+    if decision.apart {
         let sent = Verdict::ForwardedRequest;
         return carry::hand_over(&headers, &decision, (found, part), sent);
     }
@@ -142,7 +142,8 @@ pub fn later<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Resul
             decision.backend = first.backend;
             match first.direction {
                 REPLY => decision.direction = Direction::Reply,
-                CARRIED => decision.apart = true,
+                // What has been sent by link address alone goes out as it came in, and is not to be sent again.
+                CARRIED => decision.apart = is_in,
                 _ => {}
             }
         }
@@ -173,6 +174,9 @@ fn decide_alone<H: Hook, F: Family>(
     decision: &mut Decision<F>,
 ) -> Result<(), Verdict> {
     let tuple = &headers.tuple;
+    if tuple.protocol == F::ICMP {
+        return Err(Verdict::Fragment);
+    }
     let key = ServiceKey {
         address: tuple.destination,
         interface: hook.interface(),
@@ -219,9 +223,8 @@ fn remember<F: Family>(headers: &Headers<F>, part: Part, decision: &Decision<F>,
 /// Remembers the first fragment that the slow path has decided about.
 #[inline(always)]
 pub fn remember_new<F: Family>() {
-    if let Some(work) = F::work() {
-        keep::<F>(direction(&work.decision));
-    }
+    let Some(work) = F::work() else { return };
+    keep::<F>(direction(&work.decision, work.headers.tuple.destination));
 }
 
 /// Remembers what this CPU's work says of a first fragment.
@@ -242,12 +245,11 @@ fn keep<F: Family>(direction: u32) {
     F::keep_fragment(&PacketKey::of(&work.headers.tuple, work.part), &first);
 }
 
-/// What is remembered of a packet about which this has been decided. That it goes apart may be for its first fragment alone,
-/// which has the MSS in it.
+/// A request that keeps the VIP goes as it is; others are apart only for what a SYN asks for.
 #[inline(always)]
-fn direction<F>(decision: &Decision<F>) -> u32 {
+fn direction<F: Family>(decision: &Decision<F>, vip: F) -> u32 {
     match decision.direction {
-        Direction::Request if decision.apart && carry::is_carried(decision.backend) => CARRIED,
+        Direction::Request if decision.apart && decision.to.destination == vip => CARRIED,
         Direction::Request => REQUEST,
         Direction::Reply => REPLY,
     }

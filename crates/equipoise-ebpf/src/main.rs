@@ -192,7 +192,7 @@ fn incoming_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
 /// Beside a program's action: the flow's state is to be changed as the packet says.
 pub const TURN: u64 = 1 << 32;
 /// In place of a program's action, from this bit on: the [`Stage`] that goes on with the packet, and 1.
-const ON: u32 = 33;
+pub const ON: u32 = 33;
 
 /// That this stage goes on with the packet.
 #[inline(always)]

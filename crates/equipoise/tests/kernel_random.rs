@@ -13,5 +13,7 @@ mod mutants;
 mod predicted;
 #[path = "random/traffic.rs"]
 mod traffic;
+#[path = "random/whole.rs"]
+mod whole;
 #[path = "random/wire.rs"]
 mod wire;

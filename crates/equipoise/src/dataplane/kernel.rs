@@ -163,13 +163,13 @@ impl Kernel {
         run::run(&self.ebpf, hook, input)
     }
 
-    /// The program of a hook, to be run as by [`Kernel::run`] from other threads.
+    /// The program of a hook, or of one way into it, to be run as by [`Kernel::run`] from other threads.
     ///
     /// # Errors
     ///
     /// When the kernel refuses.
-    pub fn runner(&self, hook: Hook) -> Result<Runner, KernelError> {
-        Runner::of(&self.ebpf, hook.into())
+    pub fn runner(&self, entry: impl Into<Entry>) -> Result<Runner, KernelError> {
+        Runner::of(&self.ebpf, entry.into())
     }
 
     /// Loads the programs once more on the same maps, to explain.
