@@ -479,11 +479,13 @@ mod tests {
             let slots = vec![id; slots].into();
             let (service, route, family, pick) = ("web".into(), None, Family::V4, Pick::Hash);
             let members = Vec::new();
-            let pool = PoolPlan { service, route, family, pick, members, slots };
+            let pool = PoolPlan { service, route, family, pick, members, panics: false, slots };
             desired.pools.insert(id, pool);
             desired.services.insert(key(id), value::Service { id, pool: id });
             desired.service_terms.insert(id, 0);
-            desired.backends.insert(id, BackendPlan { value: value::Backend::default(), term: 0 });
+            desired
+                .backends
+                .insert(id, BackendPlan { value: value::Backend::default(), term: 0, out: None });
         }
         desired
     }

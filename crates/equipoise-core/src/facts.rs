@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::health::BackendKey;
+use crate::weight::Belief;
+
 /// Facts about the machine, gathered by the shell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -12,6 +15,8 @@ pub struct Facts {
     pub loads: BTreeMap<u32, u64>,
     /// The address of ours that packets to a backend's address come from, where there is one.
     pub sources: BTreeMap<IpAddr, IpAddr>,
+    /// What is believed about backends, where that is not what is believed of those of which nothing is known.
+    pub beliefs: BTreeMap<BackendKey, Belief>,
     /// The ports that the kernel gives to this host's own connections.
     pub own_ports: OwnPorts,
 }

@@ -9,6 +9,7 @@ pub mod config;
 pub mod diff;
 pub mod dump;
 pub mod facts;
+pub mod health;
 pub mod id;
 pub mod load;
 pub mod maglev;

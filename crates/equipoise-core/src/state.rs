@@ -6,21 +6,31 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use equipoise_common::value::Fate;
 
 use crate::config::{self, Config};
 use crate::facts::Facts;
+use crate::health::{BackendKey, Change, Effect, Health, Manual, Outcome, ProbeId, Standing};
 use crate::id::{Held, Ids, Mark, Named, RouteName, Wanted};
 use crate::plan::{Desired, Note, PoolPlan, ServiceKey, plan};
-use crate::weight::{self, Weight};
+use crate::weight::Weight;
 
 /// Configuration, facts, ids, and the latest plan.
 #[derive(Clone, Debug)]
 pub struct State {
     config: Config,
     facts: Facts,
+    health: Health,
+    /// As it was told last.
+    now: Duration,
     ids: Ids,
     desired: Desired,
     stale: bool,
+    /// Whether flows are to be reset since backends have gone down.
+    resets: bool,
 }
 
 /// A service as it is planned.
@@ -50,6 +60,8 @@ pub struct PoolView<'a> {
     pub pool: config::Pool<'a>,
     /// Its ids, one for each family.
     pub ids: Vec<u32>,
+    /// Whether too few backends are usable, of a family at least.
+    pub panics: bool,
     /// Its backends, both families in one list, in the order of the file.
     pub backends: Vec<BackendView>,
 }
@@ -61,6 +73,8 @@ pub struct BackendView {
     pub address: SocketAddr,
     /// Its id; none when all are taken.
     pub id: Option<u32>,
+    /// What is believed of its health, in a word.
+    pub health: &'static str,
     /// As configured.
     pub configured_weight: u16,
     /// What follows from everything known about it.
@@ -72,21 +86,35 @@ pub struct BackendView {
 impl State {
     /// Knows this much and nothing else.
     pub fn new(config: Config, facts: Facts) -> Self {
+        Self::seeded(config, facts, 0)
+    }
+
+    /// So, with a seed that decides when checks begin.
+    pub fn seeded(config: Config, facts: Facts, seed: u64) -> Self {
         let mut ids = Ids::default();
         ids.hold(&Wanted::all(&config));
-        Self { config, facts, ids, desired: Desired::default(), stale: true }
+        let mut health = Health::new(seed);
+        let now = Duration::ZERO;
+        health.handle_config(now, &config);
+        let desired = Desired::default();
+        Self { config, facts, health, now, ids, desired, stale: true, resets: false }
     }
 
     /// Another configuration is in force.
     pub fn handle_config(&mut self, config: Config) {
         self.ids.hold(&Wanted::all(&config));
+        self.health.handle_config(self.now, &config);
         self.config = config;
         self.stale = true;
     }
 
     /// The machine has changed.
     pub fn handle_facts(&mut self, facts: Facts) {
-        let facts = Facts { loads: std::mem::take(&mut self.facts.loads), ..facts };
+        let facts = Facts {
+            loads: std::mem::take(&mut self.facts.loads),
+            beliefs: std::mem::take(&mut self.facts.beliefs),
+            ..facts
+        };
         self.stale |= self.facts != facts;
         self.facts = facts;
     }
@@ -110,6 +138,53 @@ impl State {
         is_new
     }
 
+    /// Time has passed, since the start of the instance. Answers with the backends about which an operator's word has run
+    /// out.
+    pub fn handle_time(&mut self, now: Duration) -> Vec<BackendKey> {
+        self.now = now;
+        self.health.handle_time(now)
+    }
+
+    /// A health check has ended; what changes by that.
+    pub fn handle_probe(&mut self, probe: ProbeId, outcome: Outcome) -> Option<Change> {
+        self.health.handle_outcome(self.now, probe, outcome)
+    }
+
+    /// An operator says how a backend is, or takes that back; false where there is no such backend.
+    pub fn handle_manual(&mut self, key: &BackendKey, manual: Option<Manual>) -> bool {
+        self.health.handle_manual(self.now, key, manual)
+    }
+
+    /// Has a backend checked at once; the target, by which its outcome will be told.
+    pub fn check_now(&mut self, key: &BackendKey) -> Option<u64> {
+        self.health.check_now(self.now, key)
+    }
+
+    /// What is to be done by now; none when that is all.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.health.poll_effect(self.now)
+    }
+
+    /// When something is to be done, or time alone changes something.
+    pub fn next_wake(&self) -> Option<Duration> {
+        self.health.next_wake()
+    }
+
+    /// What is known of a backend's health.
+    pub fn standing(&self, key: &BackendKey) -> Standing<'_> {
+        self.health.standing(key)
+    }
+
+    /// Whether something has happened that the plan does not know of.
+    pub fn is_stale(&self) -> bool {
+        self.stale || self.health.has_changed()
+    }
+
+    /// Whether there have come to be flows to be reset, because their backend is down, since this was asked last.
+    pub fn take_resets(&mut self) -> bool {
+        std::mem::take(&mut self.resets)
+    }
+
     /// The flow table has been read: of the ids that rested at `mark`, it still names these.
     ///
     /// As [`Ids::rested`] says, the mark must have been taken with the plan wholly applied, and
@@ -125,11 +200,31 @@ impl State {
     /// What should be in the maps. Computed anew only when something has changed, and then only
     /// those slot tables whose backends have.
     pub fn plan(&mut self) -> &Desired {
+        if let Some(beliefs) = self.health.take_changed() {
+            self.stale |= self.facts.beliefs != beliefs;
+            self.facts.beliefs = beliefs;
+        }
         if self.stale {
-            self.desired = plan(&self.config, &self.facts, &self.ids, Some(&self.desired));
+            let mut desired = plan(&self.config, &self.facts, &self.ids, Some(&self.desired));
+            self.note_departures(&mut desired);
+            self.desired = desired;
             self.stale = false;
         }
         &self.desired
+    }
+
+    /// Backends that are kept out from now on are of another generation: that tells flows of before.
+    fn note_departures(&mut self, desired: &mut Desired) {
+        let before = &self.desired.backends;
+        let was_out = |id| before.get(id).is_some_and(|backend| backend.out.is_some());
+        for (id, backend) in desired.backends.iter_mut().filter(|(id, _)| !was_out(id)) {
+            let Some(fate) = backend.out else { continue };
+            let service = u32::from(backend.value.service);
+            let departure = self.ids.depart(*id, fate, service);
+            backend.value.generation = departure.generation;
+            backend.value.fate = fate as u8;
+            self.resets |= fate == Fate::Reset;
+        }
     }
 
     /// The configuration in force.
@@ -174,7 +269,7 @@ impl State {
     ) -> ServiceView<'a> {
         let held = self.ids.held(&service.name);
         let id = held.and_then(|held| held.service).map(|id| id.number);
-        let pool = |pool| self.view_pool(pool, held);
+        let pool = |pool| self.view_pool(&service.name, pool, held);
         ServiceView {
             service,
             id,
@@ -183,19 +278,34 @@ impl State {
         }
     }
 
-    fn view_pool<'a>(&self, pool: config::Pool<'a>, held: Option<&Held>) -> PoolView<'a> {
+    fn view_pool<'a>(
+        &self,
+        service: &str,
+        pool: config::Pool<'a>,
+        held: Option<&Held>,
+    ) -> PoolView<'a> {
         let route: RouteName = pool.route.map(|route| route.name().into());
         let held = held.and_then(|held| held.pools.get(&route));
         let ids = held.into_iter().flat_map(|held| held.ids.into_iter().flatten());
         let ids: Vec<u32> = ids.map(|id| id.number).collect();
         let planned: Vec<&PoolPlan> =
             ids.iter().filter_map(|id| self.desired.pools.get(id)).collect();
-        let backends = pool.backends.iter().map(|backend| view_backend(backend, &planned));
-        PoolView { pool, backends: backends.collect(), ids }
+        let panics = planned.iter().any(|pool| pool.panics);
+        let service: Arc<str> = service.into();
+        let backends = pool.backends.iter().map(|backend| {
+            let (service, route, address) = (Arc::clone(&service), route.clone(), backend.address);
+            let key = BackendKey { service, route, address };
+            view_backend(backend, &planned, self.health.standing(&key).name())
+        });
+        PoolView { pool, panics, backends: backends.collect(), ids }
     }
 }
 
-fn view_backend(backend: &config::Backend, pools: &[&PoolPlan]) -> BackendView {
+fn view_backend(
+    backend: &config::Backend,
+    pools: &[&PoolPlan],
+    health: &'static str,
+) -> BackendView {
     let member = pools.iter().find_map(|pool| {
         let at = pool.members.binary_search_by_key(&backend.address, |member| member.address);
         Some((*pool, pool.members[at.ok()?]))
@@ -203,8 +313,10 @@ fn view_backend(backend: &config::Backend, pools: &[&PoolPlan]) -> BackendView {
     BackendView {
         address: backend.address,
         id: member.map(|(_, member)| member.id),
+        health,
         configured_weight: backend.weight,
-        effective_weight: member.map_or(weight::effective(backend), |(_, member)| member.weight),
+        effective_weight: member
+            .map_or(Weight::configured(backend.weight), |(_, member)| member.weight),
         share: member.map_or(0.0, |(pool, member)| pool.share(&member)),
     }
 }

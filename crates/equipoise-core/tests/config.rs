@@ -177,6 +177,7 @@ fn every_key_arrives() {
             deny: List { written: vec!["::/0".to_owned()], prefixes: [prefix("::", 0)].into() },
             ..Limits::default()
         },
+        exec_checks: false,
     };
     assert_eq!(config.settings, settings);
 }

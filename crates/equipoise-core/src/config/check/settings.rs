@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::address;
+use super::health::{self, CheckDraft};
 use super::limits::{self, Owner};
 use super::policy::duration;
 use super::report::{At, Keys, Report, shown};
@@ -36,6 +37,13 @@ pub(super) fn settings(report: &mut Report<'_>, at: &At<'_>) -> Settings {
     }
     if let Some(found) = fields.get("events").and_then(|at| report.boolean(&at)) {
         settings.events = found;
+    }
+    if let Some(found) = fields.get("exec-checks").and_then(|at| report.boolean(&at)) {
+        settings.exec_checks = found;
+        report.exec_checks = found;
+    }
+    if let Some(at) = fields.get("health-check") {
+        report.common_check = health::check(report, &at, &CheckDraft::default());
     }
     if let Some(at) = fields.get("limits") {
         settings.limits = limits::limits(report, &at, Owner::Settings);
