@@ -13,6 +13,7 @@ use std::time::SystemTime;
 
 use equipoise_common::value::{Backend, Fate};
 use equipoise_core::config::{Config, Service};
+use equipoise_core::health::{Outcome, ProbeId};
 use equipoise_core::plan::{BackendPlan, Crowded, Note};
 use equipoise_core::state::State;
 use tokio::sync::{mpsc, watch};
@@ -27,12 +28,14 @@ use crate::dataplane::kernel::Part;
 use crate::host::addresses::Managed;
 use crate::host::forwarding::{self, Forwarding};
 use crate::host::{HostError, Machine, Reading, Way};
+use crate::probe::{Outcomes, Prober};
 use crate::status::StopAnswer;
 
 mod answer;
 mod ending;
 mod events;
 mod explain;
+mod health;
 mod interfaces;
 mod listing;
 mod loads;
@@ -82,6 +85,8 @@ pub struct Driver<M, P> {
     generation: Generation,
     flows: Option<FlowSample>,
     events: EventTask,
+    prober: Prober,
+    outcomes: Outcomes,
     /// The thread that explains packets, once there has been something to explain.
     explainer: Option<std::sync::mpsc::Sender<Asked>>,
     due: Due,
@@ -106,6 +111,7 @@ enum Event {
     Reload,
     Command(Command),
     Machine,
+    Probed(ProbeId, Outcome),
     Timer,
 }
 
@@ -143,6 +149,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 return Some(ending);
             }
         }
+        while let Ok((probe, outcome)) = self.outcomes.try_recv() {
+            self.take_outcome(probe, outcome);
+        }
         self.catch_up().await;
         None
     }
@@ -154,6 +163,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             _ = self.signals.terminate.recv() => Event::End,
             _ = self.signals.hangup.recv() => Event::Reload,
             Some(command) = self.commands.recv() => Event::Command(command),
+            Some((probe, outcome)) = self.outcomes.recv() => Event::Probed(probe, outcome),
             () = self.machine.changed() => Event::Machine,
             () = sleep_until(wake) => Event::Timer,
         }
@@ -172,6 +182,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 let at = (Instant::now() + BURST).max(self.due.not_before);
                 self.due.reading.get_or_insert(at);
             }
+            Event::Probed(probe, outcome) => self.take_outcome(probe, outcome),
             Event::Timer => {}
             Event::Command(Command::Stop(reply)) => return Some(Ending::Stop(reply)),
             Event::Command(command) => self.answer(command),
@@ -191,6 +202,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.read_machine().await;
         }
         self.follow_loads(now);
+        self.follow_health(now);
         if self.due.settle || retry {
             self.settle().await;
         }
@@ -270,11 +282,15 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if converged.steps > 0 {
             tracing::info!(steps = converged.steps, "applied");
             // Flows of a backend that has gone are not to wait for their next packet.
-            if self.state.planned().backends.values().any(is_to_be_reset) {
+            if self.state.take_resets() || self.is_any_to_be_reset() {
                 self.sweep(Part::All);
             }
         }
         Ok(())
+    }
+
+    fn is_any_to_be_reset(&self) -> bool {
+        self.state.planned().backends.values().any(is_to_be_reset)
     }
 
     /// Ends the flows that are past their time, and closes those whose backend has gone.
@@ -338,7 +354,7 @@ fn is_missing(note: &Note) -> bool {
         | Note::NoBackendIds { .. }
         | Note::NoSourceAddress { .. }
         | Note::NoKeys { .. } => true,
-        Note::NoBackend { .. } | Note::CoarseShares { .. } => false,
+        Note::NoBackend { .. } | Note::Panic { .. } | Note::CoarseShares { .. } => false,
     }
 }
 

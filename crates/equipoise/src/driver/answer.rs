@@ -208,7 +208,7 @@ fn pool(view: &PoolView<'_>, counted: &Counted) -> PoolStatus {
         route: view.pool.route.map_or("default", Route::name).to_owned(),
         algorithm: algorithm(view.pool.algorithm).to_owned(),
         affinity: affinity(view.pool.affinity).map(str::to_owned),
-        panic: false,
+        panic: view.panics,
         backends: view.backends.iter().map(|b| backend(b, counted)).collect(),
     }
 }
@@ -220,7 +220,7 @@ fn backend(view: &BackendView, counted: &Counted) -> BackendStatus {
         configured_weight: view.configured_weight,
         effective_weight: view.effective_weight.value(),
         share: view.share,
-        health: "none".to_owned(),
+        health: view.health.to_owned(),
         breaker: "closed".to_owned(),
         draining: false,
         live_flows: live.copied().unwrap_or_default(),

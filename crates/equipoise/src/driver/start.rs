@@ -3,6 +3,7 @@
 //! No packet meets a program before the maps are right. A failure at any point takes back all
 //! that was done before it, so that nothing is left half-started.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -25,6 +26,7 @@ use crate::dataplane::{DataPlane, StepError};
 use crate::host::addresses::Managed;
 use crate::host::forwarding::{Forwarding, Wanted};
 use crate::host::{HostError, Machine, Reading};
+use crate::probe::{Outcomes, Prober};
 use crate::running_config;
 
 /// Commands that wait at most; more wait at their sockets.
@@ -73,6 +75,9 @@ pub enum StartError {
     /// Flow events cannot be waited for.
     #[error("waiting for flow events: {0}")]
     Events(#[source] std::io::Error),
+    /// Health checks cannot be made.
+    #[error("starting health checks: {0}")]
+    Checks(#[source] std::io::Error),
     /// The admin socket cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -89,7 +94,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             start;
         let mut begun = Begun::default();
         match begun.all(&mut machine, &mut plane, config, &socket).await {
-            Ok((state, reading, listening, events)) => {
+            Ok(Running { state, reading, listening, events, prober, outcomes }) => {
                 let (flows, bytes) = (state.config().settings.max_flows, plane.occupancy().memory);
                 tracing::info!(
                     flows,
@@ -122,6 +127,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     },
                     flows: None,
                     events,
+                    prober,
+                    outcomes,
                     explainer: None,
                     due: Due::at_start(),
                     signals,
@@ -143,6 +150,16 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 }
 
+/// What runs once all has been done.
+struct Running {
+    state: State,
+    reading: Reading,
+    listening: AdminSocket,
+    events: EventTask,
+    prober: Prober,
+    outcomes: Outcomes,
+}
+
 /// What has been done so far.
 #[derive(Default)]
 struct Begun {
@@ -159,7 +176,7 @@ impl Begun {
         plane: &mut P,
         config: Config,
         socket: &Path,
-    ) -> Result<(State, Reading, AdminSocket, EventTask), StartError> {
+    ) -> Result<Running, StartError> {
         let targets = targets(&config);
         let before = machine.read(&targets).await?;
         self.managed.follow(machine, &config, &before).await?;
@@ -167,14 +184,16 @@ impl Begun {
         let reading = machine.read(&targets).await?;
         let wanted = Wanted::new(&config, interfaces::wanted_here(&config, &reading));
         self.forwarding.follow(machine, &wanted, &reading)?;
-        let mut state = State::new(config, reading.facts());
+        let seed = RandomState::new().build_hasher().finish();
+        let mut state = State::seeded(config, reading.facts(), seed);
         self.applier.converge(plane, state.plan())?;
         self.interfaces.follow(plane, state.config(), &reading);
         if let Some((name, reason)) = self.interfaces.failed().first_key_value() {
             return Err(StartError::Interface { name: name.clone(), reason: reason.clone() });
         }
         let events = EventTask::start(plane.events()?).map_err(StartError::Events)?;
+        let (prober, outcomes) = Prober::start().map_err(StartError::Checks)?;
         let listening = AdminSocket::bind(socket).await?;
-        Ok((state, reading, listening, events))
+        Ok(Running { state, reading, listening, events, prober, outcomes })
     }
 }

@@ -1,0 +1,212 @@
+//! Health checks under traffic: who fails them gets no new flows, who passes them again gets them back.
+
+use std::io::{ErrorKind, Read as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use equipoise_lab::client::{Connect, HttpConnection, UdpAsker};
+use equipoise_lab::load::Load;
+use equipoise_lab::serve::{HttpServer, TcpEcho};
+use equipoise_lab::topology::{Lab, Options};
+use equipoise_lab::{patience, wait_until};
+use serde_json::Value;
+
+use crate::balanced::{
+    Attach, Balancer, DEADLINE, PORT, backends, service, udp_servers, vips, web_servers,
+};
+
+const INTERVAL: Duration = Duration::from_millis(200);
+const THRESHOLD: u32 = 3;
+/// The port of the checks, where it is not that of the service.
+const CHECKED: u16 = 9000;
+
+fn check(more: &str) -> String {
+    format!(
+        "[settings.health-check]\ntype = \"tcp\"\ninterval = \"{}ms\"\nfast-interval = \"{}ms\"\ntimeout = \"1s\"\n\
+         unhealthy-threshold = {THRESHOLD}\n{more}\n",
+        INTERVAL.as_millis(),
+        INTERVAL.as_millis(),
+    )
+}
+
+/// A backend of a service, by its number.
+fn backend(balancer: &Balancer, name: &str, number: usize) -> Value {
+    let status = balancer.status();
+    let services = status["services"].as_array().unwrap();
+    let service = services.iter().find(|service| service["name"] == name).unwrap();
+    service["pools"][0]["backends"][number].clone()
+}
+
+fn until_all_are(balancer: &Balancer, health: &str) {
+    wait_until(DEADLINE, &format!("all {health}"), || {
+        vips()
+            .iter()
+            .all(|(name, _)| (0..3).all(|b| backend(balancer, name, b)["health"] == health))
+    })
+    .unwrap();
+}
+
+pub(crate) fn a_backend_that_fails_its_checks_gets_no_new_flows_until_it_passes_them(
+    attach: Attach,
+) {
+    let lab = Lab::new(Options::default()).unwrap();
+    let mut servers = web_servers(&lab);
+    let text =
+        format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n{}", attach.asked, check(""))
+            + &vips().map(|(name, vip)| service(name, vip, &backends(&lab, vip))).concat();
+    let balancer = Balancer::start(&lab.balancer, &text);
+    until_all_are(&balancer, "healthy");
+    for (name, vip) in vips() {
+        let load = Load::of_time(vip, Duration::from_secs(600)).start(&lab.client().netns);
+        wait_until(DEADLINE, "answers of all", || load.tally().by_backend.len() == 3).unwrap();
+        assert_eq!(load.tally().failed(), 0, "{:?}", load.tally().failures);
+
+        let gone = servers.remove(1);
+        drop(gone);
+        let killed = Instant::now();
+        wait_until(DEADLINE, "no weight", || {
+            backend(&balancer, name, 1)["effective_weight"] == 0.0
+        })
+        .unwrap();
+        let took = killed.elapsed();
+        // Looking takes a while, too.
+        assert!(
+            took < (THRESHOLD * INTERVAL + Duration::from_millis(500)) * patience(),
+            "{took:?}"
+        );
+        assert_eq!(backend(&balancer, name, 1)["health"], "unhealthy");
+        assert_eq!(backend(&balancer, name, 1)["share"], 0.0);
+
+        // Those that had begun before may fail; none of those that begin now does.
+        let settled = load.tally().answered() + 20;
+        wait_until(DEADLINE, "what had begun", || load.tally().answered() > settled).unwrap();
+        let before = load.tally();
+        wait_until(DEADLINE, "many more", || load.tally().answered() > settled + 500).unwrap();
+        let after = load.tally();
+        assert_eq!(after.failed(), before.failed(), "{:?}", after.failures);
+        assert_eq!(after.by_backend["b2"], before.by_backend["b2"]);
+
+        let host = &lab.backends[1];
+        servers.insert(1, HttpServer::start(&host.netns, &host.name, &host.at(PORT)).unwrap());
+        let mut seen = Vec::new();
+        wait_until(DEADLINE, "all of its weight", || {
+            let weight = backend(&balancer, name, 1)["effective_weight"].as_f64().unwrap();
+            if seen.last() != Some(&weight) {
+                seen.push(weight);
+            }
+            weight == 30.0
+        })
+        .unwrap();
+        assert!(seen.is_sorted() && seen.iter().any(|weight| *weight > 0.0 && *weight < 30.0));
+        let back = load.tally().by_backend["b2"];
+        wait_until(DEADLINE, "its share", || load.tally().by_backend["b2"] > back + 50).unwrap();
+        let ended = load.stop();
+        assert_eq!(ended.failed(), after.failed(), "{:?}", ended.failures);
+    }
+}
+
+pub(crate) fn flows_of_a_backend_that_is_down_are_treated_as_the_service_says(attach: Attach) {
+    let lab = Lab::new(Options::default()).unwrap();
+    let (_web, _udp) = (web_servers(&lab), udp_servers(&lab));
+    for policy in ["keep", "reset", "reselect"] {
+        let mut checked: Vec<_> = lab
+            .backends
+            .iter()
+            .map(|b| TcpEcho::start(&b.netns, &b.name, &b.at(CHECKED)).unwrap())
+            .collect();
+        let settings = format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n", attach.asked);
+        let services = vips().map(|(name, vip)| {
+            service(name, vip, &backends(&lab, vip)) + &format!("on-backend-down = \"{policy}\"\n")
+        });
+        let text = settings + &check(&format!("port = {CHECKED}")) + &services.concat();
+        let balancer = Balancer::start(&lab.balancer, &text);
+        until_all_are(&balancer, "healthy");
+
+        let mut streams = Vec::new();
+        let mut askers = Vec::new();
+        for (_, vip) in vips() {
+            streams.push(to_second(&lab, vip));
+            askers.push(asker_of_second(&lab, vip));
+        }
+        checked.remove(1);
+        wait_until(DEADLINE, "no weight", || {
+            vips().iter().all(|(name, _)| backend(&balancer, name, 1)["effective_weight"] == 0.0)
+        })
+        .unwrap();
+        for asker in &askers {
+            assert_ne!(asker.ask(b"again").unwrap(), "b2", "{policy}");
+        }
+        for mut connection in streams {
+            match policy {
+                "keep" => assert_eq!(connection.download(100_000, 5).unwrap(), "b2"),
+                // Told at once, and the other backend knows nothing of it.
+                _ => assert!(connection.download(100_000, 5).is_err(), "{policy}"),
+            }
+        }
+        let closed = &balancer.status()["flow_table"]["events"]["closed"]["backend_gone"];
+        assert_eq!(closed.as_u64().unwrap_or(0), if policy == "reset" { 2 } else { 0 });
+        // Another one connects at once.
+        for (_, vip) in vips() {
+            for _ in 0..20 {
+                let stream = lab.client().netns.run(|| TcpStream::connect_timeout(&vip, DEADLINE));
+                drop(stream.unwrap());
+            }
+        }
+        if policy == "reset" {
+            silent_clients_are_told(&lab, &balancer, &mut checked);
+        }
+    }
+}
+
+/// A client that only reads is told that its backend is down.
+fn silent_clients_are_told(lab: &Lab, balancer: &Balancer, checked: &mut Vec<TcpEcho>) {
+    let host = &lab.backends[1];
+    checked.push(TcpEcho::start(&host.netns, &host.name, &host.at(CHECKED)).unwrap());
+    wait_until(DEADLINE, "all of its weight", || {
+        vips().iter().all(|(name, _)| backend(balancer, name, 1)["effective_weight"] == 30.0)
+    })
+    .unwrap();
+    let mut streams: Vec<_> = vips()
+        .into_iter()
+        .flat_map(|(_, vip)| std::iter::repeat_n(vip, 40))
+        .map(|vip| lab.client().netns.run(|| TcpStream::connect_timeout(&vip, DEADLINE)).unwrap())
+        .collect();
+    checked.pop();
+    wait_until(DEADLINE, "no weight", || {
+        vips().iter().all(|(name, _)| backend(balancer, name, 1)["effective_weight"] == 0.0)
+    })
+    .unwrap();
+    for stream in &streams {
+        stream.set_nonblocking(true).unwrap();
+    }
+    let (mut told, all) = (0, streams.len());
+    wait_until(DEADLINE, "as many clients as there are closed flows", || {
+        streams.retain_mut(|stream| {
+            let read = stream.read(&mut [0; 16]).map_err(|error| error.kind());
+            read != Err(ErrorKind::ConnectionReset)
+        });
+        told = (all - streams.len()) as u64;
+        let closed = &balancer.status()["flow_table"]["events"]["closed"]["backend_gone"];
+        told > 0 && closed.as_u64() == Some(told + 2)
+    })
+    .unwrap();
+}
+
+/// A connection to the second backend.
+fn to_second(lab: &Lab, vip: SocketAddr) -> HttpConnection {
+    let open = || {
+        let mut connection =
+            HttpConnection::open(&lab.client().netns, vip, &Connect::default()).unwrap();
+        (connection.download(100, 1).unwrap() == "b2").then_some(connection)
+    };
+    (0..200).find_map(|_| open()).expect("three in ten go there")
+}
+
+/// A socket whose backend is the second.
+fn asker_of_second(lab: &Lab, vip: SocketAddr) -> UdpAsker {
+    let open = || {
+        let asker = UdpAsker::open(&lab.client().netns, vip, &Connect::default()).unwrap();
+        (asker.ask(b"who").unwrap() == "b2").then_some(asker)
+    };
+    (0..200).find_map(|_| open()).expect("three in ten go there")
+}
