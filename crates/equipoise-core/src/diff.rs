@@ -25,7 +25,7 @@ pub use self::step::Step;
 pub(crate) use self::step::{
     describe_backend, describe_policy, describe_reply, describe_snat, traits,
 };
-use crate::plan::{Desired, Listed, PoolPlan, Routed, Rule, ServiceKey};
+use crate::plan::{BackendPlan, Desired, Listed, PoolPlan, Routed, Rule, ServiceKey};
 
 /// What is left to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -213,7 +213,10 @@ impl<'a> Work<'a> {
             }
         }
         for (&id, wanted, there) in sides(&desired.backends, &applied.backends) {
-            if let Some(backend) = wanted.filter(|b| !b.is_gone() && there != Some(&b.value)) {
+            let is_next = |b: &&BackendPlan| {
+                !b.is_gone() && there != Some(&b.value) && !has_fallen(there, &b.value)
+            };
+            if let Some(backend) = wanted.filter(is_next) {
                 self.steps.push(Step::PutBackend { id, value: backend.value });
             }
         }
@@ -422,13 +425,25 @@ impl<'a> Work<'a> {
             let Some(there) = there.filter(|_| !needed.contains(&id)) else { continue };
             match wanted {
                 None => self.steps.push(Step::RemoveBackend { id }),
-                Some(gone) if gone.is_gone() && gone.value != *there => {
-                    self.steps.push(Step::PutBackend { id, value: gone.value });
+                // Flows are told only when the slots do not lead there any more: they would choose it again.
+                Some(plan)
+                    if (plan.is_gone() && plan.value != *there)
+                        || has_fallen(Some(there), &plan.value) =>
+                {
+                    self.steps.push(Step::PutBackend { id, value: plan.value });
                 }
                 Some(_) => {}
             }
         }
     }
+}
+
+/// Whether a backend that stays has gone down since.
+fn has_fallen(there: Option<&value::Backend>, wanted: &value::Backend) -> bool {
+    let holder = |b: &value::Backend| (b.state, b.address, b.port, b.service);
+    there.is_some_and(|there| {
+        holder(there) == holder(wanted) && there.generation != wanted.generation
+    })
 }
 
 fn is_same_pool(wanted: &PoolPlan, there: &AppliedPool) -> bool {

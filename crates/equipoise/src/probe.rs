@@ -6,6 +6,7 @@
 //! becomes of outcomes.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use equipoise_core::config::HealthCheck;
@@ -13,8 +14,14 @@ use equipoise_core::config::health::Question;
 use equipoise_core::health::{Failure, FailureKind, Outcome};
 use tokio::time::timeout;
 
+mod dns;
+mod exec;
+mod grpc;
+mod http;
 mod prober;
 mod tcp;
+mod tls;
+mod udp;
 
 pub use prober::{Outcomes, Prober};
 
@@ -31,11 +38,33 @@ pub async fn ask(address: SocketAddr, check: &HealthCheck) -> Outcome {
 async fn answer(address: SocketAddr, check: &HealthCheck) -> Result<(), Failure> {
     match &check.question {
         Question::Tcp => tcp::check(address).await,
-        other => Err(Failure::new(FailureKind::Io, format!("no checks of type {}", other.name()))),
+        Question::Http(http) => http::check(address, http).await,
+        Question::Https(https) => http::check_tls(address, https).await,
+        Question::Grpc(grpc) => grpc::check(address, grpc).await,
+        Question::Udp(udp) => udp::check(address, udp).await,
+        Question::Dns(dns) => dns::check(address, dns).await,
+        Question::Exec(exec) => exec::check(address, exec).await,
     }
 }
 
 fn late(timeout: Duration) -> Failure {
     let timeout = humantime::format_duration(timeout);
     Failure::new(FailureKind::Timeout, format!("no answer within {timeout}"))
+}
+
+/// Has an exchange over a connection that has to be driven meanwhile.
+async fn driven<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
+    let mut exchange = pin!(exchange);
+    tokio::select! {
+        biased;
+        answer = &mut exchange => return answer,
+        // What it has received before its end is still to be read.
+        _ = connection => {}
+    }
+    exchange.await
+}
+
+/// Whether some bytes have others in them.
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    wanted.is_empty() || bytes.windows(wanted.len()).any(|window| window == wanted)
 }
