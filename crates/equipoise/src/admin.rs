@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
+use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord};
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
 
 pub mod client;
@@ -41,6 +42,12 @@ pub enum Command {
     Plan(PlanRequest, Reply<PlanAnswer>),
     /// What becomes of a packet.
     Explain(ExplainRequest, Reply<ExplainAnswer>),
+    /// The health of backends.
+    Health(HealthFilter, Reply<Vec<BackendHealth>>),
+    /// An operator says how a backend is.
+    SetHealth(BackendName, HealthWord, Reply<Vec<BackendHealth>>),
+    /// Check a backend now; answered when that is done.
+    CheckHealth(BackendName, Reply<Vec<BackendHealth>>),
     /// Detach, remove everything, and end; answered when it is done.
     Stop(Reply<StopAnswer>),
 }

@@ -19,6 +19,7 @@ mod config;
 mod decap;
 mod explain;
 mod flows;
+mod health;
 mod plan;
 mod report;
 mod run;
@@ -119,6 +120,8 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Status => status::status(global).await,
             Command::Flows(filter) => flows::flows(global, filter).await,
             Command::Explain(asked) => explain::explain(global, asked).await,
+            Command::Health(asked) => health::health(global, asked).await,
+            Command::Probe(asked) => health::probe(global, asked).await,
             Command::Config => config::config(global).await,
             Command::Decap(asked) => decap::decap(global, asked).await,
             Command::Stop => stop::stop(global).await,

@@ -53,6 +53,7 @@ pub use wake::Signals;
 use answer::FlowSample;
 use events::EventTask;
 use explain::Asked;
+use health::Waiting;
 use interfaces::Interfaces;
 use trouble::{Topic, Troubles};
 use wake::{BURST, Due, NEIGHBOURS, RESTING, SWEEP, SWEEP_PARTS};
@@ -87,6 +88,8 @@ pub struct Driver<M, P> {
     events: EventTask,
     prober: Prober,
     outcomes: Outcomes,
+    /// Who has asked for checks whose outcomes are not in.
+    waiting: Vec<Waiting>,
     /// The thread that explains packets, once there has been something to explain.
     explainer: Option<std::sync::mpsc::Sender<Asked>>,
     due: Due,

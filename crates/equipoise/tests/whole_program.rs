@@ -1,5 +1,8 @@
 //! The whole program on a data plane and a machine in memory, asked over a real socket.
 
+#[path = "whole/health.rs"]
+mod health;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;

@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 
 use super::ProblemDetails;
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
+use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord};
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
 
 /// Asks a running instance.
@@ -97,6 +98,42 @@ impl Client {
         self.read(self.send(Method::POST, "explain", json(request)?).await?).await
     }
 
+    /// The health of the backends that pass `filter`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, or there is no such service.
+    pub async fn health(&self, filter: &HealthFilter) -> Result<Vec<BackendHealth>, ClientError> {
+        let path = format!("health?{}", pairs(&[("service", &filter.service)]));
+        self.read(self.send(Method::GET, &path, Bytes::new()).await?).await
+    }
+
+    /// Says how a backend is.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, or there is no such backend.
+    pub async fn set_health(
+        &self,
+        name: &BackendName,
+        word: &HealthWord,
+    ) -> Result<Vec<BackendHealth>, ClientError> {
+        self.read(self.send(Method::PUT, &health_of(name), json(word)?).await?).await
+    }
+
+    /// Has a backend checked; answered when that is done.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, or there is no such backend, or it has no check.
+    pub async fn check_health(
+        &self,
+        name: &BackendName,
+    ) -> Result<Vec<BackendHealth>, ClientError> {
+        let path = format!("{}/check?{}", health_of(name), pairs(&[("route", &name.route)]));
+        self.read(self.send(Method::POST, &path, Bytes::new()).await?).await
+    }
+
     /// Ends the instance; answered when everything is removed.
     ///
     /// # Errors
@@ -159,9 +196,18 @@ fn json<T: Serialize>(value: &T) -> Result<Bytes, ClientError> {
 
 fn query(filter: &FlowFilter) -> String {
     let FlowFilter { service, backend, client } = filter;
-    let pairs = [("service", service), ("backend", backend), ("client", client)];
+    pairs(&[("service", service), ("backend", backend), ("client", client)])
+}
+
+/// Those that have a value, as a query has them.
+fn pairs(pairs: &[(&str, &Option<String>)]) -> String {
     let given = pairs.iter().filter_map(|(key, value)| Some((key, value.as_ref()?)));
     given.map(|(key, value)| format!("{key}={}", encode(value))).collect::<Vec<_>>().join("&")
+}
+
+/// The path of a backend's health.
+fn health_of(BackendName { service, backend, .. }: &BackendName) -> String {
+    format!("services/{}/backends/{}/health", encode(service), encode(backend))
 }
 
 /// Percent-encoding of all but the unreserved characters of RFC 3986.

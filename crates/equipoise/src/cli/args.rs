@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 mod decap;
+mod health;
 
 pub use decap::Decap;
+pub use health::{Health, HealthAction, OneBackend, Probe};
 
 /// Where the configuration is when no file is named.
 pub const DEFAULT_CONFIG: &str = "/etc/equipoise/equipoise.toml";
@@ -63,6 +65,11 @@ pub enum Command {
     Flows(Flows),
     /// Say what becomes of a packet; nothing is sent and nothing changes
     Explain(Explain),
+    /// Show what is believed of the health of backends, and why
+    Health(Health),
+    /// Check something once, here and now, with or without a running instance
+    #[command(after_long_help = health::EXAMPLES)]
+    Probe(Probe),
     /// Show the configuration that runs
     Config,
     /// Stop the running instance and remove everything of it

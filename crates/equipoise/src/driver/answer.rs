@@ -51,6 +51,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Command::Flows(filter, reply) => drop(reply.send(self.flows(&filter))),
             Command::Plan(request, reply) => drop(reply.send(self.plan(&request))),
             Command::Explain(request, reply) => self.explain(&request, reply),
+            Command::Health(filter, reply) => drop(reply.send(self.health(&filter))),
+            Command::SetHealth(name, word, reply) => {
+                drop(reply.send(self.take_word(&name, &word)));
+            }
+            Command::CheckHealth(name, reply) => self.check_now(&name, reply),
             // The loop ends with this one and answers it at the very end.
             Command::Stop(reply) => drop(reply),
         }

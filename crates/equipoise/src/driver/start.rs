@@ -129,6 +129,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     events,
                     prober,
                     outcomes,
+                    waiting: Vec::new(),
                     explainer: None,
                     due: Due::at_start(),
                     signals,
