@@ -161,8 +161,18 @@ mod tests {
         listen = { interfaces = ["eth_0"], address = "192.0.2.1", port = 80 }
         backends = [
           { address = "10.0.0.1:8080", weight = 3, max-flows = 9 }, { address = "[2001:db8::1]:8080" },
+          { address = "10.0.0.3:53", backup = true, health-check = { type = "dns", query = "example.com" } },
+          { address = "10.0.0.4:53", health-check = { type = "udp", send = "hex:00", expect = "x" } },
+          { address = "10.0.0.5:53", health-check = { type = "grpc", tls = true, insecure = true } },
+          { address = "10.0.0.6:53", health-check = { type = "grpc", grpc-service = "web" } },
+          { address = "10.0.0.7:53", health-check = { type = "exec", command = ["/bin/true", "-x"] } },
+          { address = "10.0.0.8:53", health-check = { type = "https", ca-file = "/ca.pem" } },
+          { address = "10.0.0.9:53", health-check = { type = "none" } },
           { address = "10.0.0.2" },
         ]
+        health-check = { type = "http", port = 8081, expected-codes = ["200-299", 404], headers = { X_a-b = "c" }, interval = "1s 500ms" }
+        recovery = { mode = "linear", slow-start = "1m" }
+        panic = { threshold = 7, policy = "fallback", fallback-backends = [{ address = "10.0.9.1:80", weight = 2 }] }
         on-backend-down = "reselect"
         on-backend-removed = "reset"
         on-unknown = "drop"
@@ -194,6 +204,7 @@ mod tests {
         attach = { default = "tc", eth_0 = "xdp" }
         backend-interfaces = ["eth1"]
         events = false
+        exec-checks = true
         limits = { per-backend = { rate = 9 }, allow = ["::/0"] }
         least-connections = { update-interval = "500ms", weighted = false }
     "#;
@@ -218,6 +229,11 @@ mod tests {
         let route = &json["service"][0]["source_route"][0];
         assert_eq!(route["source"], json!(["192.168.0.0/16", "2001:db8::/32"]));
         assert_eq!(route["backends"][0]["max_flows"], 5);
+        let backend = &json["service"][0]["backends"][0];
+        assert_eq!(backend["health_check"]["expected_codes"], json!(["200-299", 404]));
+        assert_eq!(backend["health_check"]["headers"], json!({ "X_a-b": "c" }));
+        let fallback = &json["service"][0]["panic"]["fallback_backends"];
+        assert_eq!(fallback.as_array().map(Vec::len), Some(1));
         assert_eq!(json["service"][0]["on_backend_down"], "reselect");
         assert_eq!(json["service"][0]["timeouts"]["tcp_established"], "2h 5m");
         assert_eq!(json["service"][0]["timeouts"]["reset_on_expiry"], true);

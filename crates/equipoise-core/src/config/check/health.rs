@@ -128,10 +128,11 @@ impl CheckDraft {
             "tls" => put(&mut self.tls, report.boolean(at)),
             "send" => put(&mut self.send, payload(report, at)),
             "expect" => put(&mut self.expect, payload(report, at)),
-            "query" => put(&mut self.query, query(report, at)),
+            // One that is wrong is there: it is not to be missed as well.
+            "query" => self.query = Some(query(report, at).unwrap_or_default()),
             "query-type" => put(&mut self.query_type, report.choice(at, RecordType::ALL)),
             "expected-rcode" => put(&mut self.rcode, report.choice(at, Rcode::ALL)),
-            "command" => put(&mut self.command, command(report, at)),
+            "command" => self.command = Some(command(report, at).unwrap_or_default()),
             // Reported as unknown.
             _ => {}
         }
