@@ -26,6 +26,7 @@ mod run;
 mod source;
 mod status;
 mod stop;
+mod wait;
 
 use args::{Arguments, Command, Global};
 
@@ -44,6 +45,8 @@ pub enum Exit {
     NotFound = 3,
     /// No instance is running.
     NoInstance = 4,
+    /// What was waited for has not come.
+    InVain = 6,
 }
 
 /// Why a command did not do what it was asked to.
@@ -122,6 +125,7 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Explain(asked) => explain::explain(global, asked).await,
             Command::Health(asked) => health::health(global, asked).await,
             Command::Probe(asked) => health::probe(global, asked).await,
+            Command::Wait(asked) => wait::wait(global, asked).await,
             Command::Config => config::config(global).await,
             Command::Decap(asked) => decap::decap(global, asked).await,
             Command::Stop => stop::stop(global).await,

@@ -86,6 +86,7 @@ at_each_hook! {
     clients_are_led_by_their_address_and_established_ones_stay
     a_backend_that_fails_its_checks_gets_no_new_flows_until_it_passes_them
     flows_of_a_backend_that_is_down_are_treated_as_the_service_says
+    pages_and_datagrams_are_checked_past_the_programs
 }
 
 use denied::a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back;
@@ -103,6 +104,7 @@ use flows::{
 use health::{
     a_backend_that_fails_its_checks_gets_no_new_flows_until_it_passes_them,
     flows_of_a_backend_that_is_down_are_treated_as_the_service_says,
+    pages_and_datagrams_are_checked_past_the_programs,
 };
 use modes::{
     a_backend_reaches_its_own_vip, backends_answer_clients_themselves,

@@ -11,7 +11,7 @@ mod decap;
 mod health;
 
 pub use decap::Decap;
-pub use health::{Health, HealthAction, OneBackend, Probe};
+pub use health::{Health, HealthAction, OneBackend, Probe, Wait};
 
 /// Where the configuration is when no file is named.
 pub const DEFAULT_CONFIG: &str = "/etc/equipoise/equipoise.toml";
@@ -70,6 +70,8 @@ pub enum Command {
     /// Check something once, here and now, with or without a running instance
     #[command(after_long_help = health::EXAMPLES)]
     Probe(Probe),
+    /// Wait until so many backends of a service are healthy
+    Wait(Wait),
     /// Show the configuration that runs
     Config,
     /// Stop the running instance and remove everything of it

@@ -8,7 +8,7 @@ use equipoise_lab::client::{Connect, HttpConnection, UdpAsker};
 use equipoise_lab::load::Load;
 use equipoise_lab::serve::{HttpServer, TcpEcho};
 use equipoise_lab::topology::{Lab, Options};
-use equipoise_lab::{patience, wait_until};
+use equipoise_lab::{patience, scale, wait_until};
 use serde_json::Value;
 
 use crate::balanced::{
@@ -158,6 +158,43 @@ pub(crate) fn flows_of_a_backend_that_is_down_are_treated_as_the_service_says(at
     }
 }
 
+/// The answers to checks, ICMP errors among them, reach this host's own sockets.
+pub(crate) fn pages_and_datagrams_are_checked_past_the_programs(attach: Attach) {
+    let lab = Lab::new(Options::default()).unwrap();
+    let (mut web, mut udp) = (web_servers(&lab), udp_servers(&lab));
+    let settings = format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n", attach.asked);
+    let services = vips().map(|(name, vip)| {
+        let second = SocketAddr::new(vip.ip(), 81);
+        service(name, vip, &backends(&lab, vip))
+            + "[service.health-check]\ntype = \"http\"\npath = \"/\"\nexpected-body = \"b\"\n"
+            + &service(&format!("{name}-udp"), second, &backends(&lab, vip))
+            + "[service.health-check]\ntype = \"udp\"\nsend = \"?\"\nexpect = \":?\"\n"
+    });
+    let text = settings + &check("") + &services.concat();
+    let balancer = Balancer::start(&lab.balancer, &text);
+    until_all_are(&balancer, "healthy");
+    drop((web.remove(1), udp.remove(1)));
+    let told = |name: &str| {
+        let (code, text) = balancer.ask(&["health", name, "--json"]);
+        assert_eq!(code, 0, "{text}");
+        let told: Value = serde_json::from_str(&text).unwrap();
+        let of = |told: &Value| (told["health"].clone(), told["check"]["error"]["kind"].clone());
+        told.as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    for name in ["web", "web-udp", "web6", "web6-udp"] {
+        wait_until(DEADLINE, &format!("a failure of {name}"), || {
+            let good = (Value::from("healthy"), Value::Null);
+            let bad = (Value::from("unhealthy"), Value::from("connection-refused"));
+            told(name) == [good.clone(), bad, good]
+        })
+        .unwrap();
+    }
+    let (code, text) = balancer.ask(&["wait", "web", "--healthy", "2", "--timeout", "20s"]);
+    assert_eq!(code, 0, "{text}");
+    let (code, text) = balancer.ask(&["wait", "web", "--healthy", "3", "--timeout", "1s"]);
+    assert_eq!(code, 6, "{text}");
+}
+
 /// A client that only reads is told that its backend is down.
 fn silent_clients_are_told(lab: &Lab, balancer: &Balancer, checked: &mut Vec<TcpEcho>) {
     let host = &lab.backends[1];
@@ -209,4 +246,43 @@ fn asker_of_second(lab: &Lab, vip: SocketAddr) -> UdpAsker {
         (asker.ask(b"who").unwrap() == "b2").then_some(asker)
     };
     (0..200).find_map(|_| open()).expect("three in ten go there")
+}
+
+/// Processor time that a process has used, seconds.
+fn used(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let ticks = fields.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().unwrap());
+    ticks.sum::<u64>() as f64 / 100.0
+}
+
+#[test]
+fn thousands_of_backends_are_checked_each_second_with_half_a_processor() {
+    // In an optimized build, five thousand.
+    let count = scale(1_000, 5_000_u32);
+    let lab = Lab::new(Options { backends: 1, ..Options::default() }).unwrap();
+    let any: SocketAddr = (std::net::Ipv4Addr::UNSPECIFIED, PORT).into();
+    let server = TcpEcho::start(&lab.balancer, "here", &[any]).unwrap();
+    let at = |n: u32| SocketAddr::from(([127, 1, (n / 250) as u8, (n % 250) as u8], PORT));
+    let all: Vec<_> = (0..count).map(|n| (at(n), 1)).collect();
+    let text = format!(
+        "[settings]\nattach = \"tc\"\nmax-flows = 20000\n[settings.health-check]\n\
+         interval = \"1s\"\nfast-interval = \"1s\"\n{}",
+        service("web", vips()[0].1, &all)
+    );
+    let balancer = Balancer::start(&lab.balancer, &text);
+    let seconds = Duration::from_secs(10);
+    wait_until(DEADLINE, "checks of all", || server.connections() > 2 * u64::from(count)).unwrap();
+    let pid = balancer.daemon.as_ref().unwrap().pid();
+    let (began, checked, spent) = (Instant::now(), server.connections(), used(pid));
+    wait_until(seconds * 2, "some seconds", || began.elapsed() > seconds).unwrap();
+    let took = began.elapsed().as_secs_f64();
+    let each_second = (server.connections() - checked) as f64 / took;
+    let processors = (used(pid) - spent) / took;
+    eprintln!("{each_second:.0} checks a second with {processors:.3} of a processor");
+    assert!(each_second > 0.9 * f64::from(count), "{each_second}");
+    assert!(processors < 0.5, "{processors}");
+    let status = balancer.status();
+    let backends = status["services"][0]["pools"][0]["backends"].as_array().unwrap();
+    assert!(backends.iter().all(|backend| backend["health"] == "healthy"));
 }

@@ -71,3 +71,16 @@ pub struct Probe {
     #[arg(value_name = "KEY=VALUE")]
     pub keys: Vec<String>,
 }
+
+/// Arguments of `wait`.
+#[derive(Debug, Args)]
+pub struct Wait {
+    /// Name of the service
+    pub service: String,
+    /// How many of its backends, at least
+    #[arg(long, value_name = "N")]
+    pub healthy: usize,
+    /// How long, at most
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+}
