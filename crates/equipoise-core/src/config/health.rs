@@ -218,7 +218,7 @@ impl Payload {
             Some(digits) => {
                 let digits: Vec<u8> =
                     digits.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-                if digits.len() % 2 != 0 {
+                if !digits.len().is_multiple_of(2) {
                     return None;
                 }
                 let byte = |pair: &[u8]| {

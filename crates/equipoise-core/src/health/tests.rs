@@ -208,7 +208,7 @@ fn an_operators_word_holds_until_it_is_taken_back_or_runs_out() {
     play(&mut health, 10..19, |_, _| false);
     assert!(!health.standing(&key).belief.is_down);
     assert_eq!(health.handle_time(at(19.9)), []);
-    assert_eq!(health.handle_time(at(20.0)), [key.clone()]);
+    assert_eq!(health.handle_time(at(20.0)), std::slice::from_ref(&key));
     assert!(health.standing(&key).belief.is_down);
 
     let nobody = BackendKey { service: "api".into(), ..key.clone() };

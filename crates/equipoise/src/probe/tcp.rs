@@ -37,8 +37,10 @@ pub(super) fn failure(what: &str, error: &io::Error) -> Failure {
         ErrorKind::TimedOut => FailureKind::Timeout,
         ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => FailureKind::NoRoute,
         // TLS tells its own errors through those of the network, alerts of the other end among them.
-        _ if error.get_ref().is_some_and(|error| error.is::<rustls::Error>()) => FailureKind::Tls,
-        _ => FailureKind::Io,
+        _ => match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+            Some(_) => FailureKind::Tls,
+            None => FailureKind::Io,
+        },
     };
     Failure::new(kind, format!("{what}: {error}"))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{HeaderMap, Method, StatusCode, header};
-use axum::response::{IntoResponse, Redirect};
+use axum::response::Redirect;
 use axum::routing::{any, get};
 use equipoise_core::health::FailureKind;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -33,7 +33,7 @@ async fn pages() -> SocketAddr {
         .route("/moved", get(async || Redirect::temporary("/health")))
         .route("/away", get(async || Redirect::temporary("http://192.0.2.1/health")))
         .route("/round", get(async || Redirect::temporary("/round")))
-        .route("/late", get(async || std::future::pending::<()>().await.into_response()));
+        .route("/late", get(std::future::pending::<String>));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await });
@@ -96,7 +96,7 @@ async fn what_is_no_http_is_not_expected() {
     tokio::spawn(async move {
         for answer in [&b"SSH-2.0-x\r\n"[..], b""] {
             let (mut stream, _) = listener.accept().await.unwrap();
-            stream.read(&mut [0; 512]).await.unwrap();
+            assert!(stream.read(&mut [0; 512]).await.unwrap() > 0);
             stream.write_all(answer).await.unwrap();
         }
     });
