@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use equipoise_common::limit;
 use equipoise_core::config::{Config, parse};
-use equipoise_core::diff::{Applied, diff};
+use equipoise_core::diff::{Applied, diff, diff_within};
 use equipoise_core::facts::{Facts, Interface};
 use equipoise_core::health::{BackendKey, Manual};
 use equipoise_core::state::State;
@@ -105,7 +105,13 @@ impl Running {
     }
 
     fn apply(&mut self) -> usize {
-        let steps = diff(&self.applied, self.state.plan()).steps;
+        self.state.plan();
+        let (scope, desired) = (self.state.take_scope(), self.state.planned());
+        let difference = match scope {
+            Some(scope) => diff_within(&self.applied, desired, &scope),
+            None => diff(&self.applied, desired),
+        };
+        let steps = difference.steps;
         steps.iter().for_each(|step| self.applied.record(step));
         steps.len()
     }

@@ -90,6 +90,29 @@ pub fn diff(applied: &Applied, desired: &Desired) -> Difference {
     Difference { steps: work.steps, unplaced }
 }
 
+/// Where two plans may differ.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// In these pools.
+    pub pools: BTreeSet<u32>,
+    /// In these backends.
+    pub backends: BTreeSet<u32>,
+}
+
+/// As [`diff`], of what differs within a scope alone.
+pub fn diff_within(applied: &Applied, desired: &Desired, scope: &Scope) -> Difference {
+    let part = Desired {
+        pools: within(&desired.pools, &scope.pools),
+        backends: within(&desired.backends, &scope.backends),
+        ..Desired::default()
+    };
+    diff(&applied.within(scope), &part)
+}
+
+fn within<V: Clone>(all: &BTreeMap<u32, V>, ids: &BTreeSet<u32>) -> BTreeMap<u32, V> {
+    ids.iter().filter_map(|id| Some((*id, all.get(id)?.clone()))).collect()
+}
+
 /// A difference in the making: what the maps will be like after `steps`.
 struct Work<'a> {
     applied: &'a Applied,

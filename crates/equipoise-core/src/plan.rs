@@ -5,6 +5,7 @@
 //! not know what is in the maps now, nor how anything gets there.
 
 mod access;
+mod again;
 mod key;
 mod note;
 mod policy;
@@ -24,6 +25,7 @@ use equipoise_common::limit;
 use equipoise_common::value;
 
 pub use self::access::{Listed, Rule};
+pub use self::again::plan_again;
 pub use self::key::{ServiceKey, Spot};
 pub use self::note::Note;
 pub use self::pool::{Member, PoolPlan};

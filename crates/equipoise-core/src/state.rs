@@ -4,7 +4,7 @@
 //! answers with what the data plane should be. Sans-IO: no clock, no sockets, no maps. What has
 //! been applied is not kept here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,12 @@ use std::time::Duration;
 use equipoise_common::value::Fate;
 
 use crate::config::{self, Config};
+use crate::diff::Scope;
 use crate::facts::Facts;
 use crate::health::{BackendKey, Change, Effect, Health, Manual, Outcome, ProbeId, Standing};
 use crate::id::{Held, Ids, Mark, Named, RouteName, Wanted};
-use crate::plan::{Desired, Note, PoolPlan, ServiceKey, plan};
-use crate::weight::Weight;
+use crate::plan::{Desired, Note, PoolPlan, ServiceKey, plan, plan_again};
+use crate::weight::{Belief, Weight};
 
 /// Configuration, facts, ids, and the latest plan.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub struct State {
     ids: Ids,
     desired: Desired,
     stale: bool,
+    /// Where the plan may differ from what it was when that was asked last; none for anywhere.
+    scope: Option<Scope>,
     /// Whether flows are to be reset since backends have gone down.
     resets: bool,
 }
@@ -97,7 +100,7 @@ impl State {
         let now = Duration::ZERO;
         health.handle_config(now, &config);
         let desired = Desired::default();
-        Self { config, facts, health, now, ids, desired, stale: true, resets: false }
+        Self { config, facts, health, now, ids, desired, stale: true, scope: None, resets: false }
     }
 
     /// Another configuration is in force.
@@ -201,23 +204,63 @@ impl State {
     /// those slot tables whose backends have.
     pub fn plan(&mut self) -> &Desired {
         if let Some(beliefs) = self.health.take_changed() {
-            self.stale |= self.facts.beliefs != beliefs;
+            let changed = differing(&self.facts.beliefs, &beliefs);
             self.facts.beliefs = beliefs;
+            self.stale |= !changed.is_empty() && !self.plan_again(&changed);
         }
         if self.stale {
-            let mut desired = plan(&self.config, &self.facts, &self.ids, Some(&self.desired));
-            self.note_departures(&mut desired);
-            self.desired = desired;
+            let was_out = self.out(self.desired.backends.keys());
+            self.desired = plan(&self.config, &self.facts, &self.ids, Some(&self.desired));
+            self.note_departures(&was_out, None);
             self.stale = false;
+            self.scope = None;
         }
         &self.desired
     }
 
+    /// Plans what follows from what is believed of these backends; false where everything is to be planned.
+    fn plan_again(&mut self, changed: &BTreeSet<BackendKey>) -> bool {
+        if self.stale {
+            return false;
+        }
+        // More than can be otherwise now, and little.
+        let pools = changed.iter().flat_map(|key| self.backend_ids(key)).collect::<Vec<_>>();
+        let was_out = self.out(pools.iter());
+        let known = (&self.config, &self.facts, &self.ids);
+        let Some(scope) = plan_again(known, changed, &mut self.desired) else { return false };
+        self.note_departures(&was_out, Some(&scope));
+        if let Some(wider) = &mut self.scope {
+            wider.pools.extend(scope.pools);
+            wider.backends.extend(scope.backends);
+        }
+        true
+    }
+
+    /// The ids of the backends of a backend's pool.
+    fn backend_ids(&self, key: &BackendKey) -> Vec<u32> {
+        let held = self.ids.held(&key.service).and_then(|held| held.pools.get(&key.route));
+        held.into_iter().flat_map(|pool| pool.backends.values().map(|id| id.number)).collect()
+    }
+
+    /// Of some backends, those that are kept out.
+    fn out<'a>(&self, ids: impl Iterator<Item = &'a u32>) -> BTreeSet<u32> {
+        let is_out = |id: &&u32| self.desired.backends.get(id).is_some_and(|b| b.out.is_some());
+        ids.filter(is_out).copied().collect()
+    }
+
+    /// Where the plan may differ from what it was when this was asked last; none for anywhere.
+    pub fn take_scope(&mut self) -> Option<Scope> {
+        self.scope.replace(Scope::default())
+    }
+
     /// Backends that are kept out from now on are of another generation: that tells flows of before.
-    fn note_departures(&mut self, desired: &mut Desired) {
-        let before = &self.desired.backends;
-        let was_out = |id| before.get(id).is_some_and(|backend| backend.out.is_some());
-        for (id, backend) in desired.backends.iter_mut().filter(|(id, _)| !was_out(id)) {
+    fn note_departures(&mut self, was_out: &BTreeSet<u32>, scope: Option<&Scope>) {
+        let is_out = match scope {
+            Some(scope) => self.out(scope.backends.iter()),
+            None => self.out(self.desired.backends.keys()),
+        };
+        for id in is_out.difference(was_out) {
+            let Some(backend) = self.desired.backends.get_mut(id) else { continue };
             let Some(fate) = backend.out else { continue };
             let service = u32::from(backend.value.service);
             let departure = self.ids.depart(*id, fate, service);
@@ -299,6 +342,15 @@ impl State {
         });
         PoolView { pool, panics, backends: backends.collect(), ids }
     }
+}
+
+/// The backends of which something else is believed.
+fn differing(
+    before: &BTreeMap<BackendKey, Belief>,
+    after: &BTreeMap<BackendKey, Belief>,
+) -> BTreeSet<BackendKey> {
+    let is_other = |key: &&BackendKey| before.get(key) != after.get(key);
+    before.keys().chain(after.keys()).filter(is_other).cloned().collect()
 }
 
 fn view_backend(

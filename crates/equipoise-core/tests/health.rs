@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use equipoise_core::config::health::{Panic, PanicPolicy, RecoveryMode};
 use equipoise_core::config::{Config, Role, parse};
-use equipoise_core::diff::{Applied, diff};
+use equipoise_core::diff::{Applied, diff, diff_within};
 use equipoise_core::facts::{Facts, Interface};
 use equipoise_core::health::{BackendKey, Effect, Failure, FailureKind, Manual};
 use equipoise_core::state::State;
@@ -169,6 +169,8 @@ struct World {
     answers: Vec<bool>,
     models: Vec<Model>,
     weights: Vec<u16>,
+    /// How often not everything was to be planned.
+    narrow: u32,
 }
 
 impl World {
@@ -183,6 +185,7 @@ impl World {
             answers: vec![true; weights.len()],
             models: vec![Model::fresh(); weights.len()],
             weights,
+            narrow: 0,
         };
         world.apply();
         world
@@ -192,6 +195,14 @@ impl World {
     fn apply(&mut self) -> usize {
         let desired = self.state.plan().clone();
         let steps = diff(&self.applied, &desired).steps;
+        // What is planned and done for the changed alone is what is planned and done for all.
+        let mut whole = self.state.clone();
+        whole.handle_config(self.state.config().clone());
+        assert_eq!(*whole.plan(), desired);
+        if let Some(scope) = self.state.take_scope() {
+            assert_eq!(diff_within(&self.applied, &desired, &scope).steps, steps);
+            self.narrow += 1;
+        }
         steps.iter().for_each(|step| self.applied.record(step));
         assert!(diff(&self.applied, &desired).steps.is_empty());
         steps.len()
@@ -282,6 +293,7 @@ proptest! {
         prop_assert_eq!(world.effective(), configured);
         world.apply();
         prop_assert_eq!(&world.state.planned().pools[&0].slots, &slots);
+        prop_assert!(world.narrow > 0);
     }
 
     #[test]

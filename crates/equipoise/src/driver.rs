@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::admin::lock::InstanceLock;
 use crate::admin::server::Server;
 use crate::admin::{Command, Reply, Snapshot};
-use crate::apply::Applier;
+use crate::apply::{Applier, Converged};
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::Part;
 use crate::host::addresses::Managed;
@@ -273,15 +273,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 
     fn converge(&mut self) -> Result<(), String> {
-        let desired = self.state.plan();
-        let converged = self.applier.converge(&mut self.plane, desired);
+        let converged = self.follow_plan();
         // Also after a failure: what is denied by now is denied.
         if self.applier.take_newly_denied() {
             let expiry = self.plane.cut_denied();
             tracing::info!(flows = expiry.cut, "flows of denied clients ended");
             self.events.tell(expiry.events);
         }
-        let converged = converged.map_err(|e| e.to_string())?;
+        let converged = converged?;
         if converged.steps > 0 {
             tracing::info!(steps = converged.steps, "applied");
             // Flows of a backend that has gone are not to wait for their next packet.
@@ -290,6 +289,18 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             }
         }
         Ok(())
+    }
+
+    /// Makes the maps what is planned: where they were that before, only what has been planned anew is looked at.
+    fn follow_plan(&mut self) -> Result<Converged, String> {
+        self.state.plan();
+        let scope = self.state.take_scope().filter(|_| !self.troubles.has(&Topic::Maps));
+        let (plane, desired) = (&mut self.plane, self.state.planned());
+        let converged = match scope {
+            Some(scope) => self.applier.converge_within(plane, desired, &scope),
+            None => self.applier.converge(plane, desired),
+        };
+        converged.map_err(|error| error.to_string())
     }
 
     fn is_any_to_be_reset(&self) -> bool {

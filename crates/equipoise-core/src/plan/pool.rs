@@ -65,7 +65,7 @@ impl PoolPlan {
 /// A pool of a service with its ids.
 pub(super) struct PoolDraft<'a> {
     pool: Pool<'a>,
-    route: RouteName,
+    pub(super) route: RouteName,
     pub(super) ids: [(Family, u32); 2],
     pub(super) backends: Vec<Placed<'a>>,
 }
@@ -109,37 +109,65 @@ pub(super) struct Known<'a> {
 /// Places the pools of all services, and their backends.
 pub(super) fn place(drafts: &[Draft<'_>], known: Known<'_>, desired: &mut Desired) {
     let pools = || drafts.iter().flat_map(|draft| draft.pools().map(move |pool| (draft, pool)));
-    let members: Vec<[(Vec<Member>, bool); 2]> = pools()
-        .map(|(draft, pool)| {
-            place_backends(draft, pool, desired).map(|mut members| {
-                follow_loads(pool.pool, &mut members, known);
-                let panics = follow_beliefs((draft, pool), &mut members, known.facts, desired);
-                (members, panics)
-            })
-        })
-        .collect();
+    let members: Vec<[(Vec<Member>, bool); 2]> =
+        pools().map(|(draft, pool)| weighed_members((draft, pool), known, desired)).collect();
     let resolution = resolution(&members.iter().flatten().map(|(members, _)| members.len()));
     if resolution.slots() < 100 {
         desired.notes.push(Note::CoarseShares { slots: resolution.slots() });
     }
     for ((draft, pool), members) in pools().zip(members) {
-        for ((family, id), (mut members, panics)) in pool.ids.into_iter().zip(members) {
-            let pick = pick(draft.service, pool.pool, family);
-            let shape = Shape::of(pick, &members, resolution);
-            let known = known.previous.and_then(|previous| previous.pools.get(&id));
-            let slots = known
-                .and_then(|known| reuse(known, &mut members, shape))
-                .unwrap_or_else(|| fill(&mut members, shape));
-            weigh(pick, &members, desired);
-            let (service, route) = (Arc::clone(&draft.name), pool.route.clone());
-            if panics {
-                let (service, route) = (Arc::clone(&service), route.clone());
-                let policy = pool.pool.panic.policy;
-                desired.notes.push(Note::Panic { service, route, family, policy });
-            }
-            let plan = PoolPlan { service, route, family, pick, members, panics, slots };
-            desired.pools.insert(id, plan);
+        place_pool((draft, pool), members, (resolution, known), desired);
+    }
+}
+
+/// Plans a pool anew whose backends are believed to be otherwise, in an empty plan of its own.
+pub(super) fn place_again(
+    draft: &Draft<'_>,
+    pool: &PoolDraft<'_>,
+    known: Known<'_>,
+    desired: &mut Desired,
+) {
+    let Some(previous) = known.previous else { return };
+    let resolution = resolution(&previous.pools.values().map(|pool| pool.members.len()));
+    let members = weighed_members((draft, pool), known, desired);
+    place_pool((draft, pool), members, (resolution, known), desired);
+}
+
+/// The members of a pool with their weights by family, and whether it panics.
+fn weighed_members(
+    (draft, pool): (&Draft<'_>, &PoolDraft<'_>),
+    known: Known<'_>,
+    desired: &mut Desired,
+) -> [(Vec<Member>, bool); 2] {
+    place_backends(draft, pool, desired).map(|mut members| {
+        follow_loads(pool.pool, &mut members, known);
+        let panics = follow_beliefs((draft, pool), &mut members, known.facts, desired);
+        (members, panics)
+    })
+}
+
+fn place_pool(
+    (draft, pool): (&Draft<'_>, &PoolDraft<'_>),
+    members: [(Vec<Member>, bool); 2],
+    (resolution, known): (Resolution, Known<'_>),
+    desired: &mut Desired,
+) {
+    for ((family, id), (mut members, panics)) in pool.ids.into_iter().zip(members) {
+        let pick = pick(draft.service, pool.pool, family);
+        let shape = Shape::of(pick, &members, resolution);
+        let known = known.previous.and_then(|previous| previous.pools.get(&id));
+        let slots = known
+            .and_then(|known| reuse(known, &mut members, shape))
+            .unwrap_or_else(|| fill(&mut members, shape));
+        weigh(pick, &members, desired);
+        let (service, route) = (Arc::clone(&draft.name), pool.route.clone());
+        if panics {
+            let (service, route) = (Arc::clone(&service), route.clone());
+            let policy = pool.pool.panic.policy;
+            desired.notes.push(Note::Panic { service, route, family, policy });
         }
+        let plan = PoolPlan { service, route, family, pick, members, panics, slots };
+        desired.pools.insert(id, plan);
     }
 }
 
