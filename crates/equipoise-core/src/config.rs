@@ -4,10 +4,12 @@
 //! its place. A `Config` in hand is valid in itself; whether this machine can serve it is asked
 //! later, with facts. Knows nothing of files, of the machine or of the data plane.
 
+pub mod breaker;
 mod check;
 mod delivery;
 mod file;
 mod flags;
+pub mod health;
 mod limits;
 mod path;
 mod ports;
@@ -18,6 +20,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use equipoise_common::limit;
@@ -25,6 +28,7 @@ use serde::{Serialize, Serializer};
 
 pub use delivery::{Delivery, Mode, MssClamp};
 pub use flags::{flags_text, from_flags};
+pub use health::HealthCheck;
 pub use limits::{Limits, List, Prefix, RateLimit, Rates, SourceLimit, SourcePrefix};
 pub use ports::{Ports, target};
 pub use problem::{Problem, problem_at};
@@ -114,6 +118,13 @@ pub struct Service {
     /// How its flows are treated.
     #[serde(flatten)]
     pub policy: Policy,
+    /// How a backend that has become healthy gets its share again.
+    pub recovery: health::Recovery,
+    /// What becomes of a pool of which too few backends are usable.
+    pub panic: health::Panic,
+    /// When a backend is taken out for its failures; none for never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<breaker::Thresholds>,
 }
 
 /// How a service treats its flows.
@@ -338,6 +349,24 @@ pub struct Backend {
     pub weight: u16,
     /// Live flows at most; 0 for no limit.
     pub max_flows: u32,
+    /// When it is chosen.
+    pub role: Role,
+    /// How it is checked; none where it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<Arc<HealthCheck>>,
+}
+
+/// When a backend is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// As long as it is usable.
+    #[default]
+    Regular,
+    /// When too few regular ones are usable.
+    Backup,
+    /// When the pool panics, and the others are not to be chosen then.
+    Fallback,
 }
 
 /// Everything that is not of one service.
@@ -358,6 +387,13 @@ pub struct Settings {
     pub limits: Limits,
     /// How weights follow live flows.
     pub least_connections: LeastConnections,
+    /// Whether commands are run as health checks.
+    pub exec_checks: bool,
+    /// When a backend is taken out for its failures, where its service does not say; none for never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<breaker::Thresholds>,
+    /// How drains go where nothing else is asked for.
+    pub drain: breaker::Draining,
 }
 
 /// How the weights of `least-connections-weights` follow live flows.
@@ -387,6 +423,9 @@ impl Default for Settings {
             events: true,
             limits: Limits::default(),
             least_connections: LeastConnections::default(),
+            exec_checks: false,
+            breaker: None,
+            drain: breaker::Draining::default(),
         }
     }
 }

@@ -25,7 +25,7 @@ pub use self::step::Step;
 pub(crate) use self::step::{
     describe_backend, describe_policy, describe_reply, describe_snat, traits,
 };
-use crate::plan::{Desired, Listed, PoolPlan, Routed, Rule, ServiceKey};
+use crate::plan::{BackendPlan, Desired, Listed, PoolPlan, Routed, Rule, ServiceKey};
 
 /// What is left to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,6 +88,29 @@ pub fn diff(applied: &Applied, desired: &Desired) -> Difference {
         .map(|&pool| Unplaced { pool, slots: desired.pools[&pool].slots.len() as u32 })
         .collect();
     Difference { steps: work.steps, unplaced }
+}
+
+/// Where two plans may differ.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// In these pools.
+    pub pools: BTreeSet<u32>,
+    /// In these backends.
+    pub backends: BTreeSet<u32>,
+}
+
+/// As [`diff`], of what differs within a scope alone.
+pub fn diff_within(applied: &Applied, desired: &Desired, scope: &Scope) -> Difference {
+    let part = Desired {
+        pools: within(&desired.pools, &scope.pools),
+        backends: within(&desired.backends, &scope.backends),
+        ..Desired::default()
+    };
+    diff(&applied.within(scope), &part)
+}
+
+fn within<V: Clone>(all: &BTreeMap<u32, V>, ids: &BTreeSet<u32>) -> BTreeMap<u32, V> {
+    ids.iter().filter_map(|id| Some((*id, all.get(id)?.clone()))).collect()
 }
 
 /// A difference in the making: what the maps will be like after `steps`.
@@ -213,7 +236,10 @@ impl<'a> Work<'a> {
             }
         }
         for (&id, wanted, there) in sides(&desired.backends, &applied.backends) {
-            if let Some(backend) = wanted.filter(|b| !b.is_gone() && there != Some(&b.value)) {
+            let is_next = |b: &&BackendPlan| {
+                !b.is_gone() && there != Some(&b.value) && !has_fallen(there, &b.value)
+            };
+            if let Some(backend) = wanted.filter(is_next) {
                 self.steps.push(Step::PutBackend { id, value: backend.value });
             }
         }
@@ -422,13 +448,25 @@ impl<'a> Work<'a> {
             let Some(there) = there.filter(|_| !needed.contains(&id)) else { continue };
             match wanted {
                 None => self.steps.push(Step::RemoveBackend { id }),
-                Some(gone) if gone.is_gone() && gone.value != *there => {
-                    self.steps.push(Step::PutBackend { id, value: gone.value });
+                // Flows are told only when the slots do not lead there any more: they would choose it again.
+                Some(plan)
+                    if (plan.is_gone() && plan.value != *there)
+                        || has_fallen(Some(there), &plan.value) =>
+                {
+                    self.steps.push(Step::PutBackend { id, value: plan.value });
                 }
                 Some(_) => {}
             }
         }
     }
+}
+
+/// Whether a backend that stays has gone down since.
+fn has_fallen(there: Option<&value::Backend>, wanted: &value::Backend) -> bool {
+    let holder = |b: &value::Backend| (b.state, b.address, b.port, b.service);
+    there.is_some_and(|there| {
+        holder(there) == holder(wanted) && there.generation != wanted.generation
+    })
 }
 
 fn is_same_pool(wanted: &PoolPlan, there: &AppliedPool) -> bool {
@@ -479,11 +517,13 @@ mod tests {
             let slots = vec![id; slots].into();
             let (service, route, family, pick) = ("web".into(), None, Family::V4, Pick::Hash);
             let members = Vec::new();
-            let pool = PoolPlan { service, route, family, pick, members, slots };
+            let pool = PoolPlan { service, route, family, pick, members, panics: false, slots };
             desired.pools.insert(id, pool);
             desired.services.insert(key(id), value::Service { id, pool: id });
             desired.service_terms.insert(id, 0);
-            desired.backends.insert(id, BackendPlan { value: value::Backend::default(), term: 0 });
+            desired
+                .backends
+                .insert(id, BackendPlan { value: value::Backend::default(), term: 0, out: None });
         }
         desired
     }

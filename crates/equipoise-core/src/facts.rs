@@ -2,6 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
+
+/// A moment: time since an instant that all moments have in common, and that is before them.
+pub type Moment = Duration;
+
+use crate::health::BackendKey;
+use crate::weight::Belief;
 
 /// Facts about the machine, gathered by the shell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,6 +19,8 @@ pub struct Facts {
     pub loads: BTreeMap<u32, u64>,
     /// The address of ours that packets to a backend's address come from, where there is one.
     pub sources: BTreeMap<IpAddr, IpAddr>,
+    /// What is believed about backends, where that is not what is believed of those of which nothing is known.
+    pub beliefs: BTreeMap<BackendKey, Belief>,
     /// The ports that the kernel gives to this host's own connections.
     pub own_ports: OwnPorts,
 }

@@ -275,6 +275,15 @@ impl Ids {
         self.departures.get(&backend.number).copied().unwrap_or_default()
     }
 
+    /// The holder of a backend id has gone down, and may come back: as if it had left and were there again.
+    pub fn depart(&mut self, id: u32, fate: Fate, service: u32) -> Departure {
+        let departure = self.departures.entry(id).or_default();
+        departure.generation = departure.generation.wrapping_add(1);
+        departure.fate = fate;
+        departure.service = service;
+        *departure
+    }
+
     /// The backends that have left and whose ids rest.
     pub fn gone(&self) -> impl Iterator<Item = Gone> {
         self.backends.resting.iter().map(|((_, _, address, mode), resting)| Gone {

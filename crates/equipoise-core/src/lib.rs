@@ -5,13 +5,17 @@
 //! ([`diff`]). No sockets, files, clock, randomness, `tokio` or `aya` of its own: time and facts
 //! are arguments, steps are answers.
 
+pub mod breaker;
 pub mod config;
 pub mod diff;
+pub mod drain;
 pub mod dump;
 pub mod facts;
+pub mod health;
 pub mod id;
 pub mod load;
 pub mod maglev;
 pub mod plan;
+pub mod resolve;
 pub mod state;
 pub mod weight;

@@ -5,6 +5,7 @@
 //! not know what is in the maps now, nor how anything gets there.
 
 mod access;
+mod again;
 mod key;
 mod note;
 mod policy;
@@ -24,6 +25,7 @@ use equipoise_common::limit;
 use equipoise_common::value;
 
 pub use self::access::{Listed, Rule};
+pub use self::again::plan_again;
 pub use self::key::{ServiceKey, Spot};
 pub use self::note::Note;
 pub use self::pool::{Member, PoolPlan};
@@ -69,6 +71,8 @@ pub struct BackendPlan {
     pub value: value::Backend,
     /// Whose traffic the counters of its id count.
     pub term: u32,
+    /// What becomes of its TCP flows, while it is kept out of its pool by what is believed about it.
+    pub out: Option<value::Fate>,
 }
 
 impl BackendPlan {
@@ -122,7 +126,7 @@ fn place_gone(ids: &Ids, desired: &mut Desired) {
             sources: 0,
             max_flows: 0,
         };
-        desired.backends.insert(id.number, BackendPlan { value, term: id.term });
+        desired.backends.insert(id.number, BackendPlan { value, term: id.term, out: None });
     }
 }
 
@@ -267,8 +271,10 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
+    use crate::config::health::{Panic, Recovery};
     use crate::config::{
-        Affinity, AffinityPrefix, Algorithm, Backend, Delivery, Listen, Policy, Ports, Settings,
+        Affinity, AffinityPrefix, Algorithm, Backend, Delivery, Listen, Policy, Ports, Role,
+        Settings,
     };
     use crate::id::{Limits, Wanted};
 
@@ -283,6 +289,8 @@ mod tests {
             address: SocketAddr::from(([192, 0, 2, 9], port)),
             weight: 1,
             max_flows: 0,
+            role: Role::Regular,
+            health_check: None,
         };
         Service {
             name: name.to_owned(),
@@ -295,6 +303,9 @@ mod tests {
             delivery: Delivery::default(),
             manage_address: false,
             policy: Policy::default(),
+            recovery: Recovery::default(),
+            panic: Panic::default(),
+            breaker: None,
         }
     }
 

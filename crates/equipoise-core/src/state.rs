@@ -4,23 +4,77 @@
 //! answers with what the data plane should be. Sans-IO: no clock, no sockets, no maps. What has
 //! been applied is not kept here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use equipoise_common::value::Fate;
+
+use crate::breaker::{self, Breakers};
 use crate::config::{self, Config};
-use crate::facts::Facts;
+use crate::diff::Scope;
+use crate::drain::{self, Drain, Drains};
+use crate::facts::{Facts, Moment};
+use crate::health::{BackendKey, Change, Effect, Health, Manual, Outcome, ProbeId, Standing};
 use crate::id::{Held, Ids, Mark, Named, RouteName, Wanted};
-use crate::plan::{Desired, Note, PoolPlan, ServiceKey, plan};
-use crate::weight::{self, Weight};
+use crate::plan::{Desired, Note, PoolPlan, ServiceKey, plan, plan_again};
+use crate::weight::{Belief, Drained, Weight};
 
 /// Configuration, facts, ids, and the latest plan.
 #[derive(Clone, Debug)]
 pub struct State {
     config: Config,
     facts: Facts,
+    health: Health,
+    breakers: Breakers,
+    drains: Drains<BackendKey>,
+    /// As it was told last.
+    now: Moment,
     ids: Ids,
     desired: Desired,
     stale: bool,
+    /// Where the plan may differ from what it was when that was asked last; none for anywhere.
+    scope: Option<Scope>,
+    /// Whether flows are to be reset since backends have gone down.
+    resets: bool,
+}
+
+/// When a state begins, and by which chance.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beginning {
+    /// The moment that it is.
+    pub now: Moment,
+    /// Decides when checks begin.
+    pub seed: u64,
+}
+
+/// What time alone has changed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Passed {
+    /// Backends about which an operator's word has run out.
+    pub words: Vec<BackendKey>,
+    /// Breakers that are half-open now.
+    pub breakers: Vec<breaker::Told>,
+}
+
+/// What the end of a check has changed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Probed {
+    /// Of what is believed of health.
+    pub health: Option<Change>,
+    /// Of breakers.
+    pub breakers: Vec<breaker::Told>,
+}
+
+/// What an operator does with a breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Opens it.
+    Open,
+    /// Closes it.
+    Close,
+    /// Makes it as new.
+    Reset,
 }
 
 /// A service as it is planned.
@@ -50,6 +104,8 @@ pub struct PoolView<'a> {
     pub pool: config::Pool<'a>,
     /// Its ids, one for each family.
     pub ids: Vec<u32>,
+    /// Whether too few backends are usable, of a family at least.
+    pub panics: bool,
     /// Its backends, both families in one list, in the order of the file.
     pub backends: Vec<BackendView>,
 }
@@ -61,6 +117,12 @@ pub struct BackendView {
     pub address: SocketAddr,
     /// Its id; none when all are taken.
     pub id: Option<u32>,
+    /// What is believed of its health, in a word.
+    pub health: &'static str,
+    /// State of its breaker, in a word; closed where it has none.
+    pub breaker: &'static str,
+    /// Whether it is drained.
+    pub is_drained: bool,
     /// As configured.
     pub configured_weight: u16,
     /// What follows from everything known about it.
@@ -72,21 +134,53 @@ pub struct BackendView {
 impl State {
     /// Knows this much and nothing else.
     pub fn new(config: Config, facts: Facts) -> Self {
+        Self::begun(config, facts, Beginning::default())
+    }
+
+    /// So, at this moment.
+    pub fn begun(config: Config, facts: Facts, beginning: Beginning) -> Self {
+        let Beginning { now, seed } = beginning;
         let mut ids = Ids::default();
         ids.hold(&Wanted::all(&config));
-        Self { config, facts, ids, desired: Desired::default(), stale: true }
+        let mut health = Health::new(seed);
+        health.handle_config(now, &config);
+        let mut breakers = Breakers::default();
+        breakers.handle_config(now, &config);
+        Self {
+            config,
+            facts,
+            health,
+            breakers,
+            drains: Drains::default(),
+            now,
+            ids,
+            desired: Desired::default(),
+            stale: true,
+            scope: None,
+            resets: false,
+        }
     }
 
     /// Another configuration is in force.
-    pub fn handle_config(&mut self, config: Config) {
+    ///
+    /// Drains of backends that have left end; answers with those that were not over.
+    pub fn handle_config(&mut self, config: Config) -> Vec<BackendKey> {
         self.ids.hold(&Wanted::all(&config));
+        self.health.handle_config(self.now, &config);
+        self.breakers.handle_config(self.now, &config);
         self.config = config;
         self.stale = true;
+        let health = &self.health;
+        self.drains.retain(|key| health.knows(key))
     }
 
     /// The machine has changed.
     pub fn handle_facts(&mut self, facts: Facts) {
-        let facts = Facts { loads: std::mem::take(&mut self.facts.loads), ..facts };
+        let facts = Facts {
+            loads: std::mem::take(&mut self.facts.loads),
+            beliefs: std::mem::take(&mut self.facts.beliefs),
+            ..facts
+        };
         self.stale |= self.facts != facts;
         self.facts = facts;
     }
@@ -110,6 +204,140 @@ impl State {
         is_new
     }
 
+    /// Time has passed. Answers with what that alone has changed.
+    pub fn handle_time(&mut self, now: Moment) -> Passed {
+        self.now = now;
+        Passed { words: self.health.handle_time(now), breakers: self.breakers.handle_time(now) }
+    }
+
+    /// A health check has ended; what changes by that.
+    pub fn handle_probe(&mut self, probe: ProbeId, outcome: Outcome) -> Probed {
+        let outcomes = if outcome.is_ok() { (1, 0) } else { (0, 1) };
+        let checked = self.health.checked_by(probe);
+        let health = self.health.handle_outcome(self.now, probe, outcome);
+        let breakers = checked.into_iter().filter_map(|key| {
+            let change = self.breakers.record(self.now, &key, outcomes)?;
+            Some((key, change))
+        });
+        let breakers = breakers.collect();
+        Probed { health, breakers }
+    }
+
+    /// Connections have ended so many times well and so many times badly at a backend; what changes by that.
+    pub fn handle_outcomes(
+        &mut self,
+        key: &BackendKey,
+        outcomes: (u64, u64),
+    ) -> Option<breaker::Change> {
+        self.breakers.record(self.now, key, outcomes)
+    }
+
+    /// An operator turns a breaker; none where there is none, and no change where there is nothing to do.
+    pub fn handle_breaker(
+        &mut self,
+        key: &BackendKey,
+        turn: Turn,
+    ) -> Option<Option<breaker::Change>> {
+        let now = self.now;
+        self.breakers.by_hand(key, |breaker| match turn {
+            Turn::Open => breaker.force_open(now),
+            Turn::Close => breaker.force_close(now),
+            Turn::Reset => breaker.reset(now),
+        })
+    }
+
+    /// What the breaker of a backend lets through, and why, if it has one.
+    pub fn breaker(&self, key: &BackendKey) -> Option<breaker::Standing> {
+        self.breakers.standing(self.now, key)
+    }
+
+    /// A backend is to get no new flows; it has so many.
+    ///
+    /// # Errors
+    ///
+    /// When it does not already.
+    pub fn handle_drain(
+        &mut self,
+        key: &BackendKey,
+        request: drain::Request,
+        flows: u64,
+    ) -> Result<drain::Status, drain::AlreadyDrained> {
+        self.drains.start(key.clone(), request, flows, self.now)
+    }
+
+    /// A drain that began before this process goes on.
+    pub fn restore_drain(&mut self, key: &BackendKey, drain: Drain) {
+        self.drains.restore(key.clone(), drain);
+    }
+
+    /// A backend is to get new flows again; how its drain is over, if it was drained.
+    pub fn handle_undrain(&mut self, key: &BackendKey) -> Option<drain::Status> {
+        self.drains.undrain(key)
+    }
+
+    /// A drained backend has so many flows; how its drain is over, if it is now.
+    pub fn handle_drained_flows(&mut self, key: &BackendKey, flows: u64) -> Option<drain::Status> {
+        self.drains.count(key, flows, self.now)
+    }
+
+    /// The id of a backend; none where there is no such backend, or when all are taken.
+    pub fn backend_id(&self, key: &BackendKey) -> Option<u32> {
+        let pool = self.ids.held(&key.service)?.pools.get(&key.route)?;
+        pool.backends.get(&key.address).map(|id| id.number)
+    }
+
+    /// The weight that the configuration gives a backend.
+    pub fn configured_weight(&self, key: &BackendKey) -> Option<u16> {
+        let service = self.config.services.iter().find(|service| *service.name == *key.service)?;
+        let is_meant =
+            |pool: &config::Pool<'_>| pool.route.map(config::Route::name) == key.route.as_deref();
+        let pool = service.pools().find(is_meant)?;
+        let backend = pool.backends.iter().find(|backend| backend.address == key.address)?;
+        Some(backend.weight)
+    }
+
+    /// All drains.
+    pub fn drains(&self) -> &Drains<BackendKey> {
+        &self.drains
+    }
+
+    /// An operator says how a backend is, or takes that back; false where there is no such backend.
+    pub fn handle_manual(&mut self, key: &BackendKey, manual: Option<Manual>) -> bool {
+        self.health.handle_manual(self.now, key, manual)
+    }
+
+    /// Has a backend checked at once; the target, by which its outcome will be told.
+    pub fn check_now(&mut self, key: &BackendKey) -> Option<u64> {
+        self.health.check_now(self.now, key)
+    }
+
+    /// What is to be done by now; none when that is all.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.health.poll_effect(self.now)
+    }
+
+    /// When something is to be done, or time alone changes something.
+    pub fn next_wake(&self) -> Option<Moment> {
+        let wakes = [self.health.next_wake(), self.breakers.next_wake(), self.drains.next_wake()];
+        wakes.into_iter().flatten().min()
+    }
+
+    /// What is known of a backend's health.
+    pub fn standing(&self, key: &BackendKey) -> Standing<'_> {
+        self.health.standing(key)
+    }
+
+    /// Whether something has happened that the plan does not know of.
+    pub fn is_stale(&self) -> bool {
+        let drains = self.drains.has_changed();
+        self.stale || self.health.has_changed() || self.breakers.has_changed() || drains
+    }
+
+    /// Whether there have come to be flows to be reset, because their backend is down, since this was asked last.
+    pub fn take_resets(&mut self) -> bool {
+        std::mem::take(&mut self.resets)
+    }
+
     /// The flow table has been read: of the ids that rested at `mark`, it still names these.
     ///
     /// As [`Ids::rested`] says, the mark must have been taken with the plan wholly applied, and
@@ -125,11 +353,89 @@ impl State {
     /// What should be in the maps. Computed anew only when something has changed, and then only
     /// those slot tables whose backends have.
     pub fn plan(&mut self) -> &Desired {
+        let changed = [
+            self.health.take_changed().is_some(),
+            self.breakers.take_changed(),
+            self.drains.take_changed(),
+        ];
+        if changed.contains(&true) {
+            let beliefs = self.beliefs();
+            let changed = differing(&self.facts.beliefs, &beliefs);
+            self.facts.beliefs = beliefs;
+            self.stale |= !changed.is_empty() && !self.plan_again(&changed);
+        }
         if self.stale {
+            let was_out = self.out(self.desired.backends.keys());
             self.desired = plan(&self.config, &self.facts, &self.ids, Some(&self.desired));
+            self.note_departures(&was_out, None);
             self.stale = false;
+            self.scope = None;
         }
         &self.desired
+    }
+
+    /// What all kinds of facts say of backends, where that is not what is believed of those of which nothing is known.
+    fn beliefs(&self) -> BTreeMap<BackendKey, Belief> {
+        let mut beliefs = self.health.beliefs().clone();
+        for (key, drain) in self.drains.iter() {
+            let belief = beliefs.entry(key.clone()).or_default();
+            belief.drained = if drain.request.is_forced { Drained::Forced } else { Drained::Yes };
+            belief.resets = drain.resets();
+        }
+        for (key, state) in self.breakers.not_closed() {
+            beliefs.entry(key.clone()).or_default().breaker = state;
+        }
+        beliefs
+    }
+
+    /// Plans what follows from what is believed of these backends; false where everything is to be planned.
+    fn plan_again(&mut self, changed: &BTreeSet<BackendKey>) -> bool {
+        if self.stale {
+            return false;
+        }
+        // More than can be otherwise now, and little.
+        let pools = changed.iter().flat_map(|key| self.backend_ids(key)).collect::<Vec<_>>();
+        let was_out = self.out(pools.iter());
+        let known = (&self.config, &self.facts, &self.ids);
+        let Some(scope) = plan_again(known, changed, &mut self.desired) else { return false };
+        self.note_departures(&was_out, Some(&scope));
+        if let Some(wider) = &mut self.scope {
+            wider.pools.extend(scope.pools);
+            wider.backends.extend(scope.backends);
+        }
+        true
+    }
+
+    /// The ids of the backends of a backend's pool.
+    fn backend_ids(&self, key: &BackendKey) -> Vec<u32> {
+        let held = self.ids.held(&key.service).and_then(|held| held.pools.get(&key.route));
+        held.into_iter().flat_map(|pool| pool.backends.values().map(|id| id.number)).collect()
+    }
+
+    /// Of some backends, those that are kept out, and what becomes of their flows.
+    fn out<'a>(&self, ids: impl Iterator<Item = &'a u32>) -> BTreeMap<u32, Fate> {
+        ids.filter_map(|id| Some((*id, self.desired.backends.get(id)?.out?))).collect()
+    }
+
+    /// Where the plan may differ from what it was when this was asked last; none for anywhere.
+    pub fn take_scope(&mut self) -> Option<Scope> {
+        self.scope.replace(Scope::default())
+    }
+
+    /// Backends that are kept out from now on are of another generation: that tells flows of before.
+    fn note_departures(&mut self, was_out: &BTreeMap<u32, Fate>, scope: Option<&Scope>) {
+        let is_out = match scope {
+            Some(scope) => self.out(scope.backends.iter()),
+            None => self.out(self.desired.backends.keys()),
+        };
+        for (id, &fate) in is_out.iter().filter(|(id, fate)| was_out.get(id) != Some(fate)) {
+            let Some(backend) = self.desired.backends.get_mut(id) else { continue };
+            let service = u32::from(backend.value.service);
+            let departure = self.ids.depart(*id, fate, service);
+            backend.value.generation = departure.generation;
+            backend.value.fate = fate as u8;
+            self.resets |= fate == Fate::Reset;
+        }
     }
 
     /// The configuration in force.
@@ -174,7 +480,7 @@ impl State {
     ) -> ServiceView<'a> {
         let held = self.ids.held(&service.name);
         let id = held.and_then(|held| held.service).map(|id| id.number);
-        let pool = |pool| self.view_pool(pool, held);
+        let pool = |pool| self.view_pool(&service.name, pool, held);
         ServiceView {
             service,
             id,
@@ -183,19 +489,53 @@ impl State {
         }
     }
 
-    fn view_pool<'a>(&self, pool: config::Pool<'a>, held: Option<&Held>) -> PoolView<'a> {
+    fn view_pool<'a>(
+        &self,
+        service: &str,
+        pool: config::Pool<'a>,
+        held: Option<&Held>,
+    ) -> PoolView<'a> {
         let route: RouteName = pool.route.map(|route| route.name().into());
         let held = held.and_then(|held| held.pools.get(&route));
         let ids = held.into_iter().flat_map(|held| held.ids.into_iter().flatten());
         let ids: Vec<u32> = ids.map(|id| id.number).collect();
         let planned: Vec<&PoolPlan> =
             ids.iter().filter_map(|id| self.desired.pools.get(id)).collect();
-        let backends = pool.backends.iter().map(|backend| view_backend(backend, &planned));
-        PoolView { pool, backends: backends.collect(), ids }
+        let panics = planned.iter().any(|pool| pool.panics);
+        let service: Arc<str> = service.into();
+        let backends = pool.backends.iter().map(|backend| {
+            let (service, route, address) = (Arc::clone(&service), route.clone(), backend.address);
+            let key = BackendKey { service, route, address };
+            let breaker = self.breakers.state(&key).unwrap_or_default().name();
+            let known = Known {
+                health: self.health.standing(&key).name(),
+                breaker,
+                is_drained: self.drains.is_drained(&key),
+            };
+            view_backend(backend, &planned, known)
+        });
+        PoolView { pool, panics, backends: backends.collect(), ids }
     }
 }
 
-fn view_backend(backend: &config::Backend, pools: &[&PoolPlan]) -> BackendView {
+/// The backends of which something else is believed.
+fn differing(
+    before: &BTreeMap<BackendKey, Belief>,
+    after: &BTreeMap<BackendKey, Belief>,
+) -> BTreeSet<BackendKey> {
+    let is_other = |key: &&BackendKey| before.get(key) != after.get(key);
+    before.keys().chain(after.keys()).filter(is_other).cloned().collect()
+}
+
+/// What is known of a backend, in words.
+#[derive(Clone, Copy)]
+struct Known {
+    health: &'static str,
+    breaker: &'static str,
+    is_drained: bool,
+}
+
+fn view_backend(backend: &config::Backend, pools: &[&PoolPlan], known: Known) -> BackendView {
     let member = pools.iter().find_map(|pool| {
         let at = pool.members.binary_search_by_key(&backend.address, |member| member.address);
         Some((*pool, pool.members[at.ok()?]))
@@ -203,8 +543,12 @@ fn view_backend(backend: &config::Backend, pools: &[&PoolPlan]) -> BackendView {
     BackendView {
         address: backend.address,
         id: member.map(|(_, member)| member.id),
+        health: known.health,
+        breaker: known.breaker,
+        is_drained: known.is_drained,
         configured_weight: backend.weight,
-        effective_weight: member.map_or(weight::effective(backend), |(_, member)| member.weight),
+        effective_weight: member
+            .map_or(Weight::configured(backend.weight), |(_, member)| member.weight),
         share: member.map_or(0.0, |(pool, member)| pool.share(&member)),
     }
 }

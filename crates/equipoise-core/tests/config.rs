@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use equipoise_common::limit;
 use equipoise_core::config::{
-    Affinity, AffinityPrefix, Algorithm, Attach, AttachMode, BackendInterfaces, Checked, Config,
-    Fragments, LeastConnections, Limits, List, OnBackendDown, OnBackendRemoved, OnEmpty, OnExit,
-    OnFull, OnUnknown, Policy, Pool, Ports, Prefix, Problem, Protocol, RateLimit, Settings,
+    self, Affinity, AffinityPrefix, Algorithm, Attach, AttachMode, BackendInterfaces, Checked,
+    Config, Fragments, LeastConnections, Limits, List, OnBackendDown, OnBackendRemoved, OnEmpty,
+    OnExit, OnFull, OnUnknown, Policy, Pool, Ports, Prefix, Problem, Protocol, RateLimit, Settings,
     SourceLimit, SourcePrefix, Timeouts, flags_text, from_flags, parse, parse_with, problem_at,
 };
 use expect_test::expect_file;
@@ -177,6 +177,9 @@ fn every_key_arrives() {
             deny: List { written: vec!["::/0".to_owned()], prefixes: [prefix("::", 0)].into() },
             ..Limits::default()
         },
+        exec_checks: false,
+        breaker: None,
+        drain: config::breaker::Draining::default(),
     };
     assert_eq!(config.settings, settings);
 }

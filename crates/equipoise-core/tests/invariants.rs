@@ -301,6 +301,9 @@ fn service(name: &'static str) -> impl Strategy<Value = config::Service> {
                     delivery,
                     manage_address: false,
                     policy,
+                    recovery: config::health::Recovery::default(),
+                    panic: config::health::Panic::default(),
+                    breaker: None,
                 }
             },
         )
@@ -398,7 +401,13 @@ fn backends() -> impl Strategy<Value = Vec<config::Backend>> {
             .to_vec();
     let some = prop::sample::subsequence(all, 0..=6).prop_shuffle();
     (some, prop::array::uniform6(0_u16..4)).prop_map(|(addresses, weights)| {
-        let backend = |(address, weight)| config::Backend { address, weight, max_flows: 0 };
+        let backend = |(address, weight)| config::Backend {
+            address,
+            weight,
+            max_flows: 0,
+            role: config::Role::Regular,
+            health_check: None,
+        };
         addresses.into_iter().zip(weights).map(backend).collect()
     })
 }

@@ -3,17 +3,22 @@
 //! A file in `scenario/` is a title and sections, taken in order. Events: `facts` (an interface a
 //! line: name, index, addresses), `config` (a configuration in TOML), `flows` (the flow table has
 //! been read; a line for each backend id that it names), `fails at N` (the N-th step of the next
-//! `steps` is refused). Answers: `dump` (the desired state) and `steps` (what leads there from
-//! what has been done so far). `UPDATE_EXPECT=1 cargo test` writes the answers anew.
+//! `steps` is refused), `answers` (how backends answer checks from now on; the others answer well), `until T` (time passes,
+//! and checks are made), `manual` (an operator's word: a service, a backend, `up`, `down` or `auto`, and for how long), `loads` (live
+//! flows by backend id). Answers: `dump` (the desired state), `steps` (what leads there from
+//! what has been done so far), `health` (what is believed of each backend). `UPDATE_EXPECT=1 cargo test` writes the answers anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use equipoise_core::config::{self, Config};
 use equipoise_core::diff::{Applied, Difference, diff};
 use equipoise_core::dump::dump;
 use equipoise_core::facts::{Facts, Interface};
+use equipoise_core::health::{BackendKey, Effect, Failure, FailureKind, Manual};
 use equipoise_core::id::Named;
 use equipoise_core::state::State;
 use expect_test::expect_file;
@@ -36,21 +41,36 @@ macro_rules! scenarios {
 scenarios! {
     address_that_appears_adds_keys_and_nothing_else
     algorithm_change_keeps_the_slots
+    all_backends_down_is_as_if_nothing_were_known
     backend_of_two_pools_answers_for_its_service
     backend_that_comes_back_after_its_id_has_rested_is_a_new_one
     backend_that_comes_back_has_its_old_id
-    backend_that_comes_back_while_a_flow_names_it_has_its_old_id
     backend_that_comes_back_is_of_another_generation
+    backend_that_comes_back_while_a_flow_names_it_has_its_old_id
     backend_that_has_left_stays_until_no_flow_names_it
     backend_that_leaves_goes_after_packets_in_flight
     backend_that_leaves_with_a_reset_goes_after_packets_in_flight
+    backends_are_unknown_and_usable_until_a_threshold_says_otherwise
+    backup_backends_take_over_when_no_other_is_usable
+    checks_that_change_no_verdict_write_nothing
+    down_backend_is_of_another_generation_and_its_flows_are_told
     exact_address_wins_over_own_addresses
+    failing_backend_loses_its_slots_and_gets_them_back
+    families_of_a_service_are_weighed_apart
+    flap_touches_the_pools_that_name_the_backend_and_no_other
     interface_that_does_not_exist_is_a_note_until_it_appears
+    last_backend_that_goes_down_keeps_its_flows
+    live_flows_and_health_meet_in_one_weight
     new_weight_touches_its_pool_alone
     own_addresses_have_the_ports_that_exact_ones_leave
     policy_change_touches_the_policy_alone
+    pool_that_panics_by_none_has_no_backend
+    pool_that_panics_falls_back_to_other_backends
     port_goes_before_range_before_all
+    recovery_by_time_is_a_line
+    recovery_goes_by_quarters_from_unhealthy
     refused_step_is_taken_by_the_next_try
+    reload_keeps_what_is_known
     route_leads_its_sources_to_a_pool_of_their_own
     route_that_changes_touches_its_own_entries_alone
     route_that_leaves_goes_before_its_pool
@@ -58,7 +78,9 @@ scenarios! {
     service_of_both_families_has_a_pool_for_each
     service_that_leaves_goes_before_what_it_led_to
     service_without_a_backend_of_a_family_is_a_note
+    tables_of_settings_service_route_and_backend_are_merged
     weight_of_zero_keeps_the_backend_and_takes_its_slots
+    word_of_an_operator_stands_whatever_checks_say
 }
 
 fn folder() -> PathBuf {
@@ -91,6 +113,8 @@ struct Story {
     state: Option<State>,
     applied: Applied,
     fails: Option<usize>,
+    now: Duration,
+    bad: BTreeSet<SocketAddr>,
 }
 
 impl Story {
@@ -100,6 +124,11 @@ impl Story {
             ["config"] => self.config = Some(parse(body)),
             ["flows"] => self.flows(body),
             ["fails", "at", step] => self.fails = Some(step.parse().expect("the number of a step")),
+            ["answers"] => self.answers(body),
+            ["until", time] => self.until(duration(time)),
+            ["manual"] => self.manual(body),
+            ["loads"] => self.loads(body),
+            ["health"] => return self.health(),
             ["dump"] => return self.dump(),
             ["steps"] => return self.steps(),
             _ => panic!("no such section: {head}"),
@@ -111,7 +140,9 @@ impl Story {
     fn state(&mut self) -> &mut State {
         let facts = self.facts.clone();
         if let Some(state) = &mut self.state {
-            self.config.take().into_iter().for_each(|config| state.handle_config(config));
+            if let Some(config) = self.config.take() {
+                state.handle_config(config);
+            }
             state.handle_facts(facts);
         } else {
             let config = self.config.take().expect("a configuration before an answer");
@@ -127,6 +158,84 @@ impl Story {
         if let Some(mark) = state.resting() {
             state.handle_named(mark, &Named { services: BTreeSet::new(), backends });
         }
+    }
+
+    fn answers(&mut self, body: &str) {
+        for line in body.lines().filter(|line| !line.is_empty()) {
+            let (address, answer) = line.split_once(' ').expect("an address and its answer");
+            let address = address.parse().expect("an address and a port");
+            match answer {
+                "bad" => self.bad.insert(address),
+                "good" => self.bad.remove(&address),
+                _ => panic!("an answer is good or bad: {line}"),
+            };
+        }
+    }
+
+    /// Each check is answered at once.
+    fn until(&mut self, end: Duration) {
+        const TICK: Duration = Duration::from_millis(100);
+        let bad = self.bad.clone();
+        let (mut now, state) = (self.now, self.state());
+        while now < end {
+            now += TICK;
+            state.handle_time(now);
+            while let Some(effect) = state.poll_effect() {
+                let Effect::Probe { probe, address, .. } = effect else { continue };
+                let outcome = if bad.contains(&address) {
+                    Err(Failure::new(FailureKind::ConnectionRefused, "connection refused"))
+                } else {
+                    Ok(Duration::from_millis(1))
+                };
+                state.handle_probe(probe, outcome);
+            }
+        }
+        self.now = now;
+    }
+
+    fn manual(&mut self, body: &str) {
+        let now = self.now;
+        for line in body.lines().filter(|line| !line.is_empty()) {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let [service, address, word, length @ ..] = &words[..] else {
+                panic!("a service, a backend and a word: {line}");
+            };
+            let address = address.parse().expect("an address and a port");
+            let key = BackendKey { service: (*service).into(), route: None, address };
+            let until = length.first().map(|length| now + duration(length));
+            let manual = match *word {
+                "auto" => None,
+                word => Some(Manual { is_down: word == "down", until }),
+            };
+            assert!(self.state().handle_manual(&key, manual), "no such backend: {line}");
+        }
+    }
+
+    fn loads(&mut self, body: &str) {
+        let load = |line: &str| {
+            let (id, flows) = line.split_once(' ').expect("an id and its flows");
+            (id.parse().expect("a backend id"), flows.parse().expect("a number of flows"))
+        };
+        let loads = body.lines().filter(|line| !line.is_empty()).map(load).collect();
+        self.state().handle_loads(loads);
+    }
+
+    fn health(&mut self) -> String {
+        let mut text = String::new();
+        let state = self.state();
+        state.plan();
+        for service in state.services() {
+            for pool in &service.pools {
+                let route = pool.pool.route.map(|route| format!(" from {}", route.name()));
+                for backend in &pool.backends {
+                    let (name, weight) = (&service.service.name, backend.effective_weight);
+                    let (address, health) = (backend.address, backend.health);
+                    let route = route.as_deref().unwrap_or_default();
+                    let _ = writeln!(text, "{name}{route} {address}: {health}, weight {weight}");
+                }
+            }
+        }
+        text
     }
 
     fn dump(&mut self) -> String {
@@ -152,6 +261,11 @@ impl Story {
         }
         if steps.is_empty() { "none\n".to_owned() } else { text }
     }
+}
+
+fn duration(text: &str) -> Duration {
+    let seconds = text.strip_suffix('s').and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(seconds.expect("seconds"))
 }
 
 fn facts(body: &str) -> Facts {

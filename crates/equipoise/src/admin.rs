@@ -10,6 +10,10 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
+use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord};
+use crate::status::operate::{
+    BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, Selection,
+};
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
 
 pub mod client;
@@ -41,6 +45,22 @@ pub enum Command {
     Plan(PlanRequest, Reply<PlanAnswer>),
     /// What becomes of a packet.
     Explain(ExplainRequest, Reply<ExplainAnswer>),
+    /// Give backends no new flows; answered when that is so, or when it is over.
+    Drain(DrainRequest, Reply<DrainAnswer>),
+    /// Give them new flows again.
+    Undrain(Selection, Reply<Vec<DrainStatus>>),
+    /// All drains.
+    Drains(Reply<DrainsAnswer>),
+    /// The breakers of a service, or of all.
+    Breakers(Option<String>, Reply<Vec<BreakerStatus>>),
+    /// Open, close or reset breakers.
+    TurnBreaker(BreakerRequest, Reply<Vec<BreakerStatus>>),
+    /// The health of backends.
+    Health(HealthFilter, Reply<Vec<BackendHealth>>),
+    /// An operator says how a backend is.
+    SetHealth(BackendName, HealthWord, Reply<Vec<BackendHealth>>),
+    /// Check a backend now; answered when that is done.
+    CheckHealth(BackendName, Reply<Vec<BackendHealth>>),
     /// Detach, remove everything, and end; answered when it is done.
     Stop(Reply<StopAnswer>),
 }

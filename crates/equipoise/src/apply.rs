@@ -7,7 +7,7 @@
 
 use std::io;
 
-use equipoise_core::diff::{Applied, Difference, Step, Unplaced, diff};
+use equipoise_core::diff::{Applied, Difference, Scope, Step, Unplaced, diff, diff_within};
 use equipoise_core::plan::{Desired, Rule};
 
 use crate::dataplane::{Maps, StepError};
@@ -56,8 +56,31 @@ impl Applier {
         maps: &mut impl Maps,
         desired: &Desired,
     ) -> Result<Converged, StepError> {
-        let Difference { steps, unplaced } = diff(&self.applied, desired);
-        for step in &steps {
+        let difference = diff(&self.applied, desired);
+        self.take(maps, &difference)
+    }
+
+    /// So, where what is in the maps and what is desired can differ within a scope alone.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub fn converge_within(
+        &mut self,
+        maps: &mut impl Maps,
+        desired: &Desired,
+        scope: &Scope,
+    ) -> Result<Converged, StepError> {
+        let difference = diff_within(&self.applied, desired, scope);
+        self.take(maps, &difference)
+    }
+
+    fn take(
+        &mut self,
+        maps: &mut impl Maps,
+        Difference { steps, unplaced }: &Difference,
+    ) -> Result<Converged, StepError> {
+        for step in steps {
             maps.apply(step)?;
             self.applied.record(step);
             self.lists_changed |=

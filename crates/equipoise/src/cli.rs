@@ -14,17 +14,21 @@ use tracing_subscriber::EnvFilter;
 use crate::admin::client::{Client, ClientError};
 
 pub mod args;
+mod breaker;
 mod check;
 mod config;
 mod decap;
+mod drain;
 mod explain;
 mod flows;
+mod health;
 mod plan;
 mod report;
 mod run;
 mod source;
 mod status;
 mod stop;
+mod wait;
 
 use args::{Arguments, Command, Global};
 
@@ -43,6 +47,8 @@ pub enum Exit {
     NotFound = 3,
     /// No instance is running.
     NoInstance = 4,
+    /// What was waited for has not come.
+    InVain = 6,
 }
 
 /// Why a command did not do what it was asked to.
@@ -119,6 +125,13 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Status => status::status(global).await,
             Command::Flows(filter) => flows::flows(global, filter).await,
             Command::Explain(asked) => explain::explain(global, asked).await,
+            Command::Drain(asked) => drain::drain(global, asked).await,
+            Command::Undrain(asked) => drain::undrain(global, asked).await,
+            Command::Drains => drain::drains(global).await,
+            Command::Breaker(asked) => breaker::breaker(global, asked).await,
+            Command::Health(asked) => health::health(global, asked).await,
+            Command::Probe(asked) => health::probe(global, asked).await,
+            Command::Wait(asked) => wait::wait(global, asked).await,
             Command::Config => config::config(global).await,
             Command::Decap(asked) => decap::decap(global, asked).await,
             Command::Stop => stop::stop(global).await,

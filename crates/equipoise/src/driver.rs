@@ -13,6 +13,7 @@ use std::time::SystemTime;
 
 use equipoise_common::value::{Backend, Fate};
 use equipoise_core::config::{Config, Service};
+use equipoise_core::health::{Outcome, ProbeId};
 use equipoise_core::plan::{BackendPlan, Crowded, Note};
 use equipoise_core::state::State;
 use tokio::sync::{mpsc, watch};
@@ -21,36 +22,48 @@ use tokio::time::{Instant, sleep_until};
 use crate::admin::lock::InstanceLock;
 use crate::admin::server::Server;
 use crate::admin::{Command, Reply, Snapshot};
-use crate::apply::Applier;
+use crate::apply::{Applier, Converged};
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::Part;
 use crate::host::addresses::Managed;
 use crate::host::forwarding::{self, Forwarding};
 use crate::host::{HostError, Machine, Reading, Way};
+use crate::probe::{Outcomes, Prober};
 use crate::status::StopAnswer;
 
 mod answer;
+mod breakers;
+mod clock;
+mod drains;
 mod ending;
 mod events;
 mod explain;
+mod health;
 mod interfaces;
+mod keep;
 mod listing;
 mod loads;
 mod ports;
 mod reload;
+mod select;
 mod start;
 mod trouble;
 mod wake;
 
 pub use ending::EndError;
+pub use keep::path as state_file;
 pub use listing::parse_prefix;
 pub use start::{Start, StartError};
 pub use wake::Signals;
 
 use answer::FlowSample;
+use clock::Clock;
+use drains::Waiter;
 use events::EventTask;
 use explain::Asked;
+use health::Waiting;
 use interfaces::Interfaces;
+use keep::Kept;
 use trouble::{Topic, Troubles};
 use wake::{BURST, Due, NEIGHBOURS, RESTING, SWEEP, SWEEP_PARTS};
 
@@ -67,7 +80,7 @@ pub enum Source {
 pub struct Driver<M, P> {
     instance: String,
     source: Source,
-    started: Instant,
+    clock: Clock,
     machine: M,
     plane: P,
     applier: Applier,
@@ -82,8 +95,19 @@ pub struct Driver<M, P> {
     generation: Generation,
     flows: Option<FlowSample>,
     events: EventTask,
+    prober: Prober,
+    outcomes: Outcomes,
+    /// Who has asked for checks whose outcomes are not in.
+    waiting: Vec<Waiting>,
     /// The thread that explains packets, once there has been something to explain.
     explainer: Option<std::sync::mpsc::Sender<Asked>>,
+    /// Who waits for drains.
+    waiters: Vec<Waiter>,
+    /// Whether this balancer itself is drained.
+    is_drained: bool,
+    /// Where that, and all drains, are kept for the next process, and what is there.
+    state_file: PathBuf,
+    kept: Kept,
     due: Due,
     signals: Signals,
     commands: mpsc::Receiver<Command>,
@@ -106,6 +130,7 @@ enum Event {
     Reload,
     Command(Command),
     Machine,
+    Probed(ProbeId, Outcome),
     Timer,
 }
 
@@ -143,6 +168,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 return Some(ending);
             }
         }
+        while let Ok((probe, outcome)) = self.outcomes.try_recv() {
+            self.take_outcome(probe, outcome);
+        }
         self.catch_up().await;
         None
     }
@@ -154,6 +182,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             _ = self.signals.terminate.recv() => Event::End,
             _ = self.signals.hangup.recv() => Event::Reload,
             Some(command) = self.commands.recv() => Event::Command(command),
+            Some((probe, outcome)) = self.outcomes.recv() => Event::Probed(probe, outcome),
             () = self.machine.changed() => Event::Machine,
             () = sleep_until(wake) => Event::Timer,
         }
@@ -172,6 +201,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 let at = (Instant::now() + BURST).max(self.due.not_before);
                 self.due.reading.get_or_insert(at);
             }
+            Event::Probed(probe, outcome) => self.take_outcome(probe, outcome),
             Event::Timer => {}
             Event::Command(Command::Stop(reply)) => return Some(Ending::Stop(reply)),
             Event::Command(command) => self.answer(command),
@@ -191,6 +221,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.read_machine().await;
         }
         self.follow_loads(now);
+        self.count_drained(now);
+        self.follow_health(now);
         if self.due.settle || retry {
             self.settle().await;
         }
@@ -258,23 +290,38 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 
     fn converge(&mut self) -> Result<(), String> {
-        let desired = self.state.plan();
-        let converged = self.applier.converge(&mut self.plane, desired);
+        let converged = self.follow_plan();
         // Also after a failure: what is denied by now is denied.
         if self.applier.take_newly_denied() {
             let expiry = self.plane.cut_denied();
             tracing::info!(flows = expiry.cut, "flows of denied clients ended");
             self.events.tell(expiry.events);
         }
-        let converged = converged.map_err(|e| e.to_string())?;
+        let converged = converged?;
         if converged.steps > 0 {
             tracing::info!(steps = converged.steps, "applied");
             // Flows of a backend that has gone are not to wait for their next packet.
-            if self.state.planned().backends.values().any(is_to_be_reset) {
+            if self.state.take_resets() || self.is_any_to_be_reset() {
                 self.sweep(Part::All);
             }
         }
         Ok(())
+    }
+
+    /// Makes the maps what is planned: where they were that before, only what has been planned anew is looked at.
+    fn follow_plan(&mut self) -> Result<Converged, String> {
+        self.state.plan();
+        let scope = self.state.take_scope().filter(|_| !self.troubles.has(&Topic::Maps));
+        let (plane, desired) = (&mut self.plane, self.state.planned());
+        let converged = match scope {
+            Some(scope) => self.applier.converge_within(plane, desired, &scope),
+            None => self.applier.converge(plane, desired),
+        };
+        converged.map_err(|error| error.to_string())
+    }
+
+    fn is_any_to_be_reset(&self) -> bool {
+        self.state.planned().backends.values().any(is_to_be_reset)
     }
 
     /// Ends the flows that are past their time, and closes those whose backend has gone.
@@ -338,7 +385,7 @@ fn is_missing(note: &Note) -> bool {
         | Note::NoBackendIds { .. }
         | Note::NoSourceAddress { .. }
         | Note::NoKeys { .. } => true,
-        Note::NoBackend { .. } | Note::CoarseShares { .. } => false,
+        Note::NoBackend { .. } | Note::Panic { .. } | Note::CoarseShares { .. } => false,
     }
 }
 

@@ -11,5 +11,6 @@ pub mod dataplane;
 pub mod decap;
 pub mod driver;
 pub mod host;
+pub mod probe;
 pub mod running_config;
 pub mod status;

@@ -3,11 +3,14 @@
 //! The file's form is the configuration's own, with every default filled in, so that what
 //! `equipoise config` prints can be run again. JSON has the same shape with its keys in snake case.
 
-use equipoise_core::config::{Attach, Backend, BackendInterfaces, Config, Route, Service};
+use equipoise_core::config::health::PanicPolicy;
+use equipoise_core::config::{
+    Attach, Backend, BackendInterfaces, Config, Role, Route, Service, target,
+};
 use serde_json::{Map, Value, json};
 
-/// Keys below this one are names of interfaces and stay as they are.
-const NAMES: &str = "attach";
+/// Keys below these are names of interfaces and of headers, and stay as they are.
+const NAMES: [&str; 2] = ["attach", "headers"];
 
 /// As JSON: keys in snake case.
 pub fn to_json(config: &Config) -> Value {
@@ -19,6 +22,7 @@ pub fn to_json(config: &Config) -> Value {
             "max_flows": config.settings.max_flows,
             "on_exit": config.settings.on_exit,
             "events": config.settings.events,
+            "exec_checks": config.settings.exec_checks,
             "limits": snake(json!(config.settings.limits)),
             "least_connections": snake(json!(config.settings.least_connections)),
         },
@@ -54,6 +58,8 @@ fn service(service: &Service) -> Value {
         "mss_clamp": service.delivery.mss_clamp,
         "manage_address": service.manage_address,
         "backends": backends(&service.backends),
+        "recovery": snake(json!(service.recovery)),
+        "panic": panic(service),
         "on_backend_down": service.policy.on_backend_down,
         "on_backend_removed": service.policy.on_backend_removed,
         "on_unknown": service.policy.on_unknown,
@@ -80,8 +86,31 @@ fn route(route: &Route) -> Value {
     })
 }
 
+/// Those of a pool, without those that step in when it panics.
 fn backends(backends: &[Backend]) -> Value {
-    backends.iter().map(|backend| snake(json!(backend))).collect()
+    backends.iter().filter(|backend| backend.role != Role::Fallback).map(backend).collect()
+}
+
+fn backend(backend: &Backend) -> Value {
+    let mut written = json!({
+        "address": target::text(backend.address),
+        "weight": backend.weight,
+        "max_flows": backend.max_flows,
+        "backup": backend.role == Role::Backup,
+    });
+    if let Some(check) = &backend.health_check {
+        written["health_check"] = snake(json!(check));
+    }
+    written
+}
+
+fn panic(service: &Service) -> Value {
+    let mut written = snake(json!(service.panic));
+    if service.panic.policy == PanicPolicy::Fallback {
+        let fallback = service.backends.iter().filter(|backend| backend.role == Role::Fallback);
+        written["fallback_backends"] = fallback.map(backend).collect();
+    }
+    written
 }
 
 /// The fields of a table in snake case.
@@ -112,7 +141,7 @@ fn kebab(value: Value) -> Value {
         Value::Array(items) => items.into_iter().map(kebab).collect(),
         Value::Object(entries) => {
             let renamed = entries.into_iter().map(|(key, value)| {
-                let value = if key == NAMES { value } else { kebab(value) };
+                let value = if NAMES.contains(&key.as_str()) { value } else { kebab(value) };
                 (key.replace('_', "-"), value)
             });
             Value::Object(renamed.collect::<Map<_, _>>())
@@ -132,8 +161,18 @@ mod tests {
         listen = { interfaces = ["eth_0"], address = "192.0.2.1", port = 80 }
         backends = [
           { address = "10.0.0.1:8080", weight = 3, max-flows = 9 }, { address = "[2001:db8::1]:8080" },
+          { address = "10.0.0.3:53", backup = true, health-check = { type = "dns", query = "example.com" } },
+          { address = "10.0.0.4:53", health-check = { type = "udp", send = "hex:00", expect = "x" } },
+          { address = "10.0.0.5:53", health-check = { type = "grpc", tls = true, insecure = true } },
+          { address = "10.0.0.6:53", health-check = { type = "grpc", grpc-service = "web" } },
+          { address = "10.0.0.7:53", health-check = { type = "exec", command = ["/bin/true", "-x"] } },
+          { address = "10.0.0.8:53", health-check = { type = "https", ca-file = "/ca.pem" } },
+          { address = "10.0.0.9:53", health-check = { type = "none" } },
           { address = "10.0.0.2" },
         ]
+        health-check = { type = "http", port = 8081, expected-codes = ["200-299", 404], headers = { X_a-b = "c" }, interval = "1s 500ms" }
+        recovery = { mode = "linear", slow-start = "1m" }
+        panic = { threshold = 7, policy = "fallback", fallback-backends = [{ address = "10.0.9.1:80", weight = 2 }] }
         on-backend-down = "reselect"
         on-backend-removed = "reset"
         on-unknown = "drop"
@@ -165,6 +204,7 @@ mod tests {
         attach = { default = "tc", eth_0 = "xdp" }
         backend-interfaces = ["eth1"]
         events = false
+        exec-checks = true
         limits = { per-backend = { rate = 9 }, allow = ["::/0"] }
         least-connections = { update-interval = "500ms", weighted = false }
     "#;
@@ -189,6 +229,11 @@ mod tests {
         let route = &json["service"][0]["source_route"][0];
         assert_eq!(route["source"], json!(["192.168.0.0/16", "2001:db8::/32"]));
         assert_eq!(route["backends"][0]["max_flows"], 5);
+        let backend = &json["service"][0]["backends"][0];
+        assert_eq!(backend["health_check"]["expected_codes"], json!(["200-299", 404]));
+        assert_eq!(backend["health_check"]["headers"], json!({ "X_a-b": "c" }));
+        let fallback = &json["service"][0]["panic"]["fallback_backends"];
+        assert_eq!(fallback.as_array().map(Vec::len), Some(1));
         assert_eq!(json["service"][0]["on_backend_down"], "reselect");
         assert_eq!(json["service"][0]["timeouts"]["tcp_established"], "2h 5m");
         assert_eq!(json["service"][0]["timeouts"]["reset_on_expiry"], true);

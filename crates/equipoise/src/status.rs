@@ -10,6 +10,8 @@ use equipoise_core::config::{Ports, target};
 use serde::{Deserialize, Serialize};
 
 pub mod explain;
+pub mod health;
+pub mod operate;
 
 /// How a running instance is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -136,7 +138,7 @@ pub struct BackendStatus {
     pub effective_weight: f64,
     /// Its part of the new flows of its address family, from 0 to 1.
     pub share: f64,
-    /// `none` while there are no checks.
+    /// `none` without checks, else `unknown`, `healthy` or `unhealthy`.
     pub health: String,
     /// State of its breaker.
     pub breaker: String,

@@ -190,3 +190,49 @@ fn files_that_a_configuration_names_are_read_and_their_faults_told() {
     assert_eq!(answer.exit, 2);
     assert!(answer.err.contains("cannot be read: there is no such file"), "{}", answer.err);
 }
+
+#[test]
+fn probe_needs_no_instance_and_says_how_it_went() {
+    let place = Place::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let good = place.run(&["probe", "tcp", &address]);
+    assert_eq!(good.exit, 0, "{}", good.err);
+    assert!(good.out.starts_with(&format!("tcp {address}: good in ")), "{}", good.out);
+    let json: Value =
+        serde_json::from_str(&place.run(&["probe", "tcp", &address, "--json"]).out).unwrap();
+    assert_eq!((&json["good"], &json["type"]), (&true.into(), &"tcp".into()));
+    drop(listener);
+    let bad = place.run(&["probe", "tcp", &address, "timeout=1s"]);
+    assert_eq!(bad.exit, 1);
+    assert!(bad.out.starts_with(&format!("tcp {address}: connection-refused: ")), "{}", bad.out);
+    for wrong in [
+        &["probe", "tpc", &address][..],
+        &["probe", "tcp", "nowhere"],
+        &["probe", "http", &address, "path=x"],
+        &["probe", "tcp"],
+    ] {
+        let told = place.run(wrong);
+        assert_eq!(told.exit, 2, "{wrong:?}: {}", told.err);
+    }
+}
+
+#[test]
+fn health_asks_a_running_instance() {
+    let place = Place::new();
+    for arguments in [
+        &["health"][..],
+        &["health", "web"],
+        &["health", "set", "web", "10.0.0.1:80", "down", "--for", "10m"],
+        &["health", "check", "web", "10.0.0.1:80"],
+    ] {
+        assert_eq!(place.run(arguments).exit, 4, "{arguments:?}");
+    }
+    for wrong in [
+        &["health", "set", "web", "10.0.0.1:80", "sideways"][..],
+        &["health", "set", "web", "10.0.0.1:80", "up", "--for", "long"],
+        &["health", "set", "web"],
+    ] {
+        assert_eq!(place.run(wrong).exit, 2, "{wrong:?}");
+    }
+}

@@ -8,6 +8,8 @@ mod denied;
 mod explain;
 #[path = "traffic/flows.rs"]
 mod flows;
+#[path = "traffic/health.rs"]
+mod health;
 #[path = "traffic/interfaces.rs"]
 mod interfaces;
 #[path = "traffic/lifecycle.rs"]
@@ -82,6 +84,9 @@ at_each_hook! {
     backends_that_know_no_way_to_clients_answer_us
     a_backend_reaches_its_own_vip
     clients_are_led_by_their_address_and_established_ones_stay
+    a_backend_that_fails_its_checks_gets_no_new_flows_until_it_passes_them
+    flows_of_a_backend_that_is_down_are_treated_as_the_service_says
+    pages_and_datagrams_are_checked_past_the_programs
 }
 
 use denied::a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back;
@@ -96,6 +101,11 @@ use flows::{
     without_a_control_plane_dead_flows_make_room,
 };
 
+use health::{
+    a_backend_that_fails_its_checks_gets_no_new_flows_until_it_passes_them,
+    flows_of_a_backend_that_is_down_are_treated_as_the_service_says,
+    pages_and_datagrams_are_checked_past_the_programs,
+};
 use modes::{
     a_backend_reaches_its_own_vip, backends_answer_clients_themselves,
     backends_that_know_no_way_to_clients_answer_us,

@@ -46,6 +46,7 @@ async fn ended_by(signal: i32, on_exit: &str) -> (Option<End>, String, bool) {
         signals: Signals::hear().unwrap(),
         lock: InstanceLock::take(directory.path(), "test").unwrap(),
         socket: socket.clone(),
+        state_file: directory.path().join("state.json"),
         source: Source::Flags,
         config: config::parse("a.toml", &text).unwrap().config,
         machine,

@@ -1,5 +1,10 @@
 //! The whole program on a data plane and a machine in memory, asked over a real socket.
 
+#[path = "whole/health.rs"]
+mod health;
+#[path = "whole/operate.rs"]
+mod operate;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
@@ -60,12 +65,27 @@ impl Lab {
         Self::try_start_on(world(), text, prepare).await
     }
 
+    /// With a folder that has been used before.
+    async fn try_start_in(
+        directory: TempDir,
+        text: &str,
+    ) -> (Result<TestDriver, StartError>, Self) {
+        Self::start_all((directory, world()), text, |_| {}).await
+    }
+
     async fn try_start_on(
         world: World,
         text: &str,
         prepare: impl FnOnce(&mut Plane),
     ) -> (Result<TestDriver, StartError>, Self) {
-        let directory = TempDir::new().unwrap();
+        Self::start_all((TempDir::new().unwrap(), world), text, prepare).await
+    }
+
+    async fn start_all(
+        (directory, world): (TempDir, World),
+        text: &str,
+        prepare: impl FnOnce(&mut Plane),
+    ) -> (Result<TestDriver, StartError>, Self) {
         let file = directory.path().join("a.toml");
         fs::write(&file, text).unwrap();
         let mut plane = Plane { memory: Memory::new(65_536), ..Plane::default() };
@@ -79,6 +99,7 @@ impl Lab {
             signals: Signals::hear().unwrap(),
             lock: InstanceLock::take(lab.directory.path(), "test").unwrap(),
             socket,
+            state_file: lab.path("state.json"),
             source: Source::File(file),
             config: config::parse("a.toml", text).unwrap().config,
             machine,

@@ -7,9 +7,12 @@
 mod across;
 mod address;
 mod affinity;
+mod breaker;
 mod delivery;
+mod health;
 mod limits;
 mod nearest;
+mod panic;
 mod policy;
 mod ports;
 mod prefixes;

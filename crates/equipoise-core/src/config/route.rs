@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 
+use super::health::{Panic, Recovery};
 use super::{Affinity, AffinityPrefix, Algorithm, Backend, List, Service};
 
 /// Sources that have backends of their own.
@@ -43,6 +44,10 @@ pub struct Pool<'a> {
     pub affinity_prefix: AffinityPrefix,
     /// The backends.
     pub backends: &'a [Backend],
+    /// What becomes of it when too few are usable.
+    pub panic: Panic,
+    /// How a backend that has become healthy gets its share again.
+    pub recovery: Recovery,
 }
 
 impl Pool<'_> {
@@ -55,16 +60,27 @@ impl Pool<'_> {
 impl Service {
     /// The pool for all clients, and then those of the routes, in the order of the file.
     pub fn pools(&self) -> impl Iterator<Item = Pool<'_>> {
+        let &Self { panic, recovery, .. } = self;
         let own = Pool {
             route: None,
             algorithm: self.algorithm,
             affinity: self.affinity,
             affinity_prefix: self.affinity_prefix,
             backends: &self.backends,
+            panic,
+            recovery,
         };
-        let of = |route| {
+        let of = move |route| {
             let &Route { algorithm, affinity, affinity_prefix, ref backends, .. } = route;
-            Pool { route: Some(route), algorithm, affinity, affinity_prefix, backends }
+            Pool {
+                route: Some(route),
+                algorithm,
+                affinity,
+                affinity_prefix,
+                backends,
+                panic,
+                recovery,
+            }
         };
         std::iter::once(own).chain(self.routes.iter().map(of))
     }

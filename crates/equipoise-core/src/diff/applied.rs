@@ -11,7 +11,7 @@ use equipoise_common::limit;
 use equipoise_common::value;
 
 use super::run::Room;
-use super::{Run, Step};
+use super::{Run, Scope, Step, within};
 use crate::plan::{Listed, Routed, Rule, ServiceKey};
 
 /// What is in the maps.
@@ -69,6 +69,19 @@ impl Applied {
             room: Room::new(slots),
             unsettled: false,
             written: Vec::new(),
+        }
+    }
+
+    /// What is in the maps within a scope, with the room that there is.
+    pub(super) fn within(&self, scope: &Scope) -> Self {
+        Self {
+            pools: within(&self.pools, &scope.pools),
+            backends: within(&self.backends, &scope.backends),
+            backend_terms: within(&self.backend_terms, &scope.backends),
+            room: self.room.clone(),
+            unsettled: self.unsettled,
+            written: self.written.clone(),
+            ..Self::new(0)
         }
     }
 

@@ -4,8 +4,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::config::health::PanicPolicy;
 use crate::config::target;
-use crate::id::Family;
+use crate::id::{Family, RouteName};
 
 /// Something that works less than the configuration asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +67,17 @@ pub enum Note {
         /// The backends.
         backends: Vec<SocketAddr>,
     },
+    /// Too few backends of a pool are usable.
+    Panic {
+        /// The service.
+        service: Arc<str>,
+        /// What leads to the pool.
+        route: RouteName,
+        /// Of which family its backends are.
+        family: Family,
+        /// What becomes of new flows.
+        policy: PanicPolicy,
+    },
     /// So many pools and backends that shares are not right to 1 %.
     CoarseShares {
         /// Slots that a backend of average weight has at least.
@@ -83,6 +95,7 @@ impl Note {
             | Self::NoBackend { .. }
             | Self::NoKeys { .. }
             | Self::NoSourceAddress { .. }
+            | Self::Panic { .. }
             | Self::CoarseShares { .. } => false,
         }
     }
@@ -130,6 +143,16 @@ impl fmt::Display for Note {
                     "service {service}: no address of this host's own leads to {}",
                     backends.join(", ")
                 )
+            }
+            Self::Panic { service, route, family, policy } => {
+                write!(f, "service {service}")?;
+                route.as_ref().map_or(Ok(()), |route| write!(f, ", route {route}"))?;
+                let what = match policy {
+                    PanicPolicy::All => "health is ignored",
+                    PanicPolicy::None => "new flows find none",
+                    PanicPolicy::Fallback => "new flows go to the fallback backends",
+                };
+                write!(f, ": too few {family} backends are usable, so {what}")
             }
             Self::CoarseShares { slots } => write!(
                 f,

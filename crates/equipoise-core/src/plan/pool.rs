@@ -3,22 +3,25 @@
 //! A service has one for each family and route. Their slots share the room that there is: the finest resolution at
 //! which all fit is theirs.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use equipoise_common::key::Be16;
 use equipoise_common::limit;
-use equipoise_common::value::{self, Pick};
+use equipoise_common::value::{self, Fate, Pick};
 
 use super::{BackendPlan, Desired, Draft, Note};
 use crate::config::{
-    Affinity, AffinityPrefix, Algorithm, Backend, Config, Fragments, Pool, Route, Service,
+    Affinity, AffinityPrefix, Algorithm, Backend, Config, Fragments, OnBackendDown, Pool, Role,
+    Route, Service,
 };
 use crate::facts::Facts;
+use crate::health::BackendKey;
 use crate::id::{Departure, Family, Held, Id, Ids, RouteName};
 use crate::load;
 use crate::maglev::{self, Resolution};
-use crate::weight::{self, Weight};
+use crate::weight::{self, Candidate, Weight};
 
 /// A pool: backends of a service for clients of one family, all of them or those of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub struct PoolPlan {
     pub pick: Pick,
     /// The backends, ordered by address; those without a weight too.
     pub members: Vec<Member>,
+    /// Whether too few of them are usable.
+    pub panics: bool,
     /// A backend id in each slot; the same allocation as long as the members are the same.
     pub slots: Arc<[u32]>,
 }
@@ -60,7 +65,7 @@ impl PoolPlan {
 /// A pool of a service with its ids.
 pub(super) struct PoolDraft<'a> {
     pool: Pool<'a>,
-    route: RouteName,
+    pub(super) route: RouteName,
     pub(super) ids: [(Family, u32); 2],
     pub(super) backends: Vec<Placed<'a>>,
 }
@@ -104,30 +109,65 @@ pub(super) struct Known<'a> {
 /// Places the pools of all services, and their backends.
 pub(super) fn place(drafts: &[Draft<'_>], known: Known<'_>, desired: &mut Desired) {
     let pools = || drafts.iter().flat_map(|draft| draft.pools().map(move |pool| (draft, pool)));
-    let members: Vec<[Vec<Member>; 2]> = pools()
-        .map(|(draft, pool)| {
-            let mut members = place_backends(draft, pool, desired);
-            members.iter_mut().for_each(|members| follow_loads(pool.pool, members, known));
-            members
-        })
-        .collect();
-    let resolution = resolution(&members.iter().flatten().map(Vec::len));
+    let members: Vec<[(Vec<Member>, bool); 2]> =
+        pools().map(|(draft, pool)| weighed_members((draft, pool), known, desired)).collect();
+    let resolution = resolution(&members.iter().flatten().map(|(members, _)| members.len()));
     if resolution.slots() < 100 {
         desired.notes.push(Note::CoarseShares { slots: resolution.slots() });
     }
     for ((draft, pool), members) in pools().zip(members) {
-        for ((family, id), mut members) in pool.ids.into_iter().zip(members) {
-            let pick = pick(draft.service, pool.pool, family);
-            let shape = Shape::of(pick, &members, resolution);
-            let known = known.previous.and_then(|previous| previous.pools.get(&id));
-            let slots = known
-                .and_then(|known| reuse(known, &mut members, shape))
-                .unwrap_or_else(|| fill(&mut members, shape));
-            weigh(pick, &members, desired);
-            let (service, route) = (Arc::clone(&draft.name), pool.route.clone());
-            let plan = PoolPlan { service, route, family, pick, members, slots };
-            desired.pools.insert(id, plan);
+        place_pool((draft, pool), members, (resolution, known), desired);
+    }
+}
+
+/// Plans a pool anew whose backends are believed to be otherwise, in an empty plan of its own.
+pub(super) fn place_again(
+    draft: &Draft<'_>,
+    pool: &PoolDraft<'_>,
+    known: Known<'_>,
+    desired: &mut Desired,
+) {
+    let Some(previous) = known.previous else { return };
+    let resolution = resolution(&previous.pools.values().map(|pool| pool.members.len()));
+    let members = weighed_members((draft, pool), known, desired);
+    place_pool((draft, pool), members, (resolution, known), desired);
+}
+
+/// The members of a pool with their weights by family, and whether it panics.
+fn weighed_members(
+    (draft, pool): (&Draft<'_>, &PoolDraft<'_>),
+    known: Known<'_>,
+    desired: &mut Desired,
+) -> [(Vec<Member>, bool); 2] {
+    place_backends(draft, pool, desired).map(|mut members| {
+        follow_loads(pool.pool, &mut members, known);
+        let panics = follow_beliefs((draft, pool), &mut members, known.facts, desired);
+        (members, panics)
+    })
+}
+
+fn place_pool(
+    (draft, pool): (&Draft<'_>, &PoolDraft<'_>),
+    members: [(Vec<Member>, bool); 2],
+    (resolution, known): (Resolution, Known<'_>),
+    desired: &mut Desired,
+) {
+    for ((family, id), (mut members, panics)) in pool.ids.into_iter().zip(members) {
+        let pick = pick(draft.service, pool.pool, family);
+        let shape = Shape::of(pick, &members, resolution);
+        let known = known.previous.and_then(|previous| previous.pools.get(&id));
+        let slots = known
+            .and_then(|known| reuse(known, &mut members, shape))
+            .unwrap_or_else(|| fill(&mut members, shape));
+        weigh(pick, &members, desired);
+        let (service, route) = (Arc::clone(&draft.name), pool.route.clone());
+        if panics {
+            let (service, route) = (Arc::clone(&service), route.clone());
+            let policy = pool.pool.panic.policy;
+            desired.notes.push(Note::Panic { service, route, family, policy });
         }
+        let plan = PoolPlan { service, route, family, pick, members, panics, slots };
+        desired.pools.insert(id, plan);
     }
 }
 
@@ -140,6 +180,49 @@ fn follow_loads(pool: Pool<'_>, members: &mut [Member], known: Known<'_>) {
     let backends: Vec<_> = members.iter().map(|member| (member.weight, flows(member))).collect();
     let weights = load::weigh(&backends, known.config.settings.least_connections.weighted);
     members.iter_mut().zip(weights).for_each(|(member, weight)| member.weight = weight);
+}
+
+/// Makes weights follow what is believed, and notes who is kept out by that; whether the pool panics.
+fn follow_beliefs(
+    (draft, pool): (&Draft<'_>, &PoolDraft<'_>),
+    members: &mut [Member],
+    facts: &Facts,
+    desired: &mut Desired,
+) -> bool {
+    if facts.beliefs.is_empty() && pool.pool.backends.iter().all(|b| b.role == Role::Regular) {
+        return false;
+    }
+    let roles: BTreeMap<SocketAddr, Role> =
+        pool.pool.backends.iter().map(|backend| (backend.address, backend.role)).collect();
+    let belief = |address| {
+        let (service, route) = (Arc::clone(&draft.name), pool.route.clone());
+        facts.beliefs.get(&BackendKey { service, route, address }).copied().unwrap_or_default()
+    };
+    let candidates: Vec<_> = members
+        .iter()
+        .map(|member| Candidate {
+            weight: member.weight,
+            role: roles.get(&member.address).copied().unwrap_or_default(),
+            belief: belief(member.address),
+        })
+        .collect();
+    let weighed = weight::weigh(&candidates, pool.pool.panic);
+    let fate = match draft.service.policy.on_backend_down {
+        OnBackendDown::Keep => Fate::Keep,
+        OnBackendDown::Reset => Fate::Reset,
+        OnBackendDown::Reselect => Fate::Reselect,
+    };
+    let each = weighed.weights.into_iter().zip(weighed.are_out);
+    for (member, (weight, is_out)) in members.iter_mut().zip(each) {
+        member.weight = weight;
+        let Some(backend) = desired.backends.get_mut(&member.id) else { continue };
+        if belief(member.address).resets {
+            backend.out = Some(Fate::Reset);
+        } else if is_out {
+            backend.out = Some(fate);
+        }
+    }
+    weighed.panics
 }
 
 /// How a slot is picked for clients of a family.
@@ -224,8 +307,8 @@ fn place_backends(
             sources: 0,
             max_flows: backend.max_flows,
         };
-        desired.backends.insert(id, BackendPlan { value, term });
-        let member = Member { id, address, weight: weight::effective(backend), slots: 0 };
+        desired.backends.insert(id, BackendPlan { value, term, out: None });
+        let member = Member { id, address, weight: Weight::configured(backend.weight), slots: 0 };
         for family in Family::ALL {
             // What travels inside other packets may do so inside those of either family.
             if mode.is_tunnel() || family == Family::of(address.ip()) {

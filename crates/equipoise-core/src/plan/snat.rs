@@ -180,7 +180,7 @@ mod tests {
                 sources: 1,
                 ..Backend::default()
             };
-            BackendPlan { value, term: 0 }
+            BackendPlan { value, term: 0, out: None }
         };
         let backends = ["10.0.0.1:80", "10.0.0.1:80", "[fd00::1]:80"].map(entry);
         let snat = |id: u32| {

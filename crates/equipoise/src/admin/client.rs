@@ -15,6 +15,10 @@ use tokio::net::UnixStream;
 
 use super::ProblemDetails;
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
+use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord};
+use crate::status::operate::{
+    BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, Selection,
+};
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
 
 /// Asks a running instance.
@@ -97,6 +101,93 @@ impl Client {
         self.read(self.send(Method::POST, "explain", json(request)?).await?).await
     }
 
+    /// Gives backends no new flows.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, a backend is not there, or one is drained already.
+    pub async fn drain(&self, request: &DrainRequest) -> Result<DrainAnswer, ClientError> {
+        self.read(self.send(Method::POST, "drains", json(request)?).await?).await
+    }
+
+    /// Gives backends new flows again.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, a backend is not there, or none is drained.
+    pub async fn undrain(&self, selection: &Selection) -> Result<Vec<DrainStatus>, ClientError> {
+        let path = format!("drains?{}", selected(selection));
+        self.read(self.send(Method::DELETE, &path, Bytes::new()).await?).await
+    }
+
+    /// All drains.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer.
+    pub async fn drains(&self) -> Result<DrainsAnswer, ClientError> {
+        self.read(self.send(Method::GET, "drains", Bytes::new()).await?).await
+    }
+
+    /// The breakers of a service, or of all.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, or no such service.
+    pub async fn breakers(&self, service: Option<&str>) -> Result<Vec<BreakerStatus>, ClientError> {
+        let query = pairs(&[("service", service)]);
+        self.read(self.send(Method::GET, &format!("breakers?{query}"), Bytes::new()).await?).await
+    }
+
+    /// Opens, closes or resets breakers; how they are then.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, a backend is not there, or it has no breaker.
+    pub async fn turn_breaker(
+        &self,
+        request: &BreakerRequest,
+    ) -> Result<Vec<BreakerStatus>, ClientError> {
+        self.read(self.send(Method::POST, "breakers", json(request)?).await?).await
+    }
+
+    /// The health of the backends that pass `filter`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, or there is no such service.
+    pub async fn health(&self, filter: &HealthFilter) -> Result<Vec<BackendHealth>, ClientError> {
+        let path = format!("health?{}", pairs(&[("service", filter.service.as_deref())]));
+        self.read(self.send(Method::GET, &path, Bytes::new()).await?).await
+    }
+
+    /// Says how a backend is.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, or there is no such backend.
+    pub async fn set_health(
+        &self,
+        name: &BackendName,
+        word: &HealthWord,
+    ) -> Result<Vec<BackendHealth>, ClientError> {
+        self.read(self.send(Method::PUT, &health_of(name), json(word)?).await?).await
+    }
+
+    /// Has a backend checked; answered when that is done.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, or there is no such backend, or it has no check.
+    pub async fn check_health(
+        &self,
+        name: &BackendName,
+    ) -> Result<Vec<BackendHealth>, ClientError> {
+        let path =
+            format!("{}/check?{}", health_of(name), pairs(&[("route", name.route.as_deref())]));
+        self.read(self.send(Method::POST, &path, Bytes::new()).await?).await
+    }
+
     /// Ends the instance; answered when everything is removed.
     ///
     /// # Errors
@@ -159,9 +250,31 @@ fn json<T: Serialize>(value: &T) -> Result<Bytes, ClientError> {
 
 fn query(filter: &FlowFilter) -> String {
     let FlowFilter { service, backend, client } = filter;
-    let pairs = [("service", service), ("backend", backend), ("client", client)];
-    let given = pairs.iter().filter_map(|(key, value)| Some((key, value.as_ref()?)));
+    let all = [("service", service), ("backend", backend), ("client", client)];
+    pairs(&all.map(|(key, value)| (key, value.as_deref())))
+}
+
+fn selected(selection: &Selection) -> String {
+    let Selection { service, backend, route, host, itself } = selection;
+    let host = host.map(|host| host.to_string());
+    pairs(&[
+        ("service", service.as_deref()),
+        ("backend", backend.as_deref()),
+        ("route", route.as_deref()),
+        ("host", host.as_deref()),
+        ("self", itself.then_some("true")),
+    ])
+}
+
+/// Those that are given, as a query.
+fn pairs(all: &[(&str, Option<&str>)]) -> String {
+    let given = all.iter().filter_map(|(key, value)| Some((key, (*value)?)));
     given.map(|(key, value)| format!("{key}={}", encode(value))).collect::<Vec<_>>().join("&")
+}
+
+/// The path of a backend's health.
+fn health_of(BackendName { service, backend, .. }: &BackendName) -> String {
+    format!("services/{}/backends/{}/health", encode(service), encode(backend))
 }
 
 /// Percent-encoding of all but the unreserved characters of RFC 3986.

@@ -75,6 +75,11 @@ impl ProblemDetails {
         Self { errors, ..Self::of(StatusCode::UNPROCESSABLE_ENTITY, "bad-config", detail) }
     }
 
+    /// It contradicts what is so already.
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Self::of(StatusCode::CONFLICT, "conflict", detail)
+    }
+
     /// It was right and did not work.
     pub fn failed(detail: impl Into<String>) -> Self {
         Self::of(StatusCode::INTERNAL_SERVER_ERROR, "failed", detail)

@@ -3,17 +3,21 @@
 use axum::Json;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Query, State};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use futures_util::stream;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::{Access, Command, ProblemDetails, Reply};
+
+mod operate;
+
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
+use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord, OfRoute};
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
 
 /// Flows written at a time: a chunk of about 100 kB.
@@ -26,6 +30,10 @@ pub(super) fn router(access: Access) -> Router {
         .route("/api/v1/config", get(config))
         .route("/api/v1/plan", post(plan))
         .route("/api/v1/explain", post(explain))
+        .merge(operate::router())
+        .route("/api/v1/health", get(health))
+        .route("/api/v1/services/{service}/backends/{backend}/health", put(set_health))
+        .route("/api/v1/services/{service}/backends/{backend}/health/check", post(check_health))
         .route("/api/v1/stop", post(stop))
         .fallback(async || ProblemDetails::not_found("there is no such resource"))
         .method_not_allowed_fallback(async || ProblemDetails::wrong_method())
@@ -40,7 +48,7 @@ async fn flows(
     State(access): State<Access>,
     filter: Result<Query<FlowFilter>, QueryRejection>,
 ) -> Result<Response, ProblemDetails> {
-    let Query(filter) = filter.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
+    let Query(filter) = filter.map_err(|error| bad_query(&error))?;
     let flows = ask(&access, |reply| Command::Flows(filter, reply)).await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(array(flows)))
         .into_response())
@@ -54,7 +62,7 @@ async fn plan(
     State(access): State<Access>,
     request: Result<Json<PlanRequest>, JsonRejection>,
 ) -> Result<Json<PlanAnswer>, ProblemDetails> {
-    let Json(request) = request.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
+    let Json(request) = request.map_err(|error| bad_body(&error))?;
     ask(&access, |reply| Command::Plan(request, reply)).await.map(Json)
 }
 
@@ -62,12 +70,52 @@ async fn explain(
     State(access): State<Access>,
     request: Result<Json<ExplainRequest>, JsonRejection>,
 ) -> Result<Json<ExplainAnswer>, ProblemDetails> {
-    let Json(request) = request.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
+    let Json(request) = request.map_err(|error| bad_body(&error))?;
     ask(&access, |reply| Command::Explain(request, reply)).await.map(Json)
+}
+
+async fn health(
+    State(access): State<Access>,
+    filter: Result<Query<HealthFilter>, QueryRejection>,
+) -> Result<Json<Vec<BackendHealth>>, ProblemDetails> {
+    let Query(filter) = filter.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
+    ask(&access, |reply| Command::Health(filter, reply)).await.map(Json)
+}
+
+async fn set_health(
+    State(access): State<Access>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    request: Result<Json<HealthWord>, JsonRejection>,
+) -> Result<Json<Vec<BackendHealth>>, ProblemDetails> {
+    let Path((service, backend)) = path.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
+    let Json(word) = request.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
+    let name = BackendName { service, backend, route: word.route.clone() };
+    ask(&access, |reply| Command::SetHealth(name, word, reply)).await.map(Json)
+}
+
+async fn check_health(
+    State(access): State<Access>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    query: Result<Query<OfRoute>, QueryRejection>,
+) -> Result<Json<Vec<BackendHealth>>, ProblemDetails> {
+    let Path((service, backend)) = path.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
+    let Query(OfRoute { route }) = query.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
+    let name = BackendName { service, backend, route };
+    ask(&access, |reply| Command::CheckHealth(name, reply)).await.map(Json)
 }
 
 async fn stop(State(access): State<Access>) -> Result<Json<StopAnswer>, ProblemDetails> {
     ask(&access, Command::Stop).await.map(Json)
+}
+
+/// A query that is not what is asked for.
+fn bad_query(error: &QueryRejection) -> ProblemDetails {
+    ProblemDetails::bad_request(error.body_text())
+}
+
+/// A body that is not what is asked for.
+fn bad_body(error: &JsonRejection) -> ProblemDetails {
+    ProblemDetails::bad_request(error.body_text())
 }
 
 async fn ask<T>(

@@ -8,8 +8,12 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 mod decap;
+mod health;
+mod operate;
 
 pub use decap::Decap;
+pub use health::{Health, HealthAction, OneBackend, Probe, Wait};
+pub use operate::{Breaker, Drain, Turn as BreakerTurn, Turned, Undrain};
 
 /// Where the configuration is when no file is named.
 pub const DEFAULT_CONFIG: &str = "/etc/equipoise/equipoise.toml";
@@ -63,6 +67,22 @@ pub enum Command {
     Flows(Flows),
     /// Say what becomes of a packet; nothing is sent and nothing changes
     Explain(Explain),
+    /// Give a backend no new flows, and let those that it has end
+    #[command(after_long_help = operate::EXAMPLES)]
+    Drain(Drain),
+    /// Give a drained backend new flows again
+    Undrain(Undrain),
+    /// List the drains
+    Drains,
+    /// Show the breakers, or turn one
+    Breaker(Breaker),
+    /// Show what is believed of the health of backends, and why
+    Health(Health),
+    /// Check something once, here and now, with or without a running instance
+    #[command(after_long_help = health::EXAMPLES)]
+    Probe(Probe),
+    /// Wait until so many backends of a service are healthy
+    Wait(Wait),
     /// Show the configuration that runs
     Config,
     /// Stop the running instance and remove everything of it
@@ -222,10 +242,6 @@ mod tests {
 
     #[test]
     fn commands_of_later_versions_do_not_exist() {
-        assert_eq!(
-            parse("equipoise drain web 10.0.0.1:80").unwrap_err(),
-            ErrorKind::InvalidSubcommand
-        );
         assert_eq!(parse("equipoise reload").unwrap_err(), ErrorKind::InvalidSubcommand);
         assert_eq!(
             parse("equipoise").unwrap_err(),

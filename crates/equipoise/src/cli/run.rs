@@ -12,7 +12,7 @@ use super::source::Text;
 use super::{Exit, Failure, print, print_json, report};
 use crate::admin::lock::InstanceLock;
 use crate::dataplane::kernel::{Clock, Eviction, Kernel, Options, TcWay};
-use crate::driver::{Driver, Signals, Source, Start, targets};
+use crate::driver::{Driver, Signals, Source, Start, state_file, targets};
 use crate::host::{Machine, Netlink, check, requirements};
 
 pub(super) async fn run(global: &Global, flags: &Run) -> Result<(), Failure> {
@@ -34,9 +34,17 @@ pub(super) async fn run(global: &Global, flags: &Run) -> Result<(), Failure> {
         eviction: Eviction::default(),
     };
     let plane = Kernel::load(&options).map_err(Failure::failed)?;
-    let instance = global.instance.clone();
-    let start =
-        Start { instance, signals, lock, socket: global.socket(), source, config, machine, plane };
+    let start = Start {
+        instance: global.instance.clone(),
+        signals,
+        lock,
+        socket: global.socket(),
+        state_file: state_file(&global.instance),
+        source,
+        config,
+        machine,
+        plane,
+    };
     let driver = Driver::start(start).await.map_err(Failure::failed)?;
     said(global)?;
     driver.run().await.map_err(Failure::failed)

@@ -102,8 +102,12 @@ fn write_service(text: &mut String, service: &ServiceStatus) -> std::fmt::Result
         if let Some(affinity) = &pool.affinity {
             writeln!(text, " affinity {affinity}")?;
         }
+        if pool.panic {
+            writeln!(text, " ! too few backends are usable")?;
+        }
         let mut table = table(&[
             "BACKEND",
+            "HEALTH",
             "WEIGHT",
             "SHARE",
             "LIVE",
@@ -116,6 +120,7 @@ fn write_service(text: &mut String, service: &ServiceStatus) -> std::fmt::Result
         for backend in &pool.backends {
             table.add_row([
                 target::text(backend.address),
+                backend.health.clone(),
                 weight(backend.effective_weight, backend.configured_weight),
                 format!("{:.1} %", backend.share * 100.0),
                 backend.live_flows.to_string(),
@@ -152,7 +157,7 @@ fn write_verdicts(text: &mut String, status: &Status) -> std::fmt::Result {
 }
 
 /// The weight in force, and the configured one where it is another.
-fn weight(effective: f64, configured: u16) -> String {
+pub(super) fn weight(effective: f64, configured: u16) -> String {
     if effective == f64::from(configured) {
         configured.to_string()
     } else {

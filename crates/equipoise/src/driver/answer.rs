@@ -51,6 +51,18 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Command::Flows(filter, reply) => drop(reply.send(self.flows(&filter))),
             Command::Plan(request, reply) => drop(reply.send(self.plan(&request))),
             Command::Explain(request, reply) => self.explain(&request, reply),
+            Command::Drain(request, reply) => self.drain(&request, reply),
+            Command::Undrain(selection, reply) => drop(reply.send(self.undrain(&selection))),
+            Command::Drains(reply) => drop(reply.send(Ok(self.drains()))),
+            Command::Breakers(service, reply) => {
+                drop(reply.send(self.breakers(service.as_deref())));
+            }
+            Command::TurnBreaker(request, reply) => drop(reply.send(self.turn_breaker(&request))),
+            Command::Health(filter, reply) => drop(reply.send(self.health(&filter))),
+            Command::SetHealth(name, word, reply) => {
+                drop(reply.send(self.take_word(&name, &word)));
+            }
+            Command::CheckHealth(name, reply) => self.check_now(&name, reply),
             // The loop ends with this one and answers it at the very end.
             Command::Stop(reply) => drop(reply),
         }
@@ -72,7 +84,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: self.instance.clone(),
             pid: std::process::id(),
-            uptime_seconds: self.started.elapsed().as_secs(),
+            uptime_seconds: self.clock.uptime().as_secs(),
             state: if reasons.is_empty() { Health::Ok } else { Health::Degraded },
             reasons,
             notes: self.notes(),
@@ -208,7 +220,7 @@ fn pool(view: &PoolView<'_>, counted: &Counted) -> PoolStatus {
         route: view.pool.route.map_or("default", Route::name).to_owned(),
         algorithm: algorithm(view.pool.algorithm).to_owned(),
         affinity: affinity(view.pool.affinity).map(str::to_owned),
-        panic: false,
+        panic: view.panics,
         backends: view.backends.iter().map(|b| backend(b, counted)).collect(),
     }
 }
@@ -220,9 +232,9 @@ fn backend(view: &BackendView, counted: &Counted) -> BackendStatus {
         configured_weight: view.configured_weight,
         effective_weight: view.effective_weight.value(),
         share: view.share,
-        health: "none".to_owned(),
-        breaker: "closed".to_owned(),
-        draining: false,
+        health: view.health.to_owned(),
+        breaker: view.breaker.to_owned(),
+        draining: view.is_drained,
         live_flows: live.copied().unwrap_or_default(),
         traffic: view.id.and_then(|id| counted.backends.get(&id)).map(counters).unwrap_or_default(),
     }

@@ -24,6 +24,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Ending::Stop(_) => false,
         };
         tracing::info!(instance = self.instance, keep, "stopping");
+        self.interrupt_waiters();
         let ended = if keep {
             self.plane.keep()
         } else {

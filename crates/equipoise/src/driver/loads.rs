@@ -26,12 +26,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if !self.state.handle_loads(loads) || self.due.settle {
             return;
         }
-        let converged = self.applier.converge(&mut self.plane, self.state.plan());
+        let converged = self.follow_plan();
         match &converged {
             Ok(converged) => tracing::debug!(steps = converged.steps, "weights follow live flows"),
             Err(error) => tracing::debug!(%error, "weights do not follow live flows"),
         }
-        self.troubles.note(Topic::Maps, converged.map(|_| ()).map_err(|error| error.to_string()));
+        self.troubles.note(Topic::Maps, converged.map(|_| ()));
         self.troubles.schedule(now);
     }
 }

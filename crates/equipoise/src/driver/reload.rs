@@ -63,7 +63,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if (&running.services, &running.settings) == (&config.services, &config.settings) {
             return Ok(false);
         }
-        self.state.handle_config(config);
+        let drains = self.drains();
+        let cancelled = self.state.handle_config(config);
+        self.end_drains(&cancelled, &drains);
         self.state.handle_facts(reading.facts());
         self.reading = reading;
         self.due.settle = true;

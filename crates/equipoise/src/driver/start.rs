@@ -3,17 +3,20 @@
 //! No packet meets a program before the maps are right. A failure at any point takes back all
 //! that was done before it, so that nothing is left half-started.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use equipoise_core::config::Config;
-use equipoise_core::state::State;
+use equipoise_core::state::{Beginning, State};
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 
+use super::clock::Clock;
 use super::events::EventTask;
+use super::health::in_words;
 use super::interfaces::{self, Interfaces};
+use super::keep::Kept;
 use super::trouble::Troubles;
 use super::{Driver, Due, Generation, Signals, Source, targets};
 use crate::admin::lock::InstanceLock;
@@ -25,6 +28,7 @@ use crate::dataplane::{DataPlane, StepError};
 use crate::host::addresses::Managed;
 use crate::host::forwarding::{Forwarding, Wanted};
 use crate::host::{HostError, Machine, Reading};
+use crate::probe::{Outcomes, Prober};
 use crate::running_config;
 
 /// Commands that wait at most; more wait at their sockets.
@@ -40,6 +44,8 @@ pub struct Start<M, P> {
     pub lock: InstanceLock,
     /// Where its socket is to be.
     pub socket: PathBuf,
+    /// Where what outlives the process is kept.
+    pub state_file: PathBuf,
     /// Where the configuration comes from.
     pub source: Source,
     /// The configuration, checked against the machine.
@@ -73,6 +79,9 @@ pub enum StartError {
     /// Flow events cannot be waited for.
     #[error("waiting for flow events: {0}")]
     Events(#[source] std::io::Error),
+    /// Health checks cannot be made.
+    #[error("starting health checks: {0}")]
+    Checks(#[source] std::io::Error),
     /// The admin socket cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -85,11 +94,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     ///
     /// When anything fails; nothing is left then.
     pub async fn start(start: Start<M, P>) -> Result<Self, StartError> {
-        let Start { instance, signals, lock, socket, source, config, mut machine, mut plane } =
-            start;
-        let mut begun = Begun::default();
+        let Start { instance, signals, lock, socket, source, config, .. } = start;
+        let (mut machine, mut plane, state_file) = (start.machine, start.plane, start.state_file);
+        let mut begun = Begun::new(Kept::read(&state_file));
         match begun.all(&mut machine, &mut plane, config, &socket).await {
-            Ok((state, reading, listening, events)) => {
+            Ok(Running { state, reading, listening, events, prober, outcomes }) => {
                 let (flows, bytes) = (state.config().settings.max_flows, plane.occupancy().memory);
                 tracing::info!(
                     flows,
@@ -104,7 +113,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 Ok(Self {
                     instance,
                     source,
-                    started: Instant::now(),
+                    clock: begun.clock,
                     machine,
                     plane,
                     applier: begun.applier,
@@ -122,7 +131,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     },
                     flows: None,
                     events,
+                    prober,
+                    outcomes,
+                    waiting: Vec::new(),
                     explainer: None,
+                    waiters: Vec::new(),
+                    is_drained: begun.kept.itself,
+                    state_file,
+                    kept: begun.kept,
                     due: Due::at_start(),
                     signals,
                     commands,
@@ -143,9 +159,20 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 }
 
+/// What runs once all has been done.
+struct Running {
+    state: State,
+    reading: Reading,
+    listening: AdminSocket,
+    events: EventTask,
+    prober: Prober,
+    outcomes: Outcomes,
+}
+
 /// What has been done so far.
-#[derive(Default)]
 struct Begun {
+    clock: Clock,
+    kept: Kept,
     applier: Applier,
     interfaces: Interfaces,
     forwarding: Forwarding,
@@ -153,13 +180,24 @@ struct Begun {
 }
 
 impl Begun {
+    fn new(kept: Kept) -> Self {
+        Self {
+            clock: Clock::start(),
+            kept,
+            applier: Applier::default(),
+            interfaces: Interfaces::default(),
+            forwarding: Forwarding::default(),
+            managed: Managed::default(),
+        }
+    }
+
     async fn all<M: Machine, P: DataPlane>(
         &mut self,
         machine: &mut M,
         plane: &mut P,
         config: Config,
         socket: &Path,
-    ) -> Result<(State, Reading, AdminSocket, EventTask), StartError> {
+    ) -> Result<Running, StartError> {
         let targets = targets(&config);
         let before = machine.read(&targets).await?;
         self.managed.follow(machine, &config, &before).await?;
@@ -167,14 +205,23 @@ impl Begun {
         let reading = machine.read(&targets).await?;
         let wanted = Wanted::new(&config, interfaces::wanted_here(&config, &reading));
         self.forwarding.follow(machine, &wanted, &reading)?;
-        let mut state = State::new(config, reading.facts());
+        let seed = RandomState::new().build_hasher().finish();
+        let beginning = Beginning { now: self.clock.now(), seed };
+        let mut state = State::begun(config, reading.facts(), beginning);
+        for (key, drain) in self.kept.drains() {
+            if state.configured_weight(&key).is_some() {
+                tracing::info!(backend = in_words(&key), "drained, as before");
+                state.restore_drain(&key, drain);
+            }
+        }
         self.applier.converge(plane, state.plan())?;
         self.interfaces.follow(plane, state.config(), &reading);
         if let Some((name, reason)) = self.interfaces.failed().first_key_value() {
             return Err(StartError::Interface { name: name.clone(), reason: reason.clone() });
         }
         let events = EventTask::start(plane.events()?).map_err(StartError::Events)?;
+        let (prober, outcomes) = Prober::start().map_err(StartError::Checks)?;
         let listening = AdminSocket::bind(socket).await?;
-        Ok((state, reading, listening, events))
+        Ok(Running { state, reading, listening, events, prober, outcomes })
     }
 }

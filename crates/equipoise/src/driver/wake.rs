@@ -33,6 +33,10 @@ pub(super) struct Due {
     pub(super) sweep: Instant,
     /// Where weights follow live flows: when these are counted again.
     pub(super) loads: Option<Instant>,
+    /// Drains: when live flows are counted.
+    pub(super) drains: Option<Instant>,
+    /// Health: when a check is due, or time alone changes something.
+    pub(super) health: Option<Instant>,
 }
 
 /// The signals that are heard, from when this is made.
@@ -54,6 +58,8 @@ impl Due {
             resting: now + RESTING,
             sweep: now + SWEEP,
             loads: None,
+            drains: Some(now),
+            health: Some(now),
         }
     }
 
@@ -69,6 +75,8 @@ impl Due {
             Some(self.resting),
             Some(self.sweep),
             self.loads,
+            self.drains,
+            self.health,
         ];
         timers.into_iter().flatten().min().unwrap_or(self.neighbours)
     }

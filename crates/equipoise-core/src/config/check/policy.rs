@@ -93,14 +93,24 @@ fn timeouts(report: &mut Report<'_>, at: &At<'_>) -> Timeouts {
 }
 
 pub(super) fn duration(report: &mut Report<'_>, at: &At<'_>) -> Option<Duration> {
-    let text = report.text(at, TIMEOUT_ALLOWED)?;
+    duration_in(report, at, &TIMEOUT, TIMEOUT_ALLOWED)
+}
+
+/// A duration within a range, which is `allowed` in words.
+pub(super) fn duration_in(
+    report: &mut Report<'_>,
+    at: &At<'_>,
+    range: &RangeInclusive<Duration>,
+    allowed: &str,
+) -> Option<Duration> {
+    let text = report.text(at, allowed)?;
     let Ok(duration) = humantime::parse_duration(text) else {
         let message = format!("{} is not a duration", shown(text));
-        report.problem(&at.place, message, TIMEOUT_ALLOWED);
+        report.problem(&at.place, message, allowed);
         return None;
     };
-    if !TIMEOUT.contains(&duration) {
-        report.problem(&at.place, format!("{} is out of range", shown(text)), TIMEOUT_ALLOWED);
+    if !range.contains(&duration) {
+        report.problem(&at.place, format!("{} is out of range", shown(text)), allowed);
         return None;
     }
     Some(duration)

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 
+use super::health::CheckDraft;
 use super::nearest::nearest;
+use crate::config::breaker::Thresholds;
 use crate::config::file::{Entry, Node, Value};
 use crate::config::path;
 use crate::config::problem::Problem;
@@ -120,7 +122,9 @@ impl Keys {
             "affinity-prefix",
             "algorithm",
             "backends",
+            "breaker",
             "fragments",
+            "health-check",
             "limits",
             "listen",
             "manage-address",
@@ -133,6 +137,8 @@ impl Keys {
             "on-empty",
             "on-full",
             "on-unknown",
+            "panic",
+            "recovery",
             "snat-addresses",
             "source-route",
             "timeouts",
@@ -140,18 +146,71 @@ impl Keys {
     };
     pub(super) const SOURCE_ROUTE: Self = Self {
         home: "an entry of `source-route`",
-        names: &["affinity", "affinity-prefix", "algorithm", "backends", "source"],
+        names: &["affinity", "affinity-prefix", "algorithm", "backends", "health-check", "source"],
     };
     pub(super) const LISTEN: Self =
         Self { home: "`listen`", names: &["address", "interfaces", "port", "protocol"] };
-    pub(super) const BACKEND: Self =
-        Self { home: "an entry of `backends`", names: &["address", "max-flows", "weight"] };
+    pub(super) const BACKEND: Self = Self {
+        home: "an entry of `backends`",
+        names: &["address", "backup", "health-check", "max-flows", "weight"],
+    };
+    pub(super) const HEALTH_CHECK: Self = Self {
+        home: "`health-check`",
+        names: &[
+            "ca-file",
+            "client-certificate",
+            "client-key",
+            "command",
+            "expect",
+            "expected-body",
+            "expected-codes",
+            "expected-rcode",
+            "fast-interval",
+            "follow-redirects",
+            "grpc-service",
+            "headers",
+            "healthy-threshold",
+            "host",
+            "insecure",
+            "interval",
+            "method",
+            "path",
+            "port",
+            "query",
+            "query-type",
+            "send",
+            "server-name",
+            "timeout",
+            "tls",
+            "type",
+            "unhealthy-threshold",
+        ],
+    };
+    pub(super) const BREAKER: Self = Self {
+        home: "`breaker`",
+        names: &[
+            "error-threshold",
+            "half-open-successes",
+            "max-ejected",
+            "min-requests",
+            "open-for",
+            "window",
+        ],
+    };
+    pub(super) const DRAIN: Self = Self { home: "`drain`", names: &["on-timeout", "timeout"] };
+    pub(super) const RECOVERY: Self = Self { home: "`recovery`", names: &["mode", "slow-start"] };
+    pub(super) const PANIC: Self =
+        Self { home: "`panic`", names: &["fallback-backends", "policy", "threshold"] };
     pub(super) const SETTINGS: Self = Self {
         home: "`settings`",
         names: &[
             "attach",
             "backend-interfaces",
+            "breaker",
+            "drain",
             "events",
+            "exec-checks",
+            "health-check",
             "least-connections",
             "limits",
             "max-flows",
@@ -179,7 +238,7 @@ impl Keys {
         Self { home: "`per-source`", names: &["burst", "prefix", "rate"] };
     pub(super) const PER_BACKEND: Self = Self { home: "`per-backend`", names: &["burst", "rate"] };
     pub(super) const SOURCE_PREFIX: Self = Self { home: "`prefix`", names: &["v4", "v6"] };
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 18] = [
         Self::FILE,
         Self::SERVICE,
         Self::SOURCE_ROUTE,
@@ -192,6 +251,11 @@ impl Keys {
         Self::SOURCE_PREFIX,
         Self::LISTEN,
         Self::BACKEND,
+        Self::HEALTH_CHECK,
+        Self::RECOVERY,
+        Self::PANIC,
+        Self::BREAKER,
+        Self::DRAIN,
         Self::SETTINGS,
     ];
 
@@ -238,6 +302,12 @@ pub(super) struct Report<'t> {
     pub(super) files: &'t ReadFile<'t>,
     /// The limits that hold for services that say nothing else.
     pub(super) common_limits: Limits,
+    /// The health check of services that say nothing else.
+    pub(super) common_check: CheckDraft,
+    /// When the settings have backends taken out for their failures, where they do.
+    pub(super) common_breaker: Option<Thresholds>,
+    /// Whether commands are run as health checks.
+    pub(super) exec_checks: bool,
     /// Prefixes of all lists so far.
     pub(super) listed: usize,
     /// Routes by source so far.
@@ -257,6 +327,9 @@ impl<'t> Report<'t> {
             notes: Vec::new(),
             files,
             common_limits: Limits::default(),
+            common_check: CheckDraft::default(),
+            common_breaker: None,
+            exec_checks: false,
             listed: 0,
             routes: 0,
             routed: 0,
@@ -267,6 +340,14 @@ impl<'t> Report<'t> {
 
     pub(super) fn problem(&mut self, place: &Place, message: String, allowed: impl Into<String>) {
         self.problems.push(found(place, message, allowed));
+    }
+
+    /// A problem that many values may have by what is around them: told once.
+    pub(super) fn once(&mut self, place: &Place, message: &str, allowed: &str) {
+        let is_told = |told: &Problem| told.key == place.key && told.message == message;
+        if !self.problems.iter().any(is_told) {
+            self.problem(place, message.to_owned(), allowed);
+        }
     }
 
     pub(super) fn note(&mut self, place: &Place, message: String, allowed: impl Into<String>) {

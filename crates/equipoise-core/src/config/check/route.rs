@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use equipoise_common::limit;
 
 use super::affinity::{self, Choosing};
+use super::health::{self, CheckDraft};
 use super::prefixes::{self, Item, TOLD};
 use super::report::{At, Keys, Place, Report, shown};
 use super::service::{BackendDraft, backend_drafts, finished};
@@ -36,7 +37,11 @@ impl RouteDraft {
 }
 
 /// Checks the routes of a service; what they do not say of choosing is as it is `above`.
-pub(super) fn all(report: &mut Report<'_>, at: &At<'_>, above: Choosing) -> Vec<RouteDraft> {
+pub(super) fn all(
+    report: &mut Report<'_>,
+    at: &At<'_>,
+    above: (Choosing, &CheckDraft),
+) -> Vec<RouteDraft> {
     const ALLOWED: &str =
         "a list of tables: in TOML, `[[service.source-route]]` above each, below its service";
     let items = report.list(at, ALLOWED).unwrap_or_default();
@@ -54,15 +59,17 @@ pub(super) fn all(report: &mut Report<'_>, at: &At<'_>, above: Choosing) -> Vec<
 fn route(
     report: &mut Report<'_>,
     at: &At<'_>,
-    above: Choosing,
+    (choosing, above_check): (Choosing, &CheckDraft),
     seen: &mut BTreeMap<Prefix, Place>,
 ) -> Option<RouteDraft> {
     let fields = report.fields(at, &Keys::SOURCE_ROUTE)?;
     let source = report.need(&fields, "source", SOURCE);
     let source = source.map(|at| source_list(report, &at, seen)).unwrap_or_default();
+    let check = fields.get("health-check").map(|at| health::check(report, &at, above_check));
+    let check = check.as_ref().unwrap_or(above_check);
     let list = report.need(&fields, "backends", "at least one backend");
-    let backends = list.map(|at| backend_drafts(report, &at)).unwrap_or_default();
-    let choosing = affinity::choosing(report, &fields, above);
+    let backends = list.map(|at| backend_drafts(report, &at, check)).unwrap_or_default();
+    let choosing = affinity::choosing(report, &fields, choosing);
     Some(RouteDraft { place: at.place.clone(), source, choosing, backends })
 }
 

@@ -5,14 +5,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use equipoise_common::limit;
 
 use super::affinity::{self, Choosing};
+use super::health::{self, CheckDraft};
 use super::report::{At, Keys, Place, Report, clipped};
 use super::route::{self, RouteDraft};
-use super::{address, delivery, policy, ports};
-use crate::config::{Backend, Delivery, Listen, Policy, Ports, Protocol, Service, target};
+use super::{address, breaker, delivery, panic, policy, ports};
+use crate::config::breaker::Thresholds;
+use crate::config::health::{Panic, Recovery};
+use crate::config::{
+    Backend, Delivery, HealthCheck, Listen, Policy, Ports, Protocol, Role, Service, target,
+};
 
 /// A service as far as it is right.
 pub(super) struct Draft {
@@ -25,6 +31,9 @@ pub(super) struct Draft {
     pub(super) delivery: Delivery,
     pub(super) manage_address: bool,
     pub(super) policy: Policy,
+    pub(super) recovery: Recovery,
+    pub(super) panic: Panic,
+    pub(super) breaker: Option<Thresholds>,
 }
 
 /// A listen as far as it is right.
@@ -47,6 +56,7 @@ pub(super) enum Reach {
 }
 
 /// A backend whose address is right.
+#[derive(Clone)]
 pub(super) struct BackendDraft {
     pub(super) place: Place,
     pub(super) backend: Backend,
@@ -86,6 +96,9 @@ impl Draft {
             delivery: self.delivery,
             manage_address: self.manage_address,
             policy: self.policy,
+            recovery: self.recovery,
+            panic: self.panic,
+            breaker: self.breaker,
         })
     }
 }
@@ -118,16 +131,28 @@ fn service(report: &mut Report<'_>, at: &At<'_>) -> Option<Draft> {
         "where clients connect to, such as { interfaces = [\"eth0\"], port = 80 }",
     );
     let listen = listen.and_then(|at| listen_draft(report, &at));
+    let common_check = report.common_check.clone();
+    let check = fields.get("health-check").map(|at| health::check(report, &at, &common_check));
+    let check = check.unwrap_or(common_check);
     let list = report.need(&fields, "backends", "at least one backend");
-    let backends = list.map(|at| backend_drafts(report, &at)).unwrap_or_default();
+    let mut backends = list.map(|at| backend_drafts(report, &at, &check)).unwrap_or_default();
     let choosing = affinity::choosing(report, &fields, Choosing::DEFAULT);
-    let routes = fields.get("source-route").map(|at| route::all(report, &at, choosing));
-    let routes = routes.unwrap_or_default();
+    let routes = fields.get("source-route").map(|at| route::all(report, &at, (choosing, &check)));
+    let mut routes = routes.unwrap_or_default();
+    let (panic, fallback) = panic::panic(report, &fields, &check);
+    panic::add_fallback(report, &fallback, &mut backends);
+    for route in &mut routes {
+        panic::add_fallback(report, &fallback, &mut route.backends);
+    }
     let delivery = delivery::delivery(report, &fields);
     delivery::check_backends(report, delivery.mode, listen.as_ref(), &backends);
     for route in &routes {
         delivery::check_backends(report, delivery.mode, listen.as_ref(), &route.backends);
     }
+    let common = report.common_breaker;
+    let own = fields.get("breaker");
+    let own = own.map(|at| breaker::breaker(report, &at, common.unwrap_or_default()));
+    let breaker = own.or(common);
     let mut manage_address = false;
     if let Some(at) = fields.get("manage-address") {
         manage_address = report.boolean(&at).unwrap_or_default();
@@ -147,6 +172,9 @@ fn service(report: &mut Report<'_>, at: &At<'_>) -> Option<Draft> {
         delivery,
         manage_address,
         policy: policy::policy(report, &fields),
+        recovery: panic::recovery(report, &fields),
+        panic,
+        breaker,
     })
 }
 
@@ -225,7 +253,13 @@ pub(super) fn interfaces(report: &mut Report<'_>, at: &At<'_>, allowed: &str) ->
 }
 
 /// Backends of a pool, as far as they are right.
-pub(super) fn backend_drafts(report: &mut Report<'_>, at: &At<'_>) -> Vec<BackendDraft> {
+///
+/// They are checked as `check` says, unless they say so themselves.
+pub(super) fn backend_drafts(
+    report: &mut Report<'_>,
+    at: &At<'_>,
+    check: &CheckDraft,
+) -> Vec<BackendDraft> {
     let items = report.list(at, "a list such as [{ address = \"10.0.0.1:8080\" }]");
     let Some(items) = items else { return Vec::new() };
     if items.is_empty() {
@@ -236,6 +270,8 @@ pub(super) fn backend_drafts(report: &mut Report<'_>, at: &At<'_>) -> Vec<Backen
         report.problem(&at.place, message, format!("at most {}", limit::POOL_BACKENDS));
     }
     let mut idle = 0;
+    // One for all that say nothing of it.
+    let mut common: Option<Option<Arc<HealthCheck>>> = None;
     let mut drafts: Vec<BackendDraft> = Vec::with_capacity(items.len());
     let mut seen: BTreeMap<SocketAddr, usize> = BTreeMap::new();
     for at in &items {
@@ -258,10 +294,21 @@ pub(super) fn backend_drafts(report: &mut Report<'_>, at: &At<'_>) -> Vec<Backen
         }
         seen.insert(address, drafts.len());
         let max_flows = fields.get("max-flows").and_then(|at| policy::max_flows(report, &at));
+        let is_backup = fields.get("backup").and_then(|at| report.boolean(&at));
+        let own = fields.get("health-check").map(|at| health::check(report, &at, check));
+        let health_check = match (own, address.port()) {
+            (Some(own), port) => own.finish(report, &place, port),
+            (None, 0) => check.finish(report, &place, 0),
+            (None, port) => {
+                common.get_or_insert_with(|| check.finish(report, &place, port)).clone()
+            }
+        };
         let backend = Backend {
             address,
             weight: weight.unwrap_or(1),
             max_flows: max_flows.unwrap_or_default(),
+            role: if is_backup == Some(true) { Role::Backup } else { Role::Regular },
+            health_check,
         };
         drafts.push(BackendDraft { place, backend });
     }

@@ -2,11 +2,13 @@
 
 use std::ops::RangeInclusive;
 
-use super::address;
+use super::health::{self, CheckDraft};
 use super::limits::{self, Owner};
 use super::policy::duration;
 use super::report::{At, Keys, Report, shown};
 use super::service::interfaces;
+use super::{address, breaker};
+use crate::config::breaker::Thresholds;
 use crate::config::{Attach, AttachMode, BackendInterfaces, LeastConnections, OnExit, Settings};
 
 /// A flow takes some 200 bytes of the IPv4 table and 400 of the IPv6 one: what the most takes, few machines have.
@@ -36,6 +38,20 @@ pub(super) fn settings(report: &mut Report<'_>, at: &At<'_>) -> Settings {
     }
     if let Some(found) = fields.get("events").and_then(|at| report.boolean(&at)) {
         settings.events = found;
+    }
+    if let Some(found) = fields.get("exec-checks").and_then(|at| report.boolean(&at)) {
+        settings.exec_checks = found;
+        report.exec_checks = found;
+    }
+    if let Some(at) = fields.get("health-check") {
+        report.common_check = health::check(report, &at, &CheckDraft::default());
+    }
+    if let Some(at) = fields.get("breaker") {
+        settings.breaker = Some(breaker::breaker(report, &at, Thresholds::default()));
+        report.common_breaker = settings.breaker;
+    }
+    if let Some(at) = fields.get("drain") {
+        settings.drain = breaker::drain(report, &at);
     }
     if let Some(at) = fields.get("limits") {
         settings.limits = limits::limits(report, &at, Owner::Settings);

@@ -1,0 +1,95 @@
+//! How a service's pools leave trouble and what they do in it: `recovery` and `panic`.
+//!
+//! The backends that step in when a pool panics are checked as others, and become members of each of the service's pools.
+
+use std::collections::BTreeSet;
+
+use equipoise_common::limit;
+
+use super::health::CheckDraft;
+use super::policy::duration;
+use super::report::{Fields, Keys, Report};
+use super::service::{BackendDraft, backend_drafts};
+use crate::config::health::{Panic, PanicPolicy, Recovery, RecoveryMode};
+use crate::config::{Role, target};
+
+const MODES: [(&str, RecoveryMode); 3] = [
+    ("steps", RecoveryMode::Steps),
+    ("linear", RecoveryMode::Linear),
+    ("none", RecoveryMode::None),
+];
+
+const POLICIES: [(&str, PanicPolicy); 3] =
+    [("all", PanicPolicy::All), ("none", PanicPolicy::None), ("fallback", PanicPolicy::Fallback)];
+
+/// How a backend that has become healthy gets its share again.
+pub(super) fn recovery(report: &mut Report<'_>, fields: &Fields<'_>) -> Recovery {
+    let mut recovery = Recovery::default();
+    let Some(at) = fields.get("recovery") else { return recovery };
+    let Some(fields) = report.fields(&at, &Keys::RECOVERY) else { return recovery };
+    if let Some(found) = fields.get("mode").and_then(|at| report.choice(&at, &MODES)) {
+        recovery.mode = found;
+    }
+    if let Some(found) = fields.get("slow-start").and_then(|at| duration(report, &at)) {
+        recovery.slow_start = found;
+    }
+    recovery
+}
+
+/// What becomes of a pool of which too few backends are usable, and the backends that step in.
+pub(super) fn panic(
+    report: &mut Report<'_>,
+    fields: &Fields<'_>,
+    check: &CheckDraft,
+) -> (Panic, Vec<BackendDraft>) {
+    let mut panic = Panic::default();
+    let Some(at) = fields.get("panic") else { return (panic, Vec::new()) };
+    let Some(fields) = report.fields(&at, &Keys::PANIC) else { return (panic, Vec::new()) };
+    if let Some(found) = fields.get("threshold").and_then(|at| report.number(&at, &(0..=99))) {
+        panic.threshold = found;
+    }
+    if let Some(found) = fields.get("policy").and_then(|at| report.choice(&at, &POLICIES)) {
+        panic.policy = found;
+    }
+    let list = fields.get("fallback-backends");
+    match (panic.policy, &list) {
+        (PanicPolicy::Fallback, None) => {
+            let message = "there are no backends to fall back to".to_owned();
+            report.problem(&at.place, message, "`fallback-backends`, or another `policy`");
+        }
+        (PanicPolicy::All | PanicPolicy::None, Some(at)) => {
+            let message = "these backends are never chosen".to_owned();
+            report.problem(&at.place, message, "`policy = \"fallback\"`, or none of them");
+        }
+        (PanicPolicy::Fallback, Some(_)) | (PanicPolicy::All | PanicPolicy::None, None) => {}
+    }
+    let mut fallback = list.map(|at| backend_drafts(report, &at, check)).unwrap_or_default();
+    for draft in &mut fallback {
+        draft.backend.role = Role::Fallback;
+    }
+    (panic, fallback)
+}
+
+/// Makes the backends that step in members of a pool.
+pub(super) fn add_fallback(
+    report: &mut Report<'_>,
+    fallback: &[BackendDraft],
+    backends: &mut Vec<BackendDraft>,
+) {
+    let there: BTreeSet<_> = backends.iter().map(|draft| draft.backend.address).collect();
+    for draft in fallback {
+        let address = draft.backend.address;
+        if there.contains(&address) {
+            let address = target::text(address);
+            let message = format!("backend `{address}` is in a pool of the service already");
+            report.once(&draft.place, &message, "backends that no pool of the service has");
+            continue;
+        }
+        backends.push(draft.clone());
+    }
+    if let Some(first) = fallback.first().filter(|_| backends.len() > limit::POOL_BACKENDS as usize)
+    {
+        let message = "with these a pool of the service has too many backends";
+        report.once(&first.place, message, &format!("at most {}", limit::POOL_BACKENDS));
+    }
+}

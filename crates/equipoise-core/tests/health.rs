@@ -1,0 +1,352 @@
+//! Health as a whole: what tables mean together, and what holds for weights whatever happens, against a small model.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use equipoise_core::config::health::{Panic, PanicPolicy, RecoveryMode};
+use equipoise_core::config::{Config, Role, parse};
+use equipoise_core::diff::{Applied, diff, diff_within};
+use equipoise_core::facts::{Facts, Interface};
+use equipoise_core::health::{BackendKey, Effect, Failure, FailureKind, Manual};
+use equipoise_core::state::{Beginning, State};
+use equipoise_core::weight::{Belief, Candidate, Weight, weigh};
+use proptest::prelude::*;
+
+#[test]
+fn tables_mean_together_what_each_says_nearest() {
+    let text = include_str!("config/good/health.toml");
+    let config = parse("health.toml", text).unwrap_or_else(|p| panic!("{p:?}")).config;
+    let [web, dns] = &config.services[..] else { panic!("two services") };
+    let told = |backend: &equipoise_core::config::Backend| {
+        let check = backend.health_check.as_ref().map(|check| serde_json::to_value(check).unwrap());
+        (backend.role, check.unwrap_or_default())
+    };
+    let [first, second, third, fourth, fallback] = &web.backends[..] else { panic!("five") };
+    let (role, check) = told(first);
+    assert_eq!(
+        (role, &check["type"], &check["path"]),
+        (Role::Regular, &"http".into(), &"/health".into())
+    );
+    assert_eq!((&check["interval"], &check["timeout"]), (&"1s".into(), &"3s".into()));
+    assert_eq!(
+        (&check["healthy-threshold"], &check["unhealthy-threshold"]),
+        (&2.into(), &2.into())
+    );
+    assert_eq!(check["expected-codes"], serde_json::json!([200, "300-399"]));
+    assert_eq!(check["headers"], serde_json::json!({ "X-Check": "yes" }));
+    let (role, check) = told(second);
+    assert_eq!(
+        (role, &check["path"], &check["timeout"]),
+        (Role::Backup, &"/ready".into(), &"500ms".into())
+    );
+    assert_eq!(check["interval"], "1s");
+    assert_eq!(told(third), (Role::Regular, serde_json::Value::Null));
+    assert_eq!((&told(fourth).1["type"], &told(fourth).1["port"]), (&"tcp".into(), &9000.into()));
+    assert_eq!((fallback.role, fallback.weight), (Role::Fallback, 7));
+    assert!(
+        Arc::ptr_eq(first.health_check.as_ref().unwrap(), fallback.health_check.as_ref().unwrap())
+            || first.health_check == fallback.health_check
+    );
+    let panic = Panic { threshold: 20, policy: PanicPolicy::Fallback };
+    assert_eq!((web.panic, web.recovery.mode), (panic, RecoveryMode::Linear));
+    assert_eq!(web.recovery.slow_start, Duration::from_secs(60));
+
+    let route = &web.routes[0].backends;
+    assert_eq!((route.len(), route[1].role), (2, Role::Fallback));
+    let check = told(&route[0]).1;
+    assert_eq!((&check["type"], &check["interval"]), (&"exec".into(), &"1s".into()));
+    assert_eq!(check["command"], serde_json::json!(["/usr/local/bin/check", "--fast"]));
+
+    let kinds: Vec<_> = dns.backends.iter().map(|backend| told(backend).1).collect();
+    assert_eq!(kinds[0]["query-type"], "AAAA");
+    assert_eq!((&kinds[1]["send"], &kinds[1]["expect"]), (&"hex:00ff".into(), &"pong".into()));
+    assert_eq!(
+        (&kinds[2]["insecure"], &kinds[2]["client-key"]),
+        (&true.into(), &"/etc/k.pem".into())
+    );
+    assert_eq!((&kinds[3]["tls"], &kinds[3]["server-name"]), (&true.into(), &"b.example".into()));
+    assert_eq!((&kinds[4]["tls"], &kinds[4]["interval"]), (&false.into(), &"5s".into()));
+}
+
+#[test]
+fn backends_without_tables_anywhere_have_no_check_and_an_empty_table_is_tcp() {
+    let text = "[[service]]\nname = 'web'\nlisten = { interfaces = ['eth0'], port = 80 }\n\
+                backends = [{ address = '10.0.0.1:80' }, { address = '10.0.0.2:80', health-check = {} }]";
+    let config = parse("a.toml", text).unwrap().config;
+    let [none, tcp] = &config.services[0].backends[..] else { panic!("two") };
+    assert_eq!(none.health_check, None);
+    let check = tcp.health_check.as_ref().unwrap();
+    assert_eq!(check.question.name(), "tcp");
+    let seconds = [check.interval, check.timeout, check.fast_interval].map(|time| time.as_secs());
+    assert_eq!(seconds, [10, 3, 2]);
+    assert_eq!((check.healthy_threshold, check.unhealthy_threshold), (2, 3));
+}
+
+const HEALTHY: u32 = 2;
+const UNHEALTHY: u32 = 3;
+
+/// What is known of a backend, told once more in other words.
+#[derive(Clone, Debug, Default)]
+struct Model {
+    good: u32,
+    bad: u32,
+    /// Percent that it has again; none while it is down.
+    part: Option<u32>,
+    manual: Option<bool>,
+}
+
+impl Model {
+    fn fresh() -> Self {
+        Self { part: Some(100), ..Self::default() }
+    }
+
+    fn hear(&mut self, is_good: bool) {
+        (self.good, self.bad) = if is_good { (self.good + 1, 0) } else { (0, self.bad + 1) };
+        if self.bad >= UNHEALTHY {
+            self.part = None;
+        } else if is_good {
+            self.part = match self.part {
+                None if self.good >= HEALTHY => Some(25),
+                part => part.map(|part| (part + 25).min(100)),
+            };
+        }
+    }
+
+    fn part(&self) -> Option<u32> {
+        match self.manual {
+            Some(true) => None,
+            Some(false) => Some(100),
+            None => self.part,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    /// How a backend answers from now on.
+    Answer(usize, bool),
+    /// Seconds.
+    Pass(u64),
+    Manual(usize, Option<bool>),
+    /// The same configuration once more.
+    Reload,
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        3 => (0..5_usize, any::<bool>()).prop_map(|(b, good)| Event::Answer(b, good)),
+        4 => (1..6_u64).prop_map(Event::Pass),
+        1 => (0..5_usize, any::<Option<bool>>()).prop_map(|(b, word)| Event::Manual(b, word)),
+        1 => Just(Event::Reload),
+    ];
+    prop::collection::vec(event, 1..40)
+}
+
+fn address(number: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, number as u8 + 1], 8080))
+}
+
+fn config(weights: &[u16]) -> Config {
+    let backend =
+        |(n, weight): (usize, &u16)| format!("{{ address = '{}', weight = {weight} }}", address(n));
+    let backends: Vec<_> = weights.iter().enumerate().map(backend).collect();
+    let text = format!(
+        "[[service]]\nname = 'web'\nlisten = {{ interfaces = ['eth0'], address = '203.0.113.10', port = 80 }}\n\
+         backends = [{}]\n[service.health-check]\ninterval = '1s'\nhealthy-threshold = {HEALTHY}\n\
+         unhealthy-threshold = {UNHEALTHY}\n",
+        backends.join(", ")
+    );
+    parse("test.toml", &text).unwrap_or_else(|problems| panic!("{problems:?}")).config
+}
+
+/// An instance and its model.
+struct World {
+    state: State,
+    applied: Applied,
+    now: Duration,
+    answers: Vec<bool>,
+    models: Vec<Model>,
+    weights: Vec<u16>,
+    /// How often not everything was to be planned.
+    narrow: u32,
+}
+
+impl World {
+    fn new(weights: Vec<u16>, seed: u64) -> Self {
+        let eth0 = Interface { index: 2, addresses: Vec::new() };
+        let interfaces = BTreeMap::from([("eth0".to_owned(), eth0)]);
+        let facts = Facts { interfaces, ..Facts::default() };
+        let mut world = Self {
+            state: State::begun(config(&weights), facts, Beginning { seed, ..Beginning::default() }),
+            applied: Applied::new(1 << 20),
+            now: Duration::ZERO,
+            answers: vec![true; weights.len()],
+            models: vec![Model::fresh(); weights.len()],
+            weights,
+            narrow: 0,
+        };
+        world.apply();
+        world
+    }
+
+    /// How many steps there were.
+    fn apply(&mut self) -> usize {
+        let desired = self.state.plan().clone();
+        let steps = diff(&self.applied, &desired).steps;
+        // What is planned and done for the changed alone is what is planned and done for all.
+        let mut whole = self.state.clone();
+        whole.handle_config(self.state.config().clone());
+        assert_eq!(*whole.plan(), desired);
+        if let Some(scope) = self.state.take_scope() {
+            assert_eq!(diff_within(&self.applied, &desired, &scope).steps, steps);
+            self.narrow += 1;
+        }
+        steps.iter().for_each(|step| self.applied.record(step));
+        assert!(diff(&self.applied, &desired).steps.is_empty());
+        steps.len()
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        let end = self.now + Duration::from_secs(seconds);
+        while self.now < end {
+            self.now += Duration::from_millis(100);
+            self.state.handle_time(self.now);
+            while let Some(effect) = self.state.poll_effect() {
+                let Effect::Probe { probe, address: asked, .. } = effect else { continue };
+                let number = (0..self.weights.len()).find(|&n| address(n) == asked).unwrap();
+                let is_good = self.answers[number];
+                self.models[number].hear(is_good);
+                let outcome = if is_good {
+                    Ok(Duration::ZERO)
+                } else {
+                    Err(Failure::new(FailureKind::Timeout, "late"))
+                };
+                let before = self.expected();
+                let was = self.state.is_stale();
+                self.state.handle_probe(probe, outcome);
+                // Whatever came before, the state is as stale as the model's weights are other ones.
+                assert!(was || before == self.expected() || self.state.is_stale());
+            }
+        }
+    }
+
+    fn manual(&mut self, number: usize, word: Option<bool>) {
+        let number = number % self.weights.len();
+        self.models[number].manual = word;
+        let key = BackendKey { service: "web".into(), route: None, address: address(number) };
+        let manual = word.map(|is_down| Manual { is_down, until: None });
+        assert!(self.state.handle_manual(&key, manual));
+    }
+
+    /// The weights that the model gives.
+    fn expected(&self) -> Vec<f64> {
+        let usable = |(model, weight): (&Model, &u16)| *weight > 0 && model.part().is_some();
+        let is_any = self.models.iter().zip(&self.weights).any(usable);
+        let weight = |(model, weight): (&Model, &u16)| {
+            let part = if is_any { model.part().unwrap_or(0) } else { 100 };
+            f64::from(*weight) * f64::from(part) / 100.0
+        };
+        self.models.iter().zip(&self.weights).map(weight).collect()
+    }
+
+    fn effective(&mut self) -> Vec<f64> {
+        self.state.plan();
+        let services = self.state.services();
+        services[0].backends().map(|backend| backend.effective_weight.value()).collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn weights_are_those_of_the_model_and_a_heal_restores_exactly_what_was_configured(
+        weights in prop::collection::vec(0..100_u16, 2..5), events in events(), seed in any::<u64>(),
+    ) {
+        prop_assume!(weights.iter().any(|weight| *weight > 0));
+        let mut world = World::new(weights.clone(), seed);
+        let slots = world.state.planned().pools[&0].slots.clone();
+        for event in events {
+            match event {
+                Event::Answer(number, good) => world.answers[number % weights.len()] = good,
+                Event::Pass(seconds) => world.pass(seconds),
+                Event::Manual(number, word) => world.manual(number, word),
+                Event::Reload => {
+                    world.apply();
+                    world.state.handle_config(config(&weights));
+                    prop_assert_eq!(world.apply(), 0, "a reload without a change writes nothing");
+                }
+            }
+            prop_assert_eq!(world.effective(), world.expected());
+            let before = world.state.planned().clone();
+            world.apply();
+            // Answers that change nothing plan nothing.
+            prop_assert!(!world.state.is_stale());
+            prop_assert_eq!(world.state.plan(), &before);
+        }
+        world.answers.fill(true);
+        (0..weights.len()).for_each(|number| world.manual(number, None));
+        world.pass(15);
+        let configured: Vec<_> = weights.iter().map(|weight| f64::from(*weight)).collect();
+        prop_assert_eq!(world.effective(), configured);
+        world.apply();
+        prop_assert_eq!(&world.state.planned().pools[&0].slots, &slots);
+        prop_assert!(world.narrow > 0);
+    }
+
+    #[test]
+    fn more_belief_in_a_backend_is_never_less_of_a_share(
+        candidates in prop::collection::vec(candidate(), 1..6), at in any::<prop::sample::Index>(), better in 1..=100_u8,
+    ) {
+        let share = |candidates: &[Candidate], at: usize| {
+            let weights = weigh(candidates, Panic::default()).weights;
+            let sum: f64 = weights.iter().map(|weight| weight.value()).sum();
+            if sum == 0.0 { 0.0 } else { weights[at].value() / sum }
+        };
+        let at = at.index(candidates.len());
+        let before = share(&candidates, at);
+        let mut after = candidates.clone();
+        let belief = &mut after[at].belief;
+        if belief.is_down {
+            *belief = Belief { recovered: better, ..Belief::default() };
+        } else {
+            belief.recovered = belief.recovered.max(better);
+        }
+        prop_assume!(candidates[at].role == Role::Regular);
+        prop_assert!(share(&after, at) >= before - 1e-9);
+    }
+
+    #[test]
+    fn who_is_down_gets_nothing_unless_all_are(
+        candidates in prop::collection::vec(candidate(), 1..6), threshold in 0..=99_u8, policy in 0..3_u8,
+    ) {
+        let policy = [PanicPolicy::All, PanicPolicy::None, PanicPolicy::Fallback][usize::from(policy)];
+        let weighed = weigh(&candidates, Panic { threshold, policy });
+        for (candidate, weight) in candidates.iter().zip(&weighed.weights) {
+            let is_chosen = weight.parts() > 0;
+            prop_assert!(!is_chosen || !candidate.belief.is_down || weighed.panics);
+            prop_assert!(*weight <= candidate.weight);
+            prop_assert!(candidate.role != Role::Fallback || !is_chosen || weighed.panics);
+        }
+        let usable = |c: &Candidate| c.weight.parts() > 0 && !c.belief.is_down && c.role == Role::Regular;
+        if threshold == 0 && candidates.iter().any(usable) {
+            prop_assert!(!weighed.panics);
+            let backups = candidates.iter().zip(&weighed.weights).filter(|(c, _)| c.role == Role::Backup);
+            prop_assert!(backups.into_iter().all(|(_, weight)| weight.parts() == 0));
+        }
+    }
+}
+
+fn candidate() -> impl Strategy<Value = Candidate> {
+    let role =
+        prop_oneof![4 => Just(Role::Regular), 1 => Just(Role::Backup), 1 => Just(Role::Fallback)];
+    (0..50_u16, role, any::<bool>(), 1..=100_u8).prop_map(|(weight, role, is_down, recovered)| {
+        Candidate {
+            weight: Weight::configured(weight),
+            role,
+            belief: if is_down { Belief::DOWN } else { Belief { is_down, recovered, ..Belief::default() } },
+        }
+    })
+}

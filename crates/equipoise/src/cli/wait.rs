@@ -1,0 +1,51 @@
+//! `equipoise wait`: until so many backends of a service are healthy, by checks or by hand.
+//!
+//! A backend of several pools of the service counts once, and one without checks does not: nothing is known of it.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::args::{Global, Wait};
+use super::{Exit, Failure, print, print_json};
+use crate::status::health::{BackendHealth, HealthFilter};
+
+/// From one look to the next.
+const PAUSE: Duration = Duration::from_millis(100);
+
+pub(super) async fn wait(global: &Global, asked: &Wait) -> Result<(), Failure> {
+    let client = global.client();
+    let filter = HealthFilter { service: Some(asked.service.clone()) };
+    let begun = Instant::now();
+    loop {
+        let backends = client.health(&filter).await?;
+        let healthy = healthy(&backends).len();
+        if healthy >= asked.healthy {
+            return said(global, asked, healthy);
+        }
+        if begun.elapsed() >= asked.timeout {
+            let Wait { service, healthy: wanted, timeout } = asked;
+            let timeout = humantime::format_duration(*timeout);
+            let message = format!(
+                "{healthy} backends of service {service} are healthy after {timeout}, not {wanted}"
+            );
+            return Err(Failure::new(Exit::InVain, message));
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+fn healthy(backends: &[BackendHealth]) -> BTreeSet<SocketAddr> {
+    let healthy = backends.iter().filter(|backend| backend.health == "healthy");
+    healthy.map(|backend| backend.backend).collect()
+}
+
+fn said(global: &Global, asked: &Wait, healthy: usize) -> Result<(), Failure> {
+    if global.json {
+        return print_json(&json!({ "service": asked.service, "healthy": healthy }));
+    }
+    print(&format!("{healthy} backends of service {} are healthy\n", asked.service))
+}

@@ -1,0 +1,248 @@
+//! Health checks in the loop: what is due is ordered, what comes in is told to the state, and the maps follow.
+//!
+//! Many outcomes that are ready together make one change of the maps, and most make none. Whoever has asked for a check is
+//! answered when its outcome is in.
+
+use std::time::Duration;
+
+use equipoise_core::breaker;
+use equipoise_core::config::{Route, target};
+use equipoise_core::health::{
+    BackendKey, Change, Manual, Outcome, ProbeId, Record, Standing, Target, Verdict,
+};
+use equipoise_core::state::{BackendView, PoolView};
+use tokio::time::Instant;
+
+use super::Driver;
+use super::select::DEFAULT_ROUTE;
+use super::trouble::Topic;
+use crate::admin::{ProblemDetails, Reply};
+use crate::dataplane::DataPlane;
+use crate::dataplane::kernel::Part;
+use crate::host::Machine;
+use crate::status::health::{
+    BackendHealth, BackendName, CheckError, CheckHealth, HealthFilter, HealthWord, ManualHealth,
+    Word,
+};
+
+/// Somebody who waits for the outcome of checks.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// The targets whose outcomes are not in.
+    targets: Vec<u64>,
+    backends: Vec<BackendKey>,
+    reply: Reply<Vec<BackendHealth>>,
+}
+
+impl<M: Machine, P: DataPlane> Driver<M, P> {
+    /// A check has ended.
+    pub(super) fn take_outcome(&mut self, probe: ProbeId, outcome: Outcome) {
+        self.tell_time();
+        let changed = self.state.handle_probe(probe, outcome);
+        changed.health.iter().for_each(tell);
+        changed.breakers.iter().for_each(|(key, change)| tell_breaker(key, change));
+        for waiting in &mut self.waiting {
+            waiting.targets.retain(|&target| target != probe.target);
+        }
+    }
+
+    /// Has checks made that are due, and makes the maps what follows from those that have been made.
+    pub(super) fn follow_health(&mut self, now: Instant) {
+        self.tell_time();
+        while let Some(effect) = self.state.poll_effect() {
+            self.prober.order(effect);
+        }
+        if self.state.is_stale() && !self.due.settle {
+            let maps = self.converge();
+            self.troubles.note(Topic::Maps, maps);
+            self.troubles.schedule(now);
+        }
+        // Not before the maps tell flows that they are to be: nothing would be found.
+        if !self.troubles.has(&Topic::Maps) && !self.state.is_stale() && self.state.take_resets() {
+            self.sweep(Part::All);
+        }
+        self.answer_waiting();
+        self.due.health = self.state.next_wake().map(|at| self.clock.instant(at));
+    }
+
+    pub(super) fn tell_time(&mut self) {
+        let passed = self.state.handle_time(self.clock.now());
+        for key in &passed.words {
+            tracing::info!(backend = in_words(key), "the word about its health has run out");
+        }
+        passed.breakers.iter().for_each(|(key, change)| tell_breaker(key, change));
+    }
+
+    /// The health of the backends of a service, or of all.
+    pub(super) fn health(
+        &self,
+        filter: &HealthFilter,
+    ) -> Result<Vec<BackendHealth>, ProblemDetails> {
+        if let Some(service) = &filter.service {
+            self.service(service)?;
+        }
+        let is_asked = |name: &str| filter.service.as_ref().is_none_or(|service| service == name);
+        Ok(self.told(&mut |key| is_asked(&key.service)))
+    }
+
+    /// An operator says how a backend is.
+    pub(super) fn take_word(
+        &mut self,
+        name: &BackendName,
+        word: &HealthWord,
+    ) -> Result<Vec<BackendHealth>, ProblemDetails> {
+        let keys = self.backends(&name.service, &name.backend, name.route.as_deref())?;
+        self.tell_time();
+        let length = match word.for_seconds {
+            None => None,
+            Some(seconds) => match Duration::try_from_secs_f64(seconds) {
+                Ok(length) if !length.is_zero() => Some(length),
+                _ => {
+                    let message = format!("{seconds} seconds are no time that a word can hold");
+                    return Err(ProblemDetails::bad_request(message));
+                }
+            },
+        };
+        let until = length.and_then(|length| self.clock.now().checked_add(length));
+        let manual = match word.state {
+            Word::Up => Some(Manual { is_down: false, until }),
+            Word::Down => Some(Manual { is_down: true, until }),
+            Word::Auto => None,
+        };
+        for key in &keys {
+            self.state.handle_manual(key, manual);
+            tracing::info!(backend = in_words(key), state = ?word.state, "health set by hand");
+        }
+        // What is told is in force.
+        self.follow_health(Instant::now());
+        Ok(self.told(&mut |key| keys.contains(key)))
+    }
+
+    /// Has a backend checked now; answered when that is done.
+    pub(super) fn check_now(&mut self, name: &BackendName, reply: Reply<Vec<BackendHealth>>) {
+        let named = self.backends(&name.service, &name.backend, name.route.as_deref());
+        let begun = named.and_then(|keys| {
+            self.tell_time();
+            let targets: Vec<_> = keys.iter().filter_map(|key| self.state.check_now(key)).collect();
+            if targets.is_empty() {
+                let message = format!("backend {} has no health check", name.backend);
+                return Err(ProblemDetails::bad_request(message));
+            }
+            Ok((keys, targets))
+        });
+        match begun {
+            Ok((backends, targets)) => {
+                self.waiting.push(Waiting { targets, backends, reply });
+                self.due.health = Some(Instant::now());
+            }
+            // Whoever asked may be gone.
+            Err(problem) => drop(reply.send(Err(problem))),
+        }
+    }
+
+    fn answer_waiting(&mut self) {
+        let is_done =
+            |waiting: &mut Waiting| waiting.targets.is_empty() || waiting.reply.is_closed();
+        let done: Vec<_> = self.waiting.extract_if(.., is_done).collect();
+        for Waiting { backends, reply, .. } in done {
+            drop(reply.send(Ok(self.told(&mut |key| backends.contains(key)))));
+        }
+    }
+
+    /// Looks at all backends of all pools.
+    fn each(&self, look: &mut dyn FnMut(&BackendKey, &BackendView)) {
+        for service in self.state.services() {
+            for PoolView { pool, backends, .. } in &service.pools {
+                for view in backends {
+                    let key = BackendKey {
+                        service: service.service.name.as_str().into(),
+                        route: pool.route.map(|route| Route::name(route).into()),
+                        address: view.address,
+                    };
+                    look(&key, view);
+                }
+            }
+        }
+    }
+
+    fn told(&self, is_asked: &mut dyn FnMut(&BackendKey) -> bool) -> Vec<BackendHealth> {
+        let now = self.clock.now();
+        let mut told = Vec::new();
+        self.each(&mut |key, view| {
+            if is_asked(key) {
+                told.push(backend_health(now, (key, view), &self.state.standing(key)));
+            }
+        });
+        told
+    }
+}
+
+fn backend_health(
+    now: Duration,
+    (key, view): (&BackendKey, &BackendView),
+    standing: &Standing<'_>,
+) -> BackendHealth {
+    let manual = standing.manual.map(|Manual { is_down, until }| ManualHealth {
+        state: if is_down { "down" } else { "up" }.to_owned(),
+        remaining_seconds: until.map(|until| until.saturating_sub(now).as_secs_f64()),
+    });
+    BackendHealth {
+        service: key.service.to_string(),
+        route: key.route.as_deref().unwrap_or(DEFAULT_ROUTE).to_owned(),
+        backend: key.address,
+        health: standing.name().to_owned(),
+        manual,
+        check: standing.checked.map(|(target, record)| check_health(now, target, record)),
+        recovered: standing.belief.recovered,
+        configured_weight: view.configured_weight,
+        effective_weight: view.effective_weight.value(),
+    }
+}
+
+fn check_health(now: Duration, target: &Target, record: &Record) -> CheckHealth {
+    let error = record.error.as_ref().map(|failure| CheckError {
+        kind: failure.kind.name().to_owned(),
+        message: failure.message.clone(),
+    });
+    CheckHealth {
+        kind: target.check.question.name().to_owned(),
+        address: target.address,
+        verdict: record.verdict.name().to_owned(),
+        successes: record.successes,
+        failures: record.failures,
+        last_check_seconds: record.checked_at.map(|at| now.saturating_sub(at).as_secs_f64()),
+        latency_ms: record.latency.map(|latency| latency.as_secs_f64() * 1e3),
+        error,
+    }
+}
+
+fn tell(change: &Change) {
+    for key in &change.backends {
+        let backend = in_words(key);
+        match (change.verdict, &change.error) {
+            (Verdict::Unhealthy, Some(error)) => {
+                let kind = error.kind.name();
+                tracing::warn!(backend, kind, error = error.message, "unhealthy");
+            }
+            (verdict, _) => tracing::info!(backend, "{}", verdict.name()),
+        }
+    }
+}
+
+/// A breaker has changed.
+pub(super) fn tell_breaker(key: &BackendKey, change: &breaker::Change) {
+    let (backend, from) = (in_words(key), change.from.name());
+    match change.to {
+        breaker::State::Open => {
+            let percent = (change.error_rate * 100.0).round();
+            tracing::warn!(backend, from, failures_percent = percent, "its breaker is open");
+        }
+        state => tracing::info!(backend, from, "its breaker is {}", state.name()),
+    }
+}
+
+/// A backend of a pool in words.
+pub(super) fn in_words(key: &BackendKey) -> String {
+    let route = key.route.as_ref().map(|route| format!(" from {route}")).unwrap_or_default();
+    format!("{} of {}{route}", target::text(key.address), key.service)
+}

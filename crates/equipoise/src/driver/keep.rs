@@ -1,0 +1,206 @@
+//! What outlives the process: drains, in a small file of the instance.
+//!
+//! Written whole beside the old one and renamed over it, so that a crash leaves one or the other. A file that is lost or
+//! cannot be read is said and carried on without: traffic matters more than what was asked for before.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use equipoise_core::config::breaker::OnTimeout;
+use equipoise_core::config::target;
+use equipoise_core::drain::{Drain, Request, Status};
+use equipoise_core::health::BackendKey;
+use serde::{Deserialize, Serialize};
+
+use super::Driver;
+use crate::dataplane::DataPlane;
+use crate::host::Machine;
+
+/// The form of the file.
+const VERSION: u32 = 1;
+
+/// What is kept.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    version: u32,
+    /// Whether this balancer itself is drained.
+    #[serde(rename = "self", default)]
+    pub(super) itself: bool,
+    #[serde(default)]
+    drains: Vec<KeptDrain>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct KeptDrain {
+    service: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    route: Option<String>,
+    #[serde(with = "target")]
+    backend: SocketAddr,
+    /// Since the Unix epoch.
+    begun_ms: u64,
+    timeout_ms: u64,
+    on_timeout: String,
+    #[serde(default)]
+    forced: bool,
+    initial_flows: u64,
+    status: String,
+}
+
+impl Kept {
+    /// What the file has; nothing where there is none.
+    pub(super) fn read(path: &Path) -> Self {
+        let text = match fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::default(),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the state of before cannot be read");
+                return Self::default();
+            }
+        };
+        match serde_json::from_slice::<Self>(&text) {
+            Ok(kept) if kept.version <= VERSION => kept,
+            Ok(kept) => {
+                let version = kept.version;
+                tracing::warn!(path = %path.display(), version, "the state of before is of a later version");
+                Self::default()
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the state of before is not understood");
+                Self::default()
+            }
+        }
+    }
+
+    /// Writes it, so that it is whole whatever happens. Where there is nothing to be kept, there is no file.
+    fn write(&self, path: &Path) -> io::Result<()> {
+        let directory = path.parent().unwrap_or(Path::new("."));
+        if self.drains.is_empty() && !self.itself {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            // It stays where something else is in it.
+            let _: io::Result<()> = fs::remove_dir(directory);
+            return Ok(());
+        }
+        fs::create_dir_all(directory)?;
+        let beside = path.with_extension("json.new");
+        let mut file = File::create(&beside)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        File::open(directory)?.sync_all()
+    }
+
+    /// The drains.
+    pub(super) fn drains(&self) -> impl Iterator<Item = (BackendKey, Drain)> {
+        self.drains.iter().map(|kept| {
+            let on_timeout = OnTimeout::ALL.iter().find(|(name, _)| *name == kept.on_timeout);
+            let request = Request {
+                timeout: Duration::from_millis(kept.timeout_ms),
+                on_timeout: on_timeout.map(|(_, found)| *found).unwrap_or_default(),
+                is_forced: kept.forced,
+            };
+            let key = BackendKey {
+                service: kept.service.as_str().into(),
+                route: kept.route.as_deref().map(Into::into),
+                address: kept.backend,
+            };
+            let drain = Drain {
+                request,
+                begun: Duration::from_millis(kept.begun_ms),
+                initial_flows: kept.initial_flows,
+                flows: kept.initial_flows,
+                status: Status::from_name(&kept.status).unwrap_or(Status::Draining),
+            };
+            (key, drain)
+        })
+    }
+}
+
+/// Where the state of an instance is.
+pub fn path(instance: &str) -> PathBuf {
+    Path::new("/var/lib/equipoise").join(instance).join("state.json")
+}
+
+impl<M: Machine, P: DataPlane> Driver<M, P> {
+    /// Keeps what outlives the process, where it has changed.
+    pub(super) fn save(&mut self) {
+        let drains = self.state.drains().iter().map(|(key, drain)| KeptDrain {
+            service: key.service.to_string(),
+            route: key.route.as_deref().map(str::to_owned),
+            backend: key.address,
+            begun_ms: drain.begun.as_millis() as u64,
+            timeout_ms: drain.request.timeout.as_millis() as u64,
+            on_timeout: drain.request.on_timeout.name().to_owned(),
+            forced: drain.request.is_forced,
+            initial_flows: drain.initial_flows,
+            status: drain.status.name().to_owned(),
+        });
+        let kept = Kept { version: VERSION, itself: self.is_drained, drains: drains.collect() };
+        if kept == self.kept {
+            return;
+        }
+        match kept.write(&self.state_file) {
+            Ok(()) => self.kept = kept,
+            Err(error) => {
+                let path = self.state_file.display();
+                tracing::error!(%path, %error, "what is drained would not outlive this process");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    fn kept() -> Kept {
+        let drain = KeptDrain {
+            service: "web".to_owned(),
+            route: Some("10.0.0.0/8".to_owned()),
+            backend: "[2001:db8::1]:80".parse().unwrap(),
+            begun_ms: 1_700_000_000_123,
+            timeout_ms: 60_000,
+            on_timeout: "reset".to_owned(),
+            forced: true,
+            initial_flows: 7,
+            status: "timeout".to_owned(),
+        };
+        Kept { version: VERSION, itself: true, drains: vec![drain] }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("deep").join("state.json");
+        assert_eq!(Kept::read(&path), Kept::default(), "there is none yet");
+        kept().write(&path).unwrap();
+        kept().write(&path).unwrap();
+        let read = Kept::read(&path);
+        assert_eq!(read, kept());
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        Kept { version: VERSION, ..Kept::default() }.write(&path).unwrap();
+        assert!(!path.parent().unwrap().exists(), "nothing is kept, and nothing is left");
+        let (key, drain) = read.drains().next().unwrap();
+        assert_eq!((&*key.service, key.route.as_deref()), ("web", Some("10.0.0.0/8")));
+        assert_eq!(drain.begun, Duration::from_millis(1_700_000_000_123));
+        assert_eq!((drain.status, drain.request.on_timeout), (Status::TimedOut, OnTimeout::Reset));
+        assert!(drain.request.is_forced && drain.resets());
+    }
+
+    #[test]
+    fn what_is_not_understood_is_nothing() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("state.json");
+        for text in ["", "{", "[]", "{\"version\": 99}", "\0\0\0"] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(Kept::read(&path), Kept::default(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Which backends an operator means.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use equipoise_core::config::{self, target};
+use equipoise_core::health::BackendKey;
+use equipoise_core::id::RouteName;
+
+use super::Driver;
+use crate::admin::ProblemDetails;
+use crate::dataplane::DataPlane;
+use crate::host::Machine;
+use crate::status::operate::Selection;
+
+/// What the pool for clients without a route is called.
+pub(super) const DEFAULT_ROUTE: &str = "default";
+
+impl<M: Machine, P: DataPlane> Driver<M, P> {
+    /// The backends that are meant; at least one.
+    pub(super) fn select(&self, selection: &Selection) -> Result<Vec<BackendKey>, ProblemDetails> {
+        let Selection { service, backend, route, host, .. } = selection;
+        match (service, backend, host) {
+            (Some(service), Some(backend), None) => {
+                self.backends(service, backend, route.as_deref())
+            }
+            (None, None, Some(host)) => {
+                let found = self.all_backends(|key| key.address.ip() == *host);
+                if found.is_empty() {
+                    return Err(ProblemDetails::not_found(format!("no backend is on {host}")));
+                }
+                Ok(found)
+            }
+            _ => Err(ProblemDetails::bad_request(
+                "a service and a backend are to be named, or a host, or this balancer itself",
+            )),
+        }
+    }
+
+    /// A backend of a service, in all pools that name it, or that of a route.
+    pub(super) fn backends(
+        &self,
+        service: &str,
+        backend: &str,
+        route: Option<&str>,
+    ) -> Result<Vec<BackendKey>, ProblemDetails> {
+        let address: SocketAddr = target::parse(backend).ok_or_else(|| {
+            ProblemDetails::bad_request(format!("{backend:?} is no address with a port"))
+        })?;
+        self.service(service)?;
+        let is_meant = |key: &BackendKey| {
+            let name = key.route.as_deref().unwrap_or(DEFAULT_ROUTE);
+            *key.service == *service
+                && key.address == address
+                && route.is_none_or(|route| route == name)
+        };
+        let found = self.all_backends(is_meant);
+        if found.is_empty() {
+            let place = route.map(|route| format!(", route {route:?}")).unwrap_or_default();
+            let message = format!("service {service:?}{place} has no backend {backend}");
+            return Err(ProblemDetails::not_found(message));
+        }
+        Ok(found)
+    }
+
+    /// A service of the configuration in force.
+    pub(super) fn service(&self, name: &str) -> Result<&config::Service, ProblemDetails> {
+        let services = &self.state.config().services;
+        let found = services.iter().find(|service| service.name == name);
+        found.ok_or_else(|| ProblemDetails::not_found(format!("there is no service {name:?}")))
+    }
+
+    /// The backends of all pools that are meant, in the order of the file.
+    pub(super) fn all_backends(&self, is_meant: impl Fn(&BackendKey) -> bool) -> Vec<BackendKey> {
+        let mut found = Vec::new();
+        for service in &self.state.config().services {
+            let name: Arc<str> = service.name.as_str().into();
+            for pool in service.pools() {
+                let route: RouteName = pool.route.map(|route| route.name().into());
+                for backend in pool.backends {
+                    let (service, route) = (Arc::clone(&name), route.clone());
+                    let key = BackendKey { service, route, address: backend.address };
+                    found.extend(is_meant(&key).then_some(key));
+                }
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,126 @@
+//! The thread that checks are made on.
+//!
+//! It has a runtime of its own: the loop may be busy with maps for longer than a check may take. Orders come in, outcomes go
+//! out; how many checks are under way at once is bounded by the files that the process may have open, and what is
+//! beyond that waits its turn within its timeout.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+
+use equipoise_core::config::HealthCheck;
+use equipoise_core::health::{Effect, Outcome, ProbeId};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::ask;
+
+/// Files that are left to everything else.
+const SPARED_FILES: usize = 256;
+/// A check of a page over TLS, or of a command, has a few.
+const FILES_EACH: usize = 2;
+
+/// Outcomes, as they come in.
+pub type Outcomes = mpsc::UnboundedReceiver<(ProbeId, Outcome)>;
+
+/// Makes checks until it is dropped.
+#[derive(Debug)]
+pub struct Prober {
+    orders: mpsc::UnboundedSender<Effect>,
+}
+
+impl Prober {
+    /// Starts the thread, in the network namespace of this one.
+    ///
+    /// # Errors
+    ///
+    /// When there is no thread or no runtime to be had.
+    pub fn start() -> io::Result<(Self, Outcomes)> {
+        let at_once = (file_limit().saturating_sub(SPARED_FILES) / FILES_EACH).max(16);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (orders, received) = mpsc::unbounded_channel();
+        let (outcomes, receiver) = mpsc::unbounded_channel();
+        let room = Arc::new(Semaphore::new(at_once));
+        let work = Work { outcomes, room, under_way: BTreeMap::new(), tasks: JoinSet::new() };
+        thread::Builder::new()
+            .name("checks".to_owned())
+            .spawn(move || runtime.block_on(work.run(received)))?;
+        Ok((Self { orders }, receiver))
+    }
+
+    /// Has an effect take place.
+    pub fn order(&self, effect: Effect) {
+        // The thread lives as long as this; if it does not, no outcome comes, which is what is seen.
+        drop(self.orders.send(effect));
+    }
+}
+
+struct Work {
+    outcomes: mpsc::UnboundedSender<(ProbeId, Outcome)>,
+    room: Arc<Semaphore>,
+    under_way: BTreeMap<ProbeId, AbortHandle>,
+    tasks: JoinSet<ProbeId>,
+}
+
+impl Work {
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Effect>) {
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(Effect::Probe { probe, address, check }) => self.begin(probe, address, check),
+                    Some(Effect::Cancel { target }) => self.cancel(target),
+                    None => return,
+                },
+                Some(ended) = self.tasks.join_next() => {
+                    // One that was cancelled is not in the list any more.
+                    if let Ok(probe) = ended {
+                        self.under_way.remove(&probe);
+                    }
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, probe: ProbeId, address: SocketAddr, check: Arc<HealthCheck>) {
+        let (outcomes, room) = (self.outcomes.clone(), Arc::clone(&self.room));
+        let task = self.tasks.spawn(async move {
+            let outcome = {
+                // It is never closed, so this only waits.
+                let _room = room.acquire().await;
+                ask(address, &check).await
+            };
+            // Nobody listens when the process is ending.
+            drop(outcomes.send((probe, outcome)));
+            probe
+        });
+        self.under_way.insert(probe, task);
+    }
+
+    fn cancel(&mut self, target: u64) {
+        let first = ProbeId { target, number: 0 };
+        let last = ProbeId { target, number: u64::MAX };
+        let of_target: Vec<_> = self.under_way.range(first..=last).map(|(&id, _)| id).collect();
+        for probe in of_target {
+            if let Some(task) = self.under_way.remove(&probe) {
+                task.abort();
+            }
+        }
+    }
+}
+
+/// Files that this process may have open, raised as far as it may.
+fn file_limit() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills in the structure, which is there.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return 1024;
+    }
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    // SAFETY: the kernel reads the structure, which is there.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
+        limit = raised;
+    }
+    usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,53 @@
+//! The check of type `udp`: a datagram, and what comes back.
+//!
+//! No answer is no good one: a host that is not there says as little as a port that keeps silent.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use equipoise_core::config::health::Udp;
+use equipoise_core::health::{Failure, FailureKind};
+use tokio::net::UdpSocket;
+
+use super::{contains, tcp};
+
+/// The largest datagram.
+const MOST: usize = 65_535;
+
+/// Good when the answer contains what is expected.
+pub(super) async fn check(address: SocketAddr, udp: &Udp) -> Result<(), Failure> {
+    let answer = exchange(address, &udp.send.bytes).await?;
+    match &udp.expect {
+        Some(expect) if !contains(&answer, &expect.bytes) => {
+            let message = format!("the answer does not contain {:?}", expect.written);
+            Err(Failure::new(FailureKind::UnexpectedAnswer, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Sends a datagram and waits for one.
+async fn exchange(address: SocketAddr, sent: &[u8]) -> Result<Vec<u8>, Failure> {
+    let socket = open(address).await?;
+    socket.send(sent).await.map_err(|error| tcp::failure("sending", &error))?;
+    receive(&socket).await
+}
+
+/// A socket that hears this address alone, ICMP errors included.
+pub(super) async fn open(address: SocketAddr) -> Result<UdpSocket, Failure> {
+    let any: SocketAddr = match address {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any).await.map_err(|error| tcp::failure("binding", &error))?;
+    socket.connect(address).await.map_err(|error| tcp::failure("connecting", &error))?;
+    Ok(socket)
+}
+
+/// The next datagram.
+pub(super) async fn receive(socket: &UdpSocket) -> Result<Vec<u8>, Failure> {
+    let mut answer = vec![0; MOST];
+    let length =
+        socket.recv(&mut answer).await.map_err(|error| tcp::failure("receiving", &error))?;
+    answer.truncate(length);
+    Ok(answer)
+}

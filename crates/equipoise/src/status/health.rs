@@ -1,0 +1,138 @@
+//! The answers about the health of backends: what `health` tells.
+
+use std::net::SocketAddr;
+
+use equipoise_core::config::target;
+use serde::{Deserialize, Serialize};
+
+/// The health of a backend of a pool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackendHealth {
+    /// Name of the service.
+    pub service: String,
+    /// The route that leads to the pool, as `status` tells it.
+    pub route: String,
+    /// Address and port, as the configuration writes them.
+    #[serde(with = "target")]
+    pub backend: SocketAddr,
+    /// `none` without checks, else `unknown`, `healthy` or `unhealthy`; an operator's word goes before checks.
+    pub health: String,
+    /// An operator's word; none where there is none.
+    pub manual: Option<ManualHealth>,
+    /// What checks say; none without checks.
+    pub check: Option<CheckHealth>,
+    /// Percent of its share that it has again since it was unhealthy.
+    pub recovered: u8,
+    /// The weight that the configuration gives it.
+    pub configured_weight: u16,
+    /// The weight in force; 0 only when it gets no new flow.
+    pub effective_weight: f64,
+}
+
+/// An operator's word about a backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ManualHealth {
+    /// `up` or `down`.
+    pub state: String,
+    /// How long it still holds; none for until it is taken back.
+    pub remaining_seconds: Option<f64>,
+}
+
+/// What checks say of a backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckHealth {
+    /// Type of the check.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What is asked.
+    pub address: SocketAddr,
+    /// `unknown`, `healthy` or `unhealthy`.
+    pub verdict: String,
+    /// Good answers in a row.
+    pub successes: u32,
+    /// Bad answers in a row.
+    pub failures: u32,
+    /// Since the last check ended; none before the first.
+    pub last_check_seconds: Option<f64>,
+    /// How long the last good answer took.
+    pub latency_ms: Option<f64>,
+    /// Why the last check failed; none where it did not.
+    pub error: Option<CheckError>,
+}
+
+/// Why a check failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckError {
+    /// Of which kind it is, such as `timeout` or `connection-refused`.
+    pub kind: String,
+    /// In words.
+    pub message: String,
+}
+
+/// Whose health is asked for; what is absent does not limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthFilter {
+    /// Name of the service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+}
+
+/// Which backend is meant: of all pools of the service that name it, unless a route is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendName {
+    /// Name of the service.
+    pub service: String,
+    /// The backend's address and port, as the configuration writes them.
+    pub backend: String,
+    /// The route that leads to the pool, as `status` tells it.
+    pub route: Option<String>,
+}
+
+/// Of which route a backend is meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfRoute {
+    /// The route that leads to the pool, as `status` tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+}
+
+/// What an operator says of a backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HealthWord {
+    /// It is up or down, or what checks say.
+    pub state: Word,
+    /// For how long; absent for until it is taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_seconds: Option<f64>,
+    /// The route that leads to the pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+}
+
+/// How a backend is to be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Word {
+    /// For healthy.
+    Up,
+    /// For unhealthy.
+    Down,
+    /// As checks say.
+    Auto,
+}
+
+/// How a single check went.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProbeAnswer {
+    /// Type of the check.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What was asked.
+    pub address: SocketAddr,
+    /// Whether the answer was good.
+    pub good: bool,
+    /// How long a good answer took.
+    pub latency_ms: Option<f64>,
+    /// Why it was not good.
+    pub error: Option<CheckError>,
+}

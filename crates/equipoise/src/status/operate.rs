@@ -1,0 +1,138 @@
+//! What operators do with backends, as data: drains and breakers.
+
+use std::net::{IpAddr, SocketAddr};
+
+use equipoise_core::config::target;
+use serde::{Deserialize, Serialize};
+
+/// Which backends are meant: one of a service, all of a host, or this balancer itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Selection {
+    /// Name of the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Address and port, as the configuration writes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// The pool of this route alone: `default`, or its first source; without it, all pools that name the backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    /// Every backend of this address, in every service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<IpAddr>,
+    /// This balancer: it is not ready for new flows any more, and those that come are served.
+    #[serde(rename = "self", default, skip_serializing_if = "std::ops::Not::not")]
+    pub itself: bool,
+}
+
+/// A drain that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainRequest {
+    /// Of which backends. What they are of is meant at once.
+    pub backends: Vec<Selection>,
+    /// How long flows may take to end, such as `60s`; the setting if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+    /// `keep` or `reset`; the setting if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_timeout: Option<String>,
+    /// Whether a backend gets no new flow even where nobody else can have it.
+    #[serde(default)]
+    pub force: bool,
+    /// Whether the answer waits until all of it is over.
+    #[serde(default)]
+    pub wait: bool,
+}
+
+/// What has become of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DrainAnswer {
+    /// The drains that were asked for.
+    pub drains: Vec<DrainStatus>,
+    /// Whether a pool is left without a backend that is in.
+    pub last: bool,
+    /// What the operator should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// All drains.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DrainsAnswer {
+    /// Whether this balancer itself is drained.
+    #[serde(rename = "self")]
+    pub itself: bool,
+    /// Those of backends.
+    pub drains: Vec<DrainStatus>,
+}
+
+/// A drain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DrainStatus {
+    /// Name of the service.
+    pub service: String,
+    /// The route that leads to the pool: `default`, or its first source.
+    pub route: String,
+    /// Address and port, as the configuration writes them.
+    #[serde(with = "target")]
+    pub backend: SocketAddr,
+    /// `draining`, `completed`, `timeout`, `cancelled`, or for who waits, `interrupted`.
+    pub status: String,
+    /// When it began, RFC 3339.
+    pub started_at: String,
+    /// Since then.
+    pub elapsed_ms: u64,
+    /// How long flows may take to end.
+    pub timeout_ms: u64,
+    /// `keep` or `reset`.
+    pub on_timeout: String,
+    /// Whether it gets no new flow even where nobody else can have it.
+    pub forced: bool,
+    /// The weight that the configuration gives it.
+    pub configured_weight: u16,
+    /// Live flows when it began.
+    pub initial_flows: u64,
+    /// Live flows now.
+    pub live_flows: u64,
+}
+
+/// A breaker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BreakerStatus {
+    /// Name of the service.
+    pub service: String,
+    /// The route that leads to the pool: `default`, or its first source.
+    pub route: String,
+    /// Address and port, as the configuration writes them.
+    #[serde(with = "target")]
+    pub backend: SocketAddr,
+    /// `closed`, `open` or `half-open`.
+    pub state: String,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// Until when, if it is open, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_until: Option<String>,
+    /// Good outcomes in the window.
+    pub successes: u64,
+    /// Bad ones.
+    pub failures: u64,
+    /// The part of bad ones, 0 to 1.
+    pub error_rate: f64,
+}
+
+/// A breaker that an operator turns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BreakerRequest {
+    /// Name of the service.
+    pub service: String,
+    /// Address and port, as the configuration writes them.
+    pub backend: String,
+    /// The pool of this route alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    /// `open`, `close` or `reset`.
+    pub action: String,
+}

@@ -1,0 +1,288 @@
+//! Health checks under traffic: who fails them gets no new flows, who passes them again gets them back.
+
+use std::io::{ErrorKind, Read as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use equipoise_lab::client::{Connect, HttpConnection, UdpAsker};
+use equipoise_lab::load::Load;
+use equipoise_lab::serve::{HttpServer, TcpEcho};
+use equipoise_lab::topology::{Lab, Options};
+use equipoise_lab::{patience, scale, wait_until};
+use serde_json::Value;
+
+use crate::balanced::{
+    Attach, Balancer, DEADLINE, PORT, backends, service, udp_servers, vips, web_servers,
+};
+
+const INTERVAL: Duration = Duration::from_millis(200);
+const THRESHOLD: u32 = 3;
+/// The port of the checks, where it is not that of the service.
+const CHECKED: u16 = 9000;
+
+fn check(more: &str) -> String {
+    format!(
+        "[settings.health-check]\ntype = \"tcp\"\ninterval = \"{}ms\"\nfast-interval = \"{}ms\"\ntimeout = \"1s\"\n\
+         unhealthy-threshold = {THRESHOLD}\n{more}\n",
+        INTERVAL.as_millis(),
+        INTERVAL.as_millis(),
+    )
+}
+
+/// A backend of a service, by its number.
+fn backend(balancer: &Balancer, name: &str, number: usize) -> Value {
+    let status = balancer.status();
+    let services = status["services"].as_array().unwrap();
+    let service = services.iter().find(|service| service["name"] == name).unwrap();
+    service["pools"][0]["backends"][number].clone()
+}
+
+fn until_all_are(balancer: &Balancer, health: &str) {
+    wait_until(DEADLINE, &format!("all {health}"), || {
+        vips()
+            .iter()
+            .all(|(name, _)| (0..3).all(|b| backend(balancer, name, b)["health"] == health))
+    })
+    .unwrap();
+}
+
+pub(crate) fn a_backend_that_fails_its_checks_gets_no_new_flows_until_it_passes_them(
+    attach: Attach,
+) {
+    let lab = Lab::new(Options::default()).unwrap();
+    let mut servers = web_servers(&lab);
+    let text =
+        format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n{}", attach.asked, check(""))
+            + &vips().map(|(name, vip)| service(name, vip, &backends(&lab, vip))).concat();
+    let balancer = Balancer::start(&lab.balancer, &text);
+    until_all_are(&balancer, "healthy");
+    for (name, vip) in vips() {
+        let load = Load::of_time(vip, Duration::from_secs(600)).start(&lab.client().netns);
+        wait_until(DEADLINE, "answers of all", || load.tally().by_backend.len() == 3).unwrap();
+        assert_eq!(load.tally().failed(), 0, "{:?}", load.tally().failures);
+
+        let gone = servers.remove(1);
+        drop(gone);
+        let killed = Instant::now();
+        wait_until(DEADLINE, "no weight", || {
+            backend(&balancer, name, 1)["effective_weight"] == 0.0
+        })
+        .unwrap();
+        let took = killed.elapsed();
+        // Looking takes a while, too.
+        assert!(
+            took < (THRESHOLD * INTERVAL + Duration::from_millis(500)) * patience(),
+            "{took:?}"
+        );
+        assert_eq!(backend(&balancer, name, 1)["health"], "unhealthy");
+        assert_eq!(backend(&balancer, name, 1)["share"], 0.0);
+
+        // Those that had begun before may fail; none of those that begin now does.
+        let settled = load.tally().answered() + 20;
+        wait_until(DEADLINE, "what had begun", || load.tally().answered() > settled).unwrap();
+        let before = load.tally();
+        wait_until(DEADLINE, "many more", || load.tally().answered() > settled + 500).unwrap();
+        let after = load.tally();
+        assert_eq!(after.failed(), before.failed(), "{:?}", after.failures);
+        assert_eq!(after.by_backend["b2"], before.by_backend["b2"]);
+
+        let host = &lab.backends[1];
+        servers.insert(1, HttpServer::start(&host.netns, &host.name, &host.at(PORT)).unwrap());
+        let mut seen = Vec::new();
+        wait_until(DEADLINE, "all of its weight", || {
+            let weight = backend(&balancer, name, 1)["effective_weight"].as_f64().unwrap();
+            if seen.last() != Some(&weight) {
+                seen.push(weight);
+            }
+            weight == 30.0
+        })
+        .unwrap();
+        assert!(seen.is_sorted() && seen.iter().any(|weight| *weight > 0.0 && *weight < 30.0));
+        let back = load.tally().by_backend["b2"];
+        wait_until(DEADLINE, "its share", || load.tally().by_backend["b2"] > back + 50).unwrap();
+        let ended = load.stop();
+        assert_eq!(ended.failed(), after.failed(), "{:?}", ended.failures);
+    }
+}
+
+pub(crate) fn flows_of_a_backend_that_is_down_are_treated_as_the_service_says(attach: Attach) {
+    let lab = Lab::new(Options::default()).unwrap();
+    let (_web, _udp) = (web_servers(&lab), udp_servers(&lab));
+    for policy in ["keep", "reset", "reselect"] {
+        let mut checked: Vec<_> = lab
+            .backends
+            .iter()
+            .map(|b| TcpEcho::start(&b.netns, &b.name, &b.at(CHECKED)).unwrap())
+            .collect();
+        let settings = format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n", attach.asked);
+        let services = vips().map(|(name, vip)| {
+            service(name, vip, &backends(&lab, vip)) + &format!("on-backend-down = \"{policy}\"\n")
+        });
+        let text = settings + &check(&format!("port = {CHECKED}")) + &services.concat();
+        let balancer = Balancer::start(&lab.balancer, &text);
+        until_all_are(&balancer, "healthy");
+
+        let mut streams = Vec::new();
+        let mut askers = Vec::new();
+        for (_, vip) in vips() {
+            streams.push(to_second(&lab, vip));
+            askers.push(asker_of_second(&lab, vip));
+        }
+        checked.remove(1);
+        wait_until(DEADLINE, "no weight", || {
+            vips().iter().all(|(name, _)| backend(&balancer, name, 1)["effective_weight"] == 0.0)
+        })
+        .unwrap();
+        for asker in &askers {
+            assert_ne!(asker.ask(b"again").unwrap(), "b2", "{policy}");
+        }
+        for mut connection in streams {
+            match policy {
+                "keep" => assert_eq!(connection.download(100_000, 5).unwrap(), "b2"),
+                // Told at once, and the other backend knows nothing of it.
+                _ => assert!(connection.download(100_000, 5).is_err(), "{policy}"),
+            }
+        }
+        let closed = &balancer.status()["flow_table"]["events"]["closed"]["backend_gone"];
+        assert_eq!(closed.as_u64().unwrap_or(0), if policy == "reset" { 2 } else { 0 });
+        // Another one connects at once.
+        for (_, vip) in vips() {
+            for _ in 0..20 {
+                let stream = lab.client().netns.run(|| TcpStream::connect_timeout(&vip, DEADLINE));
+                drop(stream.unwrap());
+            }
+        }
+        if policy == "reset" {
+            silent_clients_are_told(&lab, &balancer, &mut checked);
+        }
+    }
+}
+
+/// The answers to checks, ICMP errors among them, reach this host's own sockets.
+pub(crate) fn pages_and_datagrams_are_checked_past_the_programs(attach: Attach) {
+    let lab = Lab::new(Options::default()).unwrap();
+    let (mut web, mut udp) = (web_servers(&lab), udp_servers(&lab));
+    let settings = format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n", attach.asked);
+    let services = vips().map(|(name, vip)| {
+        let second = SocketAddr::new(vip.ip(), 81);
+        service(name, vip, &backends(&lab, vip))
+            + "[service.health-check]\ntype = \"http\"\npath = \"/\"\nexpected-body = \"b\"\n"
+            + &service(&format!("{name}-udp"), second, &backends(&lab, vip))
+            + "[service.health-check]\ntype = \"udp\"\nsend = \"?\"\nexpect = \":?\"\n"
+    });
+    let text = settings + &check("") + &services.concat();
+    let balancer = Balancer::start(&lab.balancer, &text);
+    until_all_are(&balancer, "healthy");
+    drop((web.remove(1), udp.remove(1)));
+    let told = |name: &str| {
+        let (code, text) = balancer.ask(&["health", name, "--json"]);
+        assert_eq!(code, 0, "{text}");
+        let told: Value = serde_json::from_str(&text).unwrap();
+        let of = |told: &Value| (told["health"].clone(), told["check"]["error"]["kind"].clone());
+        told.as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    for name in ["web", "web-udp", "web6", "web6-udp"] {
+        wait_until(DEADLINE, &format!("a failure of {name}"), || {
+            let good = (Value::from("healthy"), Value::Null);
+            let bad = (Value::from("unhealthy"), Value::from("connection-refused"));
+            told(name) == [good.clone(), bad, good]
+        })
+        .unwrap();
+    }
+    let (code, text) = balancer.ask(&["wait", "web", "--healthy", "2", "--timeout", "20s"]);
+    assert_eq!(code, 0, "{text}");
+    let (code, text) = balancer.ask(&["wait", "web", "--healthy", "3", "--timeout", "1s"]);
+    assert_eq!(code, 6, "{text}");
+}
+
+/// A client that only reads is told that its backend is down.
+fn silent_clients_are_told(lab: &Lab, balancer: &Balancer, checked: &mut Vec<TcpEcho>) {
+    let host = &lab.backends[1];
+    checked.push(TcpEcho::start(&host.netns, &host.name, &host.at(CHECKED)).unwrap());
+    wait_until(DEADLINE, "all of its weight", || {
+        vips().iter().all(|(name, _)| backend(balancer, name, 1)["effective_weight"] == 30.0)
+    })
+    .unwrap();
+    let mut streams: Vec<_> = vips()
+        .into_iter()
+        .flat_map(|(_, vip)| std::iter::repeat_n(vip, 40))
+        .map(|vip| lab.client().netns.run(|| TcpStream::connect_timeout(&vip, DEADLINE)).unwrap())
+        .collect();
+    checked.pop();
+    wait_until(DEADLINE, "no weight", || {
+        vips().iter().all(|(name, _)| backend(balancer, name, 1)["effective_weight"] == 0.0)
+    })
+    .unwrap();
+    for stream in &streams {
+        stream.set_nonblocking(true).unwrap();
+    }
+    let (mut told, all) = (0, streams.len());
+    wait_until(DEADLINE, "as many clients as there are closed flows", || {
+        streams.retain_mut(|stream| {
+            let read = stream.read(&mut [0; 16]).map_err(|error| error.kind());
+            read != Err(ErrorKind::ConnectionReset)
+        });
+        told = (all - streams.len()) as u64;
+        let closed = &balancer.status()["flow_table"]["events"]["closed"]["backend_gone"];
+        told > 0 && closed.as_u64() == Some(told + 2)
+    })
+    .unwrap();
+}
+
+/// A connection to the second backend.
+fn to_second(lab: &Lab, vip: SocketAddr) -> HttpConnection {
+    let open = || {
+        let mut connection =
+            HttpConnection::open(&lab.client().netns, vip, &Connect::default()).unwrap();
+        (connection.download(100, 1).unwrap() == "b2").then_some(connection)
+    };
+    (0..200).find_map(|_| open()).expect("three in ten go there")
+}
+
+/// A socket whose backend is the second.
+fn asker_of_second(lab: &Lab, vip: SocketAddr) -> UdpAsker {
+    let open = || {
+        let asker = UdpAsker::open(&lab.client().netns, vip, &Connect::default()).unwrap();
+        (asker.ask(b"who").unwrap() == "b2").then_some(asker)
+    };
+    (0..200).find_map(|_| open()).expect("three in ten go there")
+}
+
+/// Processor time that a process has used, seconds.
+fn used(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let ticks = fields.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().unwrap());
+    ticks.sum::<u64>() as f64 / 100.0
+}
+
+#[test]
+fn thousands_of_backends_are_checked_each_second_with_half_a_processor() {
+    // In an optimized build, five thousand.
+    let count = scale(1_000, 5_000_u32);
+    let lab = Lab::new(Options { backends: 1, ..Options::default() }).unwrap();
+    let any: SocketAddr = (std::net::Ipv4Addr::UNSPECIFIED, PORT).into();
+    let server = TcpEcho::start(&lab.balancer, "here", &[any]).unwrap();
+    let at = |n: u32| SocketAddr::from(([127, 1, (n / 250) as u8, (n % 250) as u8], PORT));
+    let all: Vec<_> = (0..count).map(|n| (at(n), 1)).collect();
+    let text = format!(
+        "[settings]\nattach = \"tc\"\nmax-flows = 20000\n[settings.health-check]\n\
+         interval = \"1s\"\nfast-interval = \"1s\"\n{}",
+        service("web", vips()[0].1, &all)
+    );
+    let balancer = Balancer::start(&lab.balancer, &text);
+    let seconds = Duration::from_secs(10);
+    wait_until(DEADLINE, "checks of all", || server.connections() > 2 * u64::from(count)).unwrap();
+    let pid = balancer.daemon.as_ref().unwrap().pid();
+    let (began, checked, spent) = (Instant::now(), server.connections(), used(pid));
+    wait_until(seconds * 2, "some seconds", || began.elapsed() > seconds).unwrap();
+    let took = began.elapsed().as_secs_f64();
+    let each_second = (server.connections() - checked) as f64 / took;
+    let processors = (used(pid) - spent) / took;
+    eprintln!("{each_second:.0} checks a second with {processors:.3} of a processor");
+    assert!(each_second > 0.9 * f64::from(count), "{each_second}");
+    assert!(processors < 0.5, "{processors}");
+    let status = balancer.status();
+    let backends = status["services"][0]["pools"][0]["backends"].as_array().unwrap();
+    assert!(backends.iter().all(|backend| backend["health"] == "healthy"));
+}
