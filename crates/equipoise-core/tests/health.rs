@@ -179,7 +179,11 @@ impl World {
         let interfaces = BTreeMap::from([("eth0".to_owned(), eth0)]);
         let facts = Facts { interfaces, ..Facts::default() };
         let mut world = Self {
-            state: State::begun(config(&weights), facts, Beginning { seed, ..Beginning::default() }),
+            state: State::begun(
+                config(&weights),
+                facts,
+                Beginning { seed, ..Beginning::default() },
+            ),
             applied: Applied::new(1 << 20),
             now: Duration::ZERO,
             answers: vec![true; weights.len()],
@@ -346,7 +350,11 @@ fn candidate() -> impl Strategy<Value = Candidate> {
         Candidate {
             weight: Weight::configured(weight),
             role,
-            belief: if is_down { Belief::DOWN } else { Belief { is_down, recovered, ..Belief::default() } },
+            belief: if is_down {
+                Belief::DOWN
+            } else {
+                Belief { is_down, recovered, ..Belief::default() }
+            },
         }
     })
 }

@@ -73,7 +73,12 @@ fn usage_errors_exit_with_2_and_help_and_version_with_0() {
         &["explain"],
         &["explain", "--hex", "0g"],
         &["explain", "--hex", "00112233445566778899aabbcc"],
-        &["drain", "web", "10.0.0.1:80"],
+        &["drain", "web"],
+        &["drain", "web", "10.0.0.1:80", "--host", "10.0.0.1"],
+        &["drain", "web", "10.0.0.1:80", "--timeout", "soon"],
+        &["undrain"],
+        &["breaker", "open", "web"],
+        &["top"],
         &["--instance", "../x", "status"],
         &[],
     ] {

@@ -4,6 +4,8 @@
 mod balanced;
 #[path = "traffic/denied.rs"]
 mod denied;
+#[path = "traffic/drains.rs"]
+mod drains;
 #[path = "traffic/explain.rs"]
 mod explain;
 #[path = "traffic/flows.rs"]
@@ -65,6 +67,7 @@ at_each_hook! {
     clients_and_backends_on_this_host_are_served
     connections_of_this_host_from_a_service_port_go_on
     counters_are_what_was_sent
+    a_drained_backend_keeps_its_connections_and_gets_no_new_ones
     a_removed_backend_with_reset_makes_a_reading_client_fail_at_once
     a_removed_backend_that_is_kept_ends_its_downloads_well
     a_udp_client_of_a_removed_backend_is_answered_by_another
@@ -101,6 +104,7 @@ use flows::{
     without_a_control_plane_dead_flows_make_room,
 };
 
+use drains::a_drained_backend_keeps_its_connections_and_gets_no_new_ones;
 use health::{
     a_backend_that_fails_its_checks_gets_no_new_flows_until_it_passes_them,
     flows_of_a_backend_that_is_down_are_treated_as_the_service_says,
