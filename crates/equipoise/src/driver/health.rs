@@ -23,6 +23,9 @@ use crate::status::health::{
     Word,
 };
 
+/// What is due within this is done together: thousands of checks a second are not as many turns of the loop.
+const TOGETHER: Duration = Duration::from_millis(5);
+
 /// The route of clients that have none, in words.
 const DEFAULT_ROUTE: &str = "default";
 
@@ -63,7 +66,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.sweep(Part::All);
         }
         self.answer_waiting();
-        self.due.health = self.state.next_wake().map(|at| self.started + at);
+        let not_before = Instant::now() + TOGETHER;
+        let wake = self.state.next_wake();
+        self.due.health = wake.map(|at| (self.started + at).max(not_before));
     }
 
     fn tell_time(&mut self) {
