@@ -144,8 +144,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 
     fn answer_waiting(&mut self) {
-        let is_done =
-            |waiting: &mut Waiting| waiting.targets.is_empty() || waiting.reply.is_closed();
+        let is_done = |waiting: &mut Waiting| {
+            // A reload may have taken them away.
+            waiting.targets.retain(|&target| self.state.is_watched(target));
+            waiting.targets.is_empty() || waiting.reply.is_closed()
+        };
         let done: Vec<_> = self.waiting.extract_if(.., is_done).collect();
         for Waiting { backends, reply, .. } in done {
             drop(reply.send(Ok(self.told(&mut |key| backends.contains(key)))));
