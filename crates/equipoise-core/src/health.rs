@@ -248,6 +248,11 @@ impl Health {
         Some(target)
     }
 
+    /// Whether an outcome of this target may still come.
+    pub fn is_watched(&self, target: u64) -> bool {
+        self.schedule.watched(target).is_some()
+    }
+
     /// What is to be done by now; none when that is all.
     pub fn poll_effect(&mut self, now: Duration) -> Option<Effect> {
         self.schedule.poll(now)

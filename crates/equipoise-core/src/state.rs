@@ -311,6 +311,11 @@ impl State {
         self.health.check_now(self.now, key)
     }
 
+    /// Whether an outcome of this target may still come.
+    pub fn is_watched(&self, target: u64) -> bool {
+        self.health.is_watched(target)
+    }
+
     /// What is to be done by now; none when that is all.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.health.poll_effect(self.now)

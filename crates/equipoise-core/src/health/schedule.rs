@@ -121,8 +121,11 @@ impl Schedule {
             let Some(watched) = self.watched.get_mut(&id) else { continue };
             let check = Arc::clone(&watched.target.check);
             let may_begin = watched.in_flight.len() < most_at_once(&check);
-            watched.began = Some(now);
-            watched.due = now + period(&check, &watched.record);
+            // What is a little late is not later and later: the rate is that of the interval.
+            let period = period(&check, &watched.record);
+            let began = if now < due + period { due } else { now };
+            watched.began = Some(began);
+            watched.due = began + period;
             self.due.insert((watched.due, id));
             if !may_begin {
                 continue;

@@ -270,3 +270,18 @@ fn one_that_is_asked_for_is_checked_at_once() {
     assert_eq!(probes.first().map(|(probe, _)| probe.target), target);
     assert_eq!(health.check_now(SECOND, &key("10.0.0.9:80")), None);
 }
+
+#[test]
+fn lateness_does_not_add_up() {
+    let mut health = Health::new(5);
+    health.handle_config(Duration::ZERO, &config(EACH_SECOND, &["10.0.0.1:80"]));
+    let mut asked = 0;
+    for tick in 1..=300 {
+        let now = Duration::from_millis(tick * 300);
+        for (probe, _) in effects(&mut health, now) {
+            asked += 1;
+            health.handle_outcome(now, probe, Ok(Duration::ZERO));
+        }
+    }
+    assert!((89..=91).contains(&asked), "{asked}");
+}

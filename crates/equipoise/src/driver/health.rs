@@ -25,6 +25,9 @@ use crate::status::health::{
     Word,
 };
 
+/// What is due within this is done together: thousands of checks a second are not as many turns of the loop.
+const TOGETHER: Duration = Duration::from_millis(5);
+
 /// Somebody who waits for the outcome of checks.
 #[derive(Debug)]
 pub(super) struct Waiting {
@@ -62,7 +65,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.sweep(Part::All);
         }
         self.answer_waiting();
-        self.due.health = self.state.next_wake().map(|at| self.clock.instant(at));
+        let not_before = Instant::now() + TOGETHER;
+        let wake = self.state.next_wake();
+        self.due.health = wake.map(|at| self.clock.instant(at).max(not_before));
     }
 
     pub(super) fn tell_time(&mut self) {
@@ -141,8 +146,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 
     fn answer_waiting(&mut self) {
-        let is_done =
-            |waiting: &mut Waiting| waiting.targets.is_empty() || waiting.reply.is_closed();
+        let is_done = |waiting: &mut Waiting| {
+            // A reload may have taken them away.
+            waiting.targets.retain(|&target| self.state.is_watched(target));
+            waiting.targets.is_empty() || waiting.reply.is_closed()
+        };
         let done: Vec<_> = self.waiting.extract_if(.., is_done).collect();
         for Waiting { backends, reply, .. } in done {
             drop(reply.send(Ok(self.told(&mut |key| backends.contains(key)))));

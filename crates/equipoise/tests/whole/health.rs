@@ -150,6 +150,33 @@ async fn what_is_not_there_is_not_found() {
 }
 
 #[tokio::test]
+async fn whoever_waits_for_a_check_that_is_taken_away_is_answered() {
+    // It takes no connection, and refuses none.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    socket.listen(0).unwrap();
+    let silent = socket.local_addr().unwrap().as_socket().unwrap();
+    let _first = std::net::TcpStream::connect(silent).unwrap();
+    let (other, _other) = listen();
+    let config = checked(&[silent, other]).replace("type = 'tcp'", "type = 'tcp'\ntimeout = '5m'");
+    let (driver, lab) = Lab::start(&config).await;
+    run(driver, async {
+        let name = name(&silent.to_string());
+        let asked = lab.client.check_health(&name);
+        let answered = async {
+            lab.status_when(|s| s.services[0].pools[0].backends.len() == 2).await;
+            lab.reload(&checked(&[other]));
+            lab.status_when(|s| s.config.generation == 2).await;
+        };
+        let (told, ()) = tokio::join!(asked, answered);
+        assert_eq!(told.unwrap(), []);
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
 async fn reload_keeps_verdicts_and_drops_what_is_not_checked_any_more() {
     let ((first, _one), (second, other)) = (listen(), listen());
     drop(other);
