@@ -16,6 +16,5 @@ pub mod id;
 pub mod load;
 pub mod maglev;
 pub mod plan;
-pub mod resolve;
 pub mod state;
 pub mod weight;
