@@ -246,6 +246,11 @@ impl State {
         })
     }
 
+    /// Whether any backend has a breaker.
+    pub fn has_breakers(&self) -> bool {
+        !self.breakers.is_empty()
+    }
+
     /// What the breaker of a backend lets through, and why, if it has one.
     pub fn breaker(&self, key: &BackendKey) -> Option<breaker::Standing> {
         self.breakers.standing(self.now, key)

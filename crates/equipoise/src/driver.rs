@@ -233,6 +233,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.due.sweep = now + SWEEP;
             self.sweep(Part::OneOf(SWEEP_PARTS));
             self.watch_ports();
+            self.take_connections();
         }
         if self.due.resting <= now {
             self.due.resting = now + RESTING;

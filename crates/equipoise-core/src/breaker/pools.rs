@@ -126,6 +126,11 @@ impl Breakers {
         Some(change)
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.breakers.is_empty()
+    }
+
     /// What one lets through, if there is one.
     pub fn state(&self, key: &BackendKey) -> Option<State> {
         self.breakers.get(key).map(Breaker::state)

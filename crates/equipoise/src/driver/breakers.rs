@@ -27,6 +27,24 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         Ok(keys.iter().filter_map(|key| self.breaker_status(key)).collect())
     }
 
+    /// Tells breakers what has become of connections, and makes the maps what follows from that.
+    pub(super) fn take_connections(&mut self) {
+        let outcomes = self.events.take_outcomes();
+        if outcomes.is_empty() || !self.state.has_breakers() {
+            return;
+        }
+        self.tell_time();
+        for key in self.all_backends(|_| true) {
+            let of_it = self.state.backend_id(&key).and_then(|id| outcomes.get(&id));
+            let Some(&outcomes) = of_it else { continue };
+            if let Some(change) = self.state.handle_outcomes(&key, outcomes) {
+                tell_breaker(&key, &change);
+            }
+        }
+        // The maps follow in this turn, with what checks have said.
+        self.due.health = Some(Instant::now());
+    }
+
     /// Turns breakers; answers with how they are then.
     pub(super) fn turn_breaker(
         &mut self,

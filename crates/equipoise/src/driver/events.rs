@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::io;
 
 use equipoise_common::event::Event;
-use equipoise_common::flow::Reason;
+use equipoise_common::flow::{Reason, State};
+use equipoise_common::key::TCP;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -25,6 +26,29 @@ pub(super) struct Tally {
     pub(super) closed: BTreeMap<&'static str, u64>,
     /// Events of sweeps for which there was no room.
     pub(super) lost: u64,
+    /// Connections that ended well and badly, by backend id, since these were last asked for.
+    outcomes: BTreeMap<u32, (u64, u64)>,
+}
+
+/// Whether a flow that has closed says something of its backend: that it serves, or that it does not.
+///
+/// A connection that came about and was ended by either side, or by a RST of the client, is a good one. Bad ones are a RST to a SYN, a RST
+/// in mid-flow, and a SYN that was sent again and never answered: where replies do not come by us, that is all that tells. One
+/// SYN alone may have been anybody's.
+fn outcome(event: &Event) -> Option<bool> {
+    if event.protocol != TCP || event.what & Event::CLOSED == 0 {
+        return None;
+    }
+    let is_opening = event.state == State::Opening as u32;
+    match Reason::from_number(event.why) {
+        Reason::BackendReset => Some(false),
+        Reason::Idle if is_opening && event.packets_out == 0 && event.packets_in >= 2 => {
+            Some(false)
+        }
+        Reason::ClientFin | Reason::BackendFin => Some(true),
+        Reason::ClientReset if !is_opening => Some(true),
+        _ => None,
+    }
 }
 
 impl Tally {
@@ -33,6 +57,10 @@ impl Tally {
         for (why, count) in &batch.closed {
             *self.closed.entry(why).or_default() += count;
         }
+        for (backend, (good, bad)) in &batch.outcomes {
+            let sum = self.outcomes.entry(*backend).or_default();
+            *sum = (sum.0 + good, sum.1 + bad);
+        }
     }
 
     fn add(&mut self, event: &Event) {
@@ -40,6 +68,10 @@ impl Tally {
             self.opened += 1;
         } else {
             *self.closed.entry(Reason::from_number(event.why).name()).or_default() += 1;
+        }
+        if let Some(is_good) = outcome(event) {
+            let sum = self.outcomes.entry(event.backend).or_default();
+            *(if is_good { &mut sum.0 } else { &mut sum.1 }) += 1;
         }
     }
 }
@@ -75,6 +107,16 @@ impl EventTask {
             let lost = refused.into_inner().len() as u64;
             self.tally.send_modify(|tally| tally.lost += lost);
         }
+    }
+
+    /// Connections that ended well and badly, by backend id, since this was asked last.
+    pub(super) fn take_outcomes(&self) -> BTreeMap<u32, (u64, u64)> {
+        let mut outcomes = BTreeMap::new();
+        self.tally.send_if_modified(|tally| {
+            outcomes = std::mem::take(&mut tally.outcomes);
+            false
+        });
+        outcomes
     }
 
     /// Events so far.
@@ -114,4 +156,43 @@ async fn drained(source: &mut Option<Arrivals>, tally: &watch::Sender<Tally>) {
         *source = None;
     }
     tally.send_modify(|tally| tally.merge(&batch));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_becomes_of_connections_says_whether_their_backend_serves() {
+        let closed = |state: State, why: Reason, [packets_in, packets_out]: [u64; 2]| {
+            outcome(&Event {
+                what: Event::CLOSED,
+                protocol: TCP,
+                state: state as u32,
+                why: why as u32,
+                packets_in,
+                packets_out,
+                ..Event::default()
+            })
+        };
+        let (opening, established) = (State::Opening, State::Established);
+        assert_eq!(closed(opening, Reason::BackendReset, [1, 1]), Some(false), "refused");
+        assert_eq!(closed(established, Reason::BackendReset, [9, 9]), Some(false));
+        assert_eq!(closed(opening, Reason::Idle, [3, 0]), Some(false), "silent");
+        assert_eq!(closed(opening, Reason::Idle, [1, 0]), None, "may have been anybody");
+        assert_eq!(closed(opening, Reason::Idle, [3, 3]), None, "the client is silent");
+        assert_eq!(closed(established, Reason::ClientFin, [9, 9]), Some(true));
+        assert_eq!(
+            closed(established, Reason::BackendFin, [9, 0]),
+            Some(true),
+            "seen from one side"
+        );
+        assert_eq!(closed(established, Reason::ClientReset, [9, 9]), Some(true));
+        assert_eq!(closed(opening, Reason::ClientReset, [2, 1]), None);
+        for why in [Reason::Idle, Reason::Evicted, Reason::Denied, Reason::BackendGone] {
+            assert_eq!(closed(established, why, [9, 9]), None, "{why:?}");
+        }
+        let datagrams = Event { what: Event::CLOSED, protocol: 17, ..Event::default() };
+        assert_eq!(outcome(&datagrams), None);
+    }
 }

@@ -192,3 +192,27 @@ fn a_breaker_opens_by_failed_checks_and_closes_by_good_ones() {
         assert_eq!(load.stop().failed(), 0);
     }
 }
+
+#[test]
+fn a_breaker_opens_by_refused_connections_without_any_check() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let mut servers = web_servers(&lab);
+    let text = config(&lab, TC.asked) + "[settings.breaker]\nmin-requests = 5\nopen-for = \"1h\"\n";
+    let balancer = Balancer::start(&lab.balancer, &text);
+    drop(servers.remove(1));
+    for (name, vip) in vips() {
+        let load = Load::of_time(vip, Duration::from_secs(600)).start(&lab.client().netns);
+        wait_until(DEADLINE, "an open breaker", || {
+            backend(&balancer, name, 1)["breaker"] == "open"
+        })
+        .unwrap();
+        let refused = load.stop().failed();
+        assert!(refused > 0);
+        let tally = Load::of_count(vip, 60).run(&lab.client().netns);
+        assert_eq!((tally.failed(), tally.answered()), (0, 60), "{:?}", tally.failures);
+        assert!(!tally.by_backend.contains_key("b2"));
+        for number in [0, 2] {
+            assert_eq!(backend(&balancer, name, number)["breaker"], "closed");
+        }
+    }
+}
