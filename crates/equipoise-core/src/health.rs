@@ -231,6 +231,11 @@ impl Health {
         over
     }
 
+    /// Operators' words that hold.
+    pub fn words(&self) -> impl Iterator<Item = (&BackendKey, Manual)> {
+        self.manual.iter().map(|(key, manual)| (key, *manual))
+    }
+
     /// Whether there is such a backend.
     pub fn knows(&self, key: &BackendKey) -> bool {
         self.backends.contains_key(key)

@@ -311,6 +311,11 @@ impl State {
         self.health.handle_manual(self.now, key, manual)
     }
 
+    /// Operators' words about the health of backends that hold.
+    pub fn words(&self) -> impl Iterator<Item = (&BackendKey, Manual)> {
+        self.health.words()
+    }
+
     /// Has a backend checked at once; the target, by which its outcome will be told.
     pub fn check_now(&mut self, key: &BackendKey) -> Option<u64> {
         self.health.check_now(self.now, key)

@@ -76,6 +76,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             tracing::info!(backend = in_words(key), "the word about its health has run out");
         }
         passed.breakers.iter().for_each(|(key, change)| tell_breaker(key, change));
+        if !passed.words.is_empty() {
+            self.save();
+        }
     }
 
     /// The health of the backends of a service, or of all.
@@ -120,6 +123,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         }
         // What is told is in force.
         self.follow_health(Instant::now());
+        self.save();
         Ok(self.told(&mut |key| keys.contains(key)))
     }
 

@@ -1,4 +1,4 @@
-//! What outlives the process: drains, in a small file of the instance.
+//! What outlives the process: drains, and operators' words about health, in a small file of the instance.
 //!
 //! Written whole beside the old one and renamed over it, so that a crash leaves one or the other. A file that is lost or
 //! cannot be read is said and carried on without: traffic matters more than what was asked for before.
@@ -12,7 +12,7 @@ use std::time::Duration;
 use equipoise_core::config::breaker::OnTimeout;
 use equipoise_core::config::target;
 use equipoise_core::drain::{Drain, Request, Status};
-use equipoise_core::health::BackendKey;
+use equipoise_core::health::{BackendKey, Manual};
 use serde::{Deserialize, Serialize};
 
 use super::Driver;
@@ -31,6 +31,22 @@ pub(super) struct Kept {
     pub(super) itself: bool,
     #[serde(default)]
     drains: Vec<KeptDrain>,
+    #[serde(default)]
+    words: Vec<KeptWord>,
+}
+
+/// An operator's word about the health of a backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct KeptWord {
+    service: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    route: Option<String>,
+    #[serde(with = "target")]
+    backend: SocketAddr,
+    down: bool,
+    /// Until when, since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until_ms: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,7 +94,7 @@ impl Kept {
     /// Writes it, so that it is whole whatever happens. Where there is nothing to be kept, there is no file.
     fn write(&self, path: &Path) -> io::Result<()> {
         let directory = path.parent().unwrap_or(Path::new("."));
-        if self.drains.is_empty() && !self.itself {
+        if self.drains.is_empty() && self.words.is_empty() && !self.itself {
             match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -96,6 +112,14 @@ impl Kept {
         File::open(directory)?.sync_all()
     }
 
+    /// Operators' words about the health of backends.
+    pub(super) fn words(&self) -> impl Iterator<Item = (BackendKey, Manual)> {
+        self.words.iter().map(|kept| {
+            let key = key_of(&kept.service, kept.route.as_deref(), kept.backend);
+            (key, Manual { is_down: kept.down, until: kept.until_ms.map(Duration::from_millis) })
+        })
+    }
+
     /// The drains.
     pub(super) fn drains(&self) -> impl Iterator<Item = (BackendKey, Drain)> {
         self.drains.iter().map(|kept| {
@@ -105,11 +129,7 @@ impl Kept {
                 on_timeout: on_timeout.map(|(_, found)| *found).unwrap_or_default(),
                 is_forced: kept.forced,
             };
-            let key = BackendKey {
-                service: kept.service.as_str().into(),
-                route: kept.route.as_deref().map(Into::into),
-                address: kept.backend,
-            };
+            let key = key_of(&kept.service, kept.route.as_deref(), kept.backend);
             let drain = Drain {
                 request,
                 begun: Duration::from_millis(kept.begun_ms),
@@ -120,6 +140,10 @@ impl Kept {
             (key, drain)
         })
     }
+}
+
+fn key_of(service: &str, route: Option<&str>, address: SocketAddr) -> BackendKey {
+    BackendKey { service: service.into(), route: route.map(Into::into), address }
 }
 
 /// Where the state of an instance is.
@@ -141,7 +165,16 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             initial_flows: drain.initial_flows,
             status: drain.status.name().to_owned(),
         });
-        let kept = Kept { version: VERSION, itself: self.is_drained, drains: drains.collect() };
+        let drains = drains.collect();
+        let words = self.state.words().map(|(key, Manual { is_down, until })| KeptWord {
+            service: key.service.to_string(),
+            route: key.route.as_deref().map(str::to_owned),
+            backend: key.address,
+            down: is_down,
+            until_ms: until.map(|until| until.as_millis() as u64),
+        });
+        let words = words.collect();
+        let kept = Kept { version: VERSION, itself: self.is_drained, drains, words };
         if kept == self.kept {
             return;
         }
@@ -149,7 +182,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Ok(()) => self.kept = kept,
             Err(error) => {
                 let path = self.state_file.display();
-                tracing::error!(%path, %error, "what is drained would not outlive this process");
+                tracing::error!(%path, %error, "what operators have said would not outlive this process");
             }
         }
     }
@@ -172,7 +205,14 @@ mod tests {
             initial_flows: 7,
             status: "timeout".to_owned(),
         };
-        Kept { version: VERSION, itself: true, drains: vec![drain] }
+        let word = KeptWord {
+            service: "web".to_owned(),
+            route: None,
+            backend: "10.0.0.1:80".parse().unwrap(),
+            down: true,
+            until_ms: Some(1_800_000_000_000),
+        };
+        Kept { version: VERSION, itself: true, drains: vec![drain], words: vec![word] }
     }
 
     #[test]
@@ -192,6 +232,9 @@ mod tests {
         assert_eq!(drain.begun, Duration::from_millis(1_700_000_000_123));
         assert_eq!((drain.status, drain.request.on_timeout), (Status::TimedOut, OnTimeout::Reset));
         assert!(drain.request.is_forced && drain.resets());
+        let (key, word) = read.words().next().unwrap();
+        assert_eq!((key.route, word.is_down), (None, true));
+        assert_eq!(word.until, Some(Duration::from_secs(1_800_000_000)));
     }
 
     #[test]

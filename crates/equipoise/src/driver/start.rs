@@ -214,6 +214,17 @@ impl Begun {
                 state.restore_drain(&key, drain);
             }
         }
+        for (key, word) in self.kept.words() {
+            if word.until.is_none_or(|until| until > beginning.now)
+                && state.handle_manual(&key, Some(word))
+            {
+                tracing::info!(
+                    backend = in_words(&key),
+                    down = word.is_down,
+                    "health set by hand, as before"
+                );
+            }
+        }
         self.applier.converge(plane, state.plan())?;
         self.interfaces.follow(plane, state.config(), &reading);
         if let Some((name, reason)) = self.interfaces.failed().first_key_value() {

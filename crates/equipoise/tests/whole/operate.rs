@@ -279,3 +279,36 @@ async fn breakers_are_turned_by_hand() {
     .await
     .unwrap();
 }
+
+#[tokio::test]
+async fn word_about_health_outlives_the_process_until_it_is_taken_back() {
+    use equipoise::status::health::{BackendName, HealthWord, Word};
+    let name = |backend: &str| BackendName {
+        service: "web".to_owned(),
+        backend: backend.to_owned(),
+        route: None,
+    };
+    let word = |state, for_seconds| HealthWord { state, for_seconds, route: None };
+    let (driver, lab) = Lab::start(CONFIG).await;
+    run(driver, async {
+        lab.client.set_health(&name(FIRST), &word(Word::Down, None)).await.unwrap();
+        lab.client.set_health(&name(SECOND), &word(Word::Up, Some(0.05))).await.unwrap();
+        // The second word runs out, and is not to come again.
+        lab.status_when(|status| status.services[0].pools[0].backends[1].health == "none").await;
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+    let (driver, lab) = again(lab, CONFIG).await;
+    run(driver, async {
+        assert!(!lab.is_chosen(0), "not for a moment");
+        assert_eq!(lab.weights().await, [0.0, 1.0]);
+        assert_eq!(lab.backend(1).await.health, "none");
+        lab.client.set_health(&name(FIRST), &word(Word::Auto, None)).await.unwrap();
+        assert_eq!(lab.weights().await, [3.0, 1.0]);
+        assert!(!lab.path("state.json").exists());
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
