@@ -180,12 +180,6 @@ impl<B: Ord + Clone> Drains<B> {
         self.drains.contains_key(backend)
     }
 
-    /// When a drain's time is up next.
-    pub fn next_wake(&self) -> Option<Moment> {
-        let waiting = self.drains.values().filter(|drain| !drain.status.is_over());
-        waiting.map(Drain::deadline).min()
-    }
-
     /// Whether any has begun, changed or ended since this was asked last.
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.has_changed)

@@ -270,9 +270,9 @@ impl Health {
         deadlines.chain(growing).chain(self.schedule.next_due()).min()
     }
 
-    /// Beliefs that say something, if they have changed since this was asked last.
-    pub fn take_changed(&mut self) -> Option<BTreeMap<BackendKey, Belief>> {
-        std::mem::take(&mut self.has_changed).then(|| self.beliefs.clone())
+    /// Whether beliefs have changed since this was asked last.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.has_changed)
     }
 
     /// Beliefs that say something.

@@ -333,8 +333,7 @@ impl State {
 
     /// When something is to be done, or time alone changes something.
     pub fn next_wake(&self) -> Option<Moment> {
-        let wakes = [self.health.next_wake(), self.breakers.next_wake(), self.drains.next_wake()];
-        wakes.into_iter().flatten().min()
+        self.health.next_wake().into_iter().chain(self.breakers.next_wake()).min()
     }
 
     /// What is known of a backend's health.
@@ -368,11 +367,8 @@ impl State {
     /// What should be in the maps. Computed anew only when something has changed, and then only
     /// those slot tables whose backends have.
     pub fn plan(&mut self) -> &Desired {
-        let changed = [
-            self.health.take_changed().is_some(),
-            self.breakers.take_changed(),
-            self.drains.take_changed(),
-        ];
+        let changed =
+            [self.health.take_changed(), self.breakers.take_changed(), self.drains.take_changed()];
         if changed.contains(&true) {
             let beliefs = self.beliefs();
             let changed = differing(&self.facts.beliefs, &beliefs);

@@ -34,6 +34,8 @@ const FIRST: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 #[derive(Clone, Debug, Default)]
 pub struct Breakers {
     breakers: BTreeMap<BackendKey, Breaker>,
+    /// When time alone changes one: of few, however many there are.
+    waiting: BTreeMap<BackendKey, Moment>,
     thresholds: BTreeMap<Arc<str>, Thresholds>,
     /// Backends of each pool that has breakers.
     sizes: BTreeMap<(Arc<str>, RouteName), usize>,
@@ -44,6 +46,7 @@ impl Breakers {
     /// Another configuration: who stays keeps what has been counted, and its state.
     pub fn handle_config(&mut self, now: Moment, config: &Config) {
         let mut before = std::mem::take(&mut self.breakers);
+        self.waiting.clear();
         self.sizes.clear();
         self.thresholds.clear();
         for service in &config.services {
@@ -58,7 +61,8 @@ impl Breakers {
                     let key = BackendKey { service, route, address: backend.address };
                     let mut breaker = before.remove(&key).unwrap_or(Breaker::new(thresholds, now));
                     breaker.set(thresholds, now);
-                    self.breakers.insert(key, breaker);
+                    self.breakers.insert(key.clone(), breaker);
+                    self.follow(&key);
                 }
             }
         }
@@ -75,8 +79,19 @@ impl Breakers {
         // Looked for only where it makes a difference.
         let may_open = outcomes.1 > 0 && self.may_open(key);
         let change = self.breakers.get_mut(key)?.record(outcomes, may_open, now);
-        self.has_changed |= change.is_some();
+        if change.is_some() {
+            self.has_changed = true;
+            self.follow(key);
+        }
         change
+    }
+
+    /// Knows when time alone changes one.
+    fn follow(&mut self, key: &BackendKey) {
+        match self.breakers.get(key).and_then(Breaker::due) {
+            Some(at) => self.waiting.insert(key.clone(), at),
+            None => self.waiting.remove(key),
+        };
     }
 
     /// Whether one more of a pool may be out.
@@ -101,18 +116,20 @@ impl Breakers {
 
     /// Time has passed.
     pub fn handle_time(&mut self, now: Moment) -> Vec<Told> {
-        let turned = self.breakers.iter_mut().filter_map(|(key, breaker)| {
-            let change = breaker.turn(now)?;
-            Some((key.clone(), change))
-        });
-        let turned: Vec<_> = turned.collect();
+        let due: Vec<_> = self.waiting.extract_if(.., |_, at| *at <= now).collect();
+        let mut turned = Vec::new();
+        for (key, _) in due {
+            let change = self.breakers.get_mut(&key).and_then(|breaker| breaker.turn(now));
+            self.follow(&key);
+            turned.extend(change.map(|change| (key, change)));
+        }
         self.has_changed |= !turned.is_empty();
         turned
     }
 
     /// When time alone changes something.
     pub fn next_wake(&self) -> Option<Moment> {
-        self.breakers.values().filter_map(Breaker::due).min()
+        self.waiting.values().copied().min()
     }
 
     /// Opens, closes or resets one by hand; none where there is none, and no change where there is nothing to do.
@@ -123,6 +140,7 @@ impl Breakers {
     ) -> Option<Option<Change>> {
         let change = act(self.breakers.get_mut(key)?);
         self.has_changed |= change.is_some();
+        self.follow(key);
         Some(change)
     }
 

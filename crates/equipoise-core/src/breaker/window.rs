@@ -36,9 +36,6 @@ impl Window {
         for passed in self.last + 1..=number.min(self.last + BUCKETS as u64) {
             self.counts[(passed % BUCKETS as u64) as usize] = (0, 0);
         }
-        if number > self.last + BUCKETS as u64 {
-            self.counts = [(0, 0); BUCKETS];
-        }
         self.last = number;
         let bucket = &mut self.counts[(number % BUCKETS as u64) as usize];
         bucket.0 = bucket.0.saturating_add(successes);
