@@ -309,6 +309,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         Ok(())
     }
 
+    /// Makes the maps as planned, and takes note of how that went.
+    fn settle_maps(&mut self) -> Result<(), String> {
+        let maps = self.converge();
+        self.troubles.note(Topic::Maps, maps.clone());
+        self.troubles.schedule(Instant::now());
+        maps
+    }
+
     /// Makes the maps what is planned: where they were that before, only what has been planned anew is looked at.
     fn follow_plan(&mut self) -> Result<Converged, String> {
         self.state.plan();

@@ -1,6 +1,7 @@
 //! Errors on HTTP: problem details as of RFC 9457.
 
 use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use equipoise_core::config::Problem;
@@ -105,6 +106,19 @@ impl ProblemDetails {
         }
     }
 }
+
+/// A request whose path, query or body is not what is asked for.
+macro_rules! refused {
+    ($($rejection:ident)+) => {
+        $(impl From<$rejection> for ProblemDetails {
+            fn from(rejection: $rejection) -> Self {
+                Self::bad_request(rejection.body_text())
+            }
+        })+
+    };
+}
+
+refused! { JsonRejection PathRejection QueryRejection }
 
 impl IntoResponse for ProblemDetails {
     fn into_response(self) -> Response {

@@ -48,7 +48,7 @@ async fn flows(
     State(access): State<Access>,
     filter: Result<Query<FlowFilter>, QueryRejection>,
 ) -> Result<Response, ProblemDetails> {
-    let Query(filter) = filter.map_err(|error| bad_query(&error))?;
+    let Query(filter) = filter?;
     let flows = ask(&access, |reply| Command::Flows(filter, reply)).await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(array(flows)))
         .into_response())
@@ -62,7 +62,7 @@ async fn plan(
     State(access): State<Access>,
     request: Result<Json<PlanRequest>, JsonRejection>,
 ) -> Result<Json<PlanAnswer>, ProblemDetails> {
-    let Json(request) = request.map_err(|error| bad_body(&error))?;
+    let Json(request) = request?;
     ask(&access, |reply| Command::Plan(request, reply)).await.map(Json)
 }
 
@@ -70,7 +70,7 @@ async fn explain(
     State(access): State<Access>,
     request: Result<Json<ExplainRequest>, JsonRejection>,
 ) -> Result<Json<ExplainAnswer>, ProblemDetails> {
-    let Json(request) = request.map_err(|error| bad_body(&error))?;
+    let Json(request) = request?;
     ask(&access, |reply| Command::Explain(request, reply)).await.map(Json)
 }
 
@@ -78,7 +78,7 @@ async fn health(
     State(access): State<Access>,
     filter: Result<Query<HealthFilter>, QueryRejection>,
 ) -> Result<Json<Vec<BackendHealth>>, ProblemDetails> {
-    let Query(filter) = filter.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
+    let Query(filter) = filter?;
     ask(&access, |reply| Command::Health(filter, reply)).await.map(Json)
 }
 
@@ -87,8 +87,8 @@ async fn set_health(
     path: Result<Path<(String, String)>, PathRejection>,
     request: Result<Json<HealthWord>, JsonRejection>,
 ) -> Result<Json<Vec<BackendHealth>>, ProblemDetails> {
-    let Path((service, backend)) = path.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
-    let Json(word) = request.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
+    let Path((service, backend)) = path?;
+    let Json(word) = request?;
     let name = BackendName { service, backend, route: word.route.clone() };
     ask(&access, |reply| Command::SetHealth(name, word, reply)).await.map(Json)
 }
@@ -98,24 +98,14 @@ async fn check_health(
     path: Result<Path<(String, String)>, PathRejection>,
     query: Result<Query<OfRoute>, QueryRejection>,
 ) -> Result<Json<Vec<BackendHealth>>, ProblemDetails> {
-    let Path((service, backend)) = path.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
-    let Query(OfRoute { route }) = query.map_err(|e| ProblemDetails::bad_request(e.body_text()))?;
+    let Path((service, backend)) = path?;
+    let Query(OfRoute { route }) = query?;
     let name = BackendName { service, backend, route };
     ask(&access, |reply| Command::CheckHealth(name, reply)).await.map(Json)
 }
 
 async fn stop(State(access): State<Access>) -> Result<Json<StopAnswer>, ProblemDetails> {
     ask(&access, Command::Stop).await.map(Json)
-}
-
-/// A query that is not what is asked for.
-fn bad_query(error: &QueryRejection) -> ProblemDetails {
-    ProblemDetails::bad_request(error.body_text())
-}
-
-/// A body that is not what is asked for.
-fn bad_body(error: &JsonRejection) -> ProblemDetails {
-    ProblemDetails::bad_request(error.body_text())
 }
 
 async fn ask<T>(

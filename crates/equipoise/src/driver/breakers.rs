@@ -7,7 +7,6 @@ use tokio::time::Instant;
 use super::Driver;
 use super::health::tell_breaker;
 use super::select::DEFAULT_ROUTE;
-use super::trouble::Topic;
 use crate::admin::ProblemDetails;
 use crate::dataplane::DataPlane;
 use crate::host::Machine;
@@ -71,10 +70,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             let message = format!("service {:?} has no breakers", request.service);
             return Err(ProblemDetails::not_found(message));
         }
-        let maps = self.converge();
-        self.troubles.note(Topic::Maps, maps.clone());
-        self.troubles.schedule(Instant::now());
-        maps.map_err(ProblemDetails::failed)?;
+        self.settle_maps().map_err(ProblemDetails::failed)?;
         Ok(keys.iter().filter_map(|key| self.breaker_status(key)).collect())
     }
 

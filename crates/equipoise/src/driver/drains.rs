@@ -13,10 +13,8 @@ use tokio::time::Instant;
 use super::Driver;
 use super::health::in_words;
 use super::select::DEFAULT_ROUTE;
-use super::trouble::Topic;
 use crate::admin::{ProblemDetails, Reply};
 use crate::dataplane::DataPlane;
-use crate::dataplane::kernel::Part;
 use crate::host::Machine;
 use crate::status::operate::{DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, Selection};
 
@@ -206,15 +204,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// Makes the maps what follows from a change of drains, and keeps it for the next start.
     fn follow_drains(&mut self) -> Result<(), ProblemDetails> {
-        let maps = self.converge();
-        self.troubles.note(Topic::Maps, maps.clone());
-        self.troubles.schedule(Instant::now());
+        let maps = self.settle_maps();
         self.save();
-        maps.map_err(ProblemDetails::failed)?;
-        if self.state.take_resets() {
-            self.sweep(Part::All);
-        }
-        Ok(())
+        maps.map_err(ProblemDetails::failed)
     }
 
     /// Pools in which no backend is in.

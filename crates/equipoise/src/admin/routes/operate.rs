@@ -7,7 +7,7 @@ use axum::extract::{Query, State};
 use axum::routing::get;
 use serde::{Deserialize, Serialize};
 
-use super::{ask, bad_body, bad_query};
+use super::ask;
 use crate::admin::{Access, Command, ProblemDetails};
 use crate::status::operate::{
     BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, Selection,
@@ -27,7 +27,7 @@ async fn drain(
     State(access): State<Access>,
     request: Result<Json<DrainRequest>, JsonRejection>,
 ) -> Result<Json<DrainAnswer>, ProblemDetails> {
-    let Json(request) = request.map_err(|error| bad_body(&error))?;
+    let Json(request) = request?;
     ask(&access, |reply| Command::Drain(request, reply)).await.map(Json)
 }
 
@@ -35,7 +35,7 @@ async fn undrain(
     State(access): State<Access>,
     selection: Result<Query<Selection>, QueryRejection>,
 ) -> Result<Json<Vec<DrainStatus>>, ProblemDetails> {
-    let Query(selection) = selection.map_err(|error| bad_query(&error))?;
+    let Query(selection) = selection?;
     ask(&access, |reply| Command::Undrain(selection, reply)).await.map(Json)
 }
 
@@ -50,7 +50,7 @@ async fn breakers(
     State(access): State<Access>,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<Vec<BreakerStatus>>, ProblemDetails> {
-    let Query(Wanted { service }) = wanted.map_err(|error| bad_query(&error))?;
+    let Query(Wanted { service }) = wanted?;
     ask(&access, |reply| Command::Breakers(service, reply)).await.map(Json)
 }
 
@@ -58,6 +58,6 @@ async fn turn(
     State(access): State<Access>,
     request: Result<Json<BreakerRequest>, JsonRejection>,
 ) -> Result<Json<Vec<BreakerStatus>>, ProblemDetails> {
-    let Json(request) = request.map_err(|error| bad_body(&error))?;
+    let Json(request) = request?;
     ask(&access, |reply| Command::TurnBreaker(request, reply)).await.map(Json)
 }
