@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use equipoise_lab::serve::{HttpServer, UdpEcho};
+use equipoise_lab::serve::{HttpServer, TcpEcho, UdpEcho};
 use equipoise_lab::topology::{Host, Lab, Options};
 use equipoise_lab::{Daemon, Netns};
 use serde_json::Value;
@@ -120,6 +120,14 @@ impl Balancer {
             .sum()
     }
 
+    /// A backend of a service's own pool, by its number.
+    pub(crate) fn backend(&self, service: &str, number: usize) -> Value {
+        let status = self.status();
+        let services = status["services"].as_array().unwrap();
+        let service = services.iter().find(|s| s["name"] == service).unwrap();
+        service["pools"][0]["backends"][number].clone()
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&mut self, signal: i32) {
         self.daemon.as_mut().unwrap().signal(signal).unwrap();
@@ -198,6 +206,12 @@ impl Balanced {
 /// An HTTP server on every backend, both families.
 pub(crate) fn web_servers(lab: &Lab) -> Vec<HttpServer> {
     let start = |b: &Host| HttpServer::start(&b.netns, &b.name, &b.at(PORT)).unwrap();
+    lab.backends.iter().map(start).collect()
+}
+
+/// A TCP server on every backend, both families, that echoes.
+pub(crate) fn echo_servers(lab: &Lab) -> Vec<TcpEcho> {
+    let start = |b: &Host| TcpEcho::start(&b.netns, &b.name, &b.at(PORT)).unwrap();
     lab.backends.iter().map(start).collect()
 }
 

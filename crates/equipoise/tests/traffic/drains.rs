@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use equipoise_lab::client::{Connect, EchoConnection, UdpAsker};
 use equipoise_lab::load::Load;
-use equipoise_lab::serve::{HttpServer, TcpEcho};
+use equipoise_lab::serve::HttpServer;
 use equipoise_lab::topology::{Lab, Options};
 use equipoise_lab::{scale, wait_until};
 use serde_json::Value;
 
 use crate::balanced::{
-    Attach, Balancer, DEADLINE, PORT, TC, backends, config, udp_servers, vips, web_servers,
+    Attach, Balancer, DEADLINE, PORT, TC, backends, config, echo_servers, udp_servers, vips,
+    web_servers,
 };
 
 /// A command of the instance that goes on by itself.
@@ -27,20 +28,9 @@ fn ended(child: Child) -> (i32, Value) {
     (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap())
 }
 
-fn backend(balancer: &Balancer, name: &str, number: usize) -> Value {
-    let status = balancer.status();
-    let services = status["services"].as_array().unwrap();
-    let service = services.iter().find(|service| service["name"] == name).unwrap();
-    service["pools"][0]["backends"][number].clone()
-}
-
 pub(crate) fn a_drained_backend_keeps_its_connections_and_gets_no_new_ones(attach: Attach) {
     let lab = Lab::new(Options::default()).unwrap();
-    let _echoes: Vec<_> = lab
-        .backends
-        .iter()
-        .map(|b| TcpEcho::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
-        .collect();
+    let _echoes = echo_servers(&lab);
     let balancer = Balancer::start(&lab.balancer, &config(&lab, attach.asked));
     let client = &lab.client().netns;
     for (name, vip) in vips() {
@@ -53,9 +43,9 @@ pub(crate) fn a_drained_backend_keeps_its_connections_and_gets_no_new_ones(attac
         let address = backends(&lab, vip)[0].0.to_string();
         let waiting =
             begun(&balancer, &["drain", name, &address, "--wait", "--timeout", "1h", "--json"]);
-        wait_until(DEADLINE, "the drain", || backend(&balancer, name, 0)["draining"] == true)
+        wait_until(DEADLINE, "the drain", || balancer.backend(name, 0)["draining"] == true)
             .unwrap();
-        let first = backend(&balancer, name, 0);
+        let first = balancer.backend(name, 0);
         assert_eq!(
             (&first["effective_weight"], &first["live_flows"]),
             (&0.0.into(), &of_first.into())
@@ -68,7 +58,7 @@ pub(crate) fn a_drained_backend_keeps_its_connections_and_gets_no_new_ones(attac
         }
         let fresh: Vec<_> = (0..live).map(open).collect();
         assert!(fresh.iter().all(|connection| connection.backend() != "b1"));
-        assert_eq!(backend(&balancer, name, 0)["new_flows"], before);
+        assert_eq!(balancer.backend(name, 0)["new_flows"], before);
         for connection in &mut connections {
             connection.ask(b"and now?").unwrap();
         }
@@ -81,7 +71,7 @@ pub(crate) fn a_drained_backend_keeps_its_connections_and_gets_no_new_ones(attac
             (&drain["status"], &drain["initial_flows"]),
             (&"completed".into(), &of_first.into())
         );
-        assert_eq!(backend(&balancer, name, 0)["live_flows"], 0);
+        assert_eq!(balancer.backend(name, 0)["live_flows"], 0);
 
         let (code, said) = balancer.ask(&["undrain", name, &address]);
         assert_eq!(code, 0, "{said}");
@@ -95,11 +85,7 @@ pub(crate) fn a_drained_backend_keeps_its_connections_and_gets_no_new_ones(attac
 #[test]
 fn flows_that_a_drain_leaves_are_reset_where_that_is_asked_for() {
     let lab = Lab::new(Options { backends: 2, ..Options::default() }).unwrap();
-    let _echoes: Vec<_> = lab
-        .backends
-        .iter()
-        .map(|b| TcpEcho::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
-        .collect();
+    let _echoes = echo_servers(&lab);
     let balancer = Balancer::start(&lab.balancer, &config(&lab, TC.asked));
     let client = &lab.client().netns;
     for (name, vip) in vips() {
@@ -169,7 +155,7 @@ fn a_breaker_opens_by_failed_checks_and_closes_by_good_ones() {
                   [settings.breaker]\nmin-requests = 4\nwindow = \"1s\"\nopen-for = \"1s\"\n";
     let text = config(&lab, TC.asked) + checks;
     let balancer = Balancer::start(&lab.balancer, &text);
-    let state = |name: &str| backend(&balancer, name, 1)["breaker"].clone();
+    let state = |name: &str| balancer.backend(name, 1)["breaker"].clone();
     drop(servers.remove(1));
     for (name, vip) in vips() {
         wait_until(DEADLINE, "an open breaker", || state(name) == "open").unwrap();
@@ -202,17 +188,15 @@ fn a_breaker_opens_by_refused_connections_without_any_check() {
     drop(servers.remove(1));
     for (name, vip) in vips() {
         let load = Load::of_time(vip, Duration::from_secs(600)).start(&lab.client().netns);
-        wait_until(DEADLINE, "an open breaker", || {
-            backend(&balancer, name, 1)["breaker"] == "open"
-        })
-        .unwrap();
+        wait_until(DEADLINE, "an open breaker", || balancer.backend(name, 1)["breaker"] == "open")
+            .unwrap();
         let refused = load.stop().failed();
         assert!(refused > 0);
         let tally = Load::of_count(vip, 60).run(&lab.client().netns);
         assert_eq!((tally.failed(), tally.answered()), (0, 60), "{:?}", tally.failures);
         assert!(!tally.by_backend.contains_key("b2"));
         for number in [0, 2] {
-            assert_eq!(backend(&balancer, name, number)["breaker"], "closed");
+            assert_eq!(balancer.backend(name, number)["breaker"], "closed");
         }
     }
 }

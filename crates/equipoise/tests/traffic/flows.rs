@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use equipoise_lab::client::{Connect, EchoConnection, UdpAsker, download, http_get};
 use equipoise_lab::load::Load;
-use equipoise_lab::serve::{HttpServer, TcpEcho};
+use equipoise_lab::serve::HttpServer;
 use equipoise_lab::topology::{Lab, Options};
 use equipoise_lab::{scale, wait_until};
 
-use crate::balanced::{Attach, Balanced, Balancer, DEADLINE, PORT, backends, vips, web_servers};
+use crate::balanced::{
+    Attach, Balanced, Balancer, DEADLINE, PORT, backends, echo_servers, vips, web_servers,
+};
 
 /// A service on a VIP for these backends, with further lines.
 fn service(vip: SocketAddr, backends: &[SocketAddr], lines: &str) -> String {
@@ -168,11 +170,7 @@ pub(crate) fn without_a_control_plane_dead_flows_make_room(attach: Attach) {
     // So few that no set of the table is full of live ones, wherever they fall.
     const FRESH: usize = 30;
     let lab = Lab::new(Options::default()).unwrap();
-    let echoes: Vec<_> = lab
-        .backends
-        .iter()
-        .map(|b| TcpEcho::start(&b.netns, &b.name, &b.at(PORT)).unwrap())
-        .collect();
+    let echoes = echo_servers(&lab);
     let lines = "on-full = \"drop\"\ntimeouts = { tcp-opening = \"4s\", tcp-established = \"4s\", tcp-closing = \"4s\" }";
     let text = format!("[settings]\nattach = \"{}\"\nmax-flows = {FLOWS}\n", attach.asked)
         + &vips()

@@ -29,19 +29,9 @@ fn check(more: &str) -> String {
     )
 }
 
-/// A backend of a service, by its number.
-fn backend(balancer: &Balancer, name: &str, number: usize) -> Value {
-    let status = balancer.status();
-    let services = status["services"].as_array().unwrap();
-    let service = services.iter().find(|service| service["name"] == name).unwrap();
-    service["pools"][0]["backends"][number].clone()
-}
-
 fn until_all_are(balancer: &Balancer, health: &str) {
     wait_until(DEADLINE, &format!("all {health}"), || {
-        vips()
-            .iter()
-            .all(|(name, _)| (0..3).all(|b| backend(balancer, name, b)["health"] == health))
+        vips().iter().all(|(name, _)| (0..3).all(|b| balancer.backend(name, b)["health"] == health))
     })
     .unwrap();
 }
@@ -64,18 +54,16 @@ pub(crate) fn a_backend_that_fails_its_checks_gets_no_new_flows_until_it_passes_
         let gone = servers.remove(1);
         drop(gone);
         let killed = Instant::now();
-        wait_until(DEADLINE, "no weight", || {
-            backend(&balancer, name, 1)["effective_weight"] == 0.0
-        })
-        .unwrap();
+        wait_until(DEADLINE, "no weight", || balancer.backend(name, 1)["effective_weight"] == 0.0)
+            .unwrap();
         let took = killed.elapsed();
         // Looking takes a while, too.
         assert!(
             took < (THRESHOLD * INTERVAL + Duration::from_millis(500)) * patience(),
             "{took:?}"
         );
-        assert_eq!(backend(&balancer, name, 1)["health"], "unhealthy");
-        assert_eq!(backend(&balancer, name, 1)["share"], 0.0);
+        assert_eq!(balancer.backend(name, 1)["health"], "unhealthy");
+        assert_eq!(balancer.backend(name, 1)["share"], 0.0);
 
         // Those that had begun before may fail; none of those that begin now does.
         let settled = load.tally().answered() + 20;
@@ -90,7 +78,7 @@ pub(crate) fn a_backend_that_fails_its_checks_gets_no_new_flows_until_it_passes_
         servers.insert(1, HttpServer::start(&host.netns, &host.name, &host.at(PORT)).unwrap());
         let mut seen = Vec::new();
         wait_until(DEADLINE, "all of its weight", || {
-            let weight = backend(&balancer, name, 1)["effective_weight"].as_f64().unwrap();
+            let weight = balancer.backend(name, 1)["effective_weight"].as_f64().unwrap();
             if seen.last() != Some(&weight) {
                 seen.push(weight);
             }
@@ -130,7 +118,7 @@ pub(crate) fn flows_of_a_backend_that_is_down_are_treated_as_the_service_says(at
         }
         checked.remove(1);
         wait_until(DEADLINE, "no weight", || {
-            vips().iter().all(|(name, _)| backend(&balancer, name, 1)["effective_weight"] == 0.0)
+            vips().iter().all(|(name, _)| balancer.backend(name, 1)["effective_weight"] == 0.0)
         })
         .unwrap();
         for asker in &askers {
@@ -200,7 +188,7 @@ fn silent_clients_are_told(lab: &Lab, balancer: &Balancer, checked: &mut Vec<Tcp
     let host = &lab.backends[1];
     checked.push(TcpEcho::start(&host.netns, &host.name, &host.at(CHECKED)).unwrap());
     wait_until(DEADLINE, "all of its weight", || {
-        vips().iter().all(|(name, _)| backend(balancer, name, 1)["effective_weight"] == 30.0)
+        vips().iter().all(|(name, _)| balancer.backend(name, 1)["effective_weight"] == 30.0)
     })
     .unwrap();
     let mut streams: Vec<_> = vips()
@@ -210,7 +198,7 @@ fn silent_clients_are_told(lab: &Lab, balancer: &Balancer, checked: &mut Vec<Tcp
         .collect();
     checked.pop();
     wait_until(DEADLINE, "no weight", || {
-        vips().iter().all(|(name, _)| backend(balancer, name, 1)["effective_weight"] == 0.0)
+        vips().iter().all(|(name, _)| balancer.backend(name, 1)["effective_weight"] == 0.0)
     })
     .unwrap();
     for stream in &streams {
