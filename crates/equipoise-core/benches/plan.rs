@@ -10,7 +10,8 @@ use equipoise_common::limit;
 use equipoise_core::config::{Config, parse};
 use equipoise_core::diff::{Applied, diff, diff_within};
 use equipoise_core::facts::{Facts, Interface};
-use equipoise_core::health::{BackendKey, Manual};
+use equipoise_core::health::Manual;
+use equipoise_core::id::BackendKey;
 use equipoise_core::state::State;
 
 const BACKENDS: u32 = 10;

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// A moment: time since an instant that all moments have in common, and that is before them.
 pub type Moment = Duration;
 
-use crate::health::BackendKey;
+use crate::id::BackendKey;
 use crate::weight::Belief;
 
 /// Facts about the machine, gathered by the shell.

@@ -20,19 +20,8 @@ pub use schedule::Target;
 
 use crate::config::health::Recovery;
 use crate::config::{Config, HealthCheck};
-use crate::id::RouteName;
+use crate::id::{BackendKey, Member};
 use crate::weight::Belief;
-
-/// A backend of a pool.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BackendKey {
-    /// The service's name.
-    pub service: Arc<str>,
-    /// What leads to the pool.
-    pub route: RouteName,
-    /// Address and port.
-    pub address: SocketAddr,
-}
 
 /// A check under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -142,23 +131,15 @@ impl Health {
     pub fn handle_config(&mut self, now: Duration, config: &Config) {
         let mut before = std::mem::take(&mut self.backends);
         let mut left = Vec::new();
-        for service in &config.services {
-            let name: Arc<str> = service.name.as_str().into();
-            for pool in service.pools() {
-                let route: RouteName = pool.route.map(|route| route.name().into());
-                for backend in pool.backends {
-                    let (service, route) = (Arc::clone(&name), route.clone());
-                    let key = BackendKey { service, route, address: backend.address };
-                    let old = before.remove(&key).flatten();
-                    let checked = backend.health_check.as_ref().map(|check| Checked {
-                        target: self.watch(now, (&key, backend.address), (check, old)),
-                        recovery: pool.recovery,
-                    });
-                    let is_other = |old: &Checked| checked.is_none_or(|c| c.target != old.target);
-                    left.extend(old.filter(is_other).map(|old| (old.target, key.clone())));
-                    self.backends.insert(key, checked);
-                }
-            }
+        for (key, Member { pool, backend, .. }) in BackendKey::all(config) {
+            let old = before.remove(&key).flatten();
+            let checked = backend.health_check.as_ref().map(|check| Checked {
+                target: self.watch(now, (&key, backend.address), (check, old)),
+                recovery: pool.recovery,
+            });
+            let is_other = |old: &Checked| checked.is_none_or(|c| c.target != old.target);
+            left.extend(old.filter(is_other).map(|old| (old.target, key.clone())));
+            self.backends.insert(key, checked);
         }
         for (key, old) in before {
             self.manual.remove(&key);

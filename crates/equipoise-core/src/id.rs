@@ -5,6 +5,8 @@
 //! flows if it returns, and nobody else gets it while a flow may name it. Knows nothing of the
 //! flow table; the shell says what flows name.
 
+mod backend;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +14,8 @@ use std::sync::Arc;
 
 use equipoise_common::limit;
 use equipoise_common::value::{Fate, Mode};
+
+pub use backend::{BackendKey, DEFAULT_ROUTE, Member};
 
 use crate::config::{self, Config, OnBackendRemoved};
 

@@ -15,8 +15,8 @@ use crate::config::{self, Config};
 use crate::diff::Scope;
 use crate::drain::{self, Drain, Drains};
 use crate::facts::{Facts, Moment};
-use crate::health::{BackendKey, Change, Effect, Health, Manual, Outcome, ProbeId, Standing};
-use crate::id::{Held, Ids, Mark, Named, RouteName, Wanted};
+use crate::health::{Change, Effect, Health, Manual, Outcome, ProbeId, Standing};
+use crate::id::{BackendKey, Held, Ids, Mark, Named, RouteName, Wanted};
 use crate::plan::{Desired, Note, PoolPlan, ServiceKey, plan, plan_again};
 use crate::weight::{Belief, Drained, Weight};
 
@@ -270,9 +270,13 @@ impl State {
         self.drains.start(key.clone(), request, flows, self.now)
     }
 
-    /// A drain that began before this process goes on.
-    pub fn restore_drain(&mut self, key: &BackendKey, drain: Drain) {
-        self.drains.restore(key.clone(), drain);
+    /// A drain that began before this process goes on; false where there is no such backend.
+    pub fn restore_drain(&mut self, key: &BackendKey, drain: Drain) -> bool {
+        let is_there = self.health.knows(key);
+        if is_there {
+            self.drains.restore(key.clone(), drain);
+        }
+        is_there
     }
 
     /// A backend is to get new flows again; how its drain is over, if it was drained.

@@ -8,8 +8,7 @@ use super::{Breaker, Change, State};
 use crate::config::Config;
 use crate::config::breaker::Thresholds;
 use crate::facts::Moment;
-use crate::health::BackendKey;
-use crate::id::RouteName;
+use crate::id::{BackendKey, Member, RouteName};
 
 /// A change, and of which backend.
 pub type Told = (BackendKey, Change);
@@ -49,22 +48,15 @@ impl Breakers {
         self.waiting.clear();
         self.sizes.clear();
         self.thresholds.clear();
-        for service in &config.services {
+        for (key, Member { service, pool, .. }) in BackendKey::all(config) {
             let Some(thresholds) = service.breaker else { continue };
-            let name: Arc<str> = service.name.as_str().into();
-            self.thresholds.insert(Arc::clone(&name), thresholds);
-            for pool in service.pools() {
-                let route: RouteName = pool.route.map(|route| route.name().into());
-                self.sizes.insert((Arc::clone(&name), route.clone()), pool.backends.len());
-                for backend in pool.backends {
-                    let (service, route) = (Arc::clone(&name), route.clone());
-                    let key = BackendKey { service, route, address: backend.address };
-                    let mut breaker = before.remove(&key).unwrap_or(Breaker::new(thresholds, now));
-                    breaker.set(thresholds, now);
-                    self.breakers.insert(key.clone(), breaker);
-                    self.follow(&key);
-                }
-            }
+            self.thresholds.insert(Arc::clone(&key.service), thresholds);
+            let place = (Arc::clone(&key.service), key.route.clone());
+            self.sizes.insert(place, pool.backends.len());
+            let mut breaker = before.remove(&key).unwrap_or(Breaker::new(thresholds, now));
+            breaker.set(thresholds, now);
+            self.breakers.insert(key.clone(), breaker);
+            self.follow(&key);
         }
         self.has_changed = true;
     }

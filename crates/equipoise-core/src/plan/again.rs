@@ -11,7 +11,7 @@ use super::{Desired, draft};
 use crate::config::Config;
 use crate::diff::Scope;
 use crate::facts::Facts;
-use crate::health::BackendKey;
+use crate::id::BackendKey;
 use crate::id::{Ids, RouteName};
 
 /// More pools than this are not worth the trouble.

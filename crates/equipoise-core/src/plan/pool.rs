@@ -17,7 +17,7 @@ use crate::config::{
     Route, Service,
 };
 use crate::facts::Facts;
-use crate::health::BackendKey;
+use crate::id::BackendKey;
 use crate::id::{Departure, Family, Held, Id, Ids, RouteName};
 use crate::load;
 use crate::maglev::{self, Resolution};

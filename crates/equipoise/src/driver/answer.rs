@@ -10,6 +10,7 @@ use equipoise_common::flow::count::Pressure;
 use equipoise_common::value::Traffic;
 use equipoise_common::verdict::Verdict;
 use equipoise_core::config::{Affinity, Algorithm, Protocol, Route};
+use equipoise_core::id::DEFAULT_ROUTE;
 use equipoise_core::state::{BackendView, PoolView, ServiceView};
 use tokio::time::Instant;
 
@@ -217,7 +218,7 @@ fn service(view: &ServiceView<'_>, counted: &Counted) -> ServiceStatus {
 
 fn pool(view: &PoolView<'_>, counted: &Counted) -> PoolStatus {
     PoolStatus {
-        route: view.pool.route.map_or("default", Route::name).to_owned(),
+        route: view.pool.route.map_or(DEFAULT_ROUTE, Route::name).to_owned(),
         algorithm: algorithm(view.pool.algorithm).to_owned(),
         affinity: affinity(view.pool.affinity).map(str::to_owned),
         panic: view.panics,

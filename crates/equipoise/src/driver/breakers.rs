@@ -1,12 +1,11 @@
 //! Breakers in the loop: shown, and turned by hand.
 
-use equipoise_core::health::BackendKey;
+use equipoise_core::id::BackendKey;
 use equipoise_core::state::Turn;
 use tokio::time::Instant;
 
 use super::Driver;
 use super::health::tell_breaker;
-use super::select::DEFAULT_ROUTE;
 use crate::admin::ProblemDetails;
 use crate::dataplane::DataPlane;
 use crate::host::Machine;
@@ -80,7 +79,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let all = successes + failures;
         Some(BreakerStatus {
             service: key.service.to_string(),
-            route: key.route.as_deref().unwrap_or(DEFAULT_ROUTE).to_owned(),
+            route: key.route_name().to_owned(),
             backend: key.address,
             state: standing.state.name().to_owned(),
             since: self.clock.written(standing.since),

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use equipoise_core::config::breaker::OnTimeout;
 use equipoise_core::drain::{Drain, Request, Status};
-use equipoise_core::health::BackendKey;
+use equipoise_core::id::BackendKey;
 use tokio::time::Instant;
 
 use super::Driver;
 use super::health::in_words;
-use super::select::DEFAULT_ROUTE;
 use crate::admin::{ProblemDetails, Reply};
 use crate::dataplane::DataPlane;
 use crate::host::Machine;
@@ -232,7 +231,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let Drain { request, begun, initial_flows, status, .. } = *self.state.drains().get(key)?;
         Some(DrainStatus {
             service: key.service.to_string(),
-            route: key.route.as_deref().unwrap_or(DEFAULT_ROUTE).to_owned(),
+            route: key.route_name().to_owned(),
             backend: key.address,
             status: status.name().to_owned(),
             started_at: self.clock.written(begun),
@@ -248,8 +247,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 }
 
 fn is_of(status: &DrainStatus, key: &BackendKey) -> bool {
-    let route = key.route.as_deref().unwrap_or(DEFAULT_ROUTE);
-    (&*status.service, &*status.route, status.backend) == (&*key.service, route, key.address)
+    (&*status.service, &*status.route, status.backend)
+        == (&*key.service, key.route_name(), key.address)
 }
 
 /// Whether who waits for it has its answer.

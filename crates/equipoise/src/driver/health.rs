@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use equipoise_core::breaker;
 use equipoise_core::config::{Route, target};
-use equipoise_core::health::{
-    BackendKey, Change, Manual, Outcome, ProbeId, Record, Standing, Target, Verdict,
-};
+use equipoise_core::health::{Change, Manual, Outcome, ProbeId, Record, Standing, Target, Verdict};
+use equipoise_core::id::BackendKey;
 use equipoise_core::state::{BackendView, PoolView};
 use tokio::time::Instant;
 
 use super::Driver;
-use super::select::DEFAULT_ROUTE;
 use super::trouble::Topic;
 use crate::admin::{ProblemDetails, Reply};
 use crate::dataplane::DataPlane;
@@ -200,7 +198,7 @@ fn backend_health(
     });
     BackendHealth {
         service: key.service.to_string(),
-        route: key.route.as_deref().unwrap_or(DEFAULT_ROUTE).to_owned(),
+        route: key.route_name().to_owned(),
         backend: key.address,
         health: standing.name().to_owned(),
         manual,

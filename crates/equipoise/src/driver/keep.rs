@@ -12,7 +12,8 @@ use std::time::Duration;
 use equipoise_core::config::breaker::OnTimeout;
 use equipoise_core::config::target;
 use equipoise_core::drain::{Drain, Request, Status};
-use equipoise_core::health::{BackendKey, Manual};
+use equipoise_core::health::Manual;
+use equipoise_core::id::BackendKey;
 use serde::{Deserialize, Serialize};
 
 use super::Driver;

@@ -1,20 +1,15 @@
 //! Which backends an operator means.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use equipoise_core::config::{self, target};
-use equipoise_core::health::BackendKey;
-use equipoise_core::id::RouteName;
+use equipoise_core::id::BackendKey;
 
 use super::Driver;
 use crate::admin::ProblemDetails;
 use crate::dataplane::DataPlane;
 use crate::host::Machine;
 use crate::status::operate::Selection;
-
-/// What the pool for clients without a route is called.
-pub(super) const DEFAULT_ROUTE: &str = "default";
 
 impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// The backends that are meant; at least one.
@@ -49,10 +44,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         })?;
         self.service(service)?;
         let is_meant = |key: &BackendKey| {
-            let name = key.route.as_deref().unwrap_or(DEFAULT_ROUTE);
             *key.service == *service
                 && key.address == address
-                && route.is_none_or(|route| route == name)
+                && route.is_none_or(|route| route == key.route_name())
         };
         let found = self.all_backends(is_meant);
         if found.is_empty() {
@@ -72,18 +66,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// The backends of all pools that are meant, in the order of the file.
     pub(super) fn all_backends(&self, is_meant: impl Fn(&BackendKey) -> bool) -> Vec<BackendKey> {
-        let mut found = Vec::new();
-        for service in &self.state.config().services {
-            let name: Arc<str> = service.name.as_str().into();
-            for pool in service.pools() {
-                let route: RouteName = pool.route.map(|route| route.name().into());
-                for backend in pool.backends {
-                    let (service, route) = (Arc::clone(&name), route.clone());
-                    let key = BackendKey { service, route, address: backend.address };
-                    found.extend(is_meant(&key).then_some(key));
-                }
-            }
-        }
-        found
+        let all = BackendKey::all(self.state.config()).map(|(key, _)| key);
+        all.filter(is_meant).collect()
     }
 }

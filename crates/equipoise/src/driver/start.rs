@@ -209,9 +209,8 @@ impl Begun {
         let beginning = Beginning { now: self.clock.now(), seed };
         let mut state = State::begun(config, reading.facts(), beginning);
         for (key, drain) in self.kept.drains() {
-            if state.configured_weight(&key).is_some() {
+            if state.restore_drain(&key, drain) {
                 tracing::info!(backend = in_words(&key), "drained, as before");
-                state.restore_drain(&key, drain);
             }
         }
         for (key, word) in self.kept.words() {
