@@ -97,13 +97,7 @@ pub enum Drained {
 impl Default for Belief {
     /// Of a backend about which nothing is known.
     fn default() -> Self {
-        Self {
-            is_down: false,
-            recovered: 100,
-            drained: Drained::No,
-            resets: false,
-            breaker: breaker::State::Closed,
-        }
+        Self::UNKNOWN
     }
 }
 
@@ -111,14 +105,16 @@ impl Default for Belief {
 const HALF_OPEN: u8 = 10;
 
 impl Belief {
-    /// Of a backend that is down.
-    pub const DOWN: Self = Self {
-        is_down: true,
+    /// Of a backend about which nothing is known.
+    pub const UNKNOWN: Self = Self {
+        is_down: false,
         recovered: 100,
         drained: Drained::No,
         resets: false,
         breaker: breaker::State::Closed,
     };
+    /// Of a backend that is down.
+    pub const DOWN: Self = Self { is_down: true, ..Self::UNKNOWN };
 
     /// Whether it may be chosen, as far as its breaker does not matter.
     fn is_usable(self) -> bool {
@@ -256,13 +252,7 @@ impl Pool<'_> {
 mod tests {
     use super::*;
 
-    const UP: Belief = Belief {
-        is_down: false,
-        recovered: 100,
-        drained: Drained::No,
-        resets: false,
-        breaker: breaker::State::Closed,
-    };
+    const UP: Belief = Belief::UNKNOWN;
     const DRAINED: Belief = Belief { drained: Drained::Yes, ..UP };
     const OPEN: Belief = Belief { breaker: breaker::State::Open, ..UP };
     const HALF: Belief = Belief { breaker: breaker::State::HalfOpen, ..UP };

@@ -13,7 +13,7 @@ mod operate;
 
 pub use decap::Decap;
 pub use health::{Health, HealthAction, OneBackend, Probe, Wait};
-pub use operate::{Breaker, Drain, Turn as BreakerTurn, Turned, Undrain};
+pub use operate::{Breaker, Drain, Turn as BreakerTurn, Turned, Undrain, Which};
 
 /// Where the configuration is when no file is named.
 pub const DEFAULT_CONFIG: &str = "/etc/equipoise/equipoise.toml";

@@ -4,21 +4,28 @@ use std::time::Duration;
 
 use equipoise_core::config::target;
 
-use super::args::{Drain, Global, Undrain};
+use super::args::{Drain, Global, Undrain, Which};
 use super::{Exit, Failure, print, print_json, table};
 use crate::status::operate::{DrainRequest, DrainStatus, Selection};
 
+impl Which {
+    /// With the address of a backend, where one is named.
+    fn selection(&self, backend: Option<&String>) -> Selection {
+        Selection {
+            service: self.service.clone(),
+            backend: backend.cloned(),
+            route: self.route.clone(),
+            host: self.host,
+            itself: self.itself,
+        }
+    }
+}
+
 pub(super) async fn drain(global: &Global, asked: &Drain) -> Result<(), Failure> {
-    let selection = |backend: Option<&String>| Selection {
-        service: asked.service.clone(),
-        backend: backend.cloned(),
-        route: asked.route.clone(),
-        host: asked.host,
-        itself: asked.itself,
-    };
+    let which = &asked.which;
     let backends = match &*asked.backends {
-        [] => vec![selection(None)],
-        backends => backends.iter().map(|backend| selection(Some(backend))).collect(),
+        [] => vec![which.selection(None)],
+        backends => backends.iter().map(|backend| which.selection(Some(backend))).collect(),
     };
     let request = DrainRequest {
         backends,
@@ -30,7 +37,7 @@ pub(super) async fn drain(global: &Global, asked: &Drain) -> Result<(), Failure>
     let answer = global.client().drain(&request).await?;
     if global.json {
         print_json(&answer)?;
-    } else if asked.itself {
+    } else if asked.which.itself {
         print("this balancer is drained: not ready, its flows go on\n")?;
     } else {
         print(&shown(&answer.drains))?;
@@ -58,18 +65,12 @@ fn waited(drains: &[DrainStatus]) -> Result<(), Failure> {
 }
 
 pub(super) async fn undrain(global: &Global, asked: &Undrain) -> Result<(), Failure> {
-    let selection = Selection {
-        service: asked.service.clone(),
-        backend: asked.backend.clone(),
-        route: asked.route.clone(),
-        host: asked.host,
-        itself: asked.itself,
-    };
+    let selection = asked.which.selection(asked.backend.as_ref());
     let ended = global.client().undrain(&selection).await?;
     if global.json {
         return print_json(&ended);
     }
-    if asked.itself {
+    if asked.which.itself {
         return print("this balancer is ready again\n");
     }
     let lines = ended.iter().map(|drain| {

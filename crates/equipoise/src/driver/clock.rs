@@ -42,3 +42,8 @@ impl Clock {
         humantime::format_rfc3339_millis(UNIX_EPOCH + moment).to_string()
     }
 }
+
+/// A time as answers and files write it.
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -11,6 +11,7 @@ use equipoise_core::id::BackendKey;
 use tokio::time::Instant;
 
 use super::Driver;
+use super::clock::millis;
 use super::health::in_words;
 use crate::admin::{ProblemDetails, Reply};
 use crate::dataplane::DataPlane;
@@ -269,10 +270,6 @@ fn on_timeout(text: &str) -> Result<OnTimeout, ProblemDetails> {
             "on_timeout {text:?} is neither \"keep\" nor \"reset\""
         ))
     })
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use equipoise_core::id::BackendKey;
 use serde::{Deserialize, Serialize};
 
 use super::Driver;
+use super::clock::millis;
 use crate::dataplane::DataPlane;
 use crate::host::Machine;
 
@@ -36,14 +37,40 @@ pub(super) struct Kept {
     words: Vec<KeptWord>,
 }
 
-/// An operator's word about the health of a backend.
+/// A backend by its names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct KeptWord {
+struct KeptBackend {
     service: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     route: Option<String>,
     #[serde(with = "target")]
     backend: SocketAddr,
+}
+
+impl KeptBackend {
+    fn of(key: &BackendKey) -> Self {
+        Self {
+            service: key.service.to_string(),
+            route: key.route.as_deref().map(str::to_owned),
+            backend: key.address,
+        }
+    }
+
+    fn key(&self) -> BackendKey {
+        let Self { service, route, backend } = self;
+        BackendKey {
+            service: service.as_str().into(),
+            route: route.as_deref().map(Into::into),
+            address: *backend,
+        }
+    }
+}
+
+/// An operator's word about the health of a backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct KeptWord {
+    #[serde(flatten)]
+    of: KeptBackend,
     down: bool,
     /// Until when, since the Unix epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,11 +79,8 @@ struct KeptWord {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct KeptDrain {
-    service: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    route: Option<String>,
-    #[serde(with = "target")]
-    backend: SocketAddr,
+    #[serde(flatten)]
+    of: KeptBackend,
     /// Since the Unix epoch.
     begun_ms: u64,
     timeout_ms: u64,
@@ -116,8 +140,10 @@ impl Kept {
     /// Operators' words about the health of backends.
     pub(super) fn words(&self) -> impl Iterator<Item = (BackendKey, Manual)> {
         self.words.iter().map(|kept| {
-            let key = key_of(&kept.service, kept.route.as_deref(), kept.backend);
-            (key, Manual { is_down: kept.down, until: kept.until_ms.map(Duration::from_millis) })
+            (
+                kept.of.key(),
+                Manual { is_down: kept.down, until: kept.until_ms.map(Duration::from_millis) },
+            )
         })
     }
 
@@ -130,7 +156,6 @@ impl Kept {
                 on_timeout: on_timeout.map(|(_, found)| *found).unwrap_or_default(),
                 is_forced: kept.forced,
             };
-            let key = key_of(&kept.service, kept.route.as_deref(), kept.backend);
             let drain = Drain {
                 request,
                 begun: Duration::from_millis(kept.begun_ms),
@@ -138,13 +163,9 @@ impl Kept {
                 flows: kept.initial_flows,
                 status: Status::from_name(&kept.status).unwrap_or(Status::Draining),
             };
-            (key, drain)
+            (kept.of.key(), drain)
         })
     }
-}
-
-fn key_of(service: &str, route: Option<&str>, address: SocketAddr) -> BackendKey {
-    BackendKey { service: service.into(), route: route.map(Into::into), address }
 }
 
 /// Where the state of an instance is.
@@ -156,11 +177,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// Keeps what outlives the process, where it has changed.
     pub(super) fn save(&mut self) {
         let drains = self.state.drains().iter().map(|(key, drain)| KeptDrain {
-            service: key.service.to_string(),
-            route: key.route.as_deref().map(str::to_owned),
-            backend: key.address,
-            begun_ms: drain.begun.as_millis() as u64,
-            timeout_ms: drain.request.timeout.as_millis() as u64,
+            of: KeptBackend::of(key),
+            begun_ms: millis(drain.begun),
+            timeout_ms: millis(drain.request.timeout),
             on_timeout: drain.request.on_timeout.name().to_owned(),
             forced: drain.request.is_forced,
             initial_flows: drain.initial_flows,
@@ -168,11 +187,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         });
         let drains = drains.collect();
         let words = self.state.words().map(|(key, Manual { is_down, until })| KeptWord {
-            service: key.service.to_string(),
-            route: key.route.as_deref().map(str::to_owned),
-            backend: key.address,
+            of: KeptBackend::of(key),
             down: is_down,
-            until_ms: until.map(|until| until.as_millis() as u64),
+            until_ms: until.map(millis),
         });
         let words = words.collect();
         let kept = Kept { version: VERSION, itself: self.is_drained, drains, words };
@@ -196,9 +213,11 @@ mod tests {
 
     fn kept() -> Kept {
         let drain = KeptDrain {
-            service: "web".to_owned(),
-            route: Some("10.0.0.0/8".to_owned()),
-            backend: "[2001:db8::1]:80".parse().unwrap(),
+            of: KeptBackend {
+                service: "web".to_owned(),
+                route: Some("10.0.0.0/8".to_owned()),
+                backend: "[2001:db8::1]:80".parse().unwrap(),
+            },
             begun_ms: 1_700_000_000_123,
             timeout_ms: 60_000,
             on_timeout: "reset".to_owned(),
@@ -207,9 +226,11 @@ mod tests {
             status: "timeout".to_owned(),
         };
         let word = KeptWord {
-            service: "web".to_owned(),
-            route: None,
-            backend: "10.0.0.1:80".parse().unwrap(),
+            of: KeptBackend {
+                service: "web".to_owned(),
+                route: None,
+                backend: "10.0.0.1:80".parse().unwrap(),
+            },
             down: true,
             until_ms: Some(1_800_000_000_000),
         };

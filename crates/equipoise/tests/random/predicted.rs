@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use equipoise::dataplane::DataPlane as _;
-use equipoise::dataplane::kernel::{Input, Part};
+use equipoise::dataplane::kernel::Input;
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::facts::{Facts, Interface};
 use equipoise_lab::scale;
@@ -14,6 +13,7 @@ use crate::bench::Bench;
 use crate::model::{Model, Traffic};
 use crate::mutants::{shot, told};
 use crate::traffic::{CONFIG, NEIGHBOURS};
+use crate::whole::forget;
 use crate::wire::{Dice, parse};
 
 const SEED: u64 = 0x30de_0000;
@@ -48,18 +48,6 @@ fn config(dice: &mut Dice) -> String {
         text.push_str("]\n");
     }
     text
-}
-
-/// Time goes on until nothing is left of what was.
-fn forget(bench: &mut Bench, hours: u64) {
-    let Bench { netns, kernel, .. } = bench;
-    let mut at = |time| {
-        kernel.set_time(time).unwrap();
-        netns.run(|| kernel.sweep(Part::All));
-    };
-    let start = Duration::from_secs(hours * 3600);
-    at(start);
-    at(start + Duration::from_secs(60));
 }
 
 fn counters(bench: &Bench) -> Vec<u64> {

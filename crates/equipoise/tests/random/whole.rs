@@ -109,7 +109,7 @@ const OFTEN: [Verdict; 29] = [
 ];
 
 /// Time goes on until nothing is left of what was.
-fn forget(bench: &mut Bench, hours: u64) {
+pub(crate) fn forget(bench: &mut Bench, hours: u64) {
     let Bench { netns, kernel, .. } = bench;
     let mut at = |time| {
         kernel.set_time(time).unwrap();

@@ -21,7 +21,7 @@ fn checked(backends: &[SocketAddr]) -> String {
 }
 
 /// The ids that slots name.
-fn chosen(lab: &Lab) -> BTreeSet<u32> {
+pub(super) fn chosen(lab: &Lab) -> BTreeSet<u32> {
     let plane = lab.plane.borrow();
     let memory = &plane.memory;
     let slots = memory.contents().pools.keys().filter_map(|&pool| memory.slots(pool));
@@ -37,11 +37,11 @@ fn are(expected: &[(&str, f64)]) -> Vec<(String, f64)> {
     expected.iter().map(|&(health, weight)| (health.to_owned(), weight)).collect()
 }
 
-fn name(backend: &str) -> BackendName {
+pub(super) fn name(backend: &str) -> BackendName {
     BackendName { service: "web".to_owned(), backend: backend.to_owned(), route: None }
 }
 
-fn word(state: Word, for_seconds: Option<f64>) -> HealthWord {
+pub(super) fn word(state: Word, for_seconds: Option<f64>) -> HealthWord {
     HealthWord { state, for_seconds, route: None }
 }
 

@@ -54,9 +54,7 @@ impl Lab {
 
     /// Whether a slot of any pool has this backend.
     fn is_chosen(&self, id: u32) -> bool {
-        let plane = self.plane.borrow();
-        let mut pools = plane.memory.contents().pools.keys();
-        pools.any(|&pool| plane.memory.slots(pool).is_some_and(|slots| slots.contains(&id)))
+        health::chosen(self).contains(&id)
     }
 }
 
@@ -282,13 +280,8 @@ async fn breakers_are_turned_by_hand() {
 
 #[tokio::test]
 async fn word_about_health_outlives_the_process_until_it_is_taken_back() {
-    use equipoise::status::health::{BackendName, HealthWord, Word};
-    let name = |backend: &str| BackendName {
-        service: "web".to_owned(),
-        backend: backend.to_owned(),
-        route: None,
-    };
-    let word = |state, for_seconds| HealthWord { state, for_seconds, route: None };
+    use equipoise::status::health::Word;
+    use health::{name, word};
     let (driver, lab) = Lab::start(CONFIG).await;
     run(driver, async {
         lab.client.set_health(&name(FIRST), &word(Word::Down, None)).await.unwrap();

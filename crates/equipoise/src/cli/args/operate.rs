@@ -12,24 +12,32 @@ Examples:
   equipoise drain --self                            this balancer, before a fail-over: its flows go on
   equipoise undrain web 10.0.0.1:8080";
 
-/// Arguments of `drain`.
+/// Which backends are meant, but for their addresses.
 #[derive(Debug, Args)]
-pub struct Drain {
+pub struct Which {
     /// The service
     #[arg(required_unless_present_any = ["host", "itself"])]
     pub service: Option<String>,
-    /// Its backends, as the configuration writes them
-    #[arg(value_name = "BACKEND", requires = "service", required_unless_present_any = ["host", "itself"])]
-    pub backends: Vec<String>,
     /// In the pool of this route alone: `default`, or its first source
     #[arg(long, value_name = "ROUTE", requires = "service")]
     pub route: Option<String>,
     /// Every backend of this address, in every service
     #[arg(long, value_name = "ADDR", conflicts_with_all = ["service", "itself"])]
     pub host: Option<IpAddr>,
-    /// This balancer: it is not ready any more, and its flows go on
+    /// This balancer: whether it is ready, while its flows go on
     #[arg(long = "self", conflicts_with_all = ["service", "host"])]
     pub itself: bool,
+}
+
+/// Arguments of `drain`.
+#[derive(Debug, Args)]
+pub struct Drain {
+    /// Which
+    #[command(flatten)]
+    pub which: Which,
+    /// Its backends, as the configuration writes them
+    #[arg(value_name = "BACKEND", requires = "service", required_unless_present_any = ["host", "itself"])]
+    pub backends: Vec<String>,
     /// How long flows may take to end [default: settings.drain.timeout]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<String>,
@@ -47,21 +55,12 @@ pub struct Drain {
 /// Arguments of `undrain`.
 #[derive(Debug, Args)]
 pub struct Undrain {
-    /// The service
-    #[arg(required_unless_present_any = ["host", "itself"])]
-    pub service: Option<String>,
+    /// Which
+    #[command(flatten)]
+    pub which: Which,
     /// The backend, as the configuration writes it
     #[arg(requires = "service", required_unless_present_any = ["host", "itself"])]
     pub backend: Option<String>,
-    /// In the pool of this route alone: `default`, or its first source
-    #[arg(long, value_name = "ROUTE", requires = "service")]
-    pub route: Option<String>,
-    /// Every backend of this address, in every service
-    #[arg(long, value_name = "ADDR", conflicts_with_all = ["service", "itself"])]
-    pub host: Option<IpAddr>,
-    /// This balancer
-    #[arg(long = "self", conflicts_with_all = ["service", "host"])]
-    pub itself: bool,
 }
 
 /// Arguments of `breaker`.
