@@ -24,6 +24,7 @@ pub fn to_json(config: &Config) -> Value {
             "events": config.settings.events,
             "exec_checks": config.settings.exec_checks,
             "limits": snake(json!(config.settings.limits)),
+            "metrics": snake(json!(config.settings.metrics)),
             "least_connections": snake(json!(config.settings.least_connections)),
         },
     })

@@ -2,6 +2,8 @@
 
 #[path = "whole/health.rs"]
 mod health;
+#[path = "whole/metrics.rs"]
+mod metrics;
 #[path = "whole/operate.rs"]
 mod operate;
 

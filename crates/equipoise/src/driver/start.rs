@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use equipoise_core::config::Config;
 use equipoise_core::state::{Beginning, State};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::clock::Clock;
 use super::events::EventTask;
@@ -28,6 +29,7 @@ use crate::dataplane::{DataPlane, StepError};
 use crate::host::addresses::Managed;
 use crate::host::forwarding::{Forwarding, Wanted};
 use crate::host::{HostError, Machine, Reading};
+use crate::metrics::{self, Exporter};
 use crate::probe::{Outcomes, Prober};
 use crate::running_config;
 
@@ -109,8 +111,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 let snapshot =
                     Arc::new(Snapshot { config: running_config::to_json(state.config()) });
                 let (publish, snapshot) = watch::channel(snapshot);
-                let server = listening.serve(Access { commands: sender, snapshot });
-                Ok(Self {
+                let access = Access { commands: sender, snapshot };
+                let exporter = Exporter::new(access.clone());
+                let metrics = metrics::Listener::new(exporter.clone());
+                let server = listening.serve(access, exporter);
+                let mut driver = Self {
                     instance,
                     source,
                     clock: begun.clock,
@@ -144,8 +149,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     commands,
                     snapshot: publish,
                     server,
+                    metrics,
                     lock,
-                })
+                };
+                let wanted = driver.state.config().settings.metrics.clone();
+                driver.follow_metrics(wanted.as_ref()).await;
+                driver.troubles.schedule(Instant::now());
+                Ok(driver)
             }
             Err(error) => {
                 if let Err(error) = plane.remove() {
