@@ -5,6 +5,7 @@
 //! later, with facts. Knows nothing of files, of the machine or of the data plane.
 
 pub mod breaker;
+pub mod changes;
 mod check;
 mod delivery;
 mod file;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use equipoise_common::limit;
 use serde::{Serialize, Serializer};
 
+pub use changes::{Change, Changes, NewBackend};
 pub use delivery::{Delivery, Mode, MssClamp};
 pub use flags::{flags_text, from_flags};
 pub use health::HealthCheck;
@@ -57,14 +59,33 @@ pub fn parse(name: &str, text: &str) -> Result<Checked, Vec<Problem>> {
 
 /// As [`parse`], of a text that may name other files, which `files` reads.
 pub fn parse_with(name: &str, text: &str, files: &ReadFile<'_>) -> Result<Checked, Vec<Problem>> {
+    parse_changed((name, text), files, &Changes::default()).map(|changed| changed.checked)
+}
+
+/// A configuration with the changes that have been made since it was written.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    /// With the changes.
+    pub checked: Checked,
+    /// Those that hold: the file says something else, and has what they are about.
+    pub changes: Changes,
+}
+
+/// As [`parse_with`], with changes laid over what the text says.
+pub fn parse_changed(
+    (name, text): (&str, &str),
+    files: &ReadFile<'_>,
+    changes: &Changes,
+) -> Result<Changed, Vec<Problem>> {
     let file::Reading { root, mut faults } = file::read(name, text);
-    let Some(root) = root else {
+    let Some(mut root) = root else {
         problem::arrange(text, &mut faults);
         return Err(faults);
     };
+    let changes = changes.lay_over(&mut root);
     let check::Verdict { config, problems, notes } = check::check(text, &root, files);
     if let (Some(config), []) = (config, faults.as_slice()) {
-        return Ok(Checked { config, notes });
+        return Ok(Changed { checked: Checked { config, notes }, changes });
     }
     problem::arrange(text, &mut faults);
     // What stands where the text itself is at fault was not meant as it was read.

@@ -3,11 +3,13 @@
 //! Everything that takes a configuration takes it from here, so that lists in files are read alike by `check`, `run`,
 //! `reload` and `plan`. Knows nothing of what is in them.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use equipoise_core::config::{self, Checked, Problem};
+use equipoise_core::config::{self, Changed, Changes, Checked, Problem};
 
 /// Checks a text; files that it names are read.
 ///
@@ -18,6 +20,40 @@ pub fn parse(name: &str, text: &str) -> Result<Checked, Vec<Problem>> {
     config::parse_with(name, text, &read)
 }
 
+/// A text that changes are laid over, with the files that it names as they were when it was first checked: what has
+/// become of them since is for a reload.
+#[derive(Clone, Debug, Default)]
+pub struct Base {
+    /// Name of the file, whose ending tells its kind.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+    files: BTreeMap<PathBuf, Result<String, String>>,
+}
+
+impl Base {
+    /// This text.
+    pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { name: name.into(), text: text.into(), files: BTreeMap::new() }
+    }
+
+    /// Checks it with changes laid over it.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`].
+    pub fn check(&mut self, changes: &Changes) -> Result<Changed, Vec<Problem>> {
+        let files = RefCell::new(std::mem::take(&mut self.files));
+        let once = |path: &Path| {
+            let mut files = files.borrow_mut();
+            files.entry(path.to_owned()).or_insert_with(|| read(path)).clone()
+        };
+        let changed = config::parse_changed((&self.name, &self.text), &once, changes);
+        self.files = files.into_inner();
+        changed
+    }
+}
+
 fn read(path: &Path) -> Result<String, String> {
     let bytes = fs::read(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => "there is no such file".to_owned(),
@@ -26,4 +62,29 @@ fn read(path: &Path) -> Result<String, String> {
         _ => error.to_string(),
     })?;
     String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_named_are_read_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let list = directory.path().join("deny.txt");
+        fs::write(&list, "10.0.0.0/8\n").unwrap();
+        let text = format!(
+            "[[service]]\nname = 'web'\nlisten = {{ interfaces = ['lo'], port = 80 }}\n\
+             backends = [{{ address = '10.0.0.1:80' }}]\nlimits = {{ deny = ['@{}'] }}",
+            list.display()
+        );
+        let mut base = Base::new("a.toml", text);
+        let mut denied = || {
+            let config = base.check(&Changes::default()).unwrap().checked.config;
+            config.services[0].policy.limits.clone()
+        };
+        let before = denied();
+        fs::write(&list, "nonsense").unwrap();
+        assert_eq!(denied(), before);
+    }
 }

@@ -31,9 +31,11 @@ use crate::host::{HostError, Machine, Reading, Way};
 use crate::metrics;
 use crate::probe::{Outcomes, Prober};
 use crate::status::StopAnswer;
+use crate::status::change::ReloadRequest;
 
 mod answer;
 mod breakers;
+mod changes;
 mod clock;
 mod drains;
 mod ending;
@@ -58,6 +60,7 @@ pub use start::{Start, StartError};
 pub use wake::Signals;
 
 use answer::FlowSample;
+use changes::Written;
 use clock::Clock;
 use drains::Waiter;
 use events::EventTask;
@@ -81,6 +84,7 @@ pub enum Source {
 pub struct Driver<M, P> {
     instance: String,
     source: Source,
+    written: Written,
     clock: Clock,
     machine: M,
     plane: P,
@@ -193,11 +197,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     async fn handle(&mut self, event: Event) -> Option<Ending> {
         match event {
             Event::End => return Some(Ending::Signal),
-            Event::Reload => {
-                self.reload().await;
-                // Before any command of this turn: what `status` calls taken is in force.
-                self.catch_up().await;
-            }
+            // Whoever has sent the signal sees in the status, and in the log, what has become of it.
+            Event::Reload => drop(self.reload(&ReloadRequest::default()).await),
             Event::Machine => {
                 // Counted from the first news of a burst, so that a steady stream cannot put it off.
                 let at = (Instant::now() + BURST).max(self.due.not_before);
@@ -206,6 +207,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Event::Probed(probe, outcome) => self.take_outcome(probe, outcome),
             Event::Timer => {}
             Event::Command(Command::Stop(reply)) => return Some(Ending::Stop(reply)),
+            Event::Command(Command::Configure(what, reply)) => {
+                // Whoever asked may be gone.
+                drop(reply.send(self.configure(&what).await));
+            }
             Event::Command(command) => self.answer(command),
         }
         None

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+mod change;
 mod decap;
 mod health;
 mod operate;
 
+pub use change::{AddBackend, Backend, BackendAction, Config, Reload, Weight};
 pub use decap::Decap;
 pub use health::{Health, HealthAction, OneBackend, Probe, Wait};
 pub use operate::{Breaker, Drain, Turn as BreakerTurn, Turned, Undrain, Which};
@@ -83,8 +85,16 @@ pub enum Command {
     Probe(Probe),
     /// Wait until so many backends of a service are healthy
     Wait(Wait),
+    /// Have the running instance read its file again
+    Reload(Reload),
+    /// Give a backend another weight
+    #[command(after_long_help = change::EXAMPLES)]
+    Weight(Weight),
+    /// Add or remove a backend
+    #[command(after_long_help = change::EXAMPLES)]
+    Backend(Backend),
     /// Show the configuration that runs
-    Config,
+    Config(Config),
     /// Stop the running instance and remove everything of it
     Stop,
     /// On a backend: take packets out of ipip and GUE, without a tunnel device, until told to stop
@@ -242,7 +252,7 @@ mod tests {
 
     #[test]
     fn commands_of_later_versions_do_not_exist() {
-        assert_eq!(parse("equipoise reload").unwrap_err(), ErrorKind::InvalidSubcommand);
+        assert_eq!(parse("equipoise history").unwrap_err(), ErrorKind::InvalidSubcommand);
         assert_eq!(
             parse("equipoise").unwrap_err(),
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand

@@ -11,14 +11,24 @@ use super::check::{Loaded, load};
 use super::source::Text;
 use super::{Exit, Failure, print, print_json, report};
 use crate::admin::lock::InstanceLock;
+use crate::config_file::Base;
 use crate::dataplane::kernel::{Clock, Eviction, Kernel, Options, TcWay};
 use crate::driver::{Driver, Signals, Source, Start, state_file, targets};
 use crate::host::{Machine, Netlink, check, requirements};
+use crate::running_config;
 
 pub(super) async fn run(global: &Global, flags: &Run) -> Result<(), Failure> {
     usage(global, flags)?;
     requirements::check().map_err(|missing| Failure::new(Exit::Failed, missing))?;
     let (loaded, source) = configuration(global, flags)?;
+    let base = match &source {
+        Source::File(_) => Base::new(&*loaded.text.name, &*loaded.text.text),
+        // Flags are no text that a backend could be changed in.
+        Source::Flags => {
+            let text = running_config::to_toml(running_config::to_json(&loaded.config));
+            Base::new("command line.toml", text.map_err(Failure::failed)?)
+        }
+    };
     let mut machine = Netlink::open().map_err(Failure::failed)?;
     check_host(&mut machine, &loaded).await?;
     let config = loaded.config;
@@ -41,6 +51,7 @@ pub(super) async fn run(global: &Global, flags: &Run) -> Result<(), Failure> {
         socket: global.socket(),
         state_file: state_file(&global.instance),
         source,
+        base,
         config,
         machine,
         plane,

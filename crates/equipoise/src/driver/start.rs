@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use equipoise_core::config::Config;
+use equipoise_core::config::{Changed, Changes, Config};
 use equipoise_core::state::{Beginning, State};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::changes::Written;
 use super::clock::Clock;
 use super::events::EventTask;
 use super::health::in_words;
@@ -24,11 +25,12 @@ use crate::admin::lock::InstanceLock;
 use crate::admin::server::{AdminSocket, SocketError};
 use crate::admin::{Access, Snapshot};
 use crate::apply::Applier;
+use crate::config_file::Base;
 use crate::dataplane::kernel::KernelError;
 use crate::dataplane::{DataPlane, StepError};
 use crate::host::addresses::Managed;
 use crate::host::forwarding::{Forwarding, Wanted};
-use crate::host::{HostError, Machine, Reading};
+use crate::host::{HostError, Machine, Reading, check};
 use crate::metrics::{self, Exporter};
 use crate::probe::{Outcomes, Prober};
 use crate::running_config;
@@ -50,6 +52,8 @@ pub struct Start<M, P> {
     pub state_file: PathBuf,
     /// Where the configuration comes from.
     pub source: Source,
+    /// What it was read from, for changes to be laid over.
+    pub base: Base,
     /// The configuration, checked against the machine.
     pub config: Config,
     /// The machine.
@@ -96,11 +100,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     ///
     /// When anything fails; nothing is left then.
     pub async fn start(start: Start<M, P>) -> Result<Self, StartError> {
-        let Start { instance, signals, lock, socket, source, config, .. } = start;
+        let Start { instance, signals, lock, socket, source, base, config, .. } = start;
         let (mut machine, mut plane, state_file) = (start.machine, start.plane, start.state_file);
         let mut begun = Begun::new(Kept::read(&state_file));
-        match begun.all(&mut machine, &mut plane, config, &socket).await {
-            Ok(Running { state, reading, listening, events, prober, outcomes }) => {
+        match begun.all(&mut machine, &mut plane, (config, base), &socket).await {
+            Ok(Running { written, state, reading, listening, events, prober, outcomes }) => {
                 let (flows, bytes) = (state.config().settings.max_flows, plane.occupancy().memory);
                 tracing::info!(
                     flows,
@@ -118,6 +122,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 let mut driver = Self {
                     instance,
                     source,
+                    written,
                     clock: begun.clock,
                     machine,
                     plane,
@@ -171,6 +176,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
 /// What runs once all has been done.
 struct Running {
+    written: Written,
     state: State,
     reading: Reading,
     listening: AdminSocket,
@@ -201,13 +207,45 @@ impl Begun {
         }
     }
 
+    /// The configuration with what has been changed while an earlier process ran. Where that does not go with the file any more, the
+    /// file alone is better than no start.
+    async fn changed<M: Machine>(
+        &self,
+        machine: &mut M,
+        config: Config,
+        mut base: Base,
+    ) -> Result<(Config, Written), StartError> {
+        let kept = self.kept.changes();
+        if kept.is_empty() {
+            return Ok((config, Written { base, changes: kept }));
+        }
+        let problems = match base.check(&kept) {
+            Ok(Changed { checked, changes }) => {
+                let reading = machine.read(&targets(&checked.config)).await?;
+                let found = check::check(&checked.config, &base.text, &reading);
+                if found.problems.is_empty() {
+                    let count = changes.iter().count();
+                    tracing::info!(count, "backends are changed, as before");
+                    return Ok((checked.config, Written { base, changes }));
+                }
+                found.problems
+            }
+            Err(problems) => problems,
+        };
+        for problem in problems {
+            tracing::error!(%problem, "what was changed while running does not go with the file, and is dropped");
+        }
+        Ok((config, Written { base, changes: Changes::default() }))
+    }
+
     async fn all<M: Machine, P: DataPlane>(
         &mut self,
         machine: &mut M,
         plane: &mut P,
-        config: Config,
+        (config, base): (Config, Base),
         socket: &Path,
     ) -> Result<Running, StartError> {
+        let (config, written) = self.changed(machine, config, base).await?;
         let targets = targets(&config);
         let before = machine.read(&targets).await?;
         self.managed.follow(machine, &config, &before).await?;
@@ -242,6 +280,6 @@ impl Begun {
         let events = EventTask::start(plane.events()?).map_err(StartError::Events)?;
         let (prober, outcomes) = Prober::start().map_err(StartError::Checks)?;
         let listening = AdminSocket::bind(socket).await?;
-        Ok(Running { state, reading, listening, events, prober, outcomes })
+        Ok(Running { written, state, reading, listening, events, prober, outcomes })
     }
 }

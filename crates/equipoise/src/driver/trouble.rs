@@ -77,6 +77,11 @@ impl Troubles {
         self.reasons.contains_key(topic)
     }
 
+    /// What is wrong about this, in words.
+    pub(super) fn reason(&self, topic: &Topic) -> Option<&str> {
+        self.reasons.get(topic).map(String::as_str)
+    }
+
     /// In words.
     pub(super) fn reasons(&self) -> impl Iterator<Item = &str> {
         self.reasons.values().map(String::as_str)
