@@ -9,11 +9,13 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 mod change;
 mod decap;
+mod explain;
 mod health;
 mod operate;
 
 pub use change::{AddBackend, Backend, BackendAction, Config, Reload, Weight};
 pub use decap::Decap;
+pub use explain::Explain;
 pub use health::{Health, HealthAction, OneBackend, Probe, Wait};
 pub use operate::{Breaker, Drain, Turn as BreakerTurn, Turned, Undrain, Which};
 
@@ -68,6 +70,7 @@ pub enum Command {
     /// List the flows in the flow table
     Flows(Flows),
     /// Say what becomes of a packet; nothing is sent and nothing changes
+    #[command(after_long_help = explain::EXAMPLES)]
     Explain(Explain),
     /// Give a backend no new flows, and let those that it has end
     #[command(after_long_help = operate::EXAMPLES)]
@@ -148,17 +151,6 @@ pub struct Flows {
     /// Only flows of clients in this prefix
     #[arg(long, value_name = "PREFIX")]
     pub client: Option<String>,
-}
-
-/// Arguments of `explain`.
-#[derive(Debug, Args)]
-pub struct Explain {
-    /// The packet from its Ethernet header on, as hexadecimal digits
-    #[arg(long, value_name = "BYTES")]
-    pub hex: String,
-    /// The interface that it comes by [default: the first listening one]
-    #[arg(long = "in", value_name = "IFACE")]
-    pub interface: Option<String>,
 }
 
 impl Run {
