@@ -51,13 +51,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let config = checked.config;
         let targets = self.targets(&config);
         let reading = self.machine.read(&targets).await.map_err(|e| e.to_string())?;
-        let findings = check::check(&config, &text, &reading);
+        let findings = check::check(&config, &reading);
         if !findings.problems.is_empty() {
             return Err(in_words(&name, &findings.problems));
         }
-        self.changeable(&config, &name, &text)?;
-        for note in checked.notes.iter().chain(&findings.notes) {
-            tracing::warn!(file = name, "{note}");
+        self.changeable(&config, &name)?;
+        for note in checked.ignored.iter().chain(&checked.notes).chain(&findings.notes) {
+            tracing::warn!(file = note.file_or(&name), "{note}");
         }
         let running = self.state.config();
         if (&running.services, &running.settings) == (&config.services, &config.settings) {
@@ -75,7 +75,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         Ok(true)
     }
 
-    fn changeable(&self, config: &Config, name: &str, text: &str) -> Result<(), String> {
+    fn changeable(&self, config: &Config, name: &str) -> Result<(), String> {
         let (runs, asked) = (self.state.config().settings.max_flows, config.settings.max_flows);
         if runs == asked {
             return Ok(());
@@ -83,8 +83,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let message =
             format!("the flow table holds {runs} flows and cannot change to {asked} while running");
         let allowed = Some(format!("{runs}, or a restart"));
-        let problem =
-            config::problem_at(&config.places, text, "settings.max-flows", message, allowed);
+        let problem = config::problem_at(&config.places, "settings.max-flows", message, allowed);
         Err(in_words(name, &[problem]))
     }
 
@@ -93,7 +92,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let PlanRequest { name, text } = request;
         let checked =
             config_file::parse(name, text).map_err(|problems| bad_config(name, &problems))?;
-        let findings = check::check(&checked.config, text, &self.reading);
+        let findings = check::check(&checked.config, &self.reading);
         if !findings.problems.is_empty() {
             return Err(bad_config(name, &findings.problems));
         }
@@ -102,7 +101,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         state.plan();
         let desired = state.planned();
         let difference = diff(self.applier.applied(), desired);
-        let notes = checked.notes.iter().chain(&findings.notes).map(ToString::to_string);
+        let notes = checked
+            .ignored
+            .iter()
+            .chain(&checked.notes)
+            .chain(&findings.notes)
+            .map(ToString::to_string);
         Ok(PlanAnswer {
             running: true,
             steps: difference.steps.iter().map(ToString::to_string).collect(),
@@ -120,5 +124,6 @@ fn bad_config(name: &str, problems: &[Problem]) -> ProblemDetails {
 }
 
 fn in_words(name: &str, problems: &[Problem]) -> String {
-    problems.iter().map(|problem| format!("{name}:{problem}")).collect::<Vec<_>>().join("; ")
+    let told = |problem: &Problem| format!("{}:{problem}", problem.file_or(name));
+    problems.iter().map(told).collect::<Vec<_>>().join("; ")
 }
