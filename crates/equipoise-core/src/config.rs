@@ -6,6 +6,7 @@
 
 pub mod breaker;
 mod check;
+mod convert;
 mod delivery;
 mod file;
 mod flags;
@@ -19,6 +20,8 @@ mod route;
 mod schema;
 mod texts;
 mod variables;
+mod write;
+mod written;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -30,7 +33,9 @@ use equipoise_common::limit;
 use serde::{Serialize, Serializer};
 
 pub use check::keys;
+pub use convert::{Converted, Ignored, convert, from_json, write};
 pub use delivery::{Delivery, Mode, MssClamp};
+pub use file::Format;
 pub use flags::{flags_text, from_flags};
 pub use health::HealthCheck;
 pub use limits::{Limits, List, Prefix, RateLimit, Rates, SourceLimit, SourcePrefix};
@@ -40,6 +45,7 @@ pub use route::{Pool, Route};
 pub use schema::schema;
 pub use texts::Included;
 pub use variables::Variables;
+pub use written::written;
 
 /// A configuration that passed, and what is worth a warning.
 #[derive(Clone, Debug)]

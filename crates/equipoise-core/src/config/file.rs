@@ -6,10 +6,36 @@
 
 mod json;
 mod toml;
+mod yaml;
 
 use std::ops::Range;
 
 use super::problem::Problem;
+
+/// A kind of file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// TOML.
+    Toml,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+impl Format {
+    /// How names of files that can be read end, in words.
+    pub const ENDINGS: &str = "`.toml`, `.yaml`, `.yml` or `.json`";
+
+    /// The kind of a file, by the extension of its name.
+    pub fn of(name: &str) -> Option<Self> {
+        let (_, extension) = name.rsplit_once('.')?;
+        let kinds =
+            [("toml", Self::Toml), ("json", Self::Json), ("yaml", Self::Yaml), ("yml", Self::Yaml)];
+        let is = |(ending, _): &&(&str, Self)| extension.eq_ignore_ascii_case(ending);
+        kinds.iter().find(is).map(|(_, kind)| *kind)
+    }
+}
 
 /// What a reader makes of a text.
 pub(super) struct Reading {
@@ -128,12 +154,13 @@ impl Entry {
 
 /// Reads a text as the kind of file that its name says it is.
 pub(super) fn read(name: &str, text: &str) -> Reading {
-    match name.rsplit_once('.') {
-        Some((_, kind)) if kind.eq_ignore_ascii_case("toml") => toml::read(text),
-        Some((_, kind)) if kind.eq_ignore_ascii_case("json") => json::read(text),
-        _ => Reading::fault(
+    match Format::of(name) {
+        Some(Format::Toml) => toml::read(text),
+        Some(Format::Json) => json::read(text),
+        Some(Format::Yaml) => yaml::read(text),
+        None => Reading::fault(
             Problem::new("", None, format!("`{name}` is not of a kind of file that can be read"))
-                .allowing("a name that ends in `.toml` or `.json`"),
+                .allowing(format!("a name that ends in {}", Format::ENDINGS)),
         ),
     }
 }

@@ -34,6 +34,11 @@ pub(super) fn expand(
     });
 }
 
+/// A text as it is written where variables are known.
+pub(super) fn escape(text: &str) -> String {
+    text.replace("${", "$${")
+}
+
 struct Expanded {
     text: String,
     is_variable: bool,
@@ -166,6 +171,13 @@ mod tests {
             ("${A-x}", "`A-x` is not the name of a variable"),
         ] {
             assert_eq!(text(written), right, "{written}");
+        }
+    }
+
+    #[test]
+    fn what_is_escaped_is_itself_again() {
+        for plain in ["${A}", "$${A}", "a$${${", "$", "$$"] {
+            assert_eq!(text(&escape(plain)), plain, "{plain}");
         }
     }
 
