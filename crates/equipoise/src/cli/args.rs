@@ -127,6 +127,9 @@ pub struct Check {
     /// Check it against this machine as well
     #[arg(long)]
     pub host: bool,
+    /// Take what would be ignored for errors: keys of EDN that are unknown or not served
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// Arguments of `plan`.
