@@ -295,6 +295,11 @@ impl State {
         pool.backends.get(&key.address).map(|id| id.number)
     }
 
+    /// The backends of those ids that are asked for, and these.
+    pub fn holders(&self, is_asked: impl FnMut(u32) -> bool) -> Vec<(BackendKey, u32)> {
+        self.ids.holders(is_asked)
+    }
+
     /// The weight that the configuration gives a backend.
     pub fn configured_weight(&self, key: &BackendKey) -> Option<u16> {
         let service = self.config.services.iter().find(|service| *service.name == *key.service)?;

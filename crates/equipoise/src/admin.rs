@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::events::Subscription;
 use crate::status::change::{
     AddRequest, ReloadAnswer, ReloadRequest, RuntimeChange, WeightRequest,
 };
@@ -66,6 +67,8 @@ pub enum Command {
     CheckHealth(BackendName, Reply<Vec<BackendHealth>>),
     /// Take another configuration; answered when it is in the maps.
     Configure(Configure, Reply<ReloadAnswer>),
+    /// The events from the one after this number on.
+    Events(u64, Reply<Subscription>),
     /// What is otherwise than the file says.
     Changes(Reply<Vec<RuntimeChange>>),
     /// Detach, remove everything, and end; answered when it is done.

@@ -2,6 +2,8 @@
 
 #[path = "whole/changes.rs"]
 mod changes;
+#[path = "whole/events.rs"]
+mod events;
 #[path = "whole/health.rs"]
 mod health;
 #[path = "whole/operate.rs"]

@@ -24,6 +24,10 @@ use crate::status::operate::{
 };
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
 
+mod events;
+
+pub use events::{EventStream, Told, Wanted};
+
 /// Asks a running instance.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -281,16 +285,20 @@ impl Client {
         &self,
         response: Response<Incoming>,
     ) -> Result<T, ClientError> {
-        let status = response.status();
-        let body = response.into_body().collect().await;
-        let body = body.map_err(|e| ClientError::Talk(e.to_string()))?.to_bytes();
-        if status != StatusCode::OK {
-            let problem = serde_json::from_slice(&body);
-            let problem =
-                problem.map_err(|e| ClientError::Talk(format!("status {status}, {e}")))?;
-            return Err(ClientError::Problem(Box::new(problem)));
-        }
+        let body = whole(self.answered(response).await?).await?;
         serde_json::from_slice(&body).map_err(|e| ClientError::Talk(e.to_string()))
+    }
+
+    /// The body of an answer that is no problem.
+    async fn answered(&self, response: Response<Incoming>) -> Result<Incoming, ClientError> {
+        let status = response.status();
+        if status == StatusCode::OK {
+            return Ok(response.into_body());
+        }
+        let body = whole(response.into_body()).await?;
+        let problem = serde_json::from_slice(&body);
+        let problem = problem.map_err(|e| ClientError::Talk(format!("status {status}, {e}")))?;
+        Err(ClientError::Problem(Box::new(problem)))
     }
 
     fn unreachable(&self, source: io::Error) -> ClientError {
@@ -301,6 +309,11 @@ impl Client {
         }
         ClientError::Socket { socket, source }
     }
+}
+
+async fn whole(body: Incoming) -> Result<Bytes, ClientError> {
+    let body = body.collect().await.map_err(|e| ClientError::Talk(e.to_string()))?;
+    Ok(body.to_bytes())
 }
 
 fn json<T: Serialize>(value: &T) -> Result<Bytes, ClientError> {

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::{Access, Command, ProblemDetails, Reply};
 
 mod change;
+mod events;
 mod operate;
 
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
@@ -33,6 +34,7 @@ pub(super) fn router(access: Access) -> Router {
         .route("/api/v1/explain", post(explain))
         .merge(operate::router())
         .merge(change::router())
+        .merge(events::router())
         .route("/api/v1/health", get(health))
         .route("/api/v1/services/{service}/backends/{backend}/health", put(set_health))
         .route("/api/v1/services/{service}/backends/{backend}/health/check", post(check_health))

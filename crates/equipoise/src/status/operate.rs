@@ -91,10 +91,13 @@ pub struct DrainStatus {
     pub forced: bool,
     /// The weight that the configuration gives it.
     pub configured_weight: u16,
-    /// Live flows when it began.
+    /// Live flows when it began, without those that were over.
     pub initial_flows: u64,
-    /// Live flows now.
+    /// Those that are left.
     pub live_flows: u64,
+    /// Flows that are over and only wait for what may still come, for which nobody waits.
+    #[serde(default)]
+    pub closing_flows: u64,
 }
 
 /// A breaker.

@@ -2,19 +2,21 @@
 
 use equipoise::admin::client::ClientError;
 use equipoise::status::BackendStatus;
-use equipoise::status::operate::{BreakerRequest, DrainAnswer, DrainRequest, Selection};
+use equipoise::status::operate::{
+    BreakerRequest, DrainAnswer, DrainRequest, DrainStatus, Selection,
+};
 
 use super::*;
 
 pub(super) const FIRST: &str = "10.0.0.1:8080";
 pub(super) const SECOND: &str = "10.0.0.2:8080";
 
-fn of(backend: &str) -> Selection {
+pub(super) fn of(backend: &str) -> Selection {
     let (service, backend) = (Some("web".to_owned()), Some(backend.to_owned()));
     Selection { service, backend, ..Selection::default() }
 }
 
-fn drain(backends: &[&str]) -> DrainRequest {
+pub(super) fn drain(backends: &[&str]) -> DrainRequest {
     DrainRequest {
         backends: backends.iter().map(|backend| of(backend)).collect(),
         timeout: None,
@@ -105,6 +107,34 @@ async fn who_waits_is_answered_when_the_last_flow_has_ended() {
         assert_eq!(statuses(&answer.unwrap()), ["completed"]);
         assert!(lab.backend(0).await.draining, "it stays so");
         assert!(!lab.is_chosen(0));
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn flows_that_are_over_are_not_waited_for() {
+    let (driver, lab) = Lab::start(CONFIG).await;
+    run(driver, async {
+        let closing =
+            ["closing", "closing"].map(|state| flow("198.51.100.7:1", FIRST, (0, 0), state));
+        let open = flow("198.51.100.7:2", FIRST, (0, 0), "established");
+        let all = closing.iter().cloned().chain([open]).collect();
+        lab.plane.send_modify(|plane| plane.flows = all);
+        let request = DrainRequest { wait: true, ..drain(&[FIRST]) };
+        let waiting = lab.client.drain(&request);
+        let ends = async {
+            lab.status_when(|status| status.services[0].pools[0].backends[0].draining).await;
+            let drains = lab.client.drains().await.unwrap().drains;
+            let DrainStatus { initial_flows, live_flows, closing_flows, .. } = drains[0];
+            assert_eq!((initial_flows, live_flows, closing_flows), (1, 1, 2));
+            assert_eq!(drains[0].status, "draining");
+            lab.plane.send_modify(|plane| plane.flows = closing.into());
+        };
+        let (answer, ()) = tokio::join!(waiting, ends);
+        assert_eq!(statuses(&answer.unwrap()), ["completed"]);
+        assert_eq!(lab.backend(0).await.live_flows, 2);
         lab.client.stop().await.unwrap();
     })
     .await
