@@ -16,7 +16,8 @@ use crate::status::change::{
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord};
 use crate::status::operate::{
-    BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, Selection,
+    BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer,
+    UndrainRequest,
 };
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
 
@@ -52,7 +53,7 @@ pub enum Command {
     /// Give backends no new flows; answered when that is so, or when it is over.
     Drain(DrainRequest, Reply<DrainAnswer>),
     /// Give them new flows again.
-    Undrain(Selection, Reply<Vec<DrainStatus>>),
+    Undrain(UndrainRequest, Reply<Vec<DrainStatus>>),
     /// All drains.
     Drains(Reply<DrainsAnswer>),
     /// The breakers of a service, or of all.

@@ -8,6 +8,8 @@ mod events;
 mod health;
 #[path = "whole/operate.rs"]
 mod operate;
+#[path = "whole/shown.rs"]
+mod shown;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -126,7 +128,7 @@ impl Lab {
         assert_eq!(unsafe { libc::raise(libc::SIGHUP) }, 0);
     }
 
-    async fn status_when(&self, wanted: impl Fn(&Status) -> bool) -> Status {
+    async fn status_when(&self, mut wanted: impl FnMut(&Status) -> bool) -> Status {
         let asking = async {
             loop {
                 let status = self.client.status().await.unwrap();

@@ -20,7 +20,8 @@ use crate::status::change::{
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord};
 use crate::status::operate::{
-    BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, Selection,
+    BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer,
+    UndrainRequest,
 };
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
 
@@ -122,8 +123,8 @@ impl Client {
     /// # Errors
     ///
     /// When there is no answer, a backend is not there, or none is drained.
-    pub async fn undrain(&self, selection: &Selection) -> Result<Vec<DrainStatus>, ClientError> {
-        let path = format!("drains?{}", selected(selection));
+    pub async fn undrain(&self, request: &UndrainRequest) -> Result<Vec<DrainStatus>, ClientError> {
+        let path = format!("drains?{}", selected(request));
         self.read(self.send(Method::DELETE, &path, Bytes::new()).await?).await
     }
 
@@ -326,8 +327,8 @@ fn query(filter: &FlowFilter) -> String {
     pairs(&all.map(|(key, value)| (key, value.as_deref())))
 }
 
-fn selected(selection: &Selection) -> String {
-    let Selection { service, backend, route, host, itself } = selection;
+fn selected(request: &UndrainRequest) -> String {
+    let UndrainRequest { service, backend, route, host, itself, gradual } = request;
     let host = host.map(|host| host.to_string());
     pairs(&[
         ("service", service.as_deref()),
@@ -335,6 +336,7 @@ fn selected(selection: &Selection) -> String {
         ("route", route.as_deref()),
         ("host", host.as_deref()),
         ("self", itself.then_some("true")),
+        ("gradual", gradual.then_some("true")),
     ])
 }
 

@@ -54,7 +54,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Command::Plan(request, reply) => drop(reply.send(self.plan(&request))),
             Command::Explain(request, reply) => self.explain(&request, reply),
             Command::Drain(request, reply) => self.drain(&request, reply),
-            Command::Undrain(selection, reply) => drop(reply.send(self.undrain(&selection))),
+            Command::Undrain(request, reply) => drop(reply.send(self.undrain(&request))),
             Command::Drains(reply) => drop(reply.send(Ok(self.drains()))),
             Command::Breakers(service, reply) => {
                 drop(reply.send(self.breakers(service.as_deref())));

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use equipoise_core::config::breaker::OnTimeout;
-use equipoise_core::drain::{Drain, Request, Status};
+use equipoise_core::drain::{Drain, Pace, Request, Status};
 use equipoise_core::id::BackendKey;
 use tokio::time::Instant;
 
@@ -17,7 +17,9 @@ use crate::admin::{ProblemDetails, Reply};
 use crate::dataplane::DataPlane;
 use crate::events::{Event, Kind};
 use crate::host::Machine;
-use crate::status::operate::{DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, Selection};
+use crate::status::operate::{
+    DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, UndrainRequest,
+};
 
 /// How often the live flows of drained backends are counted.
 const COUNTED: Duration = Duration::from_millis(100);
@@ -97,17 +99,20 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// Ends drains; who waits for them is told so.
     pub(super) fn undrain(
         &mut self,
-        selection: &Selection,
+        request: &UndrainRequest,
     ) -> Result<Vec<DrainStatus>, ProblemDetails> {
+        let selection = request.selection();
         if selection.itself {
             self.is_drained = false;
             self.save();
             return Ok(Vec::new());
         }
+        let pace = if request.gradual { Pace::Gradual } else { Pace::AtOnce };
+        self.tell_time();
         let mut ended = Vec::new();
-        for key in self.select(selection)? {
+        for key in self.select(&selection)? {
             let Some(mut status) = self.drain_status(&key) else { continue };
-            let Some(how) = self.state.handle_undrain(&key) else { continue };
+            let Some(how) = self.state.handle_undrain(&key, pace) else { continue };
             self.tell(Event::new(Kind::Undrained).about(&key).from(how.name()).because("by hand"));
             how.name().clone_into(&mut status.status);
             ended.push(status);
@@ -116,6 +121,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             return Err(ProblemDetails::not_found("it is not drained"));
         }
         self.follow_drains()?;
+        // Who gets its share bit by bit gets more soon.
+        self.due.health = Some(Instant::now());
         self.tell_waiters(&ended);
         Ok(ended)
     }

@@ -4,7 +4,7 @@ use equipoise::admin::client::{EventStream, Told, Wanted};
 use equipoise::events::{Event, Kind};
 use equipoise::status::change::ReloadRequest;
 use equipoise::status::health::Word;
-use equipoise::status::operate::BreakerRequest;
+use equipoise::status::operate::{BreakerRequest, UndrainRequest};
 
 use super::*;
 use health::{name, word};
@@ -85,6 +85,28 @@ async fn each_change_is_told_once_with_what_and_why() {
 }
 
 #[tokio::test]
+async fn checks_are_told_with_what_they_have_found() {
+    let ((first, _one), (second, other)) = (health::listen(), health::listen());
+    let (driver, lab) = Lab::start(&health::checked(&[first, second])).await;
+    run(driver, async {
+        let mut stream = lab.client.events(FOLLOWED).await.unwrap();
+        let (mut healthy, second) = (BTreeSet::new(), second.to_string());
+        while healthy.len() < 2 {
+            let event = next_of(&mut stream, Kind::Health).await;
+            assert_eq!((text(&event.from), text(&event.to)), ("unknown", "healthy"));
+            healthy.insert(event.backend);
+        }
+        drop(other);
+        let event = next(&mut stream).await;
+        assert_eq!(turned(&event), (&*second, "healthy", "unhealthy"));
+        assert!(text(&event.why).starts_with("connection-refused: "), "{event:?}");
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
 async fn drains_are_told_when_they_begin_and_end() {
     let (driver, lab) = Lab::start(CONFIG).await;
     run(driver, async {
@@ -95,7 +117,7 @@ async fn drains_are_told_when_they_begin_and_end() {
         lab.flows(0, 0);
         let event = next(&mut stream).await;
         assert_eq!((event.kind, text(&event.to)), (Kind::DrainEnded, "completed"));
-        lab.client.undrain(&of(FIRST)).await.unwrap();
+        lab.client.undrain(&UndrainRequest::of(of(FIRST))).await.unwrap();
         let event = next(&mut stream).await;
         assert_eq!((event.kind, text(&event.from)), (Kind::Undrained, "completed"));
         lab.client.stop().await.unwrap();

@@ -61,6 +61,9 @@ pub struct Undrain {
     /// The backend, as the configuration writes it
     #[arg(requires = "service", required_unless_present_any = ["host", "itself"])]
     pub backend: Option<String>,
+    /// Give it its share bit by bit, as `recovery` of its service says
+    #[arg(long)]
+    pub gradual: bool,
 }
 
 /// Arguments of `breaker`.
