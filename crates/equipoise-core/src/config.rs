@@ -12,6 +12,7 @@ mod file;
 mod flags;
 pub mod health;
 mod limits;
+mod metrics;
 mod path;
 mod ports;
 mod problem;
@@ -32,6 +33,7 @@ pub use delivery::{Delivery, Mode, MssClamp};
 pub use flags::{flags_text, from_flags};
 pub use health::HealthCheck;
 pub use limits::{Limits, List, Prefix, RateLimit, Rates, SourceLimit, SourcePrefix};
+pub use metrics::Metrics;
 pub use ports::{Ports, target};
 pub use problem::{Problem, problem_at};
 pub use route::{Pool, Route};
@@ -415,6 +417,9 @@ pub struct Settings {
     pub breaker: Option<breaker::Thresholds>,
     /// How drains go where nothing else is asked for.
     pub drain: breaker::Draining,
+    /// Where metrics are to be had; none for nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
 }
 
 /// How the weights of `least-connections-weights` follow live flows.
@@ -447,6 +452,7 @@ impl Default for Settings {
             exec_checks: false,
             breaker: None,
             drain: breaker::Draining::default(),
+            metrics: None,
         }
     }
 }

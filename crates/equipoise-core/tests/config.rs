@@ -180,6 +180,7 @@ fn every_key_arrives() {
         exec_checks: false,
         breaker: None,
         drain: config::breaker::Draining::default(),
+        metrics: None,
     };
     assert_eq!(config.settings, settings);
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use equipoise_common::value::{Backend, Fate};
-use equipoise_core::config::{Config, Service};
+use equipoise_core::config::{Config, Metrics, Service};
 use equipoise_core::health::{Outcome, ProbeId};
 use equipoise_core::plan::{BackendPlan, Crowded, Note};
 use equipoise_core::state::State;
@@ -29,6 +29,7 @@ use crate::events::{Event as Told, Events, Kind};
 use crate::host::addresses::Managed;
 use crate::host::forwarding::{self, Forwarding};
 use crate::host::{HostError, Machine, Reading, Way};
+use crate::metrics;
 use crate::probe::{Outcomes, Prober};
 use crate::status::StopAnswer;
 use crate::status::change::ReloadRequest;
@@ -127,6 +128,7 @@ pub struct Driver<M, P> {
     commands: mpsc::Receiver<Command>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     server: Server,
+    metrics: metrics::Listener,
     lock: InstanceLock,
 }
 
@@ -296,6 +298,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.troubles.note(Topic::Forwarding, forwarding.map_err(|e| e.to_string()));
         let maps = self.converge();
         self.troubles.note(Topic::Maps, maps);
+        self.follow_metrics(config.settings.metrics.as_ref()).await;
         self.interfaces.follow(&mut self.plane, &config, &self.reading);
         self.troubles.note_interfaces(self.interfaces.failed());
         self.troubles.schedule(Instant::now());
@@ -305,6 +308,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let wanted =
             forwarding::Wanted::new(config, interfaces::wanted_here(config, &self.reading));
         self.forwarding.follow(&mut self.machine, &wanted, &self.reading)
+    }
+
+    async fn follow_metrics(&mut self, wanted: Option<&Metrics>) {
+        let followed = self.metrics.follow(wanted).await;
+        self.troubles.note(Topic::Metrics, followed.map_err(|e| e.to_string()));
     }
 
     fn converge(&mut self) -> Result<(), String> {

@@ -12,6 +12,7 @@ pub mod decap;
 pub mod driver;
 pub mod events;
 pub mod host;
+pub mod metrics;
 pub mod probe;
 pub mod running_config;
 pub mod status;

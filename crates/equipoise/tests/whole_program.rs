@@ -6,6 +6,8 @@ mod changes;
 mod events;
 #[path = "whole/health.rs"]
 mod health;
+#[path = "whole/metrics.rs"]
+mod metrics;
 #[path = "whole/operate.rs"]
 mod operate;
 #[path = "whole/shown.rs"]

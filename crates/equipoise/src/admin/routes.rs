@@ -18,6 +18,7 @@ mod change;
 mod events;
 mod operate;
 
+use crate::metrics::{self, Exporter};
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord, OfRoute};
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
@@ -25,7 +26,7 @@ use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswe
 /// Flows written at a time: a chunk of about 100 kB.
 const CHUNK: usize = 512;
 
-pub(super) fn router(access: Access) -> Router {
+pub(super) fn router(access: Access, exporter: Exporter) -> Router {
     Router::new()
         .route("/api/v1/status", get(status))
         .route("/api/v1/flows", get(flows))
@@ -42,6 +43,7 @@ pub(super) fn router(access: Access) -> Router {
         .fallback(async || ProblemDetails::not_found("there is no such resource"))
         .method_not_allowed_fallback(async || ProblemDetails::wrong_method())
         .with_state(access)
+        .merge(metrics::router("/api/v1/metrics", exporter))
 }
 
 async fn status(State(access): State<Access>) -> Result<Json<Status>, ProblemDetails> {

@@ -48,6 +48,8 @@ pub struct Plane {
     pub sweeps: u64,
     /// The packets counted.
     pub verdicts: Vec<(Hook, Verdict, u64)>,
+    /// Whether counters are refused to who reads them.
+    pub unreadable: bool,
     /// What has become of it; none while it is in use.
     pub end: Option<End>,
 }
@@ -140,7 +142,11 @@ impl DataPlane for Simulated {
     }
 
     fn verdicts(&self) -> Result<Vec<(Hook, Verdict, u64)>, KernelError> {
-        Ok(self.plane.borrow().verdicts.clone())
+        let plane = self.plane.borrow();
+        if plane.unreadable {
+            return Err(KernelError::Refused("counters are not to be read".to_owned()));
+        }
+        Ok(plane.verdicts.clone())
     }
 
     fn service_traffic(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, KernelError> {

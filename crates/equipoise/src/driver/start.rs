@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use equipoise_core::config::{Changed, Changes, Config};
 use equipoise_core::state::{Beginning, State};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::changes::Written;
 use super::clock::Clock;
@@ -33,6 +34,7 @@ use crate::events::Events;
 use crate::host::addresses::Managed;
 use crate::host::forwarding::{Forwarding, Wanted};
 use crate::host::{HostError, Machine, Reading, check};
+use crate::metrics::{self, Exporter};
 use crate::probe::{Outcomes, Prober};
 use crate::running_config;
 
@@ -116,8 +118,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 let snapshot =
                     Arc::new(Snapshot { config: running_config::to_json(state.config()) });
                 let (publish, snapshot) = watch::channel(snapshot);
-                let server = listening.serve(Access { commands: sender, snapshot });
-                Ok(Self {
+                let access = Access { commands: sender, snapshot };
+                let exporter = Exporter::new(access.clone());
+                let metrics = metrics::Listener::new(exporter.clone());
+                let server = listening.serve(access, exporter);
+                let mut driver = Self {
                     instance,
                     source,
                     written,
@@ -155,8 +160,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     commands,
                     snapshot: publish,
                     server,
+                    metrics,
                     lock,
-                })
+                };
+                let wanted = driver.state.config().settings.metrics.clone();
+                driver.follow_metrics(wanted.as_ref()).await;
+                driver.troubles.schedule(Instant::now());
+                Ok(driver)
             }
             Err(error) => {
                 if let Err(error) = plane.remove() {

@@ -21,6 +21,8 @@ pub(super) enum Topic {
     Addresses,
     /// The machine could not be read.
     Machine,
+    /// Metrics cannot be scraped.
+    Metrics,
 }
 
 /// Everything that is wrong now.
@@ -49,7 +51,11 @@ impl Troubles {
     pub(super) fn note_interfaces(&mut self, failed: &BTreeMap<String, String>) {
         self.reasons.retain(|topic, _| match topic {
             Topic::Interface(name) => failed.contains_key(name),
-            Topic::Maps | Topic::Forwarding | Topic::Addresses | Topic::Machine => true,
+            Topic::Maps
+            | Topic::Forwarding
+            | Topic::Addresses
+            | Topic::Machine
+            | Topic::Metrics => true,
         });
         for (name, reason) in failed {
             let reason = format!("interface {name} is not attached: {reason}");

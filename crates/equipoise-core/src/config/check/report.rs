@@ -197,6 +197,7 @@ impl Keys {
             "window",
         ],
     };
+    pub(super) const METRICS: Self = Self { home: "`metrics`", names: &["listen", "path"] };
     pub(super) const DRAIN: Self = Self { home: "`drain`", names: &["on-timeout", "timeout"] };
     pub(super) const RECOVERY: Self = Self { home: "`recovery`", names: &["mode", "slow-start"] };
     pub(super) const PANIC: Self =
@@ -214,6 +215,7 @@ impl Keys {
             "least-connections",
             "limits",
             "max-flows",
+            "metrics",
             "on-exit",
         ],
     };
@@ -238,7 +240,7 @@ impl Keys {
         Self { home: "`per-source`", names: &["burst", "prefix", "rate"] };
     pub(super) const PER_BACKEND: Self = Self { home: "`per-backend`", names: &["burst", "rate"] };
     pub(super) const SOURCE_PREFIX: Self = Self { home: "`prefix`", names: &["v4", "v6"] };
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::FILE,
         Self::SERVICE,
         Self::SOURCE_ROUTE,
@@ -256,6 +258,7 @@ impl Keys {
         Self::PANIC,
         Self::BREAKER,
         Self::DRAIN,
+        Self::METRICS,
         Self::SETTINGS,
     ];
 
