@@ -16,5 +16,7 @@ pub mod id;
 pub mod load;
 pub mod maglev;
 pub mod plan;
+pub mod ramp;
+pub mod recovery;
 pub mod state;
 pub mod weight;

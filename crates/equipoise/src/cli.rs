@@ -20,6 +20,7 @@ mod check;
 mod config;
 mod decap;
 mod drain;
+mod events;
 mod explain;
 mod flows;
 mod health;
@@ -129,6 +130,7 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Drain(asked) => drain::drain(global, asked).await,
             Command::Undrain(asked) => drain::undrain(global, asked).await,
             Command::Drains => drain::drains(global).await,
+            Command::Events(asked) => events::events(global, asked).await,
             Command::Breaker(asked) => breaker::breaker(global, asked).await,
             Command::Health(asked) => health::health(global, asked).await,
             Command::Probe(asked) => health::probe(global, asked).await,

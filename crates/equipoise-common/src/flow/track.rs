@@ -6,7 +6,7 @@
 //! it (RFC 9293 section 3.10.7.4, RFC 5961 section 3): what a stranger sends closes nothing.
 
 use super::count::Live;
-use super::entry::{At, Meta, Reason, acknowledged, flag, sent};
+use super::entry::{At, Meta, Reason, acknowledged, begun, flag, owner, packets, sent};
 use super::set::{End, Position, Storage, at};
 use super::state::State;
 use super::word::Word;
@@ -129,7 +129,12 @@ pub fn turn<const SLOT: usize, S: Storage<SLOT>>(table: &S, here: Position, segm
         other_acknowledged: acknowledged(other),
     };
     let ends = if is_reply { [meta.other(), here] } else { [here, meta.other()] };
-    alter(table, ends, |flags| view.after(flags, segment));
+    let changed = alter(table, ends, |flags| view.after(flags, segment));
+    let answers = is_reply && segment.has(tcp::SYN | tcp::ACK) && !meta.has(flag::ANSWERED);
+    // Of a SYN that was sent more than once nobody knows which is answered.
+    if changed && answers && packets(other) == 1 {
+        table.answered(owner(slot).1, begun(slot));
+    }
 }
 
 /// Closes the flow with an entry at `here`, for this reason. True if it was this call that did it.
@@ -193,6 +198,16 @@ impl View {
         self.after_stream(before, segment)
     }
 
+    /// Whether a client that has got no answer sends the SYN again that has opened the flow.
+    #[inline(always)]
+    fn is_sent_again(&self, flags: u32, segment: &Segment) -> bool {
+        let waits = flags & flag::STATE == State::Opening as u32
+            && (flags & flag::ANSWERED == 0 || flags & flag::ONE_SIDED != 0);
+        // The reply's entry begins with what that SYN made the backend acknowledge.
+        let is_same = segment.end() == self.other_acknowledged;
+        waits && !self.is_reply && segment.flags & (tcp::SYN | tcp::ACK) == tcp::SYN && is_same
+    }
+
     /// So, of a stream whose other half goes another way. The client is believed: it has acknowledged something, so
     /// there is a connection; it has finished, so the rest is what the closing timeout is for, which its packets
     /// put off.
@@ -204,9 +219,12 @@ impl View {
         if segment.has(tcp::FIN) && segment.end() == self.sent {
             return closing(before | flag::CLIENT_FIN, Reason::ClientFin);
         }
+        if self.is_sent_again(before, segment) {
+            return before | flag::SENT_AGAIN;
+        }
         let acknowledges = segment.has(tcp::ACK) && !segment.has(tcp::SYN);
         if before & flag::STATE == State::Opening as u32 && acknowledges {
-            return before & !flag::STATE | State::Established as u32;
+            return before & !(flag::STATE | flag::SENT_AGAIN) | State::Established as u32;
         }
         before
     }
@@ -214,7 +232,13 @@ impl View {
     #[inline(always)]
     fn after_stream(&self, before: u32, segment: &Segment) -> u32 {
         let mut flags = before;
+        if self.is_sent_again(before, segment) {
+            return before | flag::SENT_AGAIN;
+        }
         if self.is_reply {
+            if flags & flag::ANSWERED == 0 {
+                flags &= !flag::SENT_AGAIN;
+            }
             flags |= flag::ANSWERED;
             if self.anew {
                 return flags & !(flag::SHARED) | State::Opening as u32 | flag::ANSWERED;
@@ -302,7 +326,7 @@ fn tell<const SLOT: usize, S: Storage<SLOT>>(
     was: Meta,
     new: Meta,
 ) {
-    recount(table, was, new);
+    recount(table, request, was, new);
     if new.state_number() == State::Closing as u32 && was.state_number() != new.state_number() {
         let why = Reason::from_number((new.flags() & flag::WHY) >> flag::WHY_SHIFT);
         table.ended(&End { request, reply: Some(reply), was, why });
@@ -311,7 +335,16 @@ fn tell<const SLOT: usize, S: Storage<SLOT>>(
 
 /// Counts a change of state.
 #[inline(always)]
-pub(super) fn recount<const SLOT: usize, S: Storage<SLOT>>(table: &S, was: Meta, new: Meta) {
+pub(super) fn recount<const SLOT: usize, S: Storage<SLOT>>(
+    table: &S,
+    request: &[S::Word; SLOT],
+    was: Meta,
+    new: Meta,
+) {
+    let is_over = new.state() == State::Closing && was.state() != State::Closing;
+    if is_over && let Some(count) = table.live(Live::Closing(owner(request).1)) {
+        count.add(1);
+    }
     let (before, after) = (was.state().is_confirmed(), new.state().is_confirmed());
     if before != after
         && let Some(count) = table.live(Live::Confirmed)

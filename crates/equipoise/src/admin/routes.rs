@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::{Access, Command, ProblemDetails, Reply};
 
 mod change;
+mod events;
 mod operate;
 
 use crate::metrics::{self, Exporter};
@@ -34,6 +35,7 @@ pub(super) fn router(access: Access, exporter: Exporter) -> Router {
         .route("/api/v1/explain", post(explain))
         .merge(operate::router())
         .merge(change::router())
+        .merge(events::router())
         .route("/api/v1/health", get(health))
         .route("/api/v1/services/{service}/backends/{backend}/health", put(set_health))
         .route("/api/v1/services/{service}/backends/{backend}/health/check", post(check_health))

@@ -19,6 +19,8 @@ use super::events::EventTask;
 use super::health::in_words;
 use super::interfaces::{self, Interfaces};
 use super::keep::Kept;
+use super::passive::Passive;
+use super::tell::Lasting;
 use super::trouble::Troubles;
 use super::{Driver, Due, Generation, Signals, Source, targets};
 use crate::admin::lock::InstanceLock;
@@ -28,6 +30,7 @@ use crate::apply::Applier;
 use crate::config_file::Base;
 use crate::dataplane::kernel::KernelError;
 use crate::dataplane::{DataPlane, StepError};
+use crate::events::Events;
 use crate::host::addresses::Managed;
 use crate::host::forwarding::{Forwarding, Wanted};
 use crate::host::{HostError, Machine, Reading, check};
@@ -140,7 +143,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                         last_error: None,
                     },
                     flows: None,
+                    told: Events::default(),
+                    lasting: Lasting::default(),
                     events,
+                    passive: Passive::new(),
                     prober,
                     outcomes,
                     waiting: Vec::new(),
