@@ -102,11 +102,67 @@ fn is_eventful(meta: Meta, segment: &Segment) -> bool {
     }
 }
 
+/// Changes the state as a packet says that has been noted in the entry at `here`: [`greet`] and [`settle`], which a program has as
+/// functions of their own.
+pub fn turn<const SLOT: usize, S: Storage<SLOT>>(table: &S, here: Position, segment: &Segment) {
+    greet(table, here, segment);
+    settle(table, here, segment);
+}
+
+/// What a packet tells of the backend of a flow that is opening: that it has answered for the first time, that it has not and is asked
+/// again, or that it must have. Apart from [`settle`], where the verifier would follow it once for each way that that can go.
+#[inline(never)]
+pub fn greet<const SLOT: usize, S: Storage<SLOT>>(table: &S, here: Position, segment: &Segment) {
+    let Some(slot) = at(table, here) else { return };
+    let meta = Meta(slot[0].load());
+    let Some(other) = at(table, meta.other()) else { return };
+    if meta.state() != State::Opening {
+        return;
+    }
+    let handshake = segment.flags & (tcp::SYN | tcp::ACK);
+    if meta.has(flag::REPLY) {
+        if meta.has(flag::ANSWERED) {
+            return;
+        }
+        // Of a SYN that was sent more than once nobody knows which is answered.
+        if handshake == tcp::SYN | tcp::ACK && packets(other) == 1 {
+            table.answered(owner(slot).1, begun(slot));
+        }
+        mark_again([other, slot], [meta.other(), here], 0);
+        return;
+    }
+    let is_one_sided = meta.has(flag::ONE_SIDED);
+    // The reply's entry begins with what the first SYN makes the backend acknowledge.
+    let is_again = handshake == tcp::SYN && segment.end() == acknowledged(other);
+    if is_again && (is_one_sided || !meta.has(flag::ANSWERED)) {
+        mark_again([slot, other], [here, meta.other()], flag::SENT_AGAIN);
+    } else if is_one_sided && handshake == tcp::ACK {
+        mark_again([slot, other], [here, meta.other()], 0);
+    }
+}
+
+/// Says in both entries of a flow that is opening whether its client has sent its SYN again. Where another packet is quicker, that is
+/// not said: it is one of many.
+#[inline(always)]
+fn mark_again<W: Word, const SLOT: usize>(
+    [request, reply]: [&[W; SLOT]; 2],
+    at: [Position; 2],
+    mark: u32,
+) {
+    let was = Meta(request[0].load());
+    let is_one = was.is_live() && !was.has(flag::REPLY) && was.other() == at[1];
+    let flags = was.flags() & !flag::SENT_AGAIN | mark;
+    if is_one && was.state() == State::Opening && flags != was.flags() {
+        request[0].exchange(was.0, was.sharing(flags).0);
+        share(request, reply, at);
+    }
+}
+
 /// Changes the state as a packet says that has been noted in the entry at `here`.
 ///
 /// Not inlined: few packets come here.
 #[inline(never)]
-pub fn turn<const SLOT: usize, S: Storage<SLOT>>(table: &S, here: Position, segment: &Segment) {
+pub fn settle<const SLOT: usize, S: Storage<SLOT>>(table: &S, here: Position, segment: &Segment) {
     let Some(slot) = at(table, here) else { return };
     let meta = Meta(slot[0].load());
     let Some(other) = at(table, meta.other()) else { return };
@@ -129,12 +185,7 @@ pub fn turn<const SLOT: usize, S: Storage<SLOT>>(table: &S, here: Position, segm
         other_acknowledged: acknowledged(other),
     };
     let ends = if is_reply { [meta.other(), here] } else { [here, meta.other()] };
-    let changed = alter(table, ends, |flags| view.after(flags, segment));
-    let answers = is_reply && segment.has(tcp::SYN | tcp::ACK) && !meta.has(flag::ANSWERED);
-    // Of a SYN that was sent more than once nobody knows which is answered.
-    if changed && answers && packets(other) == 1 {
-        table.answered(owner(slot).1, begun(slot));
-    }
+    alter(table, ends, |flags| view.after(flags, segment));
 }
 
 /// Closes the flow with an entry at `here`, for this reason. True if it was this call that did it.
@@ -198,16 +249,6 @@ impl View {
         self.after_stream(before, segment)
     }
 
-    /// Whether a client that has got no answer sends the SYN again that has opened the flow.
-    #[inline(always)]
-    fn is_sent_again(&self, flags: u32, segment: &Segment) -> bool {
-        let waits = flags & flag::STATE == State::Opening as u32
-            && (flags & flag::ANSWERED == 0 || flags & flag::ONE_SIDED != 0);
-        // The reply's entry begins with what that SYN made the backend acknowledge.
-        let is_same = segment.end() == self.other_acknowledged;
-        waits && !self.is_reply && segment.flags & (tcp::SYN | tcp::ACK) == tcp::SYN && is_same
-    }
-
     /// So, of a stream whose other half goes another way. The client is believed: it has acknowledged something, so
     /// there is a connection; it has finished, so the rest is what the closing timeout is for, which its packets
     /// put off.
@@ -219,12 +260,9 @@ impl View {
         if segment.has(tcp::FIN) && segment.end() == self.sent {
             return closing(before | flag::CLIENT_FIN, Reason::ClientFin);
         }
-        if self.is_sent_again(before, segment) {
-            return before | flag::SENT_AGAIN;
-        }
         let acknowledges = segment.has(tcp::ACK) && !segment.has(tcp::SYN);
         if before & flag::STATE == State::Opening as u32 && acknowledges {
-            return before & !(flag::STATE | flag::SENT_AGAIN) | State::Established as u32;
+            return before & !flag::STATE | State::Established as u32;
         }
         before
     }
@@ -232,13 +270,7 @@ impl View {
     #[inline(always)]
     fn after_stream(&self, before: u32, segment: &Segment) -> u32 {
         let mut flags = before;
-        if self.is_sent_again(before, segment) {
-            return before | flag::SENT_AGAIN;
-        }
         if self.is_reply {
-            if flags & flag::ANSWERED == 0 {
-                flags &= !flag::SENT_AGAIN;
-            }
             flags |= flag::ANSWERED;
             if self.anew {
                 return flags & !(flag::SHARED) | State::Opening as u32 | flag::ANSWERED;

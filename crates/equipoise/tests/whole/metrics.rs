@@ -136,10 +136,7 @@ async fn a_balancer_that_is_drained_is_alive_and_not_ready() {
         lab.client.drain(&request).await.unwrap();
         assert_eq!(asked("/ready").await, (503, "drained".to_owned()));
         assert_eq!(asked("/health").await.0, 200);
-        lab.client
-            .undrain(&UndrainRequest { itself: true, ..UndrainRequest::default() })
-            .await
-            .unwrap();
+        lab.client.undrain(&UndrainRequest::of(itself)).await.unwrap();
         assert_eq!(asked("/ready").await.0, 200);
         assert_eq!(asked("/other").await.0, 404);
         lab.client.stop().await.unwrap();
