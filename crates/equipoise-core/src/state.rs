@@ -16,7 +16,7 @@ use crate::config::{self, Config};
 use crate::diff::Scope;
 use crate::drain::{self, Drain, Drains, Pace};
 use crate::facts::{Facts, Moment};
-use crate::health::{Change, Effect, Health, Manual, Outcome, ProbeId, Standing, Verdict};
+use crate::health::{Change, Effect, Health, Manual, Outcome, ProbeId, Standing};
 use crate::id::{BackendKey, Held, Ids, Mark, Named, RouteName, Wanted};
 use crate::plan::{Desired, Note, PoolPlan, ServiceKey, plan, plan_again};
 use crate::ramp::Ramps;
@@ -222,11 +222,6 @@ impl State {
         let checked = self.health.checked_by(probe);
         let is_good = outcome.is_ok();
         let health = self.health.handle_outcome(self.now, probe, outcome);
-        if let Some(change) = health.as_ref().filter(|change| change.verdict == Verdict::Unhealthy)
-        {
-            // It will recover as who has been unhealthy does.
-            change.backends.iter().for_each(|key| self.ramps.stop(key));
-        }
         if is_good {
             checked.iter().for_each(|key| self.ramps.note_good(key, self.now));
         }
