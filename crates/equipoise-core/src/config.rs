@@ -36,6 +36,7 @@ pub use check::keys;
 pub use convert::{Converted, Ignored, convert, from_json, write};
 pub use delivery::{Delivery, Mode, MssClamp};
 pub use file::Format;
+pub use file::edn::keys as edn_keys;
 pub use flags::{flags_text, from_flags};
 pub use health::HealthCheck;
 pub use limits::{Limits, List, Prefix, RateLimit, Rates, SourceLimit, SourcePrefix};

@@ -17,6 +17,7 @@ pub mod args;
 mod breaker;
 mod check;
 mod config;
+mod convert;
 mod decap;
 mod drain;
 mod explain;
@@ -121,6 +122,8 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
         match &arguments.command {
             Command::Run(flags) => run::run(global, flags).await,
             Command::Check(asked) => check::check(global, asked).await,
+            Command::Convert(asked) => convert::convert(global, asked),
+            Command::Schema => convert::schema(),
             Command::Plan(asked) => plan::plan(global, asked).await,
             Command::Status => status::status(global).await,
             Command::Flows(filter) => flows::flows(global, filter).await,

@@ -12,7 +12,7 @@ mod delivery;
 mod health;
 pub mod keys;
 mod limits;
-mod nearest;
+pub(super) mod nearest;
 mod panic;
 mod policy;
 mod ports;

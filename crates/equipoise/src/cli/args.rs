@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 mod decap;
+mod files;
 mod health;
 mod operate;
 
 pub use decap::Decap;
+pub use files::{Check, Convert};
 pub use health::{Health, HealthAction, OneBackend, Probe, Wait};
 pub use operate::{Breaker, Drain, Turn as BreakerTurn, Turned, Undrain, Which};
 
@@ -59,6 +61,11 @@ pub enum Command {
     Run(Run),
     /// Say what is wrong with a configuration
     Check(Check),
+    /// Translate a configuration from one format to another
+    #[command(after_long_help = files::EXAMPLES)]
+    Convert(Convert),
+    /// Print the JSON Schema of a configuration
+    Schema,
     /// Show what a configuration would change in the running instance
     Plan(Plan),
     /// Show how the running instance is
@@ -104,19 +111,6 @@ pub struct Run {
     /// Balance over these backends
     #[arg(short, long, value_name = "ADDR:PORT", num_args = 1..)]
     pub target: Vec<String>,
-}
-
-/// Arguments of `check`.
-#[derive(Debug, Args)]
-pub struct Check {
-    /// The file; without it, that of -c
-    pub file: Option<PathBuf>,
-    /// Check it against this machine as well
-    #[arg(long)]
-    pub host: bool,
-    /// Take what would be ignored for errors: keys of EDN that are unknown or not served
-    #[arg(long)]
-    pub strict: bool,
 }
 
 /// Arguments of `plan`.
