@@ -11,6 +11,7 @@ mod delivery;
 mod file;
 mod flags;
 pub mod health;
+pub mod import;
 mod limits;
 mod parts;
 mod path;

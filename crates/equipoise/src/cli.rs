@@ -23,6 +23,7 @@ mod drain;
 mod explain;
 mod flows;
 mod health;
+mod import;
 mod plan;
 mod report;
 mod run;
@@ -123,6 +124,7 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Run(flags) => run::run(global, flags).await,
             Command::Check(asked) => check::check(global, asked).await,
             Command::Convert(asked) => convert::convert(global, asked),
+            Command::Import(asked) => import::import(global, asked),
             Command::Schema => convert::schema(),
             Command::Plan(asked) => plan::plan(global, asked).await,
             Command::Status => status::status(global).await,

@@ -181,6 +181,36 @@ fn problem_in_an_included_file_names_that_file_and_shows_its_line() {
 }
 
 #[test]
+fn import_prints_a_configuration_and_lists_what_is_left() {
+    let place = Place::new();
+    place.file("rules", "-A -t 203.0.113.10:80 -s wrr\n-a -t 203.0.113.10:80 -r 10.0.0.1:80 -m -w 5\n-A -f 7 -s rr\n");
+    let answer = place.run("import ipvs rules -i lo eth7");
+    assert_eq!(answer.exit, 0, "{}", answer.err);
+    assert!(
+        answer.err.starts_with("rules:3: services by firewall mark are not served"),
+        "{}",
+        answer.err
+    );
+    assert!(answer.out.contains("interfaces = [\"lo\", \"eth7\"]"), "{}", answer.out);
+    place.file("a.toml", &answer.out);
+    assert_eq!(place.run("check a.toml").exit, 0);
+    let told = place.json("import ipvs rules --format yaml");
+    assert_eq!(told["left_out"][0]["line"], 3);
+    place.file("a.yaml", told["config"].as_str().unwrap());
+    assert_eq!(place.run("check a.yaml").exit, 0);
+    place.file("web.cfg", "frontend web\n mode http\n bind :80\n");
+    let answer = place.run("import haproxy web.cfg");
+    assert_eq!((answer.exit, answer.out.as_str()), (1, ""));
+    assert!(
+        answer.err.contains("web.cfg:1: ") && answer.err.contains("nothing of web.cfg"),
+        "{}",
+        answer.err
+    );
+    assert_eq!(place.run("import nginx web.cfg").exit, 2);
+    assert_eq!(place.run("import keepalived none.conf").exit, 2);
+}
+
+#[test]
 fn schema_is_json_of_all_tables() {
     let schema: Value = serde_json::from_str(&Place::new().run("schema").out).unwrap();
     assert_eq!(schema["$defs"]["listen"]["properties"]["protocol"]["default"], "tcp");

@@ -13,7 +13,7 @@ mod health;
 mod operate;
 
 pub use decap::Decap;
-pub use files::{Check, Convert};
+pub use files::{Check, Convert, From, Import};
 pub use health::{Health, HealthAction, OneBackend, Probe, Wait};
 pub use operate::{Breaker, Drain, Turn as BreakerTurn, Turned, Undrain, Which};
 
@@ -64,6 +64,9 @@ pub enum Command {
     /// Translate a configuration from one format to another
     #[command(after_long_help = files::EXAMPLES)]
     Convert(Convert),
+    /// Carry over the configuration of another load balancer
+    #[command(after_long_help = files::IMPORTS)]
+    Import(Import),
     /// Print the JSON Schema of a configuration
     Schema,
     /// Show what a configuration would change in the running instance

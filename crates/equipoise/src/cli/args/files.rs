@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use equipoise_core::config::Format;
 
 /// What `convert --help` ends with.
@@ -43,4 +43,39 @@ pub struct Convert {
 
 fn format(text: &str) -> Result<Format, String> {
     Format::of(&format!("x.{text}")).ok_or_else(|| format!("files end in {}", Format::ENDINGS))
+}
+
+/// What `import --help` ends with.
+pub(super) const IMPORTS: &str = "\
+Examples:
+  ipvsadm -Sn | equipoise import ipvs - -i eth0 > equipoise.toml
+  equipoise import keepalived /etc/keepalived/keepalived.conf -i eth0
+  equipoise import haproxy /etc/haproxy/haproxy.cfg -i eth0 --json
+What could not be carried over is listed on standard error, or with --json beside the configuration.";
+
+/// Arguments of `import`.
+#[derive(Debug, Args)]
+pub struct Import {
+    /// Where it comes from
+    #[arg(value_name = "SOURCE")]
+    pub source: From,
+    /// The file that is read; `-` for standard input
+    pub file: PathBuf,
+    /// Interfaces of services, where the file does not say
+    #[arg(short, long, value_name = "IFACE", num_args = 1.., default_value = "eth0")]
+    pub interface: Vec<String>,
+    /// The format that is printed
+    #[arg(long, value_name = "FORMAT", value_parser = format, default_value = "toml")]
+    pub format: Format,
+}
+
+/// A load balancer that configurations come from.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum From {
+    /// What `ipvsadm -Sn` prints
+    Ipvs,
+    /// keepalived's virtual servers
+    Keepalived,
+    /// HAProxy's TCP frontends, backends and listens
+    Haproxy,
 }
