@@ -565,9 +565,23 @@ fn problems_are_sound(name: &str, text: &str) {
     }
 }
 
+#[test]
+fn depth_without_end_is_a_problem_in_every_format() {
+    for name in ["f.toml", "f.json", "f.yaml", "f.edn"] {
+        for sign in [
+            "[", "{", "(", "a = [", "{\"a\":", "[{a: ", "{:a ", "- ", "a.", "[[", "#_", "&a [",
+            "? ",
+        ] {
+            for start in ["", "service = ", "{\"service\": ", "service: ", "{:proxies "] {
+                problems_are_sound(name, &format!("{start}{}", sign.repeat(20_000)));
+            }
+        }
+    }
+}
+
 /// Names of files of all kinds.
 fn name() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(vec!["f.toml", "f.json", "f.yaml"])
+    prop::sample::select(vec!["f.toml", "f.json", "f.yaml", "f.edn"])
 }
 
 /// A good file with some of its text cut out, doubled or replaced.
@@ -603,7 +617,7 @@ proptest! {
 
     #[test]
     fn no_mix_of_the_signs_of_a_grammar_panics(
-        text in "([\\[\\]{}=\",.:\n #'\\\\0-9&*!|>?@%`~-]|service|listen|name|true|null|é){0,60}",
+        text in "([\\[\\]{}=\",.:\n #'\\\\0-9&*!|>?@%`~;_-]|service|:proxies|:settings|#_|#\\{|listen|name|true|null|é){0,60}",
         name in name(),
     ) {
         problems_are_sound(name, &text);

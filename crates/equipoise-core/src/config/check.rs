@@ -13,7 +13,7 @@ mod health;
 pub mod keys;
 mod limits;
 mod metrics;
-mod nearest;
+pub(super) mod nearest;
 mod panic;
 mod policy;
 mod ports;

@@ -4,6 +4,7 @@
 //! tree, and the faults of the text as a text of its kind. It gives no tree where a fault leaves the
 //! shape in doubt, so that what is said about the rest is always true. Knows no key.
 
+pub(super) mod edn;
 mod json;
 mod toml;
 mod yaml;
@@ -21,17 +22,24 @@ pub enum Format {
     Json,
     /// YAML.
     Yaml,
+    /// EDN of another system.
+    Edn,
 }
 
 impl Format {
     /// How names of files that can be read end, in words.
-    pub const ENDINGS: &str = "`.toml`, `.yaml`, `.yml` or `.json`";
+    pub const ENDINGS: &str = "`.toml`, `.yaml`, `.yml`, `.json` or `.edn`";
 
     /// The kind of a file, by the extension of its name.
     pub fn of(name: &str) -> Option<Self> {
         let (_, extension) = name.rsplit_once('.')?;
-        let kinds =
-            [("toml", Self::Toml), ("json", Self::Json), ("yaml", Self::Yaml), ("yml", Self::Yaml)];
+        let kinds = [
+            ("toml", Self::Toml),
+            ("json", Self::Json),
+            ("yaml", Self::Yaml),
+            ("yml", Self::Yaml),
+            ("edn", Self::Edn),
+        ];
         let is = |(ending, _): &&(&str, Self)| extension.eq_ignore_ascii_case(ending);
         kinds.iter().find(is).map(|(_, kind)| *kind)
     }
@@ -158,6 +166,7 @@ pub(super) fn read(name: &str, text: &str) -> Reading {
         Some(Format::Toml) => toml::read(text),
         Some(Format::Json) => json::read(text),
         Some(Format::Yaml) => yaml::read(text),
+        Some(Format::Edn) => edn::read(text),
         None => Reading::fault(
             Problem::new("", None, format!("`{name}` is not of a kind of file that can be read"))
                 .allowing(format!("a name that ends in {}", Format::ENDINGS)),

@@ -34,6 +34,20 @@ pub(super) fn expand(
     });
 }
 
+/// The texts of a tree that have variables.
+pub(super) fn find(root: &mut Node) -> Vec<Problem> {
+    let mut found = Vec::new();
+    visit(root, &mut String::new(), &mut |node, key| {
+        if let Value::Text(text) = &node.value
+            && text.replace("$${", "").contains("${")
+        {
+            let message = format!("the variable in `{text}` has no counterpart in EDN");
+            found.push(Problem::new(key, Some(node.span.clone()), message));
+        }
+    });
+    found
+}
+
 /// A text as it is written where variables are known.
 pub(super) fn escape(text: &str) -> String {
     text.replace("${", "$${")

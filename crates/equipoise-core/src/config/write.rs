@@ -3,6 +3,7 @@
 //! Keys come in the order of the list of keys, so that two configurations that say the same are written alike. What is written says
 //! neither more nor less than the tree. Knows no key beyond its place in the list.
 
+pub(super) mod edn;
 mod json;
 mod toml;
 mod yaml;

@@ -10,12 +10,14 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 mod change;
 mod decap;
 mod explain;
+mod files;
 mod health;
 mod operate;
 
 pub use change::{AddBackend, Backend, BackendAction, Config, Reload, Weight};
 pub use decap::Decap;
 pub use explain::Explain;
+pub use files::{Check, Convert, From, Import};
 pub use health::{Health, HealthAction, OneBackend, Probe, Wait};
 pub use operate::{Breaker, Drain, Events, Turn as BreakerTurn, Turned, Undrain, Which};
 
@@ -63,6 +65,14 @@ pub enum Command {
     Run(Run),
     /// Say what is wrong with a configuration
     Check(Check),
+    /// Translate a configuration from one format to another
+    #[command(after_long_help = files::EXAMPLES)]
+    Convert(Convert),
+    /// Carry over the configuration of another load balancer
+    #[command(after_long_help = files::IMPORTS)]
+    Import(Import),
+    /// Print the JSON Schema of a configuration
+    Schema,
     /// Show what a configuration would change in the running instance
     Plan(Plan),
     /// Show how the running instance is
@@ -119,19 +129,6 @@ pub struct Run {
     /// Balance over these backends
     #[arg(short, long, value_name = "ADDR:PORT", num_args = 1..)]
     pub target: Vec<String>,
-}
-
-/// Arguments of `check`.
-#[derive(Debug, Args)]
-pub struct Check {
-    /// The file; without it, that of -c
-    pub file: Option<PathBuf>,
-    /// Check it against this machine as well
-    #[arg(long)]
-    pub host: bool,
-    /// Take what would be ignored for errors: keys of EDN that are unknown or not served
-    #[arg(long)]
-    pub strict: bool,
 }
 
 /// Arguments of `plan`.

@@ -21,11 +21,22 @@ pub(super) struct Loaded {
     pub(super) notes: Vec<Problem>,
 }
 
+/// What is said of a file in JSON.
 #[derive(Serialize)]
-struct Answer {
+pub(super) struct Answer {
     valid: bool,
     errors: Vec<ConfigError>,
     notes: Vec<ConfigError>,
+}
+
+impl Answer {
+    pub(super) fn new(name: &str, problems: &[Problem], notes: &[Problem]) -> Self {
+        Self {
+            valid: problems.is_empty(),
+            errors: ConfigError::all(name, problems),
+            notes: ConfigError::all(name, notes),
+        }
+    }
 }
 
 pub(super) async fn check(global: &Global, asked: &Check) -> Result<(), Failure> {
@@ -45,12 +56,7 @@ pub(super) async fn check(global: &Global, asked: &Check) -> Result<(), Failure>
         Ok(checked) => (Vec::new(), [checked.ignored, checked.notes].concat()),
     };
     if global.json {
-        let errors = ConfigError::all(&text.name, &problems);
-        print_json(&Answer {
-            valid: errors.is_empty(),
-            errors,
-            notes: ConfigError::all(&text.name, &notes),
-        })?;
+        print_json(&Answer::new(&text.name, &problems, &notes))?;
     } else {
         report::notes(&text, &notes);
         report::problems(&text, &problems);
@@ -87,6 +93,6 @@ fn file(global: &Global, file: Option<&PathBuf>) -> Result<PathBuf, Failure> {
     }
 }
 
-fn read(path: &Path) -> Result<Text, Failure> {
+pub(super) fn read(path: &Path) -> Result<Text, Failure> {
     Text::read(path).map_err(|error| Failure::new(Exit::Usage, error.to_string()))
 }

@@ -26,7 +26,7 @@ pub(super) async fn run(global: &Global, flags: &Run) -> Result<(), Failure> {
         // Flags are no text that a backend could be changed in.
         Source::Flags => {
             let text = running_config::to_toml(running_config::to_json(&loaded.config));
-            Base::new("command line.toml", text.map_err(Failure::failed)?)
+            Base::new("command line.toml", text)
         }
     };
     let mut machine = Netlink::open().map_err(Failure::failed)?;
