@@ -14,7 +14,7 @@ fn of(backend: &str) -> Selection {
     Selection { service, backend, ..Selection::default() }
 }
 
-fn drain(backends: &[&str]) -> DrainRequest {
+pub(super) fn drain(backends: &[&str]) -> DrainRequest {
     DrainRequest {
         backends: backends.iter().map(|backend| of(backend)).collect(),
         timeout: None,

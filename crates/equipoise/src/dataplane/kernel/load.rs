@@ -287,6 +287,7 @@ const MAPS: &[&str] = &[
     "LIVE_BACKENDS",
     "PRESSURE",
     "STATELESS",
+    "PROBED",
     "HOSTS",
     "FRAGMENTS_V4",
     "FRAGMENTS_V6",
