@@ -686,7 +686,7 @@ async fn refused_writes_are_told_and_taken_back_and_a_single_one_is_tried_again(
         lab.plane.send_modify(|plane| plane.memory.inject(Fault::Once(3)));
         lab.reload(&other);
         let status = lab.status_when(|s| s.config.last_error.is_none()).await;
-        assert_eq!((status.state, status.config.generation), (Health::Ok, 2));
+        assert_eq!((status.reasons, status.config.generation), (Vec::new(), 2));
         let plane = lab.plane.borrow().clone();
         assert_eq!(plane.memory.check_references(), Ok(()));
         ids(&plane, "10.0.0.3:8080");

@@ -63,10 +63,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.troubles.topics().cloned().collect()
     }
 
-    /// Tries again to do what has just been taken, while something is wrong that was not before; what still is, in words.
+    /// Tries again to do what has just been taken, while something is wrong that was not before, or the maps are; what has come
+    /// to be wrong by it, in words.
     pub(super) async fn persist(&mut self, wrong_before: &BTreeSet<Topic>) -> Option<String> {
         for _ in 0..TRIES {
-            self.new_trouble(wrong_before)?;
+            if self.new_trouble(wrong_before).is_none() && !self.troubles.has(&Topic::Maps) {
+                return None;
+            }
             sleep(BETWEEN).await;
             self.settle().await;
         }

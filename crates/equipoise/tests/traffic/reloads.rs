@@ -96,7 +96,7 @@ impl Wanted {
         self.established_hours = 1 + random.below(20);
         (self.extra, self.third) = (random.below(2) == 0, random.below(2) == 0);
         // So that each differs from the one before.
-        self.rate = 1_000_000 + number;
+        self.rate = 900_000 + number;
     }
 
     fn text(&self, lab: &Lab, attach: Attach) -> String {
@@ -119,7 +119,7 @@ impl Wanted {
                 text,
                 "timeouts = {{ tcp-established = \"{}h\" }}\nlimits = {{ per-source = {{ rate = {} }} }}",
                 hours.max(1),
-                self.rate.max(1_000_000)
+                self.rate.max(900_000)
             )
             .unwrap();
             if self.extra {
