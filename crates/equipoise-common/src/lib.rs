@@ -19,6 +19,7 @@ pub mod flow;
 pub mod hash;
 pub mod key;
 pub mod limit;
+pub mod probe;
 pub mod step;
 pub mod tunnel;
 pub mod value;

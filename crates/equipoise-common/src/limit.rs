@@ -30,6 +30,8 @@ pub const BACKEND_TRIES: u32 = 16;
 /// Packets whose fragments are under way, of each family; the longest unused give way. 100 bytes each, so 1.6 MB and
 /// 2 MB: at a thousand such packets a second, what a receiver keeps for 15 s (RFC 791) and no more.
 pub const FRAGMENTS: u32 = 16_384;
+/// Checks under way that go by a VIP; those that were silent longest give way. 120 bytes each.
+pub const PROBED: u32 = 16_384;
 /// Devices that the packet programs redirect to.
 pub const INTERFACES: u32 = 1_024;
 /// Sources whose new flows are counted at a time; the one that was silent longest gives way, and begins anew.

@@ -168,13 +168,16 @@ pub struct Snat {
     pub address: V6,
     /// The first port, in host order.
     pub first: u16,
-    /// How many ports, at least one.
+    /// How many ports, at least one; none for [`Snat::CHECKED_VIP`].
     pub ports: u16,
     /// Zero.
     pub reserved: u32,
 }
 
 impl Snat {
+    /// The entry that is no source, but the VIP that the backend is checked at.
+    pub const CHECKED_VIP: u32 = crate::limit::SNAT_ADDRESSES;
+
     /// The key of a backend's entry, the first of which is 0.
     #[inline(always)]
     pub const fn key(backend: u32, entry: u32) -> u64 {

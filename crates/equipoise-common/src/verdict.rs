@@ -66,6 +66,8 @@ verdicts! {
     ForwardedReply = "forwarded_reply", Forward;
     /// A reply that the stack routed or this host made, rewritten on its way out.
     RewrittenReply = "rewritten_reply", Forward;
+    /// A check of this host's own, sent to the VIP at a backend as a client's packet would be.
+    ProbeSent = "probe_sent", Forward;
     /// An ICMP error about a reply, rewritten and sent to the backend that has sent the reply.
     ForwardedErrorToBackend = "forwarded_error_to_backend", Forward;
     /// An ICMP error about a request, rewritten and sent to the client that has sent the request.
@@ -93,6 +95,8 @@ verdicts! {
     ReplyToFragment = "reply_to_fragment", Stack;
     /// A reply for a client to which the routing table knows no way.
     ReplyNoRoute = "reply_no_route", Stack;
+    /// The answer of a VIP to a check of this host's own: the stack gets it from the backend's address.
+    ProbeAnswer = "probe_answer", Stack;
 
     /// A packet of a flow whose backend has gone, answered with a RST.
     ResetFlow = "reset_flow", Answer;
@@ -169,6 +173,8 @@ verdicts! {
     /// A request that is to go by link address alone, which XDP in the stack cannot do: the link address is not known yet, the
     /// device takes no redirected frames, or there is no route.
     RequestUndeliverable = "request_undeliverable", Drop;
+    /// A check of this host's own for the VIP at a backend that has none.
+    ProbeUnplaced = "probe_unplaced", Drop;
     /// The kernel refused to change the packet.
     RewriteFailed = "rewrite_failed", Drop;
 }

@@ -14,12 +14,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use record::{Failure, FailureKind, Outcome, Record, Verdict};
+pub use record::{Cause, Failure, FailureKind, Outcome, Record, Verdict};
 use schedule::Schedule;
 pub use schedule::Target;
 
 use crate::config::health::Recovery;
-use crate::config::{Config, HealthCheck};
+use crate::config::{Backend, Config, HealthCheck};
 use crate::id::{BackendKey, Member};
 use crate::weight::Belief;
 
@@ -43,6 +43,8 @@ pub enum Effect {
         address: SocketAddr,
         /// How.
         check: Arc<HealthCheck>,
+        /// A backend that it is made for, if packets get there as they are: then the check is to go to the VIP there.
+        vip_at: Option<BackendKey>,
     },
     /// Nobody waits for checks of this target any more.
     Cancel {
@@ -103,6 +105,14 @@ struct Checked {
     recovery: Recovery,
 }
 
+/// How a backend is checked from now on, and how it was before.
+struct Asked<'a> {
+    backend: &'a Backend,
+    keeps_packets: bool,
+    check: &'a Arc<HealthCheck>,
+    old: Option<Checked>,
+}
+
 /// Everything known of the health of backends.
 #[derive(Clone, Debug)]
 pub struct Health {
@@ -133,10 +143,11 @@ impl Health {
     pub fn handle_config(&mut self, now: Duration, config: &Config) {
         let mut before = std::mem::take(&mut self.backends);
         let mut left = Vec::new();
-        for (key, Member { pool, backend, .. }) in BackendKey::all(config) {
+        for (key, Member { service, pool, backend }) in BackendKey::all(config) {
             let old = before.remove(&key).flatten();
+            let keeps_packets = service.delivery.mode.keeps_packets();
             let checked = backend.health_check.as_ref().map(|check| Checked {
-                target: self.watch(now, (&key, backend.address), (check, old)),
+                target: self.watch(now, &key, Asked { backend, keeps_packets, check, old }),
                 recovery: pool.recovery,
             });
             let is_other = |old: &Checked| checked.is_none_or(|c| c.target != old.target);
@@ -160,12 +171,16 @@ impl Health {
     fn watch(
         &mut self,
         now: Duration,
-        (key, address): (&BackendKey, SocketAddr),
-        (check, old): (&Arc<HealthCheck>, Option<Checked>),
+        key: &BackendKey,
+        Asked { backend, keeps_packets, check, old }: Asked<'_>,
     ) -> u64 {
-        let port = check.port.unwrap_or(address.port());
-        let target =
-            Target { address: SocketAddr::new(address.ip(), port), check: Arc::clone(check) };
+        let port = check.port.unwrap_or(backend.address.port());
+        let goes_to_vip = keeps_packets && check.question.is_by_packets();
+        let target = Target {
+            address: SocketAddr::new(backend.address.ip(), port),
+            check: Arc::clone(check),
+            vip_of: goes_to_vip.then(|| Arc::clone(&key.service)),
+        };
         let old = old.and_then(|old| self.schedule.watched(old.target));
         let known = old.map(|old| old.record.heir());
         self.schedule.watch(now, target, (key.clone(), known))

@@ -10,6 +10,7 @@ pub mod config;
 pub mod diff;
 pub mod drain;
 pub mod dump;
+pub mod effect;
 pub mod facts;
 pub mod health;
 pub mod id;

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use equipoise_common::value::Fate;
+use equipoise_common::key::{Address as _, V4};
+use equipoise_common::value::{Fate, Snat};
 
 use crate::breaker::{self, Breakers};
 use crate::config::health::{Recovery, RecoveryMode};
@@ -363,6 +364,14 @@ impl State {
     /// What is to be done by now; none when that is all.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.health.poll_effect(self.now)
+    }
+
+    /// The id of a backend and the VIP that it is checked at; none where it is checked at its own address alone.
+    pub fn checked_vip(&self, key: &BackendKey) -> Option<(u32, IpAddr)> {
+        let id = self.ids.held(&key.service)?.pools.get(&key.route)?.backends.get(&key.address)?;
+        let vip = self.desired.snat.get(&Snat::key(id.number, Snat::CHECKED_VIP))?.address;
+        let vip = if key.address.is_ipv4() { V4::unpack(vip).into() } else { vip.into() };
+        Some((id.number, vip))
     }
 
     /// When something is to be done, or time alone changes something.

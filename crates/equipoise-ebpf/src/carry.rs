@@ -11,7 +11,7 @@ use equipoise_common::key::{Be16, FiveTuple, TCP, V4, V6};
 use equipoise_common::step::What;
 use equipoise_common::tunnel;
 use equipoise_common::value::{Backend, Mode, Policy, Snat};
-use equipoise_common::verdict::Verdict;
+use equipoise_common::verdict::{self, Verdict};
 
 use crate::encap::{self, Carrier, Outer};
 use crate::family::{Addresses, Family};
@@ -25,7 +25,7 @@ use crate::rewrite::{self, Hops};
 use crate::route::{self, Hop, Route, Wanted};
 use crate::slow::{self, Work};
 use crate::table::{self, policy};
-use crate::{ON, action, leave, on, report};
+use crate::{ON, action, leave, on, probe, report};
 
 /// Whether the ends of a connection are to be told a smaller MSS than they ask for, and this packet is one that asks.
 #[inline(always)]
@@ -58,9 +58,16 @@ pub fn go_on<H: Hook, F: Carrier>(hook: &H) -> u64 {
     if work.found == Found::ApartEventful {
         F::turn();
     }
+    let is_probe = is_probe::<H, F>(work);
+    if is_probe && !probe::address::<H, F>(hook) {
+        return action(leave::<H>(Verdict::ProbeUnplaced));
+    }
     let Some(entry) = table::backend(work.decision.backend) else {
         return action(leave::<H>(Verdict::FlowRefused));
     };
+    if is_probe {
+        work.decision.service = u32::from(entry.service);
+    }
     work.mode = u32::from(entry.mode());
     work.is_to_v6 = entry.mode & Backend::IS_V6 != 0;
     if !Mode::is_one_sided(entry.mode()) {
@@ -82,6 +89,12 @@ pub fn go_on<H: Hook, F: Carrier>(hook: &H) -> u64 {
         return action(leave::<H>(Verdict::RewriteFailed));
     }
     if work.is_to_v6 { send_v6::<H, F>(hook, found) } else { send_v4::<H, F>(hook, found) }
+}
+
+/// Whether it is a check of this host's own, which only goes out.
+#[inline(always)]
+fn is_probe<H: Hook, F>(work: &Work<F>) -> bool {
+    H::HOOK as u32 == verdict::Hook::Egress as u32 && work.sent == Verdict::ProbeSent as u32
 }
 
 const DSR: u32 = Mode::Dsr as u32;
@@ -279,8 +292,8 @@ fn send<H: Hook, F: Carrier, O: Carrier>(hook: &H, found: u64) -> u64 {
         let overhead = tunnel::overhead(work.mode as u8, O::IS_V6);
         report::step(What::Encapsulated, work.mode, u64::from(overhead));
     }
-    // An ICMP error is no packet of a flow.
-    if work.headers.tuple.protocol != F::ICMP {
+    // An ICMP error is no packet of a flow, and neither is a check.
+    if work.headers.tuple.protocol != F::ICMP && !is_probe::<H, F>(work) {
         report::packet(&work.headers, &work.decision);
     }
     if found == STACK {

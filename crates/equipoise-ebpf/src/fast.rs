@@ -12,7 +12,7 @@ use crate::hook::{Hook, Packet, Stage};
 use crate::parse::{Headers, Part};
 use crate::rewrite::{self, Hops};
 use crate::slow::hand_on;
-use crate::{TURN, action, carry, filter, forward, leave, on, report, service, stateless};
+use crate::{TURN, action, carry, filter, forward, leave, on, probe, report, service, stateless};
 
 /// A packet that comes in: by its flow, or by the slow path.
 #[inline(always)]
@@ -43,6 +43,10 @@ pub fn balance<H: Hook, F: Family>(
                     return hand_on(headers, &decision, (found, Part::WHOLE), service);
                 }
                 Err(Verdict::NoService) if stateless::reply(headers, &mut decision) => {}
+                // What XDP in the driver passes, TC takes up.
+                Err(Verdict::NoService) if H::IS_LAST && probe::are_made() => {
+                    return answered(headers, Verdict::ProbeAnswer);
+                }
                 Err(verdict) => return Err(verdict),
             }
         }
@@ -103,7 +107,7 @@ pub fn answer<H: Hook, F: Family>(
         // There is nobody on this side to be answered.
         Found::Reset => return Err(Verdict::Unanswerable),
         Found::Nothing | Found::Idle | Found::Replaced | Found::Reselected => {
-            return Err(Verdict::Outgoing);
+            return probe::outgoing(hook, headers);
         }
     }
     rewrite::apply(hook, packet, headers, &reply.to, Hops::Keep)?;

@@ -84,6 +84,10 @@ pub trait Hook {
     fn is_for_this_host(&self) -> bool;
     /// How the packet has come here.
     fn passage(&self) -> Passage;
+    /// The priority that a packet's socket has given it, on its way out; 0 elsewhere.
+    fn priority(&self) -> u32;
+    /// Takes it away.
+    fn forget_priority(&self);
     /// Whether frames can be sent over this link by the device with this index.
     fn takes(&self, link: Link, interface: u32) -> Result<(), Refusal>;
     /// Adjusts the TCP or UDP checksum. False if the kernel refuses. The window is void after it.

@@ -32,6 +32,7 @@ mod open;
 mod packet;
 mod parse;
 mod pool;
+mod probe;
 mod report;
 mod rewrite;
 mod route;
@@ -331,6 +332,8 @@ fn later_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
 #[inline(always)]
 fn answer_path<H: Hook>(hook: &H) -> i32 {
     match parse::network(&hook.packet().window) {
+        Ok(Network::V4(_)) if probe::may_be_answer::<V4>() => probe::answer::<H, V4>(hook),
+        Ok(Network::V6(_)) if probe::may_be_answer::<V6>() => probe::answer::<H, V6>(hook),
         Ok(Network::V4(_)) => answer_ipv4(hook),
         Ok(Network::V6(_)) => answer_ipv6(hook),
         Err(verdict) => leave::<H>(verdict),

@@ -16,6 +16,7 @@ use equipoise_common::flow::Set;
 use equipoise_common::flow::count::PRESSURES;
 use equipoise_common::key::{HostKey, PortsKey, ServiceKey, V4, V6};
 use equipoise_common::limit;
+use equipoise_common::probe::AnswerKey;
 use equipoise_common::step::Step;
 use equipoise_common::value::{Backend, Host, Policy, Pool, Reply, Service, Snat, Traffic};
 use equipoise_common::verdict::COUNTERS;
@@ -106,7 +107,8 @@ pub static TURNS: PerCpuArray<u64, { limit::POOLS as usize }> = PerCpuArray::new
 #[btf_map(name = "BACKENDS")]
 pub static BACKENDS: Array<Backend, { limit::BACKENDS as usize }> = Array::new();
 
-/// User space: addresses of ours that packets to a backend may come from, by [`Snat::key`].
+/// User space: addresses of ours that packets to a backend may come from, and the VIP that it is checked at, by
+/// [`Snat::key`].
 #[btf_map(name = "SNAT")]
 pub static SNAT: HashMap<u64, Snat, { limit::SNAT as usize }, NO_PREALLOC> = HashMap::new();
 
@@ -193,9 +195,14 @@ pub static HANDSHAKES: Array<Shared, { limit::BACKENDS as usize }, MMAPABLE> = A
 #[btf_map(name = "PRESSURE")]
 pub static PRESSURE: PerCpuArray<u64, { PRESSURES as usize }> = PerCpuArray::new();
 
-/// Program: when a packet was last decided without being remembered, in ticks + 1; 0 for never.
+/// Program: when a packet was last decided without being remembered, and when a check was last sent to a VIP, in
+/// ticks + 1; 0 for never.
 #[btf_map(name = "STATELESS")]
-pub static STATELESS: Array<u64, 1> = Array::new();
+pub static STATELESS: Array<u64, 2> = Array::new();
+
+/// Program: the backend's address, by what a VIP answers a check with.
+#[btf_map(name = "PROBED")]
+pub static PROBED: LruHashMap<AnswerKey, V6, { limit::PROBED as usize }> = LruHashMap::new();
 
 /// Program: flows that have opened and closed ([`equipoise_common::event::Event`]), taken up by user space.
 #[btf_map(name = "EVENTS")]

@@ -15,6 +15,7 @@ use crate::status::change::{
 };
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord};
+use crate::status::history::{Author, ConfirmAnswer, HistoryEntry};
 use crate::status::operate::{
     BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer,
     UndrainRequest,
@@ -23,6 +24,7 @@ use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswe
 
 pub mod client;
 pub mod lock;
+pub mod peer;
 pub mod problem;
 mod routes;
 pub mod server;
@@ -67,9 +69,13 @@ pub enum Command {
     /// Check a backend now; answered when that is done.
     CheckHealth(BackendName, Reply<Vec<BackendHealth>>),
     /// Take another configuration; answered when it is in the maps.
-    Configure(Configure, Reply<ReloadAnswer>),
+    Configure(Configure, Author, Reply<ReloadAnswer>),
     /// The events from the one after this number on.
     Events(u64, Reply<Subscription>),
+    /// What was taken stays.
+    Confirm(Reply<ConfirmAnswer>),
+    /// Who has changed the configuration.
+    History(Reply<Vec<HistoryEntry>>),
     /// What is otherwise than the file says.
     Changes(Reply<Vec<RuntimeChange>>),
     /// Detach, remove everything, and end; answered when it is done.

@@ -25,6 +25,7 @@ mod events;
 mod explain;
 mod flows;
 mod health;
+mod history;
 mod import;
 mod plan;
 mod report;
@@ -141,6 +142,8 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Probe(asked) => health::probe(global, asked).await,
             Command::Wait(asked) => wait::wait(global, asked).await,
             Command::Reload(asked) => change::reload(global, asked).await,
+            Command::Confirm => history::confirm(global).await,
+            Command::History => history::history(global).await,
             Command::Weight(asked) => change::weight(global, asked).await,
             Command::Backend(asked) => change::backend(global, asked).await,
             Command::Config(asked) => config::config(global, asked).await,

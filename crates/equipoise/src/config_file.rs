@@ -53,6 +53,11 @@ impl Base {
         Self { name: name.into(), text: text.into(), ..Self::default() }
     }
 
+    /// The files that it has named.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.keys().map(PathBuf::as_path)
+    }
+
     /// Checks it with changes laid over it.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::admin::lock::InstanceLock;
 use crate::admin::server::Server;
-use crate::admin::{Command, Reply, Snapshot};
+use crate::admin::{Command, Configure, Reply, Snapshot};
 use crate::apply::{Applier, Converged};
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::Part;
@@ -33,16 +33,21 @@ use crate::metrics;
 use crate::probe::{Outcomes, Prober};
 use crate::status::StopAnswer;
 use crate::status::change::ReloadRequest;
+use crate::status::history::Author;
+use crate::watch::Watch;
 
 mod answer;
 mod breakers;
 mod changes;
 mod clock;
 mod drains;
+mod effect;
 mod ending;
 mod events;
 mod explain;
+mod files;
 mod health;
+mod history;
 mod interfaces;
 mod keep;
 mod listing;
@@ -50,6 +55,7 @@ mod loads;
 mod passive;
 mod ports;
 mod reload;
+mod rollback;
 mod select;
 mod start;
 mod tell;
@@ -57,6 +63,7 @@ mod trouble;
 mod wake;
 
 pub use ending::EndError;
+pub use files::Watching;
 pub use keep::path as state_file;
 pub use listing::parse_prefix;
 pub use start::{Start, StartError};
@@ -69,9 +76,11 @@ use drains::Waiter;
 use events::EventTask;
 use explain::Asked;
 use health::Waiting;
+use history::History;
 use interfaces::Interfaces;
 use keep::Kept;
 use passive::Passive;
+use rollback::Unconfirmed;
 use tell::Lasting;
 use trouble::{Topic, Troubles};
 use wake::{BURST, Due, NEIGHBOURS, RESTING, SWEEP, SWEEP_PARTS};
@@ -90,6 +99,11 @@ pub struct Driver<M, P> {
     instance: String,
     source: Source,
     written: Written,
+    /// The files that it was read from, where they are watched.
+    watch: Option<Watch>,
+    history: History,
+    /// What runs only for a while, unless that is confirmed.
+    unconfirmed: Option<Unconfirmed>,
     clock: Clock,
     machine: M,
     plane: P,
@@ -133,7 +147,7 @@ pub struct Driver<M, P> {
 }
 
 /// Which configuration runs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Generation {
     number: u64,
     loaded_at: SystemTime,
@@ -143,7 +157,7 @@ struct Generation {
 /// Something that wakes the loop.
 enum Event {
     End,
-    Reload,
+    Reload(Author),
     Command(Command),
     Machine,
     Probed(ProbeId, Outcome),
@@ -197,7 +211,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         tokio::select! {
             _ = self.signals.interrupt.recv() => Event::End,
             _ = self.signals.terminate.recv() => Event::End,
-            _ = self.signals.hangup.recv() => Event::Reload,
+            _ = self.signals.hangup.recv() => Event::Reload(Author::Signal),
+            () = files::changed(&mut self.watch) => Event::Reload(Author::File),
             Some(command) = self.commands.recv() => Event::Command(command),
             Some((probe, outcome)) = self.outcomes.recv() => Event::Probed(probe, outcome),
             () = self.machine.changed() => Event::Machine,
@@ -208,8 +223,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     async fn handle(&mut self, event: Event) -> Option<Ending> {
         match event {
             Event::End => return Some(Ending::Signal),
-            // Whoever has sent the signal sees in the status, and in the log, what has become of it.
-            Event::Reload => drop(self.reload(&ReloadRequest::default()).await),
+            // Whoever has done that sees in the status, and in the log, what has become of it.
+            Event::Reload(by) => {
+                drop(self.configure(&Configure::Reload(ReloadRequest::default()), by).await);
+            }
             Event::Machine => {
                 // Counted from the first news of a burst, so that a steady stream cannot put it off.
                 let at = (Instant::now() + BURST).max(self.due.not_before);
@@ -218,9 +235,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Event::Probed(probe, outcome) => self.take_outcome(probe, outcome),
             Event::Timer => {}
             Event::Command(Command::Stop(reply)) => return Some(Ending::Stop(reply)),
-            Event::Command(Command::Configure(what, reply)) => {
+            Event::Command(Command::Configure(what, by, reply)) => {
                 // Whoever asked may be gone.
-                drop(reply.send(self.configure(&what).await));
+                drop(reply.send(self.configure(&what, by).await));
             }
             Event::Command(command) => self.answer(command),
         }
@@ -238,6 +255,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if retry && self.troubles.has(&Topic::Machine) {
             self.read_machine().await;
         }
+        self.follow_confirmation(now).await;
         self.follow_loads(now);
         self.count_drained(now);
         self.follow_health(now);

@@ -16,3 +16,4 @@ pub mod metrics;
 pub mod probe;
 pub mod running_config;
 pub mod status;
+pub mod watch;

@@ -1,12 +1,13 @@
 //! Making health checks: each a small talk of its own, whose outcome is one fact.
 //!
-//! [`ask`] makes one check and gives its outcome within the check's timeout, whatever the other end does. [`Prober`] makes
-//! many of them at once, on a thread of its own, so that neither the loop nor a slow backend puts any off; a
+//! [`ask`] makes one check and gives its outcome within the check's timeout, whatever the other end does; [`ask_both`] makes it
+//! the way the packets go as well, for backends that get those as they are. [`Prober`] makes many of them at once, on a thread of its own, so that neither the loop nor a slow backend puts any off; a
 //! check that nobody waits for any more is dropped, its sockets with it. Knows nothing of thresholds or of what
 //! becomes of outcomes.
 
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use equipoise_core::config::HealthCheck;
@@ -14,6 +15,7 @@ use equipoise_core::config::health::Question;
 use equipoise_core::health::{Failure, FailureKind, Outcome};
 use tokio::time::timeout;
 
+mod both;
 mod dns;
 mod exec;
 mod grpc;
@@ -21,29 +23,48 @@ mod http;
 mod prober;
 mod tcp;
 mod tls;
+mod to;
 mod udp;
 
+pub use both::ask_both;
 pub use prober::{Outcomes, Prober};
+pub use to::Vip;
+
+use to::To;
 
 /// Makes a check of what answers at an address.
 pub async fn ask(address: SocketAddr, check: &HealthCheck) -> Outcome {
+    ask_at(address, None, check).await.outcome
+}
+
+/// How a check has ended.
+struct Answered {
+    outcome: Outcome,
+    /// Whether anything has come back but a refusal.
+    is_reached: bool,
+}
+
+async fn ask_at(address: SocketAddr, vip: Option<Vip>, check: &HealthCheck) -> Answered {
+    let reached = AtomicBool::new(false);
+    let to = To::new(address, vip, &reached);
     let began = Instant::now();
-    match timeout(check.timeout, answer(address, check)).await {
+    let outcome = match timeout(check.timeout, answer(to, check)).await {
         Ok(Ok(())) => Ok(began.elapsed()),
         Ok(Err(failure)) => Err(failure),
         Err(_) => Err(late(check.timeout)),
-    }
+    };
+    Answered { outcome, is_reached: reached.load(Ordering::Relaxed) }
 }
 
-async fn answer(address: SocketAddr, check: &HealthCheck) -> Result<(), Failure> {
+async fn answer(to: To<'_>, check: &HealthCheck) -> Result<(), Failure> {
     match &check.question {
-        Question::Tcp => tcp::check(address).await,
-        Question::Http(http) => http::check(address, http).await,
-        Question::Https(https) => http::check_tls(address, https).await,
-        Question::Grpc(grpc) => grpc::check(address, grpc).await,
-        Question::Udp(udp) => udp::check(address, udp).await,
-        Question::Dns(dns) => dns::check(address, dns).await,
-        Question::Exec(exec) => exec::check(address, exec).await,
+        Question::Tcp => tcp::check(to).await,
+        Question::Http(http) => http::check(to, http).await,
+        Question::Https(https) => http::check_tls(to, https).await,
+        Question::Grpc(grpc) => grpc::check(to, grpc).await,
+        Question::Udp(udp) => udp::check(to, udp).await,
+        Question::Dns(dns) => dns::check(to, dns).await,
+        Question::Exec(exec) => exec::check(to.address, exec).await,
     }
 }
 

@@ -3,6 +3,9 @@
 //! The file's form is the configuration's own, with every default filled in, so that what
 //! `equipoise config` prints can be run again. JSON has the same shape with its keys in snake case.
 
+mod difference;
+
+pub use difference::differences;
 use equipoise_core::config::{self, Config, Format};
 use serde_json::{Map, Value};
 

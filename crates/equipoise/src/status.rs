@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 pub mod change;
 pub mod explain;
 pub mod health;
+pub mod history;
 pub mod operate;
 
 /// How a running instance is.
@@ -56,7 +57,7 @@ pub enum Health {
 }
 
 /// Which configuration runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConfigStatus {
     /// The file; none when it came from flags.
     pub path: Option<String>,
@@ -68,6 +69,9 @@ pub struct ConfigStatus {
     pub last_error: Option<String>,
     /// Whether the file is watched for changes.
     pub watching: bool,
+    /// How long what runs still waits to be confirmed, before what ran before it runs again; none where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_within_seconds: Option<f64>,
     /// What operators have changed since, and is otherwise than the file says.
     #[serde(default)]
     pub runtime_changes: Vec<change::RuntimeChange>,
@@ -291,7 +295,7 @@ pub struct PlanRequest {
 }
 
 /// What a configuration would change.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PlanAnswer {
     /// Whether the steps lead from what a running instance has; else from nothing.
     pub running: bool,
@@ -301,6 +305,34 @@ pub struct PlanAnswer {
     pub notes: Vec<String>,
     /// The whole desired state as text.
     pub dump: String,
+    /// What it does to clients, service by service, where it does anything; nothing without a running instance.
+    #[serde(default)]
+    pub effect: Vec<ServiceEffect>,
+}
+
+/// What another configuration does to the clients of a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceEffect {
+    /// Its name.
+    pub service: String,
+    /// `added`, `removed`, `changed`, or `none` where other services alone make a difference to it.
+    pub change: String,
+    /// Percent of the space of its new flows that go to another backend than before, of the pool where that is most.
+    pub moved_percent: f64,
+    /// Live flows that would end with a RST: of backends that go, where the service says so.
+    pub broken_flows: u64,
+    /// The largest packets of clients that get to its backends whole, where that is otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<MtuChange>,
+}
+
+/// Bytes of the largest packets that get through whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MtuChange {
+    /// Now.
+    pub before: u32,
+    /// With the other configuration.
+    pub after: u32,
 }
 
 /// How a stop ended.

@@ -54,6 +54,11 @@ const STAGES: &[Stage] = &[
         exits: &[NoService, LocalSocket],
     },
     Stage {
+        name: "Checks by a VIP",
+        what: "This host's own checks of backends that get packets as they are: on their way out they go on as requests for the VIP at one backend;                what that answers comes in for no service, and the stack gets it from the backend's address.",
+        exits: &[ProbeSent, ProbeAnswer, ProbeUnplaced],
+    },
+    Stage {
         name: "Open",
         what: "A packet for a service and of no flow: what the service says of packets from mid-stream (`on-unknown`), a backend out of \
                the pool (`on-empty` where there is none, and where limits are reached), a name at the backend that no other flow has, \

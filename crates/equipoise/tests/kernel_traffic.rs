@@ -20,10 +20,14 @@ mod lifecycle;
 mod modes;
 #[path = "traffic/paths.rs"]
 mod paths;
+#[path = "traffic/reloads.rs"]
+mod reloads;
 #[path = "traffic/routes.rs"]
 mod routes;
 #[path = "traffic/start.rs"]
 mod start;
+#[path = "traffic/vip_checks.rs"]
+mod vip_checks;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -90,6 +94,8 @@ at_each_hook! {
     a_backend_that_fails_its_checks_gets_no_new_flows_until_it_passes_them
     flows_of_a_backend_that_is_down_are_treated_as_the_service_says
     pages_and_datagrams_are_checked_past_the_programs
+    reloads_under_traffic_break_nothing_and_each_is_in_force
+    checks_go_the_way_the_packets_go_and_tell_what_is_broken
 }
 
 use denied::a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back;
@@ -119,7 +125,9 @@ use paths::{
     a_client_learns_the_size_of_a_link_behind_a_router, a_client_learns_the_size_of_our_own_link,
     a_traceroute_shows_us_and_ends_at_the_vip, datagrams_in_fragments_are_answered,
 };
+use reloads::reloads_under_traffic_break_nothing_and_each_is_in_force;
 use routes::clients_are_led_by_their_address_and_established_ones_stay;
+use vip_checks::checks_go_the_way_the_packets_go_and_tell_what_is_broken;
 
 fn new_connections_follow_the_weights(attach: Attach) {
     let balanced = Balanced::new(attach, Options::default());

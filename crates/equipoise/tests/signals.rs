@@ -8,7 +8,7 @@ use equipoise::admin::lock::InstanceLock;
 use equipoise::config_file::Base;
 use equipoise::dataplane::memory::Memory;
 use equipoise::dataplane::simulated::{End, Plane, Simulated as SimulatedPlane};
-use equipoise::driver::{Driver, Signals, Source, Start};
+use equipoise::driver::{Driver, Signals, Source, Start, Watching};
 use equipoise::host::simulated::{Simulated as SimulatedMachine, World};
 use equipoise::host::{Device, Reading};
 use equipoise_core::config;
@@ -50,6 +50,7 @@ async fn ended_by(signal: i32, on_exit: &str) -> (Option<End>, String, bool) {
         state_file: directory.path().join("state.json"),
         source: Source::Flags,
         base: Base::new("a.toml", &*text),
+        watching: Watching::No,
         config: config::parse("a.toml", &text).unwrap().config,
         machine,
         plane,

@@ -4,6 +4,8 @@
 mod changes;
 #[path = "whole/events.rs"]
 mod events;
+#[path = "whole/files.rs"]
+mod files;
 #[path = "whole/health.rs"]
 mod health;
 #[path = "whole/metrics.rs"]
@@ -24,7 +26,7 @@ use equipoise::config_file::Base;
 use equipoise::dataplane::kernel::FlowRow;
 use equipoise::dataplane::memory::{Fault, Memory};
 use equipoise::dataplane::simulated::{End, Plane, Simulated as SimulatedPlane};
-use equipoise::driver::{Driver, EndError, Signals, Source, Start, StartError};
+use equipoise::driver::{Driver, EndError, Signals, Source, Start, StartError, Watching};
 use equipoise::host::simulated::{Simulated as SimulatedMachine, World};
 use equipoise::host::{Device, Features, Reading, Way};
 use equipoise::status::{FlowFilter, Health, PlanRequest, Status};
@@ -97,6 +99,16 @@ impl Lab {
     ) -> (Result<TestDriver, StartError>, Self) {
         let file = directory.path().join("a.toml");
         fs::write(&file, text).unwrap();
+        Self::start_at((directory, file, Watching::No), world, text, prepare).await
+    }
+
+    /// With a file that is there, somewhere in the folder.
+    async fn start_at(
+        (directory, file, watching): (TempDir, PathBuf, Watching),
+        world: World,
+        text: &str,
+        prepare: impl FnOnce(&mut Plane),
+    ) -> (Result<TestDriver, StartError>, Self) {
         let mut plane = Plane { memory: Memory::new(65_536), ..Plane::default() };
         prepare(&mut plane);
         let (plane, plane_handle) = SimulatedPlane::new(plane);
@@ -111,6 +123,7 @@ impl Lab {
             state_file: lab.path("state.json"),
             source: Source::File(file),
             base: Base::new("a.toml", text),
+            watching,
             config: config::parse("a.toml", text).unwrap().config,
             machine,
             plane,
@@ -664,16 +677,20 @@ async fn interface_that_is_made_anew_is_attached_anew() {
 }
 
 #[tokio::test]
-async fn refused_write_is_told_and_tried_again_until_the_maps_are_right() {
+async fn refused_writes_are_told_and_taken_back_and_a_single_one_is_tried_again() {
     let (driver, lab) = Lab::start(CONFIG).await;
     run(driver, async {
+        let before = lab.plane.borrow().memory.contents().clone();
         lab.plane.send_modify(|plane| plane.memory.inject(Fault::Every(1)));
-        lab.reload(&CONFIG.replace("10.0.0.2:8080", "10.0.0.3:8080"));
-        let status = lab.status_when(|s| s.state == Health::Degraded).await;
-        assert!(!status.reasons.is_empty());
-        assert_eq!(lab.plane.borrow().memory.check_references(), Ok(()));
+        let other = CONFIG.replace("10.0.0.2:8080", "10.0.0.3:8080");
+        lab.reload(&other);
+        let status = lab.status_when(|s| s.config.last_error.is_some()).await;
+        assert!(status.config.last_error.unwrap().contains("what ran before runs again"));
+        assert_eq!(*lab.plane.borrow().memory.contents(), before);
         lab.plane.send_modify(|plane| plane.memory.inject(Fault::Once(3)));
-        lab.status_when(|s| s.state == Health::Ok).await;
+        lab.reload(&other);
+        let status = lab.status_when(|s| s.config.last_error.is_none()).await;
+        assert_eq!((status.reasons, status.config.generation), (Vec::new(), 2));
         let plane = lab.plane.borrow().clone();
         assert_eq!(plane.memory.check_references(), Ok(()));
         ids(&plane, "10.0.0.3:8080");

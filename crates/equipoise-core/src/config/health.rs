@@ -68,6 +68,23 @@ impl Question {
             Self::Exec(_) => "exec",
         }
     }
+
+    /// Whether it goes to the backend in packets, and so can go to a VIP at it.
+    pub fn is_by_packets(&self) -> bool {
+        match self {
+            Self::Exec(_) => false,
+            Self::Tcp | Self::Http(_) | Self::Https(_) | Self::Grpc(_) => true,
+            Self::Udp(_) | Self::Dns(_) => true,
+        }
+    }
+
+    /// Whether it is asked in datagrams: whoever does not listen says so by ICMP alone.
+    pub fn is_in_datagrams(&self) -> bool {
+        match self {
+            Self::Udp(_) | Self::Dns(_) => true,
+            Self::Tcp | Self::Http(_) | Self::Https(_) | Self::Grpc(_) | Self::Exec(_) => false,
+        }
+    }
 }
 
 /// A page, and what is expected of it.

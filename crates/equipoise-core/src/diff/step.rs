@@ -227,6 +227,9 @@ pub(crate) fn traits(backend: &Backend) -> String {
 /// What packets to a backend may come from.
 pub(crate) fn describe_snat(key: u64, value: &Snat) -> String {
     let source = address(value.address, Be16::new(0)).ip();
+    if key as u32 == Snat::CHECKED_VIP {
+        return format!("VIP that backend {} is checked at: {source}", key >> 32);
+    }
     let last = u32::from(value.first) + u32::from(value.ports) - 1;
     let (backend, first) = (key >> 32, value.first);
     format!("source {} of backend {backend}: {source}, ports {first}-{last}", key as u32)

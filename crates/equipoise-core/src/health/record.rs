@@ -43,12 +43,39 @@ pub struct Failure {
     pub kind: FailureKind,
     /// In words.
     pub message: String,
+    /// What is broken, where that could be told.
+    pub cause: Option<Cause>,
 }
 
 impl Failure {
     /// A failure in words.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), cause: None }
+    }
+}
+
+/// What is broken, as a check that goes the way the packets go and one that goes straight to the backend tell together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The host does not answer at all.
+    HostDown,
+    /// It does, and nobody listens.
+    PortClosed,
+    /// The host answers, and the VIP there does not: it has no such address, or packets do not get there as the mode has it.
+    VipOrTunnel,
+    /// Somebody listens, and answers badly or not at all.
+    Application,
+}
+
+impl Cause {
+    /// In a word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HostDown => "host-down",
+            Self::PortClosed => "port-closed",
+            Self::VipOrTunnel => "vip-or-tunnel",
+            Self::Application => "application",
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which checks are made when: one for each address and check, however many pools name it.
+//! Which checks are made when: one for each address and check, however many pools name it, unless it goes to their VIPs.
 //!
 //! A target is due a period after its last check began, so that targets that began apart stay apart; the period is
 //! `interval`, or `fast-interval` while its verdict may change. A check that is slow puts nothing off, its own target's
@@ -21,6 +21,8 @@ pub struct Target {
     pub address: SocketAddr,
     /// How.
     pub check: Arc<HealthCheck>,
+    /// The service whose VIP there is asked, where its packets get there as they are; none where the address is.
+    pub vip_of: Option<Arc<str>>,
 }
 
 /// A target and what is known of it.
@@ -133,7 +135,10 @@ impl Schedule {
             self.last_number += 1;
             watched.in_flight.insert(self.last_number);
             let probe = ProbeId { target: id, number: self.last_number };
-            return Some(Effect::Probe { probe, address: watched.target.address, check });
+            let Target { address, ref vip_of, .. } = watched.target;
+            // Any of its users: they are of one service.
+            let vip_at = watched.users.first().filter(|_| vip_of.is_some()).cloned();
+            return Some(Effect::Probe { probe, address, check, vip_at });
         }
     }
 

@@ -1,5 +1,5 @@
 //! Addresses of ours that packets to backends come from: where the client's is replaced, where one backend reaches
-//! another through a VIP, and outside of UDP tunnels.
+//! another through a VIP, and outside of UDP tunnels. And the VIP that a backend is checked at, where it has packets as they are.
 //!
 //! On addresses that this host has itself the kernel's own connections have their ports, and flows get the others.
 
@@ -13,7 +13,7 @@ use equipoise_common::limit;
 use equipoise_common::value::{self, Snat};
 
 use super::{BackendPlan, Desired, Draft, Note};
-use crate::config::{Mode, target};
+use crate::config::{self, Mode, target};
 use crate::facts::{Facts, OwnPorts};
 use crate::id::{Gone, Ids};
 
@@ -36,6 +36,9 @@ pub(super) fn place(drafts: &[Draft<'_>], ids: &Ids, facts: &Facts, desired: &mu
                 without.push(address);
             }
             put(desired, id.number, sources.iter().map(|source| (*source, ports(source))));
+            if let Some(vip) = checked_vip(draft, placed.backend) {
+                put_vip(desired, id.number, vip);
+            }
             if draft.service.delivery.mode == Mode::Nat {
                 desired.hairpins.insert(host(address.ip()));
             }
@@ -132,6 +135,23 @@ fn put(desired: &mut Desired, id: u32, sources: impl Iterator<Item = (IpAddr, Po
         let value = Snat { address: V6::from(source), first, ports, reserved: 0 };
         desired.snat.insert(Snat::key(id, entry), value);
         backend.value.sources = entry as u8 + 1;
+    }
+}
+
+/// The VIP to check a backend at that gets packets as they are: the first of its own family, which its address stands for.
+fn checked_vip(draft: &Draft<'_>, backend: &config::Backend) -> Option<IpAddr> {
+    let check = backend.health_check.as_ref()?;
+    if !draft.service.delivery.mode.keeps_packets() || !check.question.is_by_packets() {
+        return None;
+    }
+    let vips = draft.keys.iter().map(|key| key.vip().ip());
+    vips.filter(|vip| vip.is_ipv4() == backend.address.is_ipv4()).min()
+}
+
+fn put_vip(desired: &mut Desired, id: u32, vip: IpAddr) {
+    if desired.backends.contains_key(&id) && desired.snat.len() < limit::SNAT as usize {
+        let value = Snat { address: V6::from(vip), ..Snat::default() };
+        desired.snat.insert(Snat::key(id, Snat::CHECKED_VIP), value);
     }
 }
 

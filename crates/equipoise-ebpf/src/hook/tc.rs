@@ -118,6 +118,17 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
     }
 
     #[inline(always)]
+    fn priority(&self) -> u32 {
+        if EGRESS { self.field(|skb| skb.priority) } else { 0 }
+    }
+
+    #[inline(always)]
+    fn forget_priority(&self) {
+        // SAFETY: the context is the kernel's, and TC programs may write this field.
+        unsafe { core::ptr::write_volatile(&raw mut (*self.0.skb.skb).priority, 0) };
+    }
+
+    #[inline(always)]
     fn takes(&self, link: Link, _interface: u32) -> Result<(), Refusal> {
         // redirect_neigh resolves the neighbour itself, and any device can transmit.
         if link == Link::Unknown && self.has_tag() { Err(Refusal::NoNeighbour) } else { Ok(()) }

@@ -72,6 +72,14 @@ impl<const GENERIC: bool> Hook for Xdp<GENERIC> {
     }
 
     #[inline(always)]
+    fn priority(&self) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn forget_priority(&self) {}
+
+    #[inline(always)]
     fn takes(&self, link: Link, interface: u32) -> Result<(), Refusal> {
         if link == Link::Unknown {
             return Err(Refusal::NoNeighbour);

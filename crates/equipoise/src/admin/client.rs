@@ -19,6 +19,7 @@ use crate::status::change::{
 };
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord};
+use crate::status::history::{ConfirmAnswer, HistoryEntry};
 use crate::status::operate::{
     BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer,
     UndrainRequest,
@@ -203,6 +204,24 @@ impl Client {
     /// When there is no answer, or the configuration is wrong.
     pub async fn reload(&self, request: &ReloadRequest) -> Result<ReloadAnswer, ClientError> {
         self.read(self.send(Method::POST, "reload", json(request)?).await?).await
+    }
+
+    /// Lets what was taken stay.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, or nothing to be confirmed.
+    pub async fn confirm(&self) -> Result<ConfirmAnswer, ClientError> {
+        self.read(self.send(Method::POST, "confirm", Bytes::new()).await?).await
+    }
+
+    /// Who has changed the configuration, the latest first.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer.
+    pub async fn history(&self) -> Result<Vec<HistoryEntry>, ClientError> {
+        self.read(self.send(Method::GET, "history", Bytes::new()).await?).await
     }
 
     /// What is otherwise than the file says.

@@ -73,7 +73,22 @@ impl ConfigError {
     }
 }
 
+/// What the names of all kinds begin with.
+const KINDS: &str = "urn:equipoise:problem:";
+/// The kind of a problem with a configuration that could not be applied, and is taken back.
+pub const ROLLED_BACK: &str = "rolled-back";
+
 impl ProblemDetails {
+    /// A configuration could not be applied: what ran before runs again.
+    pub fn rolled_back(detail: impl Into<String>, errors: Vec<ConfigError>) -> Self {
+        Self { errors, ..Self::of(StatusCode::INTERNAL_SERVER_ERROR, ROLLED_BACK, detail) }
+    }
+
+    /// Whether it is a problem of this kind.
+    pub fn is_of(&self, kind: &str) -> bool {
+        self.kind.strip_prefix(KINDS) == Some(kind)
+    }
+
     /// There is no such thing.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::of(StatusCode::NOT_FOUND, "not-found", detail)
@@ -111,7 +126,7 @@ impl ProblemDetails {
 
     fn of(status: StatusCode, kind: &str, detail: impl Into<String>) -> Self {
         Self {
-            kind: format!("urn:equipoise:problem:{kind}"),
+            kind: format!("{KINDS}{kind}"),
             title: status.canonical_reason().unwrap_or(kind).to_owned(),
             status: status.as_u16(),
             detail: detail.into(),

@@ -10,6 +10,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::peer::Peer;
 use super::{Access, routes};
 use crate::metrics::Exporter;
 
@@ -72,7 +73,10 @@ impl AdminSocket {
     /// Serves the admin API on it, in a task of its own.
     pub fn serve(self, access: Access, exporter: Exporter) -> Server {
         let (end, ended) = oneshot::channel();
-        let serve = axum::serve(self.listener, routes::router(access, exporter));
+        let serve = axum::serve(
+            self.listener,
+            routes::router(access, exporter).into_make_service_with_connect_info::<Peer>(),
+        );
         let task = tokio::spawn(
             serve
                 .with_graceful_shutdown(async {

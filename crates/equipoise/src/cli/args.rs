@@ -102,6 +102,10 @@ pub enum Command {
     Wait(Wait),
     /// Have the running instance read its file again
     Reload(Reload),
+    /// Let stay what `reload --confirm` has taken
+    Confirm,
+    /// Show who has changed the configuration, when and how
+    History,
     /// Give a backend another weight
     #[command(after_long_help = change::EXAMPLES)]
     Weight(Weight),
@@ -120,6 +124,9 @@ pub enum Command {
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 pub struct Run {
+    /// Do not read the configuration file anew when it changes; SIGHUP and `reload` do
+    #[arg(long)]
+    pub no_watch: bool,
     /// Listen on these interfaces, without a configuration file
     #[arg(short, long, value_name = "IFACE", num_args = 1..)]
     pub interface: Vec<String>,
@@ -246,7 +253,7 @@ mod tests {
 
     #[test]
     fn commands_of_later_versions_do_not_exist() {
-        assert_eq!(parse("equipoise history").unwrap_err(), ErrorKind::InvalidSubcommand);
+        assert_eq!(parse("equipoise top").unwrap_err(), ErrorKind::InvalidSubcommand);
         assert_eq!(
             parse("equipoise").unwrap_err(),
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand

@@ -5,6 +5,7 @@ use equipoise_core::config::target;
 use super::args::{Backend, BackendAction, Global, OneBackend, Reload, Weight};
 use super::{Exit, Failure, print, print_json};
 use crate::admin::client::ClientError;
+use crate::admin::problem::ROLLED_BACK;
 use crate::status::change::{
     AddRequest, ReloadAnswer, ReloadRequest, ReloadResult, RuntimeChange, ServiceChanges,
 };
@@ -14,8 +15,16 @@ pub(super) async fn reload(global: &Global, asked: &Reload) -> Result<(), Failur
     // The instance runs elsewhere.
     let file = asked.file.as_ref().map(std::path::absolute).transpose().map_err(Failure::failed)?;
     let file = file.map(|file| file.display().to_string());
-    let request = ReloadRequest { file, reset: asked.reset };
-    told(global, global.client().reload(&request).await).await
+    let confirm_seconds = asked.confirm.map(|within| within.as_secs_f64());
+    let request = ReloadRequest { file, reset: asked.reset, confirm_seconds };
+    let taken = global.client().reload(&request).await;
+    if let (Some(within), true, false) = (asked.confirm, taken.is_ok(), global.json) {
+        let within = humantime::format_duration(within);
+        eprintln!(
+            "what ran before runs again in {within}, unless `equipoise confirm` comes before"
+        );
+    }
+    told(global, taken).await
 }
 
 pub(super) async fn weight(global: &Global, asked: &Weight) -> Result<(), Failure> {
@@ -52,14 +61,15 @@ async fn told(global: &Global, taken: Result<ReloadAnswer, ClientError>) -> Resu
         Err(ClientError::Problem(problem)) if !problem.errors.is_empty() => {
             if global.json {
                 let generation = global.client().status().await?.config.generation;
+                let is_back = problem.is_of(ROLLED_BACK);
                 print_json(&ReloadAnswer {
-                    result: ReloadResult::Rejected,
+                    result: if is_back { ReloadResult::RolledBack } else { ReloadResult::Rejected },
                     generation,
                     steps: 0,
                     services: ServiceChanges::default(),
                     errors: problem.errors,
                 })?;
-                return Err(Failure::said(Exit::Usage));
+                return Err(Failure::said(if is_back { Exit::Failed } else { Exit::Usage }));
             }
             return Err(ClientError::Problem(problem).into());
         }

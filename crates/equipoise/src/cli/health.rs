@@ -69,7 +69,10 @@ fn shown(backends: &[BackendHealth]) -> String {
             (None, None) => "-".to_owned(),
         };
         let error = check.and_then(|check| check.error.as_ref());
-        let why = error.map(|error| format!("{}: {}", error.kind, error.message));
+        let why = error.map(|error| {
+            let what = error.cause.as_ref().unwrap_or(&error.kind);
+            format!("{what}: {}", error.message)
+        });
         table.add_row([
             backend.service.clone(),
             backend.route.clone(),
@@ -114,8 +117,11 @@ fn answer(address: SocketAddr, check: &HealthCheck, outcome: Outcome) -> ProbeAn
             ProbeAnswer { kind, address, good: true, latency_ms, error: None }
         }
         Err(failure) => {
-            let error =
-                CheckError { kind: failure.kind.name().to_owned(), message: failure.message };
+            let error = CheckError {
+                kind: failure.kind.name().to_owned(),
+                message: failure.message,
+                cause: None,
+            };
             ProbeAnswer { kind, address, good: false, latency_ms: None, error: Some(error) }
         }
     }

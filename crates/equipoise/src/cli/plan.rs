@@ -11,7 +11,7 @@ use super::{Failure, print, print_json};
 use crate::admin::client::ClientError;
 use crate::driver::targets;
 use crate::host::{Machine, Netlink};
-use crate::status::{PlanAnswer, PlanRequest};
+use crate::status::{MtuChange, PlanAnswer, PlanRequest, ServiceEffect};
 
 pub(super) async fn plan(global: &Global, asked: &Plan) -> Result<(), Failure> {
     let loaded = load(global, asked.file.as_ref())?;
@@ -35,7 +35,31 @@ pub(super) async fn plan(global: &Global, asked: &Plan) -> Result<(), Failure> {
     for step in &answer.steps {
         text.push_str(&format!("  {step}\n"));
     }
+    for effect in &answer.effect {
+        text.push_str(&told(effect));
+    }
     print(&text)
+}
+
+/// What becomes of a service's clients.
+fn told(effect: &ServiceEffect) -> String {
+    let ServiceEffect { service, change, moved_percent, broken_flows, mtu } = effect;
+    let mut parts = vec![match &**change {
+        "none" => "unchanged itself".to_owned(),
+        change => change.to_owned(),
+    }];
+    if change == "changed" || *moved_percent > 0.0 {
+        parts.push(format!("{moved_percent:.1} % of its new flows go elsewhere"));
+    }
+    if *broken_flows > 0 {
+        parts.push(format!("{broken_flows} live flows break"));
+    }
+    if let Some(MtuChange { before, after }) = mtu {
+        parts.push(format!(
+            "packets of up to {after} bytes get through whole, in place of {before}"
+        ));
+    }
+    format!("service {service}: {}\n", parts.join("; "))
 }
 
 async fn against_instance(global: &Global, loaded: Loaded) -> Result<PlanAnswer, Failure> {
@@ -66,5 +90,6 @@ async fn against_nothing(loaded: Loaded) -> Result<PlanAnswer, Failure> {
             .chain(difference.unplaced.iter().map(ToString::to_string))
             .collect(),
         dump: dump(desired, state.facts()),
+        effect: Vec::new(),
     })
 }

@@ -13,7 +13,7 @@ use super::{Exit, Failure, print, print_json, report};
 use crate::admin::lock::InstanceLock;
 use crate::config_file::Base;
 use crate::dataplane::kernel::{Clock, Eviction, Kernel, Options, TcWay};
-use crate::driver::{Driver, Signals, Source, Start, state_file, targets};
+use crate::driver::{Driver, Signals, Source, Start, Watching, state_file, targets};
 use crate::host::{Machine, Netlink, check, requirements};
 use crate::running_config;
 
@@ -52,6 +52,7 @@ pub(super) async fn run(global: &Global, flags: &Run) -> Result<(), Failure> {
         state_file: state_file(&global.instance),
         source,
         base,
+        watching: if flags.no_watch { Watching::No } else { Watching::Yes },
         config,
         machine,
         plane,

@@ -66,9 +66,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             }
             Command::CheckHealth(name, reply) => self.check_now(&name, reply),
             Command::Events(after, reply) => drop(reply.send(Ok(self.subscribe(after)))),
+            Command::Confirm(reply) => drop(reply.send(self.confirm())),
+            Command::History(reply) => drop(reply.send(Ok(self.history()))),
             Command::Changes(reply) => drop(reply.send(Ok(self.runtime_changes()))),
             // Taken before it comes here, as that waits for the machine.
-            Command::Configure(_, reply) => drop(reply),
+            Command::Configure(_, _, reply) => drop(reply),
             // The loop ends with this one and answers it at the very end.
             Command::Stop(reply) => drop(reply),
         }
@@ -132,7 +134,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             generation: self.generation.number,
             loaded_at: humantime::format_rfc3339_seconds(self.generation.loaded_at).to_string(),
             last_error: self.generation.last_error.clone(),
-            watching: false,
+            watching: self.watch.is_some(),
+            confirm_within_seconds: self.unconfirmed.as_ref().map(|unconfirmed| {
+                let left = unconfirmed.until.saturating_duration_since(Instant::now());
+                left.as_secs_f64()
+            }),
             runtime_changes: self.runtime_changes(),
         }
     }

@@ -12,11 +12,14 @@ use crate::admin::{Configure, ProblemDetails};
 use crate::config_file::Base;
 use crate::dataplane::DataPlane;
 use crate::host::Machine;
-use crate::status::change::{AddRequest, ReloadAnswer, RuntimeChange, WeightRequest};
+use crate::status::change::{
+    AddRequest, ReloadAnswer, ReloadRequest, RuntimeChange, WeightRequest,
+};
 use crate::status::health::BackendName;
+use crate::status::history::Author;
 
 /// What a running configuration is made of.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Written {
     /// What the file said, or the flags.
     pub(super) base: Base,
@@ -29,13 +32,17 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     pub(super) async fn configure(
         &mut self,
         what: &Configure,
+        by: Author,
     ) -> Result<ReloadAnswer, ProblemDetails> {
-        match what {
+        let before = self.snapshot.borrow().config.clone();
+        let taken = match what {
             Configure::Reload(request) => self.reload(request).await,
             Configure::Weight(name, request) => self.set_weight(name, request).await,
             Configure::Add(service, request) => self.add_backend(service, request).await,
             Configure::Remove(name) => self.remove_backend(name).await,
-        }
+        };
+        self.remember(by, &asked(what), &before, &taken);
+        taken
     }
 
     async fn set_weight(
@@ -114,8 +121,20 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     ) -> Result<ReloadAnswer, ProblemDetails> {
         let base = self.written.base.clone();
         let written = Written { base, changes };
-        let taken = self.take(written).await;
+        let taken = self.take(written, None).await;
         self.tell_taken(&taken, &what);
         taken
+    }
+}
+
+/// What is asked for, in words.
+fn asked(what: &Configure) -> String {
+    let of = |name: &BackendName| format!("{} of {}", name.backend, name.service);
+    match what {
+        Configure::Reload(ReloadRequest { file: Some(file), .. }) => format!("reload {file}"),
+        Configure::Reload(ReloadRequest { file: None, .. }) => "reload".to_owned(),
+        Configure::Weight(name, request) => format!("weight {} of {}", request.weight, of(name)),
+        Configure::Add(service, request) => format!("add {} to {service}", request.address),
+        Configure::Remove(name) => format!("remove {}", of(name)),
     }
 }

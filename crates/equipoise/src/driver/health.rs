@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use equipoise_core::config::{Route, target};
-use equipoise_core::health::{Manual, Outcome, ProbeId, Record, Standing, Target};
+use equipoise_core::health::{Effect, Manual, Outcome, ProbeId, Record, Standing, Target};
 use equipoise_core::id::BackendKey;
 use equipoise_core::state::{BackendView, PoolView};
 use tokio::time::Instant;
@@ -16,7 +16,8 @@ use super::trouble::Topic;
 use crate::admin::{ProblemDetails, Reply};
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::Part;
-use crate::host::Machine;
+use crate::host::{Machine, Way};
+use crate::probe::Vip;
 use crate::status::PassiveStatus;
 use crate::status::health::{
     BackendHealth, BackendName, CheckError, CheckHealth, HealthFilter, HealthWord, ManualHealth,
@@ -55,7 +56,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     pub(super) fn follow_health(&mut self, now: Instant) {
         self.tell_time();
         while let Some(effect) = self.state.poll_effect() {
-            self.prober.order(effect);
+            let vip = match &effect {
+                Effect::Probe { vip_at: Some(key), .. } => self.vip(key),
+                Effect::Probe { vip_at: None, .. } | Effect::Cancel { .. } => None,
+            };
+            self.prober.order(effect, vip);
         }
         if self.state.is_stale() && !self.due.settle {
             let maps = self.converge();
@@ -70,6 +75,15 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let not_before = Instant::now() + TOGETHER;
         let wake = self.state.next_wake();
         self.due.health = wake.map(|at| self.clock.instant(at).max(not_before));
+    }
+
+    /// The VIP to check a backend at, beside its own address: where its packets leave by a device of ours.
+    fn vip(&self, key: &BackendKey) -> Option<Vip> {
+        let (backend, address) = self.state.checked_vip(key)?;
+        let Some(Way::Via { interface, .. }) = self.reading.ways.get(&key.address.ip()) else {
+            return None;
+        };
+        self.interfaces.indexes().contains(interface).then_some(Vip { address, backend })
     }
 
     pub(super) fn tell_time(&mut self) {
@@ -188,7 +202,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.each(&mut |key, view| {
             if is_asked(key) {
                 let passive = self.passive(key, view.id);
-                told.push(backend_health(now, (key, view), &self.state.standing(key), passive));
+                let standing = self.state.standing(key);
+                let mut health = backend_health(now, (key, view), &standing, passive);
+                if let Some(check) = &mut health.check {
+                    check.vip = self.vip(key).map(|vip| vip.address);
+                }
+                told.push(health);
             }
         });
         told
@@ -223,10 +242,12 @@ fn check_health(now: Duration, target: &Target, record: &Record) -> CheckHealth 
     let error = record.error.as_ref().map(|failure| CheckError {
         kind: failure.kind.name().to_owned(),
         message: failure.message.clone(),
+        cause: failure.cause.map(|cause| cause.name().to_owned()),
     });
     CheckHealth {
         kind: target.check.question.name().to_owned(),
         address: target.address,
+        vip: None,
         verdict: record.verdict.name().to_owned(),
         successes: record.successes,
         failures: record.failures,

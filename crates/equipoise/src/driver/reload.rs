@@ -4,9 +4,8 @@
 //! nothing: it is said in the log and stays in the status until a good one is taken.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use equipoise_core::config::{self, Changed, Changes, Config, Problem, Service};
 use equipoise_core::diff::diff;
@@ -16,15 +15,15 @@ use super::changes::Written;
 use super::health::in_words;
 use super::trouble::Topic;
 use super::{Driver, Source};
+use crate::admin::ProblemDetails;
 use crate::admin::problem::ConfigError;
-use crate::admin::{ProblemDetails, Snapshot};
+use crate::config_file;
 use crate::config_file::Base;
 use crate::dataplane::DataPlane;
 use crate::events::{Event, Kind};
 use crate::host::{Machine, Reading, check};
 use crate::status::change::{ReloadAnswer, ReloadRequest, ReloadResult, ServiceChanges};
 use crate::status::{PlanAnswer, PlanRequest};
-use crate::{config_file, running_config};
 
 impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// Reads the file again, or another one.
@@ -60,7 +59,16 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             ProblemDetails::bad_config(message.clone(), vec![ConfigError::whole(&name, &message)])
         })?;
         let changes = if request.reset { Changes::default() } else { self.written.changes.clone() };
-        let taken = self.take(Written { base: Base::new(&*name, text), changes }).await;
+        let within = match request.confirm_seconds.map(Duration::try_from_secs_f64) {
+            None => None,
+            Some(Ok(within)) if !within.is_zero() => Some(within),
+            Some(_) => {
+                let message = "this is no time in which anything can be confirmed";
+                return Err(ProblemDetails::bad_request(message));
+            }
+        };
+        let written = Written { base: Base::new(&*name, text), changes };
+        let taken = self.take(written, within).await;
         // Also where the maps do not follow yet.
         if self.written.base.name == name {
             self.source = Source::File(path);
@@ -68,12 +76,16 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         taken
     }
 
-    /// Takes what is written, if it is right, and makes the maps that.
+    /// Takes what is written, if it is right, and makes the maps that. Where that cannot be done, or nobody confirms it
+    /// within a time that is asked for, what ran before runs again.
     pub(super) async fn take(
         &mut self,
         mut written: Written,
+        confirm_within: Option<Duration>,
     ) -> Result<ReloadAnswer, ProblemDetails> {
-        let Changed { checked, changes } = checked_whole(&mut written)?;
+        let found = checked_whole(&mut written);
+        self.follow_files(Path::new(&written.base.name), &written.base);
+        let Changed { checked, changes } = found?;
         let Base { name, .. } = &written.base;
         let config = checked.config;
         let targets = self.targets(&config);
@@ -97,19 +109,16 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 );
             }
         }
-        self.written = Written { changes, ..written };
+        let name = name.clone();
+        let before = std::mem::replace(&mut self.written, Written { changes, ..written });
         let services = differing(&self.state.config().services, &config.services);
         let running = self.state.config();
         let is_new = (&running.services, &running.settings) != (&config.services, &config.settings);
         let steps = self.applier.steps();
         if is_new {
-            self.take_config(config, reading).await;
+            self.take_config((config, reading), before, (&name, confirm_within)).await?;
         } else {
             self.save();
-        }
-        if let Some(reason) = self.troubles.reason(&Topic::Maps).filter(|_| is_new) {
-            let message = format!("it is taken, and not in the maps yet: {reason}");
-            return Err(ProblemDetails::failed(message));
         }
         Ok(ReloadAnswer {
             result: if is_new { ReloadResult::Applied } else { ReloadResult::Unchanged },
@@ -120,20 +129,42 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         })
     }
 
-    async fn take_config(&mut self, config: Config, reading: Reading) {
+    async fn take_config(
+        &mut self,
+        (config, reading): (Config, Reading),
+        before: Written,
+        (name, confirm_within): (&str, Option<Duration>),
+    ) -> Result<(), ProblemDetails> {
+        let (before, wrong_before, drains) = (self.before(before), self.wrong(), self.drains());
+        let generation = self.generation.clone();
         self.generation.number += 1;
         self.generation.loaded_at = SystemTime::now();
-        let drains = self.drains();
         let cancelled = self.state.handle_config(config);
-        self.end_drains(&cancelled, &drains);
-        self.forget_passive();
         self.state.handle_facts(reading.facts());
         self.reading = reading;
-        self.snapshot.send_replace(Arc::new(Snapshot {
-            config: running_config::to_json(self.state.config()),
-        }));
+        self.publish();
         // Before any command of this turn: what is called taken is in force.
         self.settle().await;
+        if let Some(reason) = self.persist(&wrong_before).await {
+            self.roll_back(before).await;
+            self.generation = generation;
+            let message = format!("it cannot be applied, and what ran before runs again: {reason}");
+            let errors = vec![ConfigError::whole(name, &reason)];
+            return Err(ProblemDetails::rolled_back(message, errors));
+        }
+        self.end_drains(&cancelled, &drains);
+        self.forget_passive();
+        if let Some(within) = confirm_within {
+            self.expect_confirmation(within, before);
+        }
+        match self.troubles.reason(&Topic::Maps) {
+            None => Ok(()),
+            // They were not right before, either.
+            Some(reason) => {
+                let message = format!("it is taken, and not in the maps yet: {reason}");
+                Err(ProblemDetails::failed(message))
+            }
+        }
     }
 
     /// Tells what has become of a configuration.
@@ -183,6 +214,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         Ok(PlanAnswer {
             running: true,
             steps: difference.steps.iter().map(ToString::to_string).collect(),
+            effect: self.effect(state.config(), desired),
             notes: notes
                 .chain(desired.notes.iter().map(ToString::to_string))
                 .chain(difference.unplaced.iter().map(ToString::to_string))

@@ -16,7 +16,9 @@ use tokio::time::Instant;
 use super::changes::Written;
 use super::clock::Clock;
 use super::events::EventTask;
+use super::files::{self, Watching};
 use super::health::in_words;
+use super::history::History;
 use super::interfaces::{self, Interfaces};
 use super::keep::Kept;
 use super::passive::Passive;
@@ -57,6 +59,8 @@ pub struct Start<M, P> {
     pub source: Source,
     /// What it was read from, for changes to be laid over.
     pub base: Base,
+    /// Whether its files are watched.
+    pub watching: Watching,
     /// The configuration, checked against the machine.
     pub config: Config,
     /// The machine.
@@ -105,6 +109,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     pub async fn start(start: Start<M, P>) -> Result<Self, StartError> {
         let Start { instance, signals, lock, socket, source, base, config, .. } = start;
         let (mut machine, mut plane, state_file) = (start.machine, start.plane, start.state_file);
+        // Before it is first looked at whether all is right: what changes from here on is heard of.
+        let watch = files::watched(&source, &base, start.watching);
         let mut begun = Begun::new(Kept::read(&state_file));
         match begun.all(&mut machine, &mut plane, (config, base), &socket).await {
             Ok(Running { written, state, reading, listening, events, prober, outcomes }) => {
@@ -126,6 +132,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     instance,
                     source,
                     written,
+                    watch,
+                    history: History::default(),
+                    unconfirmed: None,
                     clock: begun.clock,
                     machine,
                     plane,

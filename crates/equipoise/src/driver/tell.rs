@@ -42,7 +42,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             let event = Event::new(Kind::Health).about(key).from(from).to(to);
             let event = match (&change.error, change.verdict) {
                 (Some(error), Verdict::Unhealthy) => {
-                    event.because(format!("{}: {}", error.kind.name(), error.message))
+                    let cause = error.cause.map(|cause| format!("{}: ", cause.name()));
+                    let (cause, kind) = (cause.unwrap_or_default(), error.kind.name());
+                    event.because(format!("{cause}{kind}: {}", error.message))
                 }
                 _ => event.because("checks"),
             };

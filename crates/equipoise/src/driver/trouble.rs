@@ -63,6 +63,11 @@ impl Troubles {
         }
     }
 
+    /// What is wrong.
+    pub(super) fn topics(&self) -> impl Iterator<Item = &Topic> {
+        self.reasons.keys()
+    }
+
     /// Whether something about this is wrong.
     pub(super) fn has(&self, topic: &Topic) -> bool {
         self.reasons.contains_key(topic)

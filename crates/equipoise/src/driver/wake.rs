@@ -35,6 +35,8 @@ pub(super) struct Due {
     pub(super) loads: Option<Instant>,
     /// Drains: when live flows are counted.
     pub(super) drains: Option<Instant>,
+    /// When what runs goes again, unless it is confirmed.
+    pub(super) confirmation: Option<Instant>,
     /// Health: when a check is due, or time alone changes something.
     pub(super) health: Option<Instant>,
 }
@@ -59,6 +61,7 @@ impl Due {
             sweep: now + SWEEP,
             loads: None,
             drains: Some(now),
+            confirmation: None,
             health: Some(now),
         }
     }
@@ -76,6 +79,7 @@ impl Due {
             Some(self.sweep),
             self.loads,
             self.drains,
+            self.confirmation,
             self.health,
         ];
         timers.into_iter().flatten().min().unwrap_or(self.neighbours)

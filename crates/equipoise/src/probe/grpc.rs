@@ -3,8 +3,6 @@
 //! The request has one text and the answer one number, so they are put together and taken apart here, as
 //! <https://protobuf.dev/programming-guides/encoding> has it.
 
-use std::net::SocketAddr;
-
 use equipoise_core::config::health::Grpc;
 use equipoise_core::health::{Failure, FailureKind};
 use http_body_util::{BodyExt, Collected, Full, Limited};
@@ -17,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::http::talk;
 use super::tls::{self, Inside};
+use super::to::To;
 use super::{driven, tcp};
 
 /// Bytes of an answer, at most.
@@ -25,16 +24,16 @@ const ANSWER: usize = 64 * 1024;
 const SERVING: u64 = 1;
 
 /// Good when the service is serving.
-pub(super) async fn check(address: SocketAddr, grpc: &Grpc) -> Result<(), Failure> {
+pub(super) async fn check(to: To<'_>, grpc: &Grpc) -> Result<(), Failure> {
     match &grpc.tls {
         Some(tls) => {
-            let name = tls.server_name.clone().unwrap_or_else(|| address.to_string());
-            let stream = tls::connect(address, tls, Inside::Http2).await?;
+            let name = tls.server_name.clone().unwrap_or_else(|| to.address.to_string());
+            let stream = tls::connect(to, tls, Inside::Http2).await?;
             call(stream, &format!("https://{name}"), &grpc.grpc_service).await
         }
         None => {
-            let stream = tcp::connect(address).await?;
-            call(stream, &format!("http://{address}"), &grpc.grpc_service).await
+            let stream = tcp::connect(to).await?;
+            call(stream, &format!("http://{}", to.address), &grpc.grpc_service).await
         }
     }
 }

@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::tls::{self, Inside};
+use super::to::To;
 use super::{driven, tcp};
 
 /// Bytes of a body that are looked at.
@@ -24,11 +25,11 @@ const BODY: usize = 64 * 1024;
 const REDIRECTS: usize = 5;
 
 /// A page.
-pub(super) async fn check(address: SocketAddr, http: &Http) -> Result<(), Failure> {
-    let origin = Origin { scheme: "http", authority: authority(http, address, 80) };
+pub(super) async fn check(to: To<'_>, http: &Http) -> Result<(), Failure> {
+    let origin = Origin { scheme: "http", authority: authority(http, to.address, 80) };
     let mut path = http.path.clone();
     for _ in 0..=REDIRECTS {
-        let stream = tcp::connect(address).await?;
+        let stream = tcp::connect(to).await?;
         let Some(next) = fetch(stream, http, (&origin, &path)).await? else { return Ok(()) };
         path = next;
     }
@@ -36,12 +37,12 @@ pub(super) async fn check(address: SocketAddr, http: &Http) -> Result<(), Failur
 }
 
 /// A page over TLS.
-pub(super) async fn check_tls(address: SocketAddr, https: &Https) -> Result<(), Failure> {
+pub(super) async fn check_tls(to: To<'_>, https: &Https) -> Result<(), Failure> {
     let Https { http, tls } = https;
-    let origin = Origin { scheme: "https", authority: authority(http, address, 443) };
+    let origin = Origin { scheme: "https", authority: authority(http, to.address, 443) };
     let mut path = http.path.clone();
     for _ in 0..=REDIRECTS {
-        let stream = tls::connect(address, tls, Inside::Http1).await?;
+        let stream = tls::connect(to, tls, Inside::Http1).await?;
         let Some(next) = fetch(stream, http, (&origin, &path)).await? else { return Ok(()) };
         path = next;
     }

@@ -15,11 +15,11 @@ use equipoise_core::health::{Effect, Outcome, ProbeId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::ask;
+use super::{Vip, ask, ask_both};
 
 /// Files that are left to everything else.
 const SPARED_FILES: usize = 256;
-/// A check of a page over TLS, or of a command, has a few.
+/// A check of a page over TLS, of a command, or both ways, has a few.
 const FILES_EACH: usize = 2;
 
 /// Outcomes, as they come in.
@@ -28,7 +28,7 @@ pub type Outcomes = mpsc::UnboundedReceiver<(ProbeId, Outcome)>;
 /// Makes checks until it is dropped.
 #[derive(Debug)]
 pub struct Prober {
-    orders: mpsc::UnboundedSender<Effect>,
+    orders: mpsc::UnboundedSender<(Effect, Option<Vip>)>,
 }
 
 impl Prober {
@@ -50,10 +50,10 @@ impl Prober {
         Ok((Self { orders }, receiver))
     }
 
-    /// Has an effect take place.
-    pub fn order(&self, effect: Effect) {
+    /// Has an effect take place; a check goes to the VIP at the backend as well, if there is one.
+    pub fn order(&self, effect: Effect, vip: Option<Vip>) {
         // The thread lives as long as this; if it does not, no outcome comes, which is what is seen.
-        drop(self.orders.send(effect));
+        drop(self.orders.send((effect, vip)));
     }
 }
 
@@ -65,12 +65,14 @@ struct Work {
 }
 
 impl Work {
-    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Effect>) {
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<(Effect, Option<Vip>)>) {
         loop {
             tokio::select! {
                 order = orders.recv() => match order {
-                    Some(Effect::Probe { probe, address, check }) => self.begin(probe, address, check),
-                    Some(Effect::Cancel { target }) => self.cancel(target),
+                    Some((Effect::Probe { probe, address, check, .. }, vip)) => {
+                        self.begin(probe, (address, vip), check);
+                    }
+                    Some((Effect::Cancel { target }, _)) => self.cancel(target),
                     None => return,
                 },
                 Some(ended) = self.tasks.join_next() => {
@@ -83,13 +85,21 @@ impl Work {
         }
     }
 
-    fn begin(&mut self, probe: ProbeId, address: SocketAddr, check: Arc<HealthCheck>) {
+    fn begin(
+        &mut self,
+        probe: ProbeId,
+        (address, vip): (SocketAddr, Option<Vip>),
+        check: Arc<HealthCheck>,
+    ) {
         let (outcomes, room) = (self.outcomes.clone(), Arc::clone(&self.room));
         let task = self.tasks.spawn(async move {
             let outcome = {
                 // It is never closed, so this only waits.
                 let _room = room.acquire().await;
-                ask(address, &check).await
+                match vip {
+                    Some(vip) => ask_both(address, &check, vip).await,
+                    None => ask(address, &check).await,
+                }
             };
             // Nobody listens when the process is ending.
             drop(outcomes.send((probe, outcome)));

@@ -1,16 +1,17 @@
 //! Connecting: the check of type `tcp`, and the first step of others.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use equipoise_core::health::{Failure, FailureKind};
 use socket2::SockRef;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::to::To;
 
 /// Good when the connection is accepted; it is closed at once.
-pub(super) async fn check(address: SocketAddr) -> Result<(), Failure> {
-    let stream = connect(address).await?;
+pub(super) async fn check(to: To<'_>) -> Result<(), Failure> {
+    let stream = connect(to).await?;
     // With a RST: thousands of checks a second would leave as many connections in TIME_WAIT for a minute. Where that
     // cannot be asked for, closing does as well.
     drop(SockRef::from(&stream).set_linger(Some(Duration::ZERO)));
@@ -18,9 +19,12 @@ pub(super) async fn check(address: SocketAddr) -> Result<(), Failure> {
 }
 
 /// A connection.
-pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream, Failure> {
-    let stream =
-        TcpStream::connect(address).await.map_err(|error| failure("connecting", &error))?;
+pub(super) async fn connect(to: To<'_>) -> Result<TcpStream, Failure> {
+    let open = if to.address.is_ipv4() { TcpSocket::new_v4 } else { TcpSocket::new_v6 };
+    let socket = open().map_err(|error| failure("opening a socket", &error))?;
+    to.direct(SockRef::from(&socket))?;
+    let stream = socket.connect(to.address).await.map_err(|error| failure("connecting", &error))?;
+    to.note_reached();
     // A request is one segment; where this cannot be had, it waits for nothing either.
     drop(stream.set_nodelay(true));
     Ok(stream)

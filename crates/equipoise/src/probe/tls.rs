@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::tcp;
+use super::to::To;
 
 /// How long files are believed not to have changed.
 const FRESH: Duration = Duration::from_secs(60);
@@ -44,7 +44,7 @@ thread_local! {
 
 /// A connection over TLS.
 pub(super) async fn connect(
-    address: SocketAddr,
+    to: To<'_>,
     tls: &Tls,
     inside: Inside,
 ) -> Result<TlsStream<TcpStream>, Failure> {
@@ -52,9 +52,9 @@ pub(super) async fn connect(
     let name = match &tls.server_name {
         Some(name) => ServerName::try_from(name.clone())
             .map_err(|error| failure(format!("server name {name}: {error}")))?,
-        None => ServerName::IpAddress(address.ip().into()),
+        None => ServerName::IpAddress(to.address.ip().into()),
     };
-    let stream = tcp::connect(address).await?;
+    let stream = tcp::connect(to).await?;
     let connecting = TlsConnector::from(config).connect(name, stream).await;
     connecting.map_err(|error| tcp::failure("agreeing on TLS", &error))
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::admin::problem::ConfigError;
 
 /// A configuration that is to be taken.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReloadRequest {
     /// The file by its whole path, which is the instance's from then on; the one that it has if absent.
@@ -17,6 +17,9 @@ pub struct ReloadRequest {
     /// Whether changes made while running are dropped.
     #[serde(default)]
     pub reset: bool,
+    /// Within how long it is to be confirmed; otherwise, what ran before runs again then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_seconds: Option<f64>,
 }
 
 /// What became of a configuration that was to be taken.
@@ -44,6 +47,8 @@ pub enum ReloadResult {
     Unchanged,
     /// It is wrong; nothing has changed.
     Rejected,
+    /// It could not be applied, and what ran before runs again.
+    RolledBack,
 }
 
 /// Services by what has become of them, in the order of the file.

@@ -1,6 +1,6 @@
 //! The answers about the health of backends: what `health` tells.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use equipoise_core::config::target;
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,9 @@ pub struct CheckHealth {
     pub kind: String,
     /// What is asked.
     pub address: SocketAddr,
+    /// The VIP there, which is asked as well and decides, where packets get there as they are.
+    #[serde(default)]
+    pub vip: Option<IpAddr>,
     /// `unknown`, `healthy` or `unhealthy`.
     pub verdict: String,
     /// Good answers in a row.
@@ -72,6 +75,9 @@ pub struct CheckError {
     pub kind: String,
     /// In words.
     pub message: String,
+    /// What is broken, of a backend that is checked by a VIP: `host-down`, `port-closed`, `vip-or-tunnel` or `application`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
 }
 
 /// Whose health is asked for; what is absent does not limit.

@@ -29,12 +29,13 @@ async fn slow_checks_put_no_other_off() {
     let probe = |number| ProbeId { target: number, number };
     let began = Instant::now();
     for number in 0..SLOW {
-        let check = Arc::clone(&slow_check);
-        prober.order(Effect::Probe { probe: probe(number), address: silent.0, check });
+        let (check, vip_at) = (Arc::clone(&slow_check), None);
+        prober
+            .order(Effect::Probe { probe: probe(number), address: silent.0, check, vip_at }, None);
     }
     for number in SLOW..SLOW + QUICK {
-        let check = Arc::clone(&quick_check);
-        prober.order(Effect::Probe { probe: probe(number), address: quick, check });
+        let (check, vip_at) = (Arc::clone(&quick_check), None);
+        prober.order(Effect::Probe { probe: probe(number), address: quick, check, vip_at }, None);
     }
     for _ in 0..QUICK {
         let (probe, outcome) = outcomes.recv().await.unwrap();
@@ -52,7 +53,8 @@ async fn cancelled_checks_are_heard_of_no_more_and_leave_no_socket() {
     let check = check("type = 'udp'\ntimeout = '1s'\nsend = 'x'");
     for number in 0..20 {
         let probe = ProbeId { target: number % 2, number };
-        prober.order(Effect::Probe { probe, address, check: Arc::clone(&check) });
+        let (check, vip_at) = (Arc::clone(&check), None);
+        prober.order(Effect::Probe { probe, address, check, vip_at }, None);
     }
     // Each has a socket of its own, which is told by where it comes from.
     let mut sockets = BTreeMap::new();
@@ -60,7 +62,7 @@ async fn cancelled_checks_are_heard_of_no_more_and_leave_no_socket() {
         let (_, from) = silent.recv_from(&mut [0; 8]).await.unwrap();
         sockets.insert(from.port(), ());
     }
-    prober.order(Effect::Cancel { target: 0 });
+    prober.order(Effect::Cancel { target: 0 }, None);
     let mut heard = Vec::new();
     for _ in 0..10 {
         let (probe, outcome) = outcomes.recv().await.unwrap();

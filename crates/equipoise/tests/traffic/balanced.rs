@@ -67,14 +67,19 @@ impl Balancer {
 
     pub(crate) fn run(&mut self) {
         let mut command = self.command();
-        command.args(["run", "-c"]).arg(self.folder.path().join("equipoise.toml"));
+        command.args(["run", "-c"]).arg(self.file());
         let mut daemon = Daemon::start(command).unwrap();
         daemon.wait_for_log("running: instance", DEADLINE).unwrap();
         self.daemon = Some(daemon);
     }
 
+    /// The configuration file.
+    pub(crate) fn file(&self) -> std::path::PathBuf {
+        self.folder.path().join("equipoise.toml")
+    }
+
     pub(crate) fn write(&self, config: &str) {
-        std::fs::write(self.folder.path().join("equipoise.toml"), config).unwrap();
+        std::fs::write(self.file(), config).unwrap();
     }
 
     /// `equipoise` with this instance's name.

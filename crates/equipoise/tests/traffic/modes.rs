@@ -32,7 +32,7 @@ fn works(lab: &Lab, text: &str) {
 }
 
 /// Puts the VIPs on a backend, and makes it answer clients without help.
-fn own_vips(lab: &Lab, host: &Host) {
+pub(crate) fn own_vips(lab: &Lab, host: &Host) {
     for (key, value) in [("arp_ignore", "1"), ("arp_announce", "2"), ("rp_filter", "0")] {
         for device in ["all", "eth0"] {
             host.netns.sysctl(&format!("net/ipv4/conf/{device}/{key}"), value).unwrap();
@@ -44,7 +44,7 @@ fn own_vips(lab: &Lab, host: &Host) {
 }
 
 /// Backend and client know that they are on one link.
-fn answers_alone(lab: &Lab, host: &Host) {
+pub(crate) fn answers_alone(lab: &Lab, host: &Host) {
     let client = lab.client();
     for (netns, v4, v6) in [(&host.netns, client.v4, client.v6), (&client.netns, host.v4, host.v6)]
     {
@@ -53,7 +53,7 @@ fn answers_alone(lab: &Lab, host: &Host) {
 }
 
 /// The VIPs in a mode, over all backends without a port of their own: those of their family, or of the other one.
-fn in_mode(lab: &Lab, mode: &str, is_crossed: bool) -> String {
+pub(crate) fn in_mode(lab: &Lab, mode: &str, is_crossed: bool) -> String {
     vips()
         .map(|(name, vip)| {
             let through = if is_crossed == vip.is_ipv4() { vips()[1].1 } else { vips()[0].1 };
@@ -92,7 +92,7 @@ pub(crate) fn backends_answer_clients_themselves(attach: Attach) {
 }
 
 /// `equipoise decap` on a backend, until it is dropped.
-fn decapsulating(host: &Host) -> Daemon {
+pub(crate) fn decapsulating(host: &Host) -> Daemon {
     let mut command = host.netns.command(BINARY);
     let instance = format!("tunnels-{}-{}", std::process::id(), host.name);
     command.args(["decap", "-i", "eth0", "--lo", "--instance", &instance]);

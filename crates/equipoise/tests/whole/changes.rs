@@ -211,7 +211,7 @@ async fn reload_tells_what_is_otherwise_and_what_is_wrong_with_its_place() {
         assert!(last.unwrap().contains("a.toml"));
         // Another file, from then on.
         let other = lab.path("b.toml").display().to_string();
-        let request = ReloadRequest { file: Some(other.clone()), reset: false };
+        let request = ReloadRequest { file: Some(other.clone()), ..ReloadRequest::default() };
         assert_eq!(refused(lab.client.reload(&request).await).status, 422);
         fs::write(&other, CONFIG).unwrap();
         let answer = lab.client.reload(&request).await.unwrap();
@@ -226,7 +226,7 @@ async fn reload_tells_what_is_otherwise_and_what_is_wrong_with_its_place() {
 }
 
 #[tokio::test]
-async fn change_that_the_maps_refuse_is_said_and_tried_again() {
+async fn change_that_the_maps_refuse_is_said_and_taken_back() {
     let (driver, lab) = Lab::start(CONFIG).await;
     run(driver, async {
         lab.plane.send_modify(|plane| plane.memory.inject(Fault::Every(1)));
@@ -234,7 +234,8 @@ async fn change_that_the_maps_refuse_is_said_and_tried_again() {
         assert_eq!(problem.status, 500);
         lab.plane.send_modify(|plane| plane.memory.inject(Fault::Never));
         lab.status_when(|status| status.state == Health::Ok).await;
-        assert_eq!(lab.backends().await, backends([(FIRST, 9), (SECOND, 1)]));
+        assert_eq!(lab.backends().await, backends([(FIRST, 3), (SECOND, 1)]));
+        assert_eq!(lab.changes().await, Vec::<String>::new());
         lab.client.stop().await.unwrap();
     })
     .await

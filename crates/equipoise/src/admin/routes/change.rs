@@ -7,15 +7,19 @@ use axum::extract::{Path, Query, State};
 use axum::routing::{get, patch, post};
 
 use super::ask;
+use crate::admin::peer::Peer;
 use crate::admin::{Access, Command, Configure, ProblemDetails};
 use crate::status::change::{
     AddRequest, ReloadAnswer, ReloadRequest, RuntimeChange, WeightRequest,
 };
 use crate::status::health::{BackendName, OfRoute};
+use crate::status::history::{ConfirmAnswer, HistoryEntry};
 
 pub(super) fn router() -> Router<Access> {
     Router::new()
         .route("/api/v1/reload", post(reload))
+        .route("/api/v1/confirm", post(confirm))
+        .route("/api/v1/history", get(history))
         .route("/api/v1/changes", get(changes))
         .route("/api/v1/services/{service}/backends", post(add))
         .route("/api/v1/services/{service}/backends/{backend}", patch(weigh).delete(remove))
@@ -23,10 +27,11 @@ pub(super) fn router() -> Router<Access> {
 
 async fn reload(
     State(access): State<Access>,
+    peer: Peer,
     request: Result<Json<ReloadRequest>, JsonRejection>,
 ) -> Result<Json<ReloadAnswer>, ProblemDetails> {
     let Json(request) = request?;
-    configure(&access, Configure::Reload(request)).await
+    configure((&access, peer), Configure::Reload(request)).await
 }
 
 async fn changes(State(access): State<Access>) -> Result<Json<Vec<RuntimeChange>>, ProblemDetails> {
@@ -35,32 +40,46 @@ async fn changes(State(access): State<Access>) -> Result<Json<Vec<RuntimeChange>
 
 async fn add(
     State(access): State<Access>,
+    peer: Peer,
     path: Result<Path<String>, PathRejection>,
     request: Result<Json<AddRequest>, JsonRejection>,
 ) -> Result<Json<ReloadAnswer>, ProblemDetails> {
     let (Path(service), Json(request)) = (path?, request?);
-    configure(&access, Configure::Add(service, request)).await
+    configure((&access, peer), Configure::Add(service, request)).await
 }
 
 async fn weigh(
     State(access): State<Access>,
+    peer: Peer,
     path: Result<Path<(String, String)>, PathRejection>,
     request: Result<Json<WeightRequest>, JsonRejection>,
 ) -> Result<Json<ReloadAnswer>, ProblemDetails> {
     let (Path((service, backend)), Json(request)) = (path?, request?);
     let name = BackendName { service, backend, route: request.route.clone() };
-    configure(&access, Configure::Weight(name, request)).await
+    configure((&access, peer), Configure::Weight(name, request)).await
 }
 
 async fn remove(
     State(access): State<Access>,
+    peer: Peer,
     path: Result<Path<(String, String)>, PathRejection>,
     query: Result<Query<OfRoute>, QueryRejection>,
 ) -> Result<Json<ReloadAnswer>, ProblemDetails> {
     let (Path((service, backend)), Query(OfRoute { route })) = (path?, query?);
-    configure(&access, Configure::Remove(BackendName { service, backend, route })).await
+    configure((&access, peer), Configure::Remove(BackendName { service, backend, route })).await
 }
 
-async fn configure(access: &Access, what: Configure) -> Result<Json<ReloadAnswer>, ProblemDetails> {
-    ask(access, |reply| Command::Configure(what, reply)).await.map(Json)
+async fn confirm(State(access): State<Access>) -> Result<Json<ConfirmAnswer>, ProblemDetails> {
+    ask(&access, Command::Confirm).await.map(Json)
+}
+
+async fn history(State(access): State<Access>) -> Result<Json<Vec<HistoryEntry>>, ProblemDetails> {
+    ask(&access, Command::History).await.map(Json)
+}
+
+async fn configure(
+    (access, peer): (&Access, Peer),
+    what: Configure,
+) -> Result<Json<ReloadAnswer>, ProblemDetails> {
+    ask(access, |reply| Command::Configure(what, peer.author(), reply)).await.map(Json)
 }

@@ -1,6 +1,7 @@
 //! Arguments of `reload`, `weight`, `backend` and `config`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
@@ -24,6 +25,9 @@ pub struct Reload {
     /// Drop what has been changed by `weight` and `backend`
     #[arg(long)]
     pub reset: bool,
+    /// Go back by itself after this time, unless `equipoise confirm` comes before
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub confirm: Option<Duration>,
 }
 
 /// Arguments of `weight`.

@@ -289,6 +289,7 @@ const MAPS: &[&str] = &[
     "HANDSHAKES",
     "PRESSURE",
     "STATELESS",
+    "PROBED",
     "HOSTS",
     "FRAGMENTS_V4",
     "FRAGMENTS_V6",
