@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 /// Good when the connection is accepted; it is closed at once.
 pub(super) async fn check(address: SocketAddr) -> Result<(), Failure> {
-    let stream = connect(address).await?;
+    let stream = opened(address).await?;
     // With a RST: thousands of checks a second would leave as many connections in TIME_WAIT for a minute. Where that
     // cannot be asked for, closing does as well.
     drop(SockRef::from(&stream).set_linger(Some(Duration::ZERO)));
@@ -19,11 +19,14 @@ pub(super) async fn check(address: SocketAddr) -> Result<(), Failure> {
 
 /// A connection.
 pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream, Failure> {
-    let stream =
-        TcpStream::connect(address).await.map_err(|error| failure("connecting", &error))?;
+    let stream = opened(address).await?;
     // A request is one segment; where this cannot be had, it waits for nothing either.
     drop(stream.set_nodelay(true));
     Ok(stream)
+}
+
+async fn opened(address: SocketAddr) -> Result<TcpStream, Failure> {
+    TcpStream::connect(address).await.map_err(|error| failure("connecting", &error))
 }
 
 /// What an error of the network says.
