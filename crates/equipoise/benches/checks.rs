@@ -154,7 +154,7 @@ fn used() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("this process is there");
     // The name of the program, in brackets, may have any character.
     let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
-    let ticks = fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>());
+    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
     let ticks: u64 = ticks.map(|ticks| ticks.expect("a number")).sum();
     Duration::from_millis(10 * ticks)
 }
