@@ -18,12 +18,14 @@ mod breaker;
 mod change;
 mod check;
 mod config;
+mod convert;
 mod decap;
 mod drain;
 mod events;
 mod explain;
 mod flows;
 mod health;
+mod import;
 mod plan;
 mod report;
 mod run;
@@ -123,6 +125,9 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
         match &arguments.command {
             Command::Run(flags) => run::run(global, flags).await,
             Command::Check(asked) => check::check(global, asked).await,
+            Command::Convert(asked) => convert::convert(global, asked),
+            Command::Import(asked) => import::import(global, asked),
+            Command::Schema => convert::schema(),
             Command::Plan(asked) => plan::plan(global, asked).await,
             Command::Status => status::status(global).await,
             Command::Flows(filter) => flows::flows(global, filter).await,

@@ -3,159 +3,32 @@
 //! The file's form is the configuration's own, with every default filled in, so that what
 //! `equipoise config` prints can be run again. JSON has the same shape with its keys in snake case.
 
-use equipoise_core::config::health::PanicPolicy;
-use equipoise_core::config::{
-    Attach, Backend, BackendInterfaces, Config, Role, Route, Service, target,
-};
-use serde_json::{Map, Value, json};
+use equipoise_core::config::{self, Config, Format};
+use serde_json::{Map, Value};
 
 /// Keys below these are names of interfaces and of headers, and stay as they are.
 const NAMES: [&str; 2] = ["attach", "headers"];
 
 /// As JSON: keys in snake case.
 pub fn to_json(config: &Config) -> Value {
-    let mut written = json!({
-        "service": config.services.iter().map(service).collect::<Vec<_>>(),
-        "settings": {
-            "attach": attach(&config.settings.attach),
-            "backend_interfaces": backend_interfaces(&config.settings.backend_interfaces),
-            "max_flows": config.settings.max_flows,
-            "on_exit": config.settings.on_exit,
-            "events": config.settings.events,
-            "exec_checks": config.settings.exec_checks,
-            "limits": snake(json!(config.settings.limits)),
-            "least_connections": snake(json!(config.settings.least_connections)),
-            "drain": snake(json!(config.settings.drain)),
-        },
-    });
-    if let Some(breaker) = &config.settings.breaker {
-        written["settings"]["breaker"] = snake(json!(breaker));
-    }
-    if let Some(metrics) = &config.settings.metrics {
-        written["settings"]["metrics"] = snake(json!(metrics));
-    }
-    written
+    renamed(config::written(config), &|name| name.replace('-', "_"))
 }
 
 /// As a TOML file, from what [`to_json`] has made.
-///
-/// # Errors
-///
-/// When the JSON is not such a configuration.
-pub fn to_toml(json: Value) -> Result<String, toml::ser::Error> {
-    toml::to_string(&kebab(json))
+pub fn to_toml(json: Value) -> String {
+    config::from_json(renamed(json, &|name| name.replace('_', "-")), Format::Toml)
 }
 
-fn service(service: &Service) -> Value {
-    let mut listen = json!({
-        "interfaces": service.listen.interfaces,
-        "port": service.listen.port,
-        "protocol": service.listen.protocol,
-    });
-    if let Some(address) = service.listen.address {
-        listen["address"] = json!(address);
-    }
-    let mut written = json!({
-        "name": service.name,
-        "listen": listen,
-        "algorithm": service.algorithm,
-        "affinity": service.affinity,
-        "affinity_prefix": service.affinity_prefix,
-        "mode": service.delivery.mode,
-        "snat_addresses": service.delivery.snat_addresses,
-        "mss_clamp": service.delivery.mss_clamp,
-        "manage_address": service.manage_address,
-        "backends": backends(&service.backends),
-        "recovery": snake(json!(service.recovery)),
-        "panic": panic(service),
-        "on_backend_down": service.policy.on_backend_down,
-        "on_backend_removed": service.policy.on_backend_removed,
-        "on_unknown": service.policy.on_unknown,
-        "on_empty": service.policy.on_empty,
-        "on_full": service.policy.on_full,
-        "fragments": service.policy.fragments,
-        "max_flows": service.policy.max_flows,
-        "timeouts": snake(json!(service.policy.timeouts)),
-        "limits": snake(json!(service.policy.limits)),
-    });
-    if let Some(breaker) = &service.breaker {
-        written["breaker"] = snake(json!(breaker));
-    }
-    if !service.routes.is_empty() {
-        written["source_route"] = service.routes.iter().map(route).collect();
-    }
-    written
-}
-
-fn route(route: &Route) -> Value {
-    json!({
-        "source": route.source,
-        "algorithm": route.algorithm,
-        "affinity": route.affinity,
-        "affinity_prefix": route.affinity_prefix,
-        "backends": backends(&route.backends),
-    })
-}
-
-/// Those of a pool, without those that step in when it panics.
-fn backends(backends: &[Backend]) -> Value {
-    backends.iter().filter(|backend| backend.role != Role::Fallback).map(backend).collect()
-}
-
-fn backend(backend: &Backend) -> Value {
-    let mut written = json!({
-        "address": target::text(backend.address),
-        "weight": backend.weight,
-        "max_flows": backend.max_flows,
-        "backup": backend.role == Role::Backup,
-    });
-    if let Some(check) = &backend.health_check {
-        written["health_check"] = snake(json!(check));
-    }
-    written
-}
-
-fn panic(service: &Service) -> Value {
-    let mut written = snake(json!(service.panic));
-    if service.panic.policy == PanicPolicy::Fallback {
-        let fallback = service.backends.iter().filter(|backend| backend.role == Role::Fallback);
-        written["fallback_backends"] = fallback.map(backend).collect();
-    }
-    written
-}
-
-/// The fields of a table in snake case.
-fn snake(value: Value) -> Value {
-    let Value::Object(fields) = value else { return value };
-    let renamed = fields.into_iter().map(|(name, value)| (name.replace('-', "_"), value));
-    Value::Object(renamed.collect())
-}
-
-fn attach(attach: &Attach) -> Value {
-    if attach.interfaces.is_empty() {
-        return json!(attach.default);
-    }
-    let mut modes = json!(attach.interfaces);
-    modes["default"] = json!(attach.default);
-    modes
-}
-
-fn backend_interfaces(interfaces: &BackendInterfaces) -> Value {
-    match interfaces {
-        BackendInterfaces::Auto => json!("auto"),
-        BackendInterfaces::Named(names) => json!(names),
-    }
-}
-
-fn kebab(value: Value) -> Value {
+fn renamed(value: Value, name: &impl Fn(&str) -> String) -> Value {
     match value {
-        Value::Array(items) => items.into_iter().map(kebab).collect(),
+        Value::Array(items) => items.into_iter().map(|item| renamed(item, name)).collect(),
         Value::Object(entries) => {
-            let renamed = entries.into_iter().map(|(key, value)| {
-                let value = if NAMES.contains(&key.as_str()) { value } else { kebab(value) };
-                (key.replace('_', "-"), value)
-            });
-            Value::Object(renamed.collect::<Map<_, _>>())
+            let entry = |(key, value): (String, Value)| {
+                let value =
+                    if NAMES.contains(&key.as_str()) { value } else { renamed(value, name) };
+                (name(&key), value)
+            };
+            Value::Object(entries.into_iter().map(entry).collect::<Map<_, _>>())
         }
         other => other,
     }
@@ -165,6 +38,7 @@ fn kebab(value: Value) -> Value {
 mod tests {
     use super::*;
     use equipoise_core::config::parse;
+    use serde_json::json;
 
     const FILE: &str = r#"
         [[service]]
@@ -206,6 +80,7 @@ mod tests {
         backends = [{ address = "2001:db8::1" }]
         affinity = "source-ip"
         affinity-prefix = { v4 = 24 }
+        breaker = { min-requests = 5 }
         [[service]]
         name = "list"
         listen = { interfaces = ["eth_0"], port = [80, 443] }
@@ -216,6 +91,8 @@ mod tests {
         attach = { default = "tc", eth_0 = "xdp" }
         backend-interfaces = ["eth1"]
         events = false
+        breaker = { window = "10s", max-ejected = 0 }
+        drain = { timeout = "5m", on-timeout = "reset" }
         exec-checks = true
         limits = { per-backend = { rate = 9 }, allow = ["::/0"] }
         least-connections = { update-interval = "500ms", weighted = false }
@@ -227,7 +104,7 @@ mod tests {
     #[test]
     fn what_is_printed_is_the_same_configuration_again() {
         let config = parse("a.toml", FILE).unwrap().config;
-        let printed = to_toml(to_json(&config)).unwrap();
+        let printed = to_toml(to_json(&config));
         let again = parse("b.toml", &printed).unwrap().config;
         assert_eq!(again.services, config.services);
         assert_eq!(again.settings, config.settings);

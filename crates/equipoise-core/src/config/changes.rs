@@ -243,7 +243,7 @@ fn items(list: &mut Node) -> Option<&mut Vec<Node>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Config, parse, parse_changed};
+    use super::super::{Around, Config, parse, parse_changed};
     use super::*;
 
     const FILE: &str = "
@@ -273,7 +273,8 @@ mod tests {
 
     /// Weights by address, of each pool of the first service; and how many changes hold.
     fn laid(file: &str, changes: &Changes) -> (Vec<String>, usize) {
-        let changed = parse_changed(("a.toml", file), &|_| unreachable!(), changes).unwrap();
+        let changed =
+            parse_changed(("a.toml", file), &Around::files(&|_| unreachable!()), changes).unwrap();
         (pools(&changed.checked.config), changed.changes.iter().count())
     }
 
@@ -309,7 +310,10 @@ mod tests {
         let file = FILE
             .replace("fallback-backends = [", "fallback-backends = [{ address = '10.0.9.2:80' }, ");
         let changed =
-            parse_changed(("a.toml", &file), &|_| unreachable!(), &changes).unwrap().checked.config;
+            parse_changed(("a.toml", &file), &Around::files(&|_| unreachable!()), &changes)
+                .unwrap()
+                .checked
+                .config;
         let expected = [
             "10.0.0.2=1 10.0.0.3=9 10.0.9.2=1",
             "10.0.0.1=1 10.0.0.4=9 10.0.9.2=1",
@@ -347,7 +351,8 @@ mod tests {
     #[test]
     fn whole_is_refused_as_a_file_is_with_places_in_it() {
         let refused = |changes: &Changes| {
-            let problems = parse_changed(("a.toml", FILE), &|_| unreachable!(), changes);
+            let problems =
+                parse_changed(("a.toml", FILE), &Around::files(&|_| unreachable!()), changes);
             let [problem] = &problems.unwrap_err()[..] else { panic!("one problem") };
             (problem.key.clone(), problem.line, problem.message.clone())
         };

@@ -61,7 +61,7 @@ impl ConfigError {
     /// All problems of a file, as an answer carries them.
     pub fn all(file: &str, problems: &[Problem]) -> Vec<Self> {
         let error = |problem: &Problem| Self {
-            file: file.to_owned(),
+            file: problem.file_or(file).to_owned(),
             line: problem.line,
             column: problem.column,
             key: problem.key.clone(),

@@ -9,11 +9,15 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 mod change;
 mod decap;
+mod explain;
+mod files;
 mod health;
 mod operate;
 
 pub use change::{AddBackend, Backend, BackendAction, Config, Reload, Weight};
 pub use decap::Decap;
+pub use explain::Explain;
+pub use files::{Check, Convert, From, Import};
 pub use health::{Health, HealthAction, OneBackend, Probe, Wait};
 pub use operate::{Breaker, Drain, Events, Turn as BreakerTurn, Turned, Undrain, Which};
 
@@ -61,6 +65,14 @@ pub enum Command {
     Run(Run),
     /// Say what is wrong with a configuration
     Check(Check),
+    /// Translate a configuration from one format to another
+    #[command(after_long_help = files::EXAMPLES)]
+    Convert(Convert),
+    /// Carry over the configuration of another load balancer
+    #[command(after_long_help = files::IMPORTS)]
+    Import(Import),
+    /// Print the JSON Schema of a configuration
+    Schema,
     /// Show what a configuration would change in the running instance
     Plan(Plan),
     /// Show how the running instance is
@@ -68,6 +80,7 @@ pub enum Command {
     /// List the flows in the flow table
     Flows(Flows),
     /// Say what becomes of a packet; nothing is sent and nothing changes
+    #[command(after_long_help = explain::EXAMPLES)]
     Explain(Explain),
     /// Give a backend no new flows, and let those that it has end
     #[command(after_long_help = operate::EXAMPLES)]
@@ -118,16 +131,6 @@ pub struct Run {
     pub target: Vec<String>,
 }
 
-/// Arguments of `check`.
-#[derive(Debug, Args)]
-pub struct Check {
-    /// The file; without it, that of -c
-    pub file: Option<PathBuf>,
-    /// Check it against this machine as well
-    #[arg(long)]
-    pub host: bool,
-}
-
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
 pub struct Plan {
@@ -150,17 +153,6 @@ pub struct Flows {
     /// Only flows of clients in this prefix
     #[arg(long, value_name = "PREFIX")]
     pub client: Option<String>,
-}
-
-/// Arguments of `explain`.
-#[derive(Debug, Args)]
-pub struct Explain {
-    /// The packet from its Ethernet header on, as hexadecimal digits
-    #[arg(long, value_name = "BYTES")]
-    pub hex: String,
-    /// The interface that it comes by [default: the first listening one]
-    #[arg(long = "in", value_name = "IFACE")]
-    pub interface: Option<String>,
 }
 
 impl Run {

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use equipoise_core::config::{Config, Problem};
+use equipoise_core::config::{Checked, Config, Problem};
 use serde::Serialize;
 
 use super::args::{Check, Global};
@@ -21,11 +21,22 @@ pub(super) struct Loaded {
     pub(super) notes: Vec<Problem>,
 }
 
+/// What is said of a file in JSON.
 #[derive(Serialize)]
-struct Answer {
+pub(super) struct Answer {
     valid: bool,
     errors: Vec<ConfigError>,
     notes: Vec<ConfigError>,
+}
+
+impl Answer {
+    pub(super) fn new(name: &str, problems: &[Problem], notes: &[Problem]) -> Self {
+        Self {
+            valid: problems.is_empty(),
+            errors: ConfigError::all(name, problems),
+            notes: ConfigError::all(name, notes),
+        }
+    }
 }
 
 pub(super) async fn check(global: &Global, asked: &Check) -> Result<(), Failure> {
@@ -33,21 +44,19 @@ pub(super) async fn check(global: &Global, asked: &Check) -> Result<(), Failure>
     let text = read(&path)?;
     let (problems, notes) = match config_file::parse(&text.name, &text.text) {
         Err(problems) => (problems, Vec::new()),
+        Ok(checked) if asked.strict && !checked.ignored.is_empty() => {
+            (checked.ignored, checked.notes)
+        }
         Ok(checked) if asked.host => {
             let mut machine = Netlink::open().map_err(Failure::failed)?;
             let reading = machine.read(&targets(&checked.config)).await.map_err(Failure::failed)?;
-            let found = check::check(&checked.config, &text.text, &reading);
-            (found.problems, [checked.notes, found.notes].concat())
+            let found = check::check(&checked.config, &reading);
+            (found.problems, [checked.ignored, checked.notes, found.notes].concat())
         }
-        Ok(checked) => (Vec::new(), checked.notes),
+        Ok(checked) => (Vec::new(), [checked.ignored, checked.notes].concat()),
     };
     if global.json {
-        let errors = ConfigError::all(&text.name, &problems);
-        print_json(&Answer {
-            valid: errors.is_empty(),
-            errors,
-            notes: ConfigError::all(&text.name, &notes),
-        })?;
+        print_json(&Answer::new(&text.name, &problems, &notes))?;
     } else {
         report::notes(&text, &notes);
         report::problems(&text, &problems);
@@ -63,7 +72,9 @@ pub(super) fn load(global: &Global, file: Option<&PathBuf>) -> Result<Loaded, Fa
     let path = self::file(global, file)?;
     let text = read(&path)?;
     match config_file::parse(&text.name, &text.text) {
-        Ok(checked) => Ok(Loaded { config: checked.config, text, notes: checked.notes }),
+        Ok(Checked { config, notes, ignored }) => {
+            Ok(Loaded { config, text, notes: [ignored, notes].concat() })
+        }
         Err(problems) => {
             report::problems(&text, &problems);
             Err(Failure::said(Exit::Usage))
@@ -82,6 +93,6 @@ fn file(global: &Global, file: Option<&PathBuf>) -> Result<PathBuf, Failure> {
     }
 }
 
-fn read(path: &Path) -> Result<Text, Failure> {
+pub(super) fn read(path: &Path) -> Result<Text, Failure> {
     Text::read(path).map_err(|error| Failure::new(Exit::Usage, error.to_string()))
 }

@@ -18,5 +18,5 @@ pub(super) async fn config(global: &Global, asked: &Config) -> Result<(), Failur
     if global.json {
         return print_json(&config);
     }
-    print(&running_config::to_toml(config).map_err(Failure::failed)?)
+    print(&running_config::to_toml(config))
 }

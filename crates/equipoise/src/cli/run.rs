@@ -26,7 +26,7 @@ pub(super) async fn run(global: &Global, flags: &Run) -> Result<(), Failure> {
         // Flags are no text that a backend could be changed in.
         Source::Flags => {
             let text = running_config::to_toml(running_config::to_json(&loaded.config));
-            Base::new("command line.toml", text.map_err(Failure::failed)?)
+            Base::new("command line.toml", text)
         }
     };
     let mut machine = Netlink::open().map_err(Failure::failed)?;
@@ -105,7 +105,7 @@ fn configuration(global: &Global, flags: &Run) -> Result<(Loaded, Source), Failu
 
 async fn check_host(machine: &mut Netlink, loaded: &Loaded) -> Result<(), Failure> {
     let reading = machine.read(&targets(&loaded.config)).await.map_err(Failure::failed)?;
-    let found = check::check(&loaded.config, &loaded.text.text, &reading);
+    let found = check::check(&loaded.config, &reading);
     report::notes(&loaded.text, &[loaded.notes.clone(), found.notes].concat());
     if found.problems.is_empty() {
         return Ok(());

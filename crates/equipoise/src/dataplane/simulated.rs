@@ -219,7 +219,12 @@ impl DataPlane for Simulated {
                 return Err(KernelError::Refused("the frame is too short".to_owned()));
             }
             let verdict = Verdict::NoService;
-            Ok(Explained { action: "pass", verdict, frame: input.frame.to_vec() })
+            Ok(Explained {
+                action: "pass",
+                verdict,
+                frame: input.frame.to_vec(),
+                steps: Vec::new(),
+            })
         }))
     }
 

@@ -74,18 +74,18 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         mut written: Written,
     ) -> Result<ReloadAnswer, ProblemDetails> {
         let Changed { checked, changes } = checked_whole(&mut written)?;
-        let Base { name, text, .. } = &written.base;
+        let Base { name, .. } = &written.base;
         let config = checked.config;
         let targets = self.targets(&config);
         let reading = self.machine.read(&targets).await;
         let reading = reading.map_err(|error| ProblemDetails::failed(error.to_string()))?;
-        let findings = check::check(&config, text, &reading);
+        let findings = check::check(&config, &reading);
         if !findings.problems.is_empty() {
             return Err(bad_config(name, &findings.problems));
         }
-        self.changeable(&config, name, text)?;
-        for note in checked.notes.iter().chain(&findings.notes) {
-            tracing::warn!(file = name, "{note}");
+        self.changeable(&config, name)?;
+        for note in checked.ignored.iter().chain(&checked.notes).chain(&findings.notes) {
+            tracing::warn!(file = note.file_or(name), "{note}");
         }
         for (key, change) in written.changes.iter() {
             if !changes.iter().any(|(other, _)| other == key) {
@@ -148,7 +148,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.tell(event);
     }
 
-    fn changeable(&self, config: &Config, name: &str, text: &str) -> Result<(), ProblemDetails> {
+    fn changeable(&self, config: &Config, name: &str) -> Result<(), ProblemDetails> {
         let (runs, asked) = (self.state.config().settings.max_flows, config.settings.max_flows);
         if runs == asked {
             return Ok(());
@@ -156,8 +156,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let message =
             format!("the flow table holds {runs} flows and cannot change to {asked} while running");
         let allowed = Some(format!("{runs}, or a restart"));
-        let problem =
-            config::problem_at(&config.places, text, "settings.max-flows", message, allowed);
+        let problem = config::problem_at(&config.places, "settings.max-flows", message, allowed);
         Err(bad_config(name, &[problem]))
     }
 
@@ -166,7 +165,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let PlanRequest { name, text } = request;
         let checked =
             config_file::parse(name, text).map_err(|problems| bad_config(name, &problems))?;
-        let findings = check::check(&checked.config, text, &self.reading);
+        let findings = check::check(&checked.config, &self.reading);
         if !findings.problems.is_empty() {
             return Err(bad_config(name, &findings.problems));
         }
@@ -175,7 +174,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         state.plan();
         let desired = state.planned();
         let difference = diff(self.applier.applied(), desired);
-        let notes = checked.notes.iter().chain(&findings.notes).map(ToString::to_string);
+        let notes = checked
+            .ignored
+            .iter()
+            .chain(&checked.notes)
+            .chain(&findings.notes)
+            .map(ToString::to_string);
         Ok(PlanAnswer {
             running: true,
             steps: difference.steps.iter().map(ToString::to_string).collect(),
@@ -209,7 +213,8 @@ fn bad_config(name: &str, problems: &[Problem]) -> ProblemDetails {
 }
 
 fn all_in_words(name: &str, problems: &[Problem]) -> String {
-    problems.iter().map(|problem| format!("{name}:{problem}")).collect::<Vec<_>>().join("; ")
+    let told = |problem: &Problem| format!("{}:{problem}", problem.file_or(name));
+    problems.iter().map(told).collect::<Vec<_>>().join("; ")
 }
 
 /// What has become of services.

@@ -228,7 +228,7 @@ impl Begun {
         let problems = match base.check(&kept) {
             Ok(Changed { checked, changes }) => {
                 let reading = machine.read(&targets(&checked.config)).await?;
-                let found = check::check(&checked.config, &base.text, &reading);
+                let found = check::check(&checked.config, &reading);
                 if found.problems.is_empty() {
                     let count = changes.iter().count();
                     tracing::info!(count, "backends are changed, as before");

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::report::{At, Keys, Report, shown};
+use super::keys;
+use super::report::{At, Report, shown};
 use crate::config::Metrics;
 
 const LISTEN: &str = "an address and a port, such as `127.0.0.1:9090` or `[::]:9090`";
@@ -11,7 +12,7 @@ const PATH: &str = "a path such as `/metrics`, of letters, digits, `-`, `_`, `.`
 /// Checks them; what is wrong and reported has its default.
 pub(super) fn metrics(report: &mut Report<'_>, at: &At<'_>) -> Metrics {
     let mut found = Metrics::default();
-    let Some(fields) = report.fields(at, &Keys::METRICS) else { return found };
+    let Some(fields) = report.fields(at, &keys::METRICS) else { return found };
     if let Some(at) = fields.get("listen")
         && let Some(text) = report.text(&at, LISTEN)
     {

@@ -8,8 +8,9 @@ use equipoise_common::limit;
 
 use super::affinity::{self, Choosing};
 use super::health::{self, CheckDraft};
+use super::keys;
 use super::prefixes::{self, Item, TOLD};
-use super::report::{At, Keys, Place, Report, shown};
+use super::report::{At, Place, Report, shown};
 use super::service::{BackendDraft, backend_drafts, finished};
 use crate::config::{List, Prefix, Route};
 
@@ -62,7 +63,7 @@ fn route(
     (choosing, above_check): (Choosing, &CheckDraft),
     seen: &mut BTreeMap<Prefix, Place>,
 ) -> Option<RouteDraft> {
-    let fields = report.fields(at, &Keys::SOURCE_ROUTE)?;
+    let fields = report.fields(at, &keys::SOURCE_ROUTE)?;
     let source = report.need(&fields, "source", SOURCE);
     let source = source.map(|at| source_list(report, &at, seen)).unwrap_or_default();
     let check = fields.get("health-check").map(|at| health::check(report, &at, above_check));

@@ -1,0 +1,185 @@
+//! A configuration as EDN of another system, as far as it can say it.
+//!
+//! What it cannot say is written as something that it can; whoever asks for the text reads it back, and sees by the difference which keys those
+//! are. So there is no second list of what EDN can say.
+
+use std::time::Duration;
+
+use crate::config::health::{Codes, HealthCheck, Question};
+use crate::config::limits::RateLimit;
+use crate::config::{Affinity, Algorithm, Backend, Config, Role, Route, Service};
+
+pub(in crate::config) fn write(config: &Config) -> String {
+    let checks = config.services.iter().flat_map(Service::all_backends);
+    let is_checked = checks.into_iter().any(|backend| backend.health_check.is_some());
+    let services: Vec<_> =
+        config.services.iter().map(|service| proxy(service, is_checked)).collect();
+    let settings = settings(config, is_checked);
+    format!("{{:proxies\n [{}]\n :settings\n {settings}}}\n", services.join("\n  "))
+}
+
+fn proxy(service: &Service, is_checked: bool) -> String {
+    let interfaces: Vec<_> = service.listen.interfaces.iter().map(|name| string(name)).collect();
+    let port = service.listen.port.only().unwrap_or(1);
+    let mut parts = vec![
+        format!(
+            "{{:name {}",
+            string(if service.name.trim().is_empty() { "x" } else { &service.name })
+        ),
+        format!("   :listen {{:interfaces [{}] :port {port}}}", interfaces.join(" ")),
+        format!("   :default-target {}", targets(&service.backends, is_checked)),
+    ];
+    let routes: Vec<_> = service.routes.iter().map(|r| route(r, is_checked)).collect();
+    if !routes.is_empty() {
+        parts.push(format!("   :source-routes [{}]", routes.join("\n                   ")));
+    }
+    if service.affinity == Affinity::SourceIp {
+        parts.push("   :session-persistence true".to_owned());
+    }
+    parts.join("\n") + "}"
+}
+
+fn route(route: &Route, is_checked: bool) -> String {
+    let source = match (route.source.written.as_slice(), route.source.prefixes.as_ref()) {
+        ([one], [_]) if !one.starts_with('@') => string(one),
+        _ => "\"0.0.0.0/0\"".to_owned(),
+    };
+    let persists =
+        if route.affinity == Affinity::SourceIp { " :session-persistence true" } else { "" };
+    let targets = targets(&route.backends, is_checked);
+    let key = if targets.starts_with('[') { "targets" } else { "target" };
+    format!("{{:source {source} :{key} {targets}{persists}}}")
+}
+
+/// Whether a pool can be said: several targets share a hundred.
+pub(in crate::config) fn has_shares(backends: &[Backend]) -> bool {
+    let mut weights = backends.iter().map(|backend| u32::from(backend.weight));
+    let sum: u32 = weights.clone().sum();
+    let in_range = weights.all(|weight| (1..=100).contains(&weight));
+    in_range && (backends.len() == 1 || backends.len() <= 8 && sum == 100)
+}
+
+fn targets(backends: &[Backend], is_checked: bool) -> String {
+    let regular: Vec<_> =
+        backends.iter().filter(|backend| backend.role != Role::Fallback).collect();
+    match regular.as_slice() {
+        [one] => target(one, is_checked),
+        [first, ..] if !has_shares(backends) => target(first, is_checked),
+        several => {
+            let each: Vec<_> = several.iter().map(|backend| target(backend, is_checked)).collect();
+            format!("[{}]", each.join("\n                    "))
+        }
+    }
+}
+
+fn target(backend: &Backend, is_checked: bool) -> String {
+    let (ip, port) = (backend.address.ip(), backend.address.port().max(1));
+    let check = match &backend.health_check {
+        _ if !is_checked => String::new(),
+        None => " :health-check {:type :none}".to_owned(),
+        Some(check) => format!(" :health-check {}", checked(check)),
+    };
+    let weight = backend.weight.clamp(1, 100);
+    format!("{{:ip \"{ip}\" :port {port} :weight {weight}{check}}}")
+}
+
+fn checked(check: &HealthCheck) -> String {
+    let (kind, http) = match &check.question {
+        Question::Http(http) => ("http", Some(http)),
+        Question::Https(https) => ("https", Some(&https.http)),
+        Question::Tcp
+        | Question::Grpc(_)
+        | Question::Udp(_)
+        | Question::Dns(_)
+        | Question::Exec(_) => ("tcp", None),
+    };
+    let http = http.map_or(String::new(), |http| {
+        format!(" :path {} :expected-codes [{}]", string(&http.path), codes(&http.expected_codes))
+    });
+    format!(
+        "{{:type :{kind}{http} :interval-ms {} :timeout-ms {} :healthy-threshold {} :unhealthy-threshold {}}}",
+        milliseconds(check.interval, 1_000, 300_000),
+        milliseconds(check.timeout, 100, 60_000),
+        check.healthy_threshold.min(10),
+        check.unhealthy_threshold.min(10),
+    )
+}
+
+fn codes(codes: &Codes) -> String {
+    let each: Vec<_> = codes.0.iter().map(|(first, _)| first.to_string()).collect();
+    each.join(" ")
+}
+
+fn settings(config: &Config, is_checked: bool) -> String {
+    let settings = &config.settings;
+    let established = config.services.first().map(|s| s.policy.timeouts.tcp_established);
+    let seconds = established.unwrap_or_default().as_secs().clamp(1, 604_800);
+    let mut parts = vec![
+        format!("{{:stats-enabled {}", settings.events),
+        format!("  :connection-timeout-sec {seconds}"),
+        format!("  :max-connections {}", settings.max_flows),
+        format!(
+            "  :default-drain-timeout-ms {}",
+            milliseconds(settings.drain.timeout, 1_000, 3_600_000)
+        ),
+        format!("  :health-check-enabled {is_checked}"),
+    ];
+    let limit = |name: &str, limit: RateLimit| {
+        let rate = limit.rate.filter(|&rate| rate > 0)?;
+        let burst = limit.burst.map_or(String::new(), |burst| format!(" :burst {burst}"));
+        Some(format!(":{name} {{:requests-per-sec {rate}{burst}}}"))
+    };
+    let source = limit("per-source", settings.limits.per_source.limit);
+    let limits: Vec<_> =
+        source.into_iter().chain(limit("per-backend", settings.limits.per_backend)).collect();
+    if !limits.is_empty() {
+        parts.push(format!("  :rate-limits {{{}}}", limits.join(" ")));
+    }
+    if let Some(breaker) = settings.breaker {
+        parts.push(format!(
+            "  :circuit-breaker {{:enabled true :error-threshold-pct {} :min-requests {} :open-duration-ms {} :half-open-requests {} :window-size-ms {}}}",
+            breaker.error_threshold,
+            breaker.min_requests,
+            milliseconds(breaker.open_for, 1_000, 600_000),
+            breaker.half_open_successes,
+            milliseconds(breaker.window, 1_000, 300_000),
+        ));
+    }
+    let follows = |service: &Service| {
+        let own = (service.affinity == Affinity::None).then_some(service.algorithm);
+        let routes = service.routes.iter().filter(|route| route.affinity == Affinity::None);
+        own.into_iter()
+            .chain(routes.map(|route| route.algorithm))
+            .any(|a| a == Algorithm::LeastConnectionsWeights)
+    };
+    let algorithm =
+        if config.services.iter().any(follows) { "least-connections" } else { "weighted-random" };
+    parts.push(format!(
+        "  :load-balancing {{:algorithm :{algorithm} :weighted {} :update-interval-ms {}}}",
+        settings.least_connections.weighted,
+        milliseconds(settings.least_connections.update_interval, 100, 10_000),
+    ));
+    parts.join("\n") + "}"
+}
+
+fn milliseconds(duration: Duration, least: u128, most: u128) -> u128 {
+    duration.as_millis().clamp(least, most)
+}
+
+/// A text as EDN has it.
+fn string(text: &str) -> String {
+    let mut written = String::with_capacity(text.len() + 2);
+    written.push('"');
+    for sign in text.chars() {
+        match sign {
+            '"' => written.push_str("\\\""),
+            '\\' => written.push_str("\\\\"),
+            '\n' => written.push_str("\\n"),
+            '\r' => written.push_str("\\r"),
+            '\t' => written.push_str("\\t"),
+            sign => written.push(sign),
+        }
+    }
+    written.push('"');
+    written
+}
