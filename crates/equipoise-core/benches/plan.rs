@@ -14,28 +14,27 @@ use equipoise_core::health::Manual;
 use equipoise_core::id::BackendKey;
 use equipoise_core::state::State;
 
-const BACKENDS: u32 = 10;
-
-/// Services, and what may be spent: on all at once, on one that has gone down.
-const SIZES: [(u32, Duration, Duration); 2] = [
-    (1_000, Duration::from_millis(20), Duration::from_millis(1)),
-    (4_096, Duration::from_millis(300), Duration::from_millis(10)),
+/// Services, backends of each, and what may be spent: on all at once, on one that has gone down. The last are all ids that there are.
+const SIZES: [(u32, u32, Duration, Duration); 3] = [
+    (1_000, 10, Duration::from_millis(20), Duration::from_millis(1)),
+    (4_096, 10, Duration::from_millis(300), Duration::from_millis(10)),
+    (4_096, 16, Duration::from_millis(300), Duration::from_millis(10)),
 ];
 
 fn main() {
     let is_checked = std::env::args().any(|argument| argument == "--check");
     let mut is_slow = false;
     println!(
-        "| services | plan and difference of all, again | one backend goes down or comes back | nothing has changed |"
+        "| services | backends of each | plan and difference of all, again | one backend goes down or comes back | nothing has changed |"
     );
-    println!("| --- | --- | --- | --- |");
-    for (services, whole_limit, one_limit) in SIZES {
-        let config = config(services);
+    println!("| ---: | ---: | ---: | ---: | ---: |");
+    for (services, backends, whole_limit, one_limit) in SIZES {
+        let config = config(services, backends);
         let whole = best(5, || all(&config));
         let mut running = Running::new(&config);
         let one = best(20, || running.flap());
         let nothing = best(20, || running.nothing());
-        println!("| {services} | {whole:.1?} | {one:.1?} | {nothing:.1?} |");
+        println!("| {services} | {backends} | {whole:.1?} | {one:.1?} | {nothing:.1?} |");
         is_slow |= whole > whole_limit || one > one_limit;
     }
     if is_checked && is_slow {
@@ -48,7 +47,7 @@ fn best(times: u32, mut run: impl FnMut() -> Duration) -> Duration {
     (0..times).map(|_| run()).min().unwrap_or_default()
 }
 
-fn config(services: u32) -> Config {
+fn config(services: u32, backends: u32) -> Config {
     let mut text = String::from("[settings.health-check]\n");
     for service in 0..services {
         let _ = writeln!(
@@ -57,8 +56,8 @@ fn config(services: u32) -> Config {
             service % 250,
             service / 250 + 1,
         );
-        for backend in 0..BACKENDS {
-            let number = service * BACKENDS + backend;
+        for backend in 0..backends {
+            let number = service * backends + backend;
             let [_, a, b, c] = number.to_be_bytes();
             let _ = writeln!(
                 text,

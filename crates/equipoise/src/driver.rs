@@ -160,7 +160,7 @@ enum Event {
     Reload(Author),
     Command(Command),
     Machine,
-    Probed(ProbeId, Outcome),
+    Probed(Vec<(ProbeId, Outcome)>),
     Timer,
 }
 
@@ -199,8 +199,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 return Some(ending);
             }
         }
-        while let Ok((probe, outcome)) = self.outcomes.try_recv() {
-            self.take_outcome(probe, outcome);
+        while let Ok(ended) = self.outcomes.try_recv() {
+            self.take_outcomes(ended);
         }
         self.catch_up().await;
         None
@@ -214,7 +214,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             _ = self.signals.hangup.recv() => Event::Reload(Author::Signal),
             () = files::changed(&mut self.watch) => Event::Reload(Author::File),
             Some(command) = self.commands.recv() => Event::Command(command),
-            Some((probe, outcome)) = self.outcomes.recv() => Event::Probed(probe, outcome),
+            Some(ended) = self.outcomes.recv() => Event::Probed(ended),
             () = self.machine.changed() => Event::Machine,
             () = sleep_until(wake) => Event::Timer,
         }
@@ -232,7 +232,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 let at = (Instant::now() + BURST).max(self.due.not_before);
                 self.due.reading.get_or_insert(at);
             }
-            Event::Probed(probe, outcome) => self.take_outcome(probe, outcome),
+            Event::Probed(ended) => self.take_outcomes(ended),
             Event::Timer => {}
             Event::Command(Command::Stop(reply)) => return Some(Ending::Stop(reply)),
             Event::Command(Command::Configure(what, by, reply)) => {
@@ -280,6 +280,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// Reads the machine; a change of it is due to be settled.
     async fn read_machine(&mut self) {
+        self.look_again();
         let targets = self.targets(self.state.config());
         let began = Instant::now();
         let read = self.machine.read(&targets).await;
@@ -309,6 +310,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// that no packet meets a program whose maps are not right.
     async fn settle(&mut self) {
         self.due.settle = false;
+        self.look_again();
         let config = self.state.config().clone();
         let addresses = self.managed.follow(&mut self.machine, &config, &self.reading).await;
         self.troubles.note(Topic::Addresses, addresses.map_err(|e| e.to_string()));
@@ -334,6 +336,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 
     fn converge(&mut self) -> Result<(), String> {
+        self.look_again();
         let converged = self.follow_plan();
         // Also after a failure: what is denied by now is denied.
         if self.applier.take_newly_denied() {

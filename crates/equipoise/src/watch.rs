@@ -91,7 +91,7 @@ impl Watch {
             };
             tokio::select! {
                 biased;
-                Some(news) = self.news.recv() => self.hear(news),
+                Some(news) = self.news.recv() => self.hear(&news),
                 () = quiet => {
                     self.due = None;
                     return;
@@ -100,8 +100,8 @@ impl Watch {
         }
     }
 
-    fn hear(&mut self, news: notify::Result<Event>) {
-        let wait = match &news {
+    fn hear(&mut self, news: &notify::Result<Event>) {
+        let wait = match news {
             Ok(event) if event.need_rescan() => Some(RENAMED),
             Ok(event) if event.paths.iter().any(|path| self.matters(path)) => quiet_after(event),
             Ok(_) => None,

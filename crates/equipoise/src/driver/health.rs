@@ -37,9 +37,15 @@ pub(super) struct Waiting {
 }
 
 impl<M: Machine, P: DataPlane> Driver<M, P> {
-    /// A check has ended.
-    pub(super) fn take_outcome(&mut self, probe: ProbeId, outcome: Outcome) {
+    /// Checks have ended.
+    pub(super) fn take_outcomes(&mut self, ended: Vec<(ProbeId, Outcome)>) {
         self.tell_time();
+        for (probe, outcome) in ended {
+            self.take_outcome(probe, outcome);
+        }
+    }
+
+    fn take_outcome(&mut self, probe: ProbeId, outcome: Outcome) {
         let changed = self.state.handle_probe(probe, outcome);
         if let Some(change) = &changed.health {
             self.tell_health(change);

@@ -26,6 +26,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if !self.state.handle_loads(loads) || self.due.settle {
             return;
         }
+        self.look_again();
         let converged = self.follow_plan();
         match &converged {
             Ok(converged) => tracing::debug!(steps = converged.steps, "weights follow live flows"),

@@ -19,6 +19,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 tracing::warn!(%backend, flows, ports, "source ports are running out");
             }
         }
+        if now != self.crowded {
+            self.look_again();
+        }
         self.crowded = now;
     }
 }

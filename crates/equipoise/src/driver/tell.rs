@@ -19,6 +19,8 @@ pub(super) struct Lasting {
     panics: BTreeSet<(String, String, String)>,
     /// Reasons for not being as it should.
     reasons: BTreeSet<String>,
+    /// Whether nothing has been planned or tried since this was looked at: most turns of the loop change nothing.
+    is_fresh: bool,
 }
 
 impl<M: Machine, P: DataPlane> Driver<M, P> {
@@ -88,8 +90,16 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.tell(event.from(change.from.name()).to(change.to.name()).because(why));
     }
 
+    /// Something has been planned or tried that may have made a difference.
+    pub(super) fn look_again(&mut self) {
+        self.lasting.is_fresh = false;
+    }
+
     /// Tells what is otherwise by now than it was told to be.
     pub(super) fn tell_lasting(&mut self) {
+        if self.lasting.is_fresh {
+            return;
+        }
         let panics: BTreeSet<_> = self.state.planned().notes.iter().filter_map(panicking).collect();
         let reasons: BTreeSet<_> = self.reasons().into_iter().collect();
         let before = std::mem::take(&mut self.lasting);
@@ -103,7 +113,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let degraded = reasons.difference(&before.reasons);
         let degraded = degraded.map(|reason| Event::new(Kind::Degraded).because(reason));
         let events: Vec<_> = ended.chain(begun).chain(healed).chain(degraded).collect();
-        self.lasting = Lasting { panics, reasons };
+        self.lasting = Lasting { panics, reasons, is_fresh: true };
         events.into_iter().for_each(|event| self.tell(event));
     }
 }

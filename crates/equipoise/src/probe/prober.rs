@@ -1,19 +1,22 @@
 //! The thread that checks are made on.
 //!
 //! It has a runtime of its own: the loop may be busy with maps for longer than a check may take. Orders come in, outcomes go
-//! out; how many checks are under way at once is bounded by the files that the process may have open, and what is
-//! beyond that waits its turn, and has its whole time then.
+//! out, those that are there within a moment together, since waking the loop costs more than a check does; how many checks are
+//! under way at once is bounded by the files that the process may have open, and what is beyond that waits its turn, and has its
+//! whole time then.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use equipoise_core::config::HealthCheck;
 use equipoise_core::health::{Effect, Outcome, ProbeId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
 
 use super::{Vip, ask, ask_both};
 
@@ -22,8 +25,11 @@ const SPARED_FILES: usize = 256;
 /// A check of a page over TLS, of a command, or both ways, has a few.
 const FILES_EACH: usize = 2;
 
+/// How long an outcome waits for others.
+const TOGETHER: Duration = Duration::from_millis(2);
+
 /// Outcomes, as they come in.
-pub type Outcomes = mpsc::UnboundedReceiver<(ProbeId, Outcome)>;
+pub type Outcomes = mpsc::UnboundedReceiver<Vec<(ProbeId, Outcome)>>;
 
 /// Makes checks until it is dropped.
 #[derive(Debug)]
@@ -43,7 +49,13 @@ impl Prober {
         let (orders, received) = mpsc::unbounded_channel();
         let (outcomes, receiver) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(at_once));
-        let work = Work { outcomes, room, under_way: BTreeMap::new(), tasks: JoinSet::new() };
+        let work = Work {
+            outcomes,
+            ended: Vec::new(),
+            room,
+            under_way: BTreeMap::new(),
+            tasks: JoinSet::new(),
+        };
         thread::Builder::new()
             .name("checks".to_owned())
             .spawn(move || runtime.block_on(work.run(received)))?;
@@ -58,14 +70,17 @@ impl Prober {
 }
 
 struct Work {
-    outcomes: mpsc::UnboundedSender<(ProbeId, Outcome)>,
+    outcomes: mpsc::UnboundedSender<Vec<(ProbeId, Outcome)>>,
+    /// Outcomes that are not told yet.
+    ended: Vec<(ProbeId, Outcome)>,
     room: Arc<Semaphore>,
     under_way: BTreeMap<ProbeId, AbortHandle>,
-    tasks: JoinSet<ProbeId>,
+    tasks: JoinSet<(ProbeId, Outcome)>,
 }
 
 impl Work {
     async fn run(mut self, mut orders: mpsc::UnboundedReceiver<(Effect, Option<Vip>)>) {
+        let mut due = Instant::now();
         loop {
             tokio::select! {
                 order = orders.recv() => match order {
@@ -76,10 +91,18 @@ impl Work {
                     None => return,
                 },
                 Some(ended) = self.tasks.join_next() => {
-                    // One that was cancelled is not in the list any more.
-                    if let Ok(probe) = ended {
-                        self.under_way.remove(&probe);
+                    if self.ended.is_empty() {
+                        due = Instant::now() + TOGETHER;
                     }
+                    // One that was cancelled is not in the list any more.
+                    if let Ok((probe, outcome)) = ended {
+                        self.under_way.remove(&probe);
+                        self.ended.push((probe, outcome));
+                    }
+                }
+                () = sleep_until(due), if !self.ended.is_empty() => {
+                    // Nobody listens when the process is ending.
+                    drop(self.outcomes.send(std::mem::take(&mut self.ended)));
                 }
             }
         }
@@ -91,19 +114,15 @@ impl Work {
         (address, vip): (SocketAddr, Option<Vip>),
         check: Arc<HealthCheck>,
     ) {
-        let (outcomes, room) = (self.outcomes.clone(), Arc::clone(&self.room));
+        let room = Arc::clone(&self.room);
         let task = self.tasks.spawn(async move {
-            let outcome = {
-                // It is never closed, so this only waits.
-                let _room = room.acquire().await;
-                match vip {
-                    Some(vip) => ask_both(address, &check, vip).await,
-                    None => ask(address, &check).await,
-                }
+            // It is never closed, so this only waits.
+            let _room = room.acquire().await;
+            let outcome = match vip {
+                Some(vip) => ask_both(address, &check, vip).await,
+                None => ask(address, &check).await,
             };
-            // Nobody listens when the process is ending.
-            drop(outcomes.send((probe, outcome)));
-            probe
+            (probe, outcome)
         });
         self.under_way.insert(probe, task);
     }
@@ -117,6 +136,7 @@ impl Work {
                 task.abort();
             }
         }
+        self.ended.retain(|(probe, _)| probe.target != target);
     }
 }
 

@@ -11,7 +11,7 @@ use super::to::To;
 
 /// Good when the connection is accepted; it is closed at once.
 pub(super) async fn check(to: To<'_>) -> Result<(), Failure> {
-    let stream = connect(to).await?;
+    let stream = opened(to).await?;
     // With a RST: thousands of checks a second would leave as many connections in TIME_WAIT for a minute. Where that
     // cannot be asked for, closing does as well.
     drop(SockRef::from(&stream).set_linger(Some(Duration::ZERO)));
@@ -20,13 +20,18 @@ pub(super) async fn check(to: To<'_>) -> Result<(), Failure> {
 
 /// A connection.
 pub(super) async fn connect(to: To<'_>) -> Result<TcpStream, Failure> {
-    let open = if to.address.is_ipv4() { TcpSocket::new_v4 } else { TcpSocket::new_v6 };
-    let socket = open().map_err(|error| failure("opening a socket", &error))?;
-    to.direct(SockRef::from(&socket))?;
-    let stream = socket.connect(to.address).await.map_err(|error| failure("connecting", &error))?;
-    to.note_reached();
+    let stream = opened(to).await?;
     // A request is one segment; where this cannot be had, it waits for nothing either.
     drop(stream.set_nodelay(true));
+    Ok(stream)
+}
+
+async fn opened(to: To<'_>) -> Result<TcpStream, Failure> {
+    let open = if to.address.is_ipv4() { TcpSocket::new_v4 } else { TcpSocket::new_v6 };
+    let socket = open().map_err(|error| failure("opening a socket", &error))?;
+    to.direct(&SockRef::from(&socket))?;
+    let stream = socket.connect(to.address).await.map_err(|error| failure("connecting", &error))?;
+    to.note_reached();
     Ok(stream)
 }
 

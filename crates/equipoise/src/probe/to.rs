@@ -42,7 +42,7 @@ impl<'a> To<'a> {
     }
 
     /// Has what a socket sends go there.
-    pub(super) fn direct(&self, socket: SockRef<'_>) -> Result<(), Failure> {
+    pub(super) fn direct(&self, socket: &SockRef<'_>) -> Result<(), Failure> {
         let Some(vip) = self.vip else { return Ok(()) };
         let refused = |error: io::Error| {
             let message = format!("sending to VIP {}: {error}", vip.address);

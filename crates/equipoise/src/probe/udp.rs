@@ -41,7 +41,7 @@ pub(super) async fn open(to: To<'_>) -> Result<UdpSocket, Failure> {
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
     let socket = UdpSocket::bind(any).await.map_err(|error| tcp::failure("binding", &error))?;
-    to.direct(SockRef::from(&socket))?;
+    to.direct(&SockRef::from(&socket))?;
     socket.connect(to.address).await.map_err(|error| tcp::failure("connecting", &error))?;
     Ok(socket)
 }

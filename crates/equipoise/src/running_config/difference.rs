@@ -44,7 +44,7 @@ fn compare(key: String, sides: (Option<&Value>, Option<&Value>), found: &mut Vec
             }
         }
         (before, after) => {
-            found.push(Difference { key, before: before.cloned(), after: after.cloned() })
+            found.push(Difference { key, before: before.cloned(), after: after.cloned() });
         }
     }
 }
