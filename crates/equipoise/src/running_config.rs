@@ -99,8 +99,6 @@ mod tests {
         exec-checks = true
         limits = { per-backend = { rate = 9 }, allow = ["::/0"] }
         least-connections = { update-interval = "500ms", weighted = false }
-        breaker = { window = "10s" }
-        drain = { timeout = "5m", on-timeout = "reset" }
         metrics = { listen = "[::1]:9100", path = "/m" }
     "#;
 

@@ -343,7 +343,7 @@ mod tests {
             &expect![[r#"
                 a.conf:
                   × `a.conf` is not of a kind of file that can be read
-                  help: allowed: a name that ends in `.toml` or `.json`
+                  help: allowed: a name that ends in `.toml`, `.yaml`, `.yml`, `.json` or `.edn`
 
             "#]],
         );
