@@ -48,7 +48,7 @@ pub fn address<H: Hook, F: Family>(hook: &H) -> bool {
             destination_port: tuple.source_port,
             protocol: tuple.protocol,
         };
-        if PROBED.insert(&key, &tuple.destination.pack(), 0).is_err() {
+        if PROBED.insert(key, tuple.destination.pack(), 0).is_err() {
             return false;
         }
         if let Some(last) = STATELESS.get_ptr_mut(LAST) {
@@ -95,7 +95,7 @@ pub fn answer<H: Hook, F: Family>(hook: &H) -> i32 {
         protocol: tuple.protocol,
     };
     // SAFETY: entries are written whole, and of one connection alone all say the same.
-    let Some(backend) = (unsafe { PROBED.get(&key) }) else {
+    let Some(backend) = (unsafe { PROBED.get(key) }) else {
         return leave::<H>(Verdict::NoService);
     };
     let to = FiveTuple { source: F::unpack(*backend), ..*tuple };

@@ -1,6 +1,6 @@
 //! Configurations of other load balancers, as far as they can be carried over, and a list of what cannot.
 //!
-//! Each source is read by a file of its own into [`Draft`]s; here they become a configuration that passes the check, whatever was in
+//! Each source is read by a file of its own into drafts; here they become a configuration that passes the check, whatever was in
 //! them: what the check refuses is left out and listed like the rest. What the other program says and has no counterpart is
 //! listed with its line, never guessed. Where packets come in none of them says; that is asked of the caller.
 

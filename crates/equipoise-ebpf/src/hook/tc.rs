@@ -124,8 +124,10 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
 
     #[inline(always)]
     fn forget_priority(&self) {
-        // SAFETY: the context is the kernel's, and TC programs may write this field.
-        unsafe { core::ptr::write_volatile(&raw mut (*self.0.skb.skb).priority, 0) };
+        // SAFETY: the context is the kernel's, and stays while the program runs.
+        let context = unsafe { &mut *self.0.skb.skb };
+        // SAFETY: TC programs may write this field.
+        unsafe { core::ptr::write_volatile(&raw mut context.priority, 0) };
     }
 
     #[inline(always)]
