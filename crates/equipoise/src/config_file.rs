@@ -53,9 +53,9 @@ impl Base {
         Self { name: name.into(), text: text.into(), ..Self::default() }
     }
 
-    /// The files that it has named.
+    /// The files that it has named, and the directories that it has looked for files in.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.files.keys().map(PathBuf::as_path)
+        self.files.keys().chain(self.names.keys()).map(PathBuf::as_path)
     }
 
     /// Checks it with changes laid over it.

@@ -144,6 +144,25 @@ async fn swapped_links_and_renamed_files_are_taken_again_and_again() {
 }
 
 #[tokio::test]
+async fn file_that_comes_into_an_included_directory_is_taken() {
+    let (driver, lab) = Lab::watching("a.toml", plain).await;
+    run(driver, async {
+        fs::create_dir(lab.path("conf.d")).unwrap();
+        let file = "include = [\"conf.d/*.toml\"]\n".to_owned() + &weighing(9);
+        fs::write(lab.path("a.toml"), file).unwrap();
+        lab.weighs(9).await;
+        let second = CONFIG.replace("\"web\"", "\"mail\"").replace("port = 80", "port = 25");
+        fs::write(lab.path("conf.d/mail.toml"), second).unwrap();
+        lab.status_when(|status| status.services.len() == 2).await;
+        fs::remove_file(lab.path("conf.d/mail.toml")).unwrap();
+        lab.status_when(|status| status.services.len() == 1).await;
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
 async fn list_that_the_file_names_is_watched_also_while_it_is_missing() {
     let (driver, lab) = Lab::watching("a.toml", plain).await;
     run(driver, async {
