@@ -103,3 +103,19 @@ pub struct Access {
     /// What it has published.
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
 }
+
+impl Access {
+    /// Asks the driver, and waits for the answer.
+    ///
+    /// # Errors
+    ///
+    /// What the driver says is wrong, or that it is ending.
+    pub async fn ask<T>(
+        &self,
+        command: impl FnOnce(Reply<T>) -> Command,
+    ) -> Result<T, ProblemDetails> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| ProblemDetails::ending())?;
+        answer.await.map_err(|_| ProblemDetails::ending())?
+    }
+}

@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::proto::MetricFamily;
-use tokio::sync::oneshot;
 
-use crate::admin::{Access, Command, ProblemDetails, Reply};
+use crate::admin::{Access, Command, ProblemDetails};
 use crate::status::Status;
 use crate::status::health::{BackendHealth, HealthFilter};
 use crate::status::operate::BreakerStatus;
@@ -74,27 +73,20 @@ impl Exporter {
     /// When a family is not one that may be written; none of ours are.
     pub async fn scrape(&self, format: Format) -> Result<String, prometheus::Error> {
         let sources = Sources {
-            status: self.ask(Command::Status).await,
-            health: self.ask(|reply| Command::Health(HealthFilter::default(), reply)).await,
-            breakers: self.ask(|reply| Command::Breakers(None, reply)).await,
+            status: self.access.ask(Command::Status).await,
+            health: self.access.ask(|reply| Command::Health(HealthFilter::default(), reply)).await,
+            breakers: self.access.ask(|reply| Command::Breakers(None, reply)).await,
         };
         format.write(&families(&sources, &self.failures))
     }
 
     /// Why new flows had better go elsewhere; none when this balancer takes them.
     pub async fn unready(&self) -> Option<&'static str> {
-        match self.ask(Command::Drains).await {
+        match self.access.ask(Command::Drains).await {
             Ok(drains) if drains.itself => Some("drained"),
             Ok(_) => None,
             Err(_) => Some("ending"),
         }
-    }
-
-    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ProblemDetails> {
-        let (reply, answer) = oneshot::channel();
-        let ending = |_| ProblemDetails::ending();
-        self.access.commands.send(command(reply)).await.map_err(|_| ProblemDetails::ending())?;
-        answer.await.map_err(ending)?
     }
 }
 

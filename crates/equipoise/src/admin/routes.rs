@@ -10,9 +10,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use futures_util::stream;
 use serde_json::Value;
-use tokio::sync::oneshot;
 
-use super::{Access, Command, ProblemDetails, Reply};
+use super::{Access, Command, ProblemDetails};
 
 mod change;
 mod events;
@@ -47,7 +46,7 @@ pub(super) fn router(access: Access, exporter: Exporter) -> Router {
 }
 
 async fn status(State(access): State<Access>) -> Result<Json<Status>, ProblemDetails> {
-    ask(&access, Command::Status).await.map(Json)
+    access.ask(Command::Status).await.map(Json)
 }
 
 async fn flows(
@@ -55,7 +54,7 @@ async fn flows(
     filter: Result<Query<FlowFilter>, QueryRejection>,
 ) -> Result<Response, ProblemDetails> {
     let Query(filter) = filter?;
-    let flows = ask(&access, |reply| Command::Flows(filter, reply)).await?;
+    let flows = access.ask(|reply| Command::Flows(filter, reply)).await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(array(flows)))
         .into_response())
 }
@@ -69,7 +68,7 @@ async fn plan(
     request: Result<Json<PlanRequest>, JsonRejection>,
 ) -> Result<Json<PlanAnswer>, ProblemDetails> {
     let Json(request) = request?;
-    ask(&access, |reply| Command::Plan(request, reply)).await.map(Json)
+    access.ask(|reply| Command::Plan(request, reply)).await.map(Json)
 }
 
 async fn explain(
@@ -77,7 +76,7 @@ async fn explain(
     request: Result<Json<ExplainRequest>, JsonRejection>,
 ) -> Result<Json<ExplainAnswer>, ProblemDetails> {
     let Json(request) = request?;
-    ask(&access, |reply| Command::Explain(request, reply)).await.map(Json)
+    access.ask(|reply| Command::Explain(request, reply)).await.map(Json)
 }
 
 async fn health(
@@ -85,7 +84,7 @@ async fn health(
     filter: Result<Query<HealthFilter>, QueryRejection>,
 ) -> Result<Json<Vec<BackendHealth>>, ProblemDetails> {
     let Query(filter) = filter?;
-    ask(&access, |reply| Command::Health(filter, reply)).await.map(Json)
+    access.ask(|reply| Command::Health(filter, reply)).await.map(Json)
 }
 
 async fn set_health(
@@ -96,7 +95,7 @@ async fn set_health(
     let Path((service, backend)) = path?;
     let Json(word) = request?;
     let name = BackendName { service, backend, route: word.route.clone() };
-    ask(&access, |reply| Command::SetHealth(name, word, reply)).await.map(Json)
+    access.ask(|reply| Command::SetHealth(name, word, reply)).await.map(Json)
 }
 
 async fn check_health(
@@ -107,20 +106,11 @@ async fn check_health(
     let Path((service, backend)) = path?;
     let Query(OfRoute { route }) = query?;
     let name = BackendName { service, backend, route };
-    ask(&access, |reply| Command::CheckHealth(name, reply)).await.map(Json)
+    access.ask(|reply| Command::CheckHealth(name, reply)).await.map(Json)
 }
 
 async fn stop(State(access): State<Access>) -> Result<Json<StopAnswer>, ProblemDetails> {
-    ask(&access, Command::Stop).await.map(Json)
-}
-
-async fn ask<T>(
-    access: &Access,
-    command: impl FnOnce(Reply<T>) -> Command,
-) -> Result<T, ProblemDetails> {
-    let (reply, answer) = oneshot::channel();
-    access.commands.send(command(reply)).await.map_err(|_| ProblemDetails::ending())?;
-    answer.await.map_err(|_| ProblemDetails::ending())?
+    access.ask(Command::Stop).await.map(Json)
 }
 
 /// A JSON array, written in chunks, so that a million flows are never one text in memory.

@@ -34,7 +34,7 @@ fn services(services: &[ServiceStatus]) -> [MetricFamily; 4] {
     let packets = "Packets of a service, in from clients and out to them.";
     let mut packets = Family::counter("lb_service_packets_total", packets, DIRECTION);
     for ServiceStatus { name, state, traffic, .. } in services {
-        up.row([name], f64::from(u8::from(*state == ServiceState::Up)));
+        up.flag([name], *state == ServiceState::Up);
         opened.row([name], traffic.new_flows as f64);
         for (direction, [packets_so, bytes_so]) in directions(traffic) {
             packets.row([name, direction], packets_so);
@@ -53,7 +53,7 @@ fn pools(services: &[ServiceStatus]) -> [MetricFamily; 2] {
     for ServiceStatus { name, pools, .. } in services {
         for pool in pools {
             algorithm.row([name, &pool.route, &pool.algorithm], 1.0);
-            panic.row([name, &pool.route], f64::from(u8::from(pool.panic)));
+            panic.flag([name, &pool.route], pool.panic);
         }
     }
     [algorithm.finish(), panic.finish()]
@@ -72,7 +72,7 @@ fn weights(services: &[ServiceStatus]) -> [MetricFamily; 4] {
         configured.row(labels, backend.configured_weight.into());
         effective.row(labels, backend.effective_weight);
         share.row(labels, backend.share);
-        draining.row(labels, f64::from(u8::from(backend.draining)));
+        draining.flag(labels, backend.draining);
     });
     [configured.finish(), effective.finish(), share.finish(), draining.finish()]
 }
@@ -121,7 +121,7 @@ pub(super) fn health(health: &[BackendHealth]) -> Vec<MetricFamily> {
         let name = target::text(backend.backend).to_string();
         let labels = [&*backend.service, &*backend.route, &*name];
         if let Some(check) = &backend.check {
-            healthy.row(labels, f64::from(u8::from(backend.health == "healthy")));
+            healthy.flag(labels, backend.health == "healthy");
             if let Some(ms) = check.latency_ms {
                 latency.row(labels, ms / 1e3);
             }

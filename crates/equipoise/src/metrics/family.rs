@@ -30,8 +30,7 @@ impl<const LABELS: usize> Family<LABELS> {
         help: &'static str,
         labels: [&'static str; LABELS],
     ) -> Self {
-        let kind = MetricType::COUNTER;
-        Self { kind, name, help, labels, rows: Vec::new(), rest: None, adds_up: true }
+        Self { kind: MetricType::COUNTER, ..Self::sum(name, help, labels) }
     }
 
     /// Of numbers that are what they are now.
@@ -61,6 +60,11 @@ impl<const LABELS: usize> Family<LABELS> {
         } else if self.adds_up {
             *self.rest.get_or_insert_default() += value;
         }
+    }
+
+    /// Adds a row of what is so (1), or is not (0).
+    pub(super) fn flag(&mut self, values: [&str; LABELS], is_so: bool) {
+        self.row(values, f64::from(u8::from(is_so)));
     }
 
     /// The family as it is written.
@@ -95,6 +99,14 @@ impl<const LABELS: usize> Family<LABELS> {
             metric.set_gauge(gauge);
         }
         metric
+    }
+}
+
+impl Family<0> {
+    /// With its one row.
+    pub(super) fn of(mut self, value: f64) -> MetricFamily {
+        self.row([], value);
+        self.finish()
     }
 }
 

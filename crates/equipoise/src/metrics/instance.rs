@@ -7,13 +7,11 @@ use crate::status::{FlowTable, Health, Status};
 
 /// What every scrape has, whatever else fails.
 pub(super) fn always() -> Vec<MetricFamily> {
-    let mut up = Family::gauge("lb_up", "1 while the instance answers.", []);
-    up.row([], 1.0);
+    let up = Family::gauge("lb_up", "1 while the instance answers.", []).of(1.0);
     let mut info = Family::gauge("lb_info", "1, with the version that runs.", ["version"]);
     info.row([env!("CARGO_PKG_VERSION")], 1.0);
-    let mut cluster = Family::gauge("lb_cluster_up", "1 in a cluster; there is none.", []);
-    cluster.row([], 0.0);
-    vec![up.finish(), info.finish(), cluster.finish()]
+    let cluster = Family::gauge("lb_cluster_up", "1 in a cluster; there is none.", []).of(0.0);
+    vec![up, info.finish(), cluster]
 }
 
 /// Answers that scrapes had to do without.
@@ -34,13 +32,9 @@ pub(super) fn families(status: &Status) -> Vec<MetricFamily> {
 }
 
 fn state(status: &Status) -> Vec<MetricFamily> {
-    let one = |name, help, value: f64| {
-        let mut family = Family::gauge(name, help, []);
-        family.row([], value);
-        family.finish()
-    };
+    let one = |name, help, value: f64| Family::gauge(name, help, []).of(value);
     let degraded = f64::from(u8::from(status.state == Health::Degraded));
-    let refused = f64::from(u8::from(status.config.last_error.is_none()));
+    let taken = f64::from(u8::from(status.config.last_error.is_none()));
     vec![
         one("lb_uptime_seconds", "Since the start.", status.uptime_seconds as f64),
         one("lb_degraded", "Whether something is not as the configuration wants it.", degraded),
@@ -57,7 +51,7 @@ fn state(status: &Status) -> Vec<MetricFamily> {
         one(
             "lb_config_last_reload_successful",
             "Whether the last reload was taken, or found nothing new.",
-            refused,
+            taken,
         ),
     ]
 }
@@ -69,38 +63,33 @@ fn flow_table(table: &FlowTable) -> Vec<MetricFamily> {
     for (state, count) in ["opening", "established", "closing"].into_iter().zip(counts) {
         states.row([state], count as f64);
     }
-    let mut live = Family::gauge("lb_flow_table_live", "Flows in the table, exact.", []);
-    live.row([], table.live as f64);
+    let live = Family::gauge("lb_flow_table_live", "Flows in the table, exact.", []);
     let size = "Flows that the table of each address family holds.";
-    let mut size = Family::gauge("lb_flow_table_size", size, []);
-    size.row([], table.size as f64);
+    let size = Family::gauge("lb_flow_table_size", size, []);
     let memory = "Memory of the tables of both families.";
-    let mut memory = Family::gauge("lb_flow_table_memory_bytes", memory, []);
-    memory.row([], table.memory_bytes as f64);
+    let memory = Family::gauge("lb_flow_table_memory_bytes", memory, []);
     let pressure = "What became of flows under pressure.";
     let mut pressure = Family::counter("lb_flow_pressure_total", pressure, ["reason"]);
     for (reason, &count) in &table.pressure {
         pressure.row([reason], count as f64);
     }
     let opened = "Flows that have opened, where events are on.";
-    let mut opened = Family::counter("lb_flows_opened_total", opened, []);
-    opened.row([], table.events.opened as f64);
+    let opened = Family::counter("lb_flows_opened_total", opened, []);
     let closed = "Flows that have closed, by who or what closed them, where events are on.";
     let mut closed = Family::counter("lb_flows_closed_total", closed, ["reason"]);
     for (reason, &count) in &table.events.closed {
         closed.row([reason], count as f64);
     }
-    let mut lost = Family::counter("lb_flow_events_lost_total", "Flow events that were lost.", []);
-    lost.row([], table.events.lost as f64);
+    let lost = Family::counter("lb_flow_events_lost_total", "Flow events that were lost.", []);
     vec![
         states.finish(),
-        live.finish(),
-        size.finish(),
-        memory.finish(),
+        live.of(table.live as f64),
+        size.of(table.size as f64),
+        memory.of(table.memory_bytes as f64),
         pressure.finish(),
-        opened.finish(),
+        opened.of(table.events.opened as f64),
         closed.finish(),
-        lost.finish(),
+        lost.of(table.events.lost as f64),
     ]
 }
 
@@ -120,8 +109,8 @@ fn interfaces(status: &Status) -> MetricFamily {
     let labels = ["interface", "hook", "mode"];
     let mut family = Family::gauge("lb_interface_attached", help, labels);
     for interface in &status.interfaces {
-        let attached = f64::from(u8::from(interface.hook != "none"));
-        family.row([&interface.name, &interface.hook, &interface.mode], attached);
+        let labels = [&*interface.name, &interface.hook, &interface.mode];
+        family.flag(labels, interface.hook != "none");
     }
     family.finish()
 }

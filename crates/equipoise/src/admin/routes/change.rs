@@ -6,7 +6,6 @@ use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::routing::{get, patch, post};
 
-use super::ask;
 use crate::admin::peer::Peer;
 use crate::admin::{Access, Command, Configure, ProblemDetails};
 use crate::status::change::{
@@ -35,7 +34,7 @@ async fn reload(
 }
 
 async fn changes(State(access): State<Access>) -> Result<Json<Vec<RuntimeChange>>, ProblemDetails> {
-    ask(&access, Command::Changes).await.map(Json)
+    access.ask(Command::Changes).await.map(Json)
 }
 
 async fn add(
@@ -70,16 +69,16 @@ async fn remove(
 }
 
 async fn confirm(State(access): State<Access>) -> Result<Json<ConfirmAnswer>, ProblemDetails> {
-    ask(&access, Command::Confirm).await.map(Json)
+    access.ask(Command::Confirm).await.map(Json)
 }
 
 async fn history(State(access): State<Access>) -> Result<Json<Vec<HistoryEntry>>, ProblemDetails> {
-    ask(&access, Command::History).await.map(Json)
+    access.ask(Command::History).await.map(Json)
 }
 
 async fn configure(
     (access, peer): (&Access, Peer),
     what: Configure,
 ) -> Result<Json<ReloadAnswer>, ProblemDetails> {
-    ask(access, |reply| Command::Configure(what, peer.author(), reply)).await.map(Json)
+    access.ask(|reply| Command::Configure(what, peer.author(), reply)).await.map(Json)
 }

@@ -12,7 +12,6 @@ use futures_util::Stream;
 use futures_util::stream::unfold;
 use serde::Deserialize;
 
-use super::ask;
 use crate::admin::{Access, Command, ProblemDetails};
 use crate::events::{Subscription, Told};
 
@@ -45,7 +44,7 @@ async fn events(
     let Query(Wanted { follow, after }) = wanted?;
     let seen = headers.get(LAST_SEEN).and_then(|value| value.to_str().ok()?.parse().ok());
     let after = after.or(seen).unwrap_or_default();
-    let subscription = ask(&access, |reply| Command::Events(after, reply)).await?;
+    let subscription = access.ask(|reply| Command::Events(after, reply)).await?;
     let stream = unfold(subscription, move |mut subscription: Subscription| async move {
         let told = if follow { subscription.next().await } else { subscription.take_kept() };
         Some((Ok(written(told?)), subscription))

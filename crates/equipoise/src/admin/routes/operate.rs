@@ -7,7 +7,6 @@ use axum::extract::{Query, State};
 use axum::routing::get;
 use serde::{Deserialize, Serialize};
 
-use super::ask;
 use crate::admin::{Access, Command, ProblemDetails};
 use crate::status::operate::{
     BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer,
@@ -21,7 +20,7 @@ pub(super) fn router() -> Router<Access> {
 }
 
 async fn drains(State(access): State<Access>) -> Result<Json<DrainsAnswer>, ProblemDetails> {
-    ask(&access, Command::Drains).await.map(Json)
+    access.ask(Command::Drains).await.map(Json)
 }
 
 async fn drain(
@@ -29,7 +28,7 @@ async fn drain(
     request: Result<Json<DrainRequest>, JsonRejection>,
 ) -> Result<Json<DrainAnswer>, ProblemDetails> {
     let Json(request) = request?;
-    ask(&access, |reply| Command::Drain(request, reply)).await.map(Json)
+    access.ask(|reply| Command::Drain(request, reply)).await.map(Json)
 }
 
 async fn undrain(
@@ -37,7 +36,7 @@ async fn undrain(
     request: Result<Query<UndrainRequest>, QueryRejection>,
 ) -> Result<Json<Vec<DrainStatus>>, ProblemDetails> {
     let Query(request) = request?;
-    ask(&access, |reply| Command::Undrain(request, reply)).await.map(Json)
+    access.ask(|reply| Command::Undrain(request, reply)).await.map(Json)
 }
 
 /// Which breakers are asked for.
@@ -52,7 +51,7 @@ async fn breakers(
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<Vec<BreakerStatus>>, ProblemDetails> {
     let Query(Wanted { service }) = wanted?;
-    ask(&access, |reply| Command::Breakers(service, reply)).await.map(Json)
+    access.ask(|reply| Command::Breakers(service, reply)).await.map(Json)
 }
 
 async fn turn(
@@ -60,5 +59,5 @@ async fn turn(
     request: Result<Json<BreakerRequest>, JsonRejection>,
 ) -> Result<Json<Vec<BreakerStatus>>, ProblemDetails> {
     let Json(request) = request?;
-    ask(&access, |reply| Command::TurnBreaker(request, reply)).await.map(Json)
+    access.ask(|reply| Command::TurnBreaker(request, reply)).await.map(Json)
 }
