@@ -383,7 +383,7 @@ fn targets(count: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Stri
     )
 }
 
-/// Whole files whose proxies do not meet.
+/// Whole files whose proxies do not meet, and have names of their own.
 fn file() -> impl Strategy<Value = String> {
     map(&FILE).prop_map(|text| {
         let mut count = 0;
@@ -394,6 +394,15 @@ fn file() -> impl Strategy<Value = String> {
             })
             .collect::<Vec<_>>()
             .join(":interfaces [\"ethN\"")
+            .split(":name \"")
+            .enumerate()
+            .map(
+                |(number, part)| {
+                    if number == 0 { part.to_owned() } else { format!("{number}{part}") }
+                },
+            )
+            .collect::<Vec<_>>()
+            .join(":name \"")
     })
 }
 
