@@ -144,11 +144,9 @@ fn pool<'a>(service: &'a mut Node, route: Option<&str>) -> Option<&'a mut Node> 
     };
     let routes = items(field(service, "source-route")?)?;
     let is_meant = |route: &Node| match value(route, "source") {
-        Some(Value::List(items)) => {
-            matches!(items.first(), Some(Node { value: Value::Text(text), .. }) if text == name)
-        }
-        Some(Value::Text(text)) => text == name,
-        _ => false,
+        Some(Value::List(items)) => items.first().and_then(|item| item.value.text()) == Some(name),
+        Some(value) => value.text() == Some(name),
+        None => false,
     };
     let route = routes.iter().position(is_meant)?;
     field(&mut routes[route], "backends")
@@ -176,7 +174,7 @@ fn position(list: &mut Node, address: SocketAddr) -> Option<usize> {
 fn set_weight(backend: &mut Node, weight: u16) -> bool {
     let value = Value::Int(weight.into());
     if let Some(node) = field(backend, "weight") {
-        let is_other = !matches!(node.value, Value::Int(before) if before == i128::from(weight));
+        let is_other = node.value.number() != Some(weight.into());
         node.value = value;
         return is_other;
     }
@@ -223,10 +221,7 @@ fn value<'a>(table: &'a Node, name: &str) -> Option<&'a Value> {
 }
 
 fn text<'a>(table: &'a Node, name: &str) -> Option<&'a str> {
-    match value(table, name) {
-        Some(Value::Text(text)) => Some(text),
-        _ => None,
-    }
+    value(table, name)?.text()
 }
 
 fn field<'a>(table: &'a mut Node, name: &str) -> Option<&'a mut Node> {
@@ -298,6 +293,30 @@ mod tests {
         let expected =
             ["10.0.0.1=3 10.0.0.2=5 10.0.9.1=8", "10.0.0.1=1 10.0.9.1=8", "10.0.0.1=6 10.0.9.1=8"];
         assert_eq!((pools, holding), (expected.map(str::to_owned).into(), 3));
+    }
+
+    #[test]
+    fn what_variables_say_is_what_the_file_says() {
+        let file = FILE.replace("'10.0.0.1:80', weight = 3", "'${FIRST}', weight = '${WEIGHT}'");
+        let variables = |name: &str| match name {
+            "FIRST" => Some("10.0.0.1:80".to_owned()),
+            "WEIGHT" => Some("3".to_owned()),
+            _ => None,
+        };
+        let around = Around { variables: &variables, ..Around::files(&|_| unreachable!()) };
+        let holding = |change: &dyn Fn(&mut Changes)| {
+            let mut changes = Changes::default();
+            change(&mut changes);
+            let changed = parse_changed(("a.toml", &file), &around, &changes).unwrap();
+            (pools(&changed.checked.config)[0].clone(), changed.changes.iter().count())
+        };
+        let first = || of(None, "10.0.0.1:80");
+        let (rest, file_says) = ("10.0.0.2=1 10.0.9.1=4", 0);
+        let other = holding(&|changes| changes.set_weight(first(), 5));
+        assert_eq!(other, (format!("10.0.0.1=5 {rest}"), 1));
+        let same = holding(&|changes| changes.set_weight(first(), 3));
+        assert_eq!(same, (format!("10.0.0.1=3 {rest}"), file_says));
+        assert_eq!(holding(&|changes| changes.remove(first())), (rest.to_owned(), 1));
     }
 
     #[test]

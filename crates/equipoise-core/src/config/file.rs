@@ -76,25 +76,38 @@ pub(super) struct Node {
 impl Node {
     /// Moves all its places.
     pub(super) fn shift(&mut self, by: usize) {
-        let shift = |span: &mut Range<usize>| *span = span.start + by..span.end + by;
-        shift(&mut self.span);
-        match &mut self.value {
-            Value::List(items) => items.iter_mut().for_each(|item| item.shift(by)),
-            Value::Table(entries) => {
+        self.each_place(&mut |span| *span = span.start + by..span.end + by);
+    }
+
+    /// Shows its place, and all places in it.
+    fn each_place(&mut self, show: &mut dyn FnMut(&mut Range<usize>)) {
+        show(&mut self.span);
+        match self.value.inside_mut() {
+            InsideMut::List(items) => items.iter_mut().for_each(|item| item.each_place(show)),
+            InsideMut::Table(entries) => {
                 for entry in entries {
-                    shift(&mut entry.name_span);
-                    entry.node.shift(by);
+                    show(&mut entry.name_span);
+                    entry.node.each_place(show);
                 }
             }
-            Value::Null
-            | Value::Bool(_)
-            | Value::Int(_)
-            | Value::Float
-            | Value::Date
-            | Value::Text(_)
-            | Value::Given(_) => {}
+            InsideMut::Nothing => {}
         }
     }
+}
+
+/// What is in a value.
+pub(super) enum Inside<'a> {
+    List(&'a [Node]),
+    Table(&'a [Entry]),
+    /// It is a scalar.
+    Nothing,
+}
+
+/// As [`Inside`], to be changed.
+pub(super) enum InsideMut<'a> {
+    List(&'a mut [Node]),
+    Table(&'a mut [Entry]),
+    Nothing,
 }
 
 /// A value of any kind of file.
@@ -119,6 +132,53 @@ impl Value {
     fn int(digits: &str, radix: u32) -> Self {
         let most = if digits.starts_with('-') { i128::MIN } else { i128::MAX };
         Self::Int(i128::from_str_radix(digits, radix).unwrap_or(most))
+    }
+
+    /// What is in it.
+    pub(super) fn inside(&self) -> Inside<'_> {
+        match self {
+            Self::List(items) => Inside::List(items),
+            Self::Table(entries) => Inside::Table(entries),
+            Self::Null
+            | Self::Bool(_)
+            | Self::Int(_)
+            | Self::Float
+            | Self::Date
+            | Self::Text(_)
+            | Self::Given(_) => Inside::Nothing,
+        }
+    }
+
+    /// So, to be changed.
+    pub(super) fn inside_mut(&mut self) -> InsideMut<'_> {
+        match self {
+            Self::List(items) => InsideMut::List(items),
+            Self::Table(entries) => InsideMut::Table(entries),
+            Self::Null
+            | Self::Bool(_)
+            | Self::Int(_)
+            | Self::Float
+            | Self::Date
+            | Self::Text(_)
+            | Self::Given(_) => InsideMut::Nothing,
+        }
+    }
+
+    /// The whole number that it is, written out or by a variable.
+    pub(super) fn number(&self) -> Option<i128> {
+        match self {
+            Self::Int(number) => Some(*number),
+            Self::Given(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// The text that it is, written out or by a variable.
+    pub(super) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) | Self::Given(text) => Some(text),
+            _ => None,
+        }
     }
 
     /// The kind of value, in words.
@@ -147,15 +207,9 @@ pub(super) struct Entry {
 impl Entry {
     /// A scalar is pointed at itself; a list or table, which may be long, by its name.
     pub(super) fn pointed_at(&self) -> &Range<usize> {
-        match self.node.value {
-            Value::List(_) | Value::Table(_) => &self.name_span,
-            Value::Null
-            | Value::Bool(_)
-            | Value::Int(_)
-            | Value::Float
-            | Value::Date
-            | Value::Text(_)
-            | Value::Given(_) => &self.node.span,
+        match self.node.value.inside() {
+            Inside::List(_) | Inside::Table(_) => &self.name_span,
+            Inside::Nothing => &self.node.span,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::file::{Node, Value};
+use super::file::{Inside, Node};
 use super::path;
 use super::texts::{Included, Texts};
 
@@ -98,8 +98,8 @@ impl Places {
 
 fn add_places(node: &Node, key: &mut String, places: &mut BTreeMap<String, Range<usize>>) {
     let length = key.len();
-    match &node.value {
-        Value::List(items) => {
+    match node.value.inside() {
+        Inside::List(items) => {
             for (index, item) in items.iter().enumerate() {
                 path::push_item(key, index);
                 places.insert(key.clone(), item.span.clone());
@@ -107,7 +107,7 @@ fn add_places(node: &Node, key: &mut String, places: &mut BTreeMap<String, Range
                 key.truncate(length);
             }
         }
-        Value::Table(entries) => {
+        Inside::Table(entries) => {
             for entry in entries {
                 path::push_field(key, &entry.name);
                 places.insert(key.clone(), entry.pointed_at().clone());
@@ -115,13 +115,7 @@ fn add_places(node: &Node, key: &mut String, places: &mut BTreeMap<String, Range
                 key.truncate(length);
             }
         }
-        Value::Null
-        | Value::Bool(_)
-        | Value::Int(_)
-        | Value::Float
-        | Value::Date
-        | Value::Text(_)
-        | Value::Given(_) => {}
+        Inside::Nothing => {}
     }
 }
 

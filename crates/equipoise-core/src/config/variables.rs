@@ -3,7 +3,9 @@
 //! Every text of a tree is looked through; what a variable says is text, whatever it looks like. A text that is one variable and
 //! nothing else may stand for a number or a boolean, and is marked so. Knows no key, and asks nobody but its caller for values.
 
-use super::file::{Node, Value};
+use std::cell::Cell;
+
+use super::file::{InsideMut, Node, Value};
 use super::path;
 use super::problem::Problem;
 
@@ -39,13 +41,23 @@ pub(super) fn find(root: &mut Node) -> Vec<Problem> {
     let mut found = Vec::new();
     visit(root, &mut String::new(), &mut |node, key| {
         if let Value::Text(text) = &node.value
-            && text.replace("$${", "").contains("${")
+            && has_any(text)
         {
             let message = format!("the variable in `{text}` has no counterpart in EDN");
             found.push(Problem::new(key, Some(node.span.clone()), message));
         }
     });
     found
+}
+
+/// Whether a text has a variable, or something that begins as one.
+fn has_any(text: &str) -> bool {
+    let is_asked = Cell::new(false);
+    let expanded = expanded(text, &|_| {
+        is_asked.set(true);
+        Some(String::new())
+    });
+    is_asked.get() || expanded.is_err()
 }
 
 /// A text as it is written where variables are known.
@@ -120,28 +132,22 @@ fn value(
 fn visit(node: &mut Node, key: &mut String, show: &mut dyn FnMut(&mut Node, &str)) {
     show(node, key);
     let length = key.len();
-    match &mut node.value {
-        Value::List(items) => {
+    match node.value.inside_mut() {
+        InsideMut::List(items) => {
             for (index, item) in items.iter_mut().enumerate() {
                 path::push_item(key, index);
                 visit(item, key, show);
                 key.truncate(length);
             }
         }
-        Value::Table(entries) => {
+        InsideMut::Table(entries) => {
             for entry in entries {
                 path::push_field(key, &entry.name);
                 visit(&mut entry.node, key, show);
                 key.truncate(length);
             }
         }
-        Value::Null
-        | Value::Bool(_)
-        | Value::Int(_)
-        | Value::Float
-        | Value::Date
-        | Value::Text(_)
-        | Value::Given(_) => {}
+        InsideMut::Nothing => {}
     }
 }
 
@@ -190,8 +196,12 @@ mod tests {
 
     #[test]
     fn what_is_escaped_is_itself_again() {
-        for plain in ["${A}", "$${A}", "a$${${", "$", "$$"] {
+        for plain in ["${A}", "$${A}", "a$${${", "$", "$$", "1$${{x"] {
             assert_eq!(text(&escape(plain)), plain, "{plain}");
+            assert!(!has_any(&escape(plain)), "{plain}");
+        }
+        for variable in ["${A}", "a ${B:-c}", "$$${${A}", "${", "${1}"] {
+            assert!(has_any(variable), "{variable}");
         }
     }
 

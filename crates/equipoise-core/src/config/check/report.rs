@@ -198,11 +198,11 @@ impl<'t> Report<'t> {
     }
 
     pub(super) fn text<'a>(&mut self, at: &At<'a>, allowed: &str) -> Option<&'a str> {
-        let (Value::Text(text) | Value::Given(text)) = &at.node.value else {
+        let text = at.node.value.text();
+        if text.is_none() {
             self.wrong_kind(at, "text", allowed);
-            return None;
-        };
-        Some(text)
+        }
+        text
     }
 
     pub(super) fn boolean(&mut self, at: &At<'_>) -> Option<bool> {
@@ -225,12 +225,7 @@ impl<'t> Report<'t> {
         T: TryFrom<i128> + PartialOrd + Display,
     {
         let allowed = || format!("{} to {}", range.start(), range.end());
-        let value = match &at.node.value {
-            Value::Int(value) => Some(*value),
-            Value::Given(text) => text.parse().ok(),
-            _ => None,
-        };
-        let Some(value) = value else {
+        let Some(value) = at.node.value.number() else {
             self.wrong_kind(at, "a whole number", allowed());
             return None;
         };

@@ -7,7 +7,7 @@
 use ::toml::Spanned;
 use ::toml::de::{DeTable, DeValue, Error};
 
-use super::{Entry, Node, Reading, Value};
+use super::{Entry, Inside, Node, Reading, Value};
 use crate::config::problem::Problem;
 
 type Span = std::ops::Range<usize>;
@@ -85,18 +85,12 @@ fn value_around(scalars: &[Span], fault: &Span) -> Option<Span> {
 }
 
 fn collect_scalars(node: &Node, into: &mut Vec<Span>) {
-    match &node.value {
-        Value::List(items) => items.iter().for_each(|item| collect_scalars(item, into)),
-        Value::Table(entries) => {
+    match node.value.inside() {
+        Inside::List(items) => items.iter().for_each(|item| collect_scalars(item, into)),
+        Inside::Table(entries) => {
             entries.iter().for_each(|entry| collect_scalars(&entry.node, into));
         }
-        Value::Null
-        | Value::Bool(_)
-        | Value::Int(_)
-        | Value::Float
-        | Value::Date
-        | Value::Text(_)
-        | Value::Given(_) => into.push(node.span.clone()),
+        Inside::Nothing => into.push(node.span.clone()),
     }
 }
 

@@ -202,7 +202,7 @@ impl<'t> Reader<'t> {
             return Err(not_yaml(span, message).allowing(format!("at most {REPEATED}")));
         }
         let mut node = node.clone();
-        place(&mut node, &span);
+        node.each_place(&mut |place| place.clone_from(&span));
         Ok((node, *count))
     }
 
@@ -218,27 +218,6 @@ impl<'t> Reader<'t> {
         let message = format!("the tag `{tag}` is not known");
         let problem = Problem::new(key, Some(span.clone()), message);
         self.faults.push(problem.allowing("values without tags"));
-    }
-}
-
-/// Gives all of a value one place.
-fn place(node: &mut Node, span: &Span) {
-    node.span = span.clone();
-    match &mut node.value {
-        Value::List(items) => items.iter_mut().for_each(|item| place(item, span)),
-        Value::Table(entries) => {
-            for entry in entries {
-                entry.name_span = span.clone();
-                place(&mut entry.node, span);
-            }
-        }
-        Value::Null
-        | Value::Bool(_)
-        | Value::Int(_)
-        | Value::Float
-        | Value::Date
-        | Value::Text(_)
-        | Value::Given(_) => {}
     }
 }
 
