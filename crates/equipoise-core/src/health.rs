@@ -9,7 +9,7 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ pub use record::{Failure, FailureKind, Outcome, Record, Verdict};
 use schedule::Schedule;
 pub use schedule::Target;
 
+use crate::chance::unit;
 use crate::config::health::Recovery;
 use crate::config::{Config, HealthCheck};
 use crate::id::{BackendKey, Member};
@@ -110,6 +111,10 @@ pub struct Health {
     /// When time alone gives a backend more.
     growing: BTreeMap<BackendKey, Duration>,
     beliefs: BTreeMap<BackendKey, Belief>,
+    /// Who is not there and may come back, and what checks have said of it.
+    absent: BTreeMap<BackendKey, Option<Record>>,
+    /// Who may come back after the next configuration.
+    expected: BTreeSet<BackendKey>,
     has_changed: bool,
 }
 
@@ -122,8 +127,20 @@ impl Health {
             manual: BTreeMap::new(),
             growing: BTreeMap::new(),
             beliefs: BTreeMap::new(),
+            absent: BTreeMap::new(),
+            expected: BTreeSet::new(),
             has_changed: false,
         }
+    }
+
+    /// Who is not there with the next configuration, and may come back: what is known of it is kept.
+    pub fn expect(&mut self, absent: BTreeSet<BackendKey>) {
+        self.expected = absent;
+    }
+
+    /// One more may come back, of which something is known from before.
+    pub fn expect_one(&mut self, absent: BackendKey) {
+        self.absent.entry(absent).or_default();
     }
 
     /// Another configuration: who stays keeps what is known of it, also by another check; who is
@@ -133,8 +150,11 @@ impl Health {
         let mut left = Vec::new();
         for (key, Member { pool, backend, .. }) in BackendKey::all(config) {
             let old = before.remove(&key).flatten();
+            let known = old.and_then(|old| self.schedule.watched(old.target));
+            let known = known.map(|old| old.record.heir());
+            let known = known.or(self.absent.remove(&key).flatten());
             let checked = backend.health_check.as_ref().map(|check| Checked {
-                target: self.watch(now, (&key, backend.address), (check, old)),
+                target: self.watch(now, (&key, backend.address), (check, known)),
                 recovery: pool.recovery,
             });
             let is_other = |old: &Checked| checked.is_none_or(|c| c.target != old.target);
@@ -142,8 +162,16 @@ impl Health {
             self.backends.insert(key, checked);
         }
         for (key, old) in before {
-            self.manual.remove(&key);
+            let watched = old.and_then(|old| self.schedule.watched(old.target));
+            self.absent.insert(key.clone(), watched.map(|old| old.record.heir()));
             left.extend(old.map(|old| (old.target, key)));
+        }
+        let expected = std::mem::take(&mut self.expected);
+        for (key, _) in self.absent.extract_if(.., |key, _| !expected.contains(key)) {
+            self.manual.remove(&key);
+        }
+        for key in expected {
+            self.absent.entry(key).or_default();
         }
         for (target, key) in left {
             self.schedule.leave(target, &key);
@@ -159,13 +187,11 @@ impl Health {
         &mut self,
         now: Duration,
         (key, address): (&BackendKey, SocketAddr),
-        (check, old): (&Arc<HealthCheck>, Option<Checked>),
+        (check, known): (&Arc<HealthCheck>, Option<Record>),
     ) -> u64 {
         let port = check.port.unwrap_or(address.port());
         let target =
             Target { address: SocketAddr::new(address.ip(), port), check: Arc::clone(check) };
-        let old = old.and_then(|old| self.schedule.watched(old.target));
-        let known = old.map(|old| old.record.heir());
         self.schedule.watch(now, target, (key.clone(), known))
     }
 
@@ -190,7 +216,7 @@ impl Health {
         key: &BackendKey,
         manual: Option<Manual>,
     ) -> bool {
-        if !self.backends.contains_key(key) {
+        if !self.knows(key) {
             return false;
         }
         match manual {
@@ -217,9 +243,9 @@ impl Health {
         self.manual.iter().map(|(key, manual)| (key, *manual))
     }
 
-    /// Whether there is such a backend.
+    /// Whether there is such a backend, or may be again.
     pub fn knows(&self, key: &BackendKey) -> bool {
-        self.backends.contains_key(key)
+        self.backends.contains_key(key) || self.absent.contains_key(key)
     }
 
     /// The backends that go by a check, if its outcome is waited for.
@@ -305,12 +331,4 @@ impl Health {
         };
         self.has_changed |= before.unwrap_or_default() != belief;
     }
-}
-
-/// A number from 0 to below 1, by what it is made of (splitmix64).
-fn unit(of: u64) -> f64 {
-    let mut x = of.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((x ^ (x >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
 }

@@ -274,6 +274,13 @@ impl Ids {
         self.held.get(service)
     }
 
+    /// The id that rests for a backend of a service that is there, since it has left; none where none does.
+    pub fn absent(&self, key: &BackendKey) -> Option<Id> {
+        let mode = self.held.get(&key.service)?.mode;
+        let holder = (Arc::clone(&key.service), key.route.clone(), key.address, mode);
+        self.backends.resting.get(&holder).map(|resting| resting.id)
+    }
+
     /// How a backend has left before; with generation 0 if it never has.
     pub fn departure(&self, backend: Id) -> Departure {
         self.departures.get(&backend.number).copied().unwrap_or_default()

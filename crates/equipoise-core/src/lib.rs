@@ -6,6 +6,7 @@
 //! are arguments, steps are answers.
 
 pub mod breaker;
+mod chance;
 pub mod config;
 pub mod diff;
 pub mod drain;
@@ -16,5 +17,7 @@ pub mod id;
 pub mod load;
 pub mod maglev;
 pub mod plan;
+pub mod resolve;
+pub mod share;
 pub mod state;
 pub mod weight;

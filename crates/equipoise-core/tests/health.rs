@@ -347,10 +347,13 @@ proptest! {
 fn candidate() -> impl Strategy<Value = Candidate> {
     let role =
         prop_oneof![4 => Just(Role::Regular), 1 => Just(Role::Backup), 1 => Just(Role::Fallback)];
+    let role = (role, 0..3_u16);
     (0..50_u16, role, any::<bool>(), 1..=100_u8).prop_map(|(weight, role, is_down, recovered)| {
+        let (role, rank) = role;
         Candidate {
             weight: Weight::configured(weight),
             role,
+            rank,
             belief: if is_down {
                 Belief::DOWN
             } else {

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord};
+use crate::status::names::NameStatus;
 use crate::status::operate::{
     BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, Selection,
 };
@@ -55,6 +56,10 @@ pub enum Command {
     Breakers(Option<String>, Reply<Vec<BreakerStatus>>),
     /// Open, close or reset breakers.
     TurnBreaker(BreakerRequest, Reply<Vec<BreakerStatus>>),
+    /// The names that are looked up.
+    Names(Reply<Vec<NameStatus>>),
+    /// Look a name up now; answered when that is done.
+    RefreshNames(String, Reply<Vec<NameStatus>>),
     /// The health of backends.
     Health(HealthFilter, Reply<Vec<BackendHealth>>),
     /// An operator says how a backend is.

@@ -15,6 +15,7 @@ use equipoise_common::value::{Backend, Fate};
 use equipoise_core::config::{Config, Service};
 use equipoise_core::health::{Outcome, ProbeId};
 use equipoise_core::plan::{BackendPlan, Crowded, Note};
+use equipoise_core::resolve::{Answer, Failure, LookUpId};
 use equipoise_core::state::State;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -29,6 +30,7 @@ use crate::host::addresses::Managed;
 use crate::host::forwarding::{self, Forwarding};
 use crate::host::{HostError, Machine, Reading, Way};
 use crate::probe::{Outcomes, Prober};
+use crate::resolver::{Answers, Resolver};
 use crate::status::StopAnswer;
 
 mod answer;
@@ -43,6 +45,7 @@ mod interfaces;
 mod keep;
 mod listing;
 mod loads;
+mod names;
 mod ports;
 mod reload;
 mod select;
@@ -53,6 +56,7 @@ mod wake;
 pub use ending::EndError;
 pub use keep::path as state_file;
 pub use listing::parse_prefix;
+pub(crate) use names::{addresses, error as name_error};
 pub use start::{Start, StartError};
 pub use wake::Signals;
 
@@ -64,6 +68,7 @@ use explain::Asked;
 use health::Waiting;
 use interfaces::Interfaces;
 use keep::Kept;
+use names::{Asking, Awaiting};
 use trouble::{Topic, Troubles};
 use wake::{BURST, Due, NEIGHBOURS, RESTING, SWEEP, SWEEP_PARTS};
 
@@ -99,6 +104,12 @@ pub struct Driver<M, P> {
     outcomes: Outcomes,
     /// Who has asked for checks whose outcomes are not in.
     waiting: Vec<Waiting>,
+    resolver: Resolver,
+    answers: Answers,
+    /// Who has asked for look-ups whose answers are not in.
+    asking: Vec<Asking>,
+    /// A configuration that waits for first answers about its names.
+    awaiting: Option<Awaiting>,
     /// The thread that explains packets, once there has been something to explain.
     explainer: Option<std::sync::mpsc::Sender<Asked>>,
     /// Who waits for drains.
@@ -131,6 +142,7 @@ enum Event {
     Command(Command),
     Machine,
     Probed(ProbeId, Outcome),
+    Answered(LookUpId, Result<Answer, Failure>),
     Timer,
 }
 
@@ -171,6 +183,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         while let Ok((probe, outcome)) = self.outcomes.try_recv() {
             self.take_outcome(probe, outcome);
         }
+        while let Ok((id, answer)) = self.answers.try_recv() {
+            self.take_answer(id, answer);
+        }
         self.catch_up().await;
         None
     }
@@ -183,6 +198,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             _ = self.signals.hangup.recv() => Event::Reload,
             Some(command) = self.commands.recv() => Event::Command(command),
             Some((probe, outcome)) = self.outcomes.recv() => Event::Probed(probe, outcome),
+            Some((id, answer)) = self.answers.recv() => Event::Answered(id, answer),
             () = self.machine.changed() => Event::Machine,
             () = sleep_until(wake) => Event::Timer,
         }
@@ -202,6 +218,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 self.due.reading.get_or_insert(at);
             }
             Event::Probed(probe, outcome) => self.take_outcome(probe, outcome),
+            Event::Answered(id, answer) => self.take_answer(id, answer),
             Event::Timer => {}
             Event::Command(Command::Stop(reply)) => return Some(Ending::Stop(reply)),
             Event::Command(command) => self.answer(command),
@@ -220,6 +237,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if retry && self.troubles.has(&Topic::Machine) {
             self.read_machine().await;
         }
+        self.follow_names(now).await;
         self.follow_loads(now);
         self.count_drained(now);
         self.follow_health(now);
@@ -244,8 +262,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// Reads the machine; a change of it is due to be settled.
     async fn read_machine(&mut self) {
         let targets = self.targets(self.state.config());
+        self.read_ways(&targets).await;
+    }
+
+    /// Reads the machine, with the ways to these addresses.
+    async fn read_ways(&mut self, targets: &BTreeSet<IpAddr>) {
         let began = Instant::now();
-        let read = self.machine.read(&targets).await;
+        let read = self.machine.read(targets).await;
         self.due.not_before = Instant::now() + began.elapsed() * 9;
         match read {
             Ok(reading) => {
@@ -348,13 +371,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let missing = self.state.planned().notes.iter().filter(|note| is_missing(note));
         let troubles = self.troubles.reasons().map(str::to_owned);
         let crowded = self.crowded.iter().map(ToString::to_string);
-        troubles.chain(missing.map(ToString::to_string)).chain(crowded).collect()
+        let missing = missing.map(ToString::to_string);
+        troubles.chain(missing).chain(crowded).chain(self.name_reasons()).collect()
     }
 
     /// What is good to know.
     fn notes(&self) -> Vec<String> {
         let notes = self.state.planned().notes.iter().filter(|note| !is_missing(note));
-        notes.map(ToString::to_string).collect()
+        notes.map(ToString::to_string).chain(self.name_notes()).collect()
     }
 
     async fn refresh_neighbours(&mut self) {

@@ -12,5 +12,6 @@ pub mod decap;
 pub mod driver;
 pub mod host;
 pub mod probe;
+pub mod resolver;
 pub mod running_config;
 pub mod status;

@@ -3,9 +3,11 @@
 //! The file's form is the configuration's own, with every default filled in, so that what
 //! `equipoise config` prints can be run again. JSON has the same shape with its keys in snake case.
 
+use std::sync::Arc;
+
 use equipoise_core::config::health::PanicPolicy;
 use equipoise_core::config::{
-    Attach, Backend, BackendInterfaces, Config, Role, Route, Service, target,
+    Attach, Backend, BackendInterfaces, Config, Named, Role, Route, Service, target,
 };
 use serde_json::{Map, Value, json};
 
@@ -25,6 +27,7 @@ pub fn to_json(config: &Config) -> Value {
             "exec_checks": config.settings.exec_checks,
             "limits": snake(json!(config.settings.limits)),
             "least_connections": snake(json!(config.settings.least_connections)),
+            "dns": snake(json!(config.settings.dns)),
         },
     })
 }
@@ -57,7 +60,7 @@ fn service(service: &Service) -> Value {
         "snat_addresses": service.delivery.snat_addresses,
         "mss_clamp": service.delivery.mss_clamp,
         "manage_address": service.manage_address,
-        "backends": backends(&service.backends),
+        "backends": backends(&service.backends, &service.named),
         "recovery": snake(json!(service.recovery)),
         "panic": panic(service),
         "on_backend_down": service.policy.on_backend_down,
@@ -82,13 +85,24 @@ fn route(route: &Route) -> Value {
         "algorithm": route.algorithm,
         "affinity": route.affinity,
         "affinity_prefix": route.affinity_prefix,
-        "backends": backends(&route.backends),
+        "backends": backends(&route.backends, &route.named),
     })
 }
 
 /// Those of a pool, without those that step in when it panics.
-fn backends(backends: &[Backend]) -> Value {
-    backends.iter().filter(|backend| backend.role != Role::Fallback).map(backend).collect()
+fn backends(backends: &[Backend], names: &[Arc<Named>]) -> Value {
+    let backends = backends.iter().filter(|backend| backend.role != Role::Fallback).map(backend);
+    let names = names.iter().filter(|named| named.role != Role::Fallback);
+    backends.chain(names.map(|name| named(name))).collect()
+}
+
+/// With its check in snake case, too.
+fn named(named: &Named) -> Value {
+    let mut written = snake(json!(named));
+    if let Some(check) = &named.health_check {
+        written["health_check"] = snake(json!(check));
+    }
+    written
 }
 
 fn backend(backend: &Backend) -> Value {
@@ -108,7 +122,9 @@ fn panic(service: &Service) -> Value {
     let mut written = snake(json!(service.panic));
     if service.panic.policy == PanicPolicy::Fallback {
         let fallback = service.backends.iter().filter(|backend| backend.role == Role::Fallback);
-        written["fallback_backends"] = fallback.map(backend).collect();
+        let names = service.named.iter().filter(|named| named.role == Role::Fallback);
+        written["fallback_backends"] =
+            fallback.map(backend).chain(names.map(|name| named(name))).collect();
     }
     written
 }
@@ -169,10 +185,11 @@ mod tests {
           { address = "10.0.0.8:53", health-check = { type = "https", ca-file = "/ca.pem" } },
           { address = "10.0.0.9:53", health-check = { type = "none" } },
           { address = "10.0.0.2" },
+          { host = "api.internal", port = 8080, refresh = "30s", max-flows = 4 }, { srv = "_a._tcp.api.internal", backup = true },
         ]
         health-check = { type = "http", port = 8081, expected-codes = ["200-299", 404], headers = { X_a-b = "c" }, interval = "1s 500ms" }
         recovery = { mode = "linear", slow-start = "1m" }
-        panic = { threshold = 7, policy = "fallback", fallback-backends = [{ address = "10.0.9.1:80", weight = 2 }] }
+        panic = { threshold = 7, policy = "fallback", fallback-backends = [{ address = "10.0.9.1:80", weight = 2 }, { host = "last", port = 80 }] }
         on-backend-down = "reselect"
         on-backend-removed = "reset"
         on-unknown = "drop"
@@ -186,7 +203,7 @@ mod tests {
         limits = { per-source = { rate = 100, prefix = { v6 = 48 } }, per-backend = { rate = 5, burst = 7 }, deny = ["10.0.0.0/8", "::1"] }
         timeouts = { tcp-opening = "3s", udp-two-way = "2m 500ms", reset-on-expiry = true }
         [[service.source-route]]
-        source = ["192.168.0.0/16", "2001:db8::/32"]
+        source = ["192.168.0.0/16", "office.example.com", "2001:db8::/32"]
         algorithm = "random"
         backends = [{ address = "10.0.0.1:8080", max-flows = 5 }]
         [[service]]
@@ -207,6 +224,7 @@ mod tests {
         exec-checks = true
         limits = { per-backend = { rate = 9 }, allow = ["::/0"] }
         least-connections = { update-interval = "500ms", weighted = false }
+        dns = { resolvers = ["10.0.0.53"], min-ttl = "2s", max-ttl = "1m", max-shrink = 9, on-first-failure = "refuse" }
     "#;
 
     #[test]
@@ -227,13 +245,16 @@ mod tests {
         assert_eq!(json["service"][0]["listen"]["protocol"], "tcp");
         assert_eq!(json["service"][0]["backends"][0]["max_flows"], 9);
         let route = &json["service"][0]["source_route"][0];
-        assert_eq!(route["source"], json!(["192.168.0.0/16", "2001:db8::/32"]));
+        assert_eq!(
+            route["source"],
+            json!(["192.168.0.0/16", "office.example.com", "2001:db8::/32"])
+        );
         assert_eq!(route["backends"][0]["max_flows"], 5);
         let backend = &json["service"][0]["backends"][0];
         assert_eq!(backend["health_check"]["expected_codes"], json!(["200-299", 404]));
         assert_eq!(backend["health_check"]["headers"], json!({ "X_a-b": "c" }));
         let fallback = &json["service"][0]["panic"]["fallback_backends"];
-        assert_eq!(fallback.as_array().map(Vec::len), Some(1));
+        assert_eq!(fallback.as_array().map(Vec::len), Some(2));
         assert_eq!(json["service"][0]["on_backend_down"], "reselect");
         assert_eq!(json["service"][0]["timeouts"]["tcp_established"], "2h 5m");
         assert_eq!(json["service"][0]["timeouts"]["reset_on_expiry"], true);

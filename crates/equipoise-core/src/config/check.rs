@@ -11,6 +11,7 @@ mod breaker;
 mod delivery;
 mod health;
 mod limits;
+mod named;
 mod nearest;
 mod panic;
 mod policy;

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::{Access, Command, ProblemDetails, Reply};
 
+mod names;
 mod operate;
 
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
@@ -31,6 +32,7 @@ pub(super) fn router(access: Access) -> Router {
         .route("/api/v1/plan", post(plan))
         .route("/api/v1/explain", post(explain))
         .merge(operate::router())
+        .merge(names::router())
         .route("/api/v1/health", get(health))
         .route("/api/v1/services/{service}/backends/{backend}/health", put(set_health))
         .route("/api/v1/services/{service}/backends/{backend}/health/check", post(check_health))

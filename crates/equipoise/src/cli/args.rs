@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 mod decap;
+mod dns;
 mod health;
 mod operate;
 
 pub use decap::Decap;
+pub use dns::{Dns, DnsAction, LookUp};
 pub use health::{Health, HealthAction, OneBackend, Probe, Wait};
 pub use operate::{Breaker, Drain, Turn as BreakerTurn, Turned, Undrain, Which};
 
@@ -81,6 +83,9 @@ pub enum Command {
     /// Check something once, here and now, with or without a running instance
     #[command(after_long_help = health::EXAMPLES)]
     Probe(Probe),
+    /// Show the names that are looked up, look one up again, or look up any name
+    #[command(after_long_help = dns::EXAMPLES)]
+    Dns(Dns),
     /// Wait until so many backends of a service are healthy
     Wait(Wait),
     /// Show the configuration that runs

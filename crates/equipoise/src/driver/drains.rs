@@ -16,6 +16,7 @@ use super::health::in_words;
 use crate::admin::{ProblemDetails, Reply};
 use crate::dataplane::DataPlane;
 use crate::host::Machine;
+use crate::status::Decimal;
 use crate::status::operate::{DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, Selection};
 
 /// How often the live flows of drained backends are counted.
@@ -240,7 +241,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             timeout_ms: millis(request.timeout),
             on_timeout: request.on_timeout.name().to_owned(),
             forced: request.is_forced,
-            configured_weight: self.state.configured_weight(key).unwrap_or_default(),
+            configured_weight: Decimal(
+                self.state.configured_weight(key).unwrap_or_default().value(),
+            ),
             initial_flows,
             live_flows: self.live_flows(key),
         })

@@ -18,6 +18,7 @@ use crate::admin::{ProblemDetails, Reply};
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::Part;
 use crate::host::Machine;
+use crate::status::Decimal;
 use crate::status::health::{
     BackendHealth, BackendName, CheckError, CheckHealth, HealthFilter, HealthWord, ManualHealth,
     Word,
@@ -204,7 +205,7 @@ fn backend_health(
         manual,
         check: standing.checked.map(|(target, record)| check_health(now, target, record)),
         recovered: standing.belief.recovered,
-        configured_weight: view.configured_weight,
+        configured_weight: Decimal(view.configured_weight.value()),
         effective_weight: view.effective_weight.value(),
     }
 }

@@ -10,6 +10,7 @@ use equipoise_core::config::{self, Config, Problem};
 use equipoise_core::diff::diff;
 use equipoise_core::dump::dump;
 
+use super::names::FirstAnswers;
 use super::{Driver, Source};
 use crate::admin::problem::ConfigError;
 use crate::admin::{ProblemDetails, Snapshot};
@@ -18,29 +19,42 @@ use crate::host::{Machine, check};
 use crate::status::{PlanAnswer, PlanRequest};
 use crate::{config_file, running_config};
 
+/// What has become of a configuration.
+enum Taken {
+    /// It is in force.
+    Now,
+    /// It is the one in force.
+    Same,
+    /// It waits for something.
+    Later,
+}
+
 impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// Reads the file again.
     pub(super) async fn reload(&mut self) {
         match self.try_reload().await {
-            Ok(true) => {
+            // It is taken when the first answers about its names are in.
+            Ok(Taken::Later) => {}
+            Ok(Taken::Now) => {
                 self.generation.number += 1;
                 self.generation.loaded_at = SystemTime::now();
                 self.generation.last_error = None;
                 tracing::info!(generation = self.generation.number, "configuration taken");
             }
-            Ok(false) => {
+            Ok(Taken::Same) => {
                 self.generation.last_error = None;
                 tracing::info!("configuration unchanged");
             }
             Err(reason) => {
+                self.awaiting = None;
+                self.state.forget_prepared();
                 tracing::error!(reason, "configuration refused; nothing has changed");
                 self.generation.last_error = Some(reason);
             }
         }
     }
 
-    /// False when nothing is different.
-    async fn try_reload(&mut self) -> Result<bool, String> {
+    async fn try_reload(&mut self) -> Result<Taken, String> {
         let Source::File(path) = &self.source else {
             return Err("there is no file to read: the configuration came from flags".to_owned());
         };
@@ -49,7 +63,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let checked =
             config_file::parse(&name, &text).map_err(|problems| in_words(&name, &problems))?;
         let config = checked.config;
-        let targets = self.targets(&config);
+        match self.first_answers(&config) {
+            FirstAnswers::In => {}
+            FirstAnswers::Awaited => return Ok(Taken::Later),
+            FirstAnswers::Failed(reason) => return Err(reason),
+        }
+        let targets = self.targets(&self.state.expanded(&config));
         let reading = self.machine.read(&targets).await.map_err(|e| e.to_string())?;
         let findings = check::check(&config, &text, &reading);
         if !findings.problems.is_empty() {
@@ -59,9 +78,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         for note in checked.notes.iter().chain(&findings.notes) {
             tracing::warn!(file = name, "{note}");
         }
-        let running = self.state.config();
+        let running = self.state.written();
         if (&running.services, &running.settings) == (&config.services, &config.settings) {
-            return Ok(false);
+            self.state.forget_prepared();
+            return Ok(Taken::Same);
         }
         let drains = self.drains();
         let cancelled = self.state.handle_config(config);
@@ -70,9 +90,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.reading = reading;
         self.due.settle = true;
         self.snapshot.send_replace(Arc::new(Snapshot {
-            config: running_config::to_json(self.state.config()),
+            config: running_config::to_json(self.state.written()),
         }));
-        Ok(true)
+        Ok(Taken::Now)
     }
 
     fn changeable(&self, config: &Config, name: &str, text: &str) -> Result<(), String> {

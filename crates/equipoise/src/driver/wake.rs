@@ -33,6 +33,8 @@ pub(super) struct Due {
     pub(super) sweep: Instant,
     /// Where weights follow live flows: when these are counted again.
     pub(super) loads: Option<Instant>,
+    /// Names: when something of them is to be done that is not a look-up.
+    pub(super) names: Option<Instant>,
     /// Drains: when live flows are counted.
     pub(super) drains: Option<Instant>,
     /// Health: when a check is due, or time alone changes something.
@@ -58,6 +60,7 @@ impl Due {
             resting: now + RESTING,
             sweep: now + SWEEP,
             loads: None,
+            names: None,
             drains: Some(now),
             health: Some(now),
         }
@@ -75,6 +78,7 @@ impl Due {
             Some(self.resting),
             Some(self.sweep),
             self.loads,
+            self.names,
             self.drains,
             self.health,
         ];

@@ -152,7 +152,17 @@ impl Keys {
         Self { home: "`listen`", names: &["address", "interfaces", "port", "protocol"] };
     pub(super) const BACKEND: Self = Self {
         home: "an entry of `backends`",
-        names: &["address", "backup", "health-check", "max-flows", "weight"],
+        names: &[
+            "address",
+            "backup",
+            "health-check",
+            "host",
+            "max-flows",
+            "port",
+            "refresh",
+            "srv",
+            "weight",
+        ],
     };
     pub(super) const HEALTH_CHECK: Self = Self {
         home: "`health-check`",
@@ -198,6 +208,10 @@ impl Keys {
         ],
     };
     pub(super) const DRAIN: Self = Self { home: "`drain`", names: &["on-timeout", "timeout"] };
+    pub(super) const DNS: Self = Self {
+        home: "`dns`",
+        names: &["max-shrink", "max-ttl", "min-ttl", "on-first-failure", "resolvers"],
+    };
     pub(super) const RECOVERY: Self = Self { home: "`recovery`", names: &["mode", "slow-start"] };
     pub(super) const PANIC: Self =
         Self { home: "`panic`", names: &["fallback-backends", "policy", "threshold"] };
@@ -207,6 +221,7 @@ impl Keys {
             "attach",
             "backend-interfaces",
             "breaker",
+            "dns",
             "drain",
             "events",
             "exec-checks",
@@ -238,7 +253,8 @@ impl Keys {
         Self { home: "`per-source`", names: &["burst", "prefix", "rate"] };
     pub(super) const PER_BACKEND: Self = Self { home: "`per-backend`", names: &["burst", "rate"] };
     pub(super) const SOURCE_PREFIX: Self = Self { home: "`prefix`", names: &["v4", "v6"] };
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
+        Self::DNS,
         Self::FILE,
         Self::SERVICE,
         Self::SOURCE_ROUTE,

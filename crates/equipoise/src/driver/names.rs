@@ -1,0 +1,347 @@
+//! Names in the loop: what is due is looked up, and what names stand for becomes backends.
+//!
+//! Answers that are ready together make one change. The machine is read before a change is taken that has new addresses,
+//! since the ways to them are a part of the plan. A configuration with names that have never been looked up waits for their
+//! first answers, and the one before is in force until then: no pool is empty for the time that an answer takes.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use equipoise_core::config::{Config, Name, OnFirstFailure, Route, target};
+use equipoise_core::id::DEFAULT_ROUTE;
+use equipoise_core::resolve::{Answer, Changed, Failure, LookUpId, Places, Resolved, Told};
+use equipoise_core::state::State;
+use tokio::time::{Instant, timeout_at};
+
+use super::Driver;
+use crate::admin::{ProblemDetails, Reply};
+use crate::dataplane::DataPlane;
+use crate::host::Machine;
+use crate::resolver::{Answers, Resolver};
+use crate::status::names::{NameError, NameStatus, NameUser, PlaceStatus};
+
+/// First answers are waited for as long as this where they may be missing; then it goes on without.
+const FIRST_ANSWERS: Duration = Duration::from_secs(3);
+
+/// Somebody who waits for answers.
+#[derive(Debug)]
+pub(super) struct Asking {
+    /// Names whose answers are not in.
+    names: BTreeSet<Name>,
+    /// All that are asked for.
+    all: Vec<Name>,
+    reply: Reply<Vec<NameStatus>>,
+}
+
+/// A configuration that waits for first answers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Awaiting {
+    /// When it goes on without those that have not come.
+    until: Option<Instant>,
+}
+
+/// Whether names of a configuration may be taken.
+pub(super) enum FirstAnswers {
+    /// All are in, or need not be.
+    In,
+    /// They are waited for.
+    Awaited,
+    /// One has failed, and must not.
+    Failed(String),
+}
+
+impl<M: Machine, P: DataPlane> Driver<M, P> {
+    /// A look-up has ended.
+    pub(super) fn take_answer(&mut self, id: LookUpId, answer: Result<Answer, Failure>) {
+        self.tell_time();
+        let Some(told) = self.state.handle_answer(id, answer) else { return };
+        tell(&told, self.state.names().places(&told.name));
+        for asking in &mut self.asking {
+            asking.names.remove(&told.name);
+        }
+    }
+
+    /// Has names looked up that are due, and takes what they stand for.
+    pub(super) async fn follow_names(&mut self, now: Instant) {
+        self.tell_time();
+        while let Some(effect) = self.state.poll_look_up() {
+            self.resolver.order(effect);
+        }
+        if self.state.has_new_places() {
+            self.take_places(now).await;
+        }
+        self.answer_asking();
+        if self.awaiting.is_some_and(|awaiting| awaiting.until.is_some_and(|until| until <= now)) {
+            self.awaiting = Some(Awaiting { until: None });
+        }
+        if self.awaiting.is_some() {
+            self.reload().await;
+        }
+    }
+
+    /// Takes what names stand for, with a look at the machine where that has new addresses.
+    async fn take_places(&mut self, now: Instant) {
+        let expanded = self.state.expanded(self.state.written());
+        let targets = self.targets(&expanded);
+        if !targets.iter().all(|target| self.reading.ways.contains_key(target)) {
+            if now < self.due.not_before {
+                // Reading takes at most a tenth of the time, whatever names do.
+                self.due.names = Some(self.due.not_before);
+                return;
+            }
+            self.read_ways(&targets).await;
+        }
+        self.due.names = None;
+        let drains = self.drains();
+        let cancelled = self.state.take_places();
+        self.end_drains(&cancelled, &drains);
+        self.due.settle = true;
+    }
+
+    /// Whether a configuration may be taken, as far as its names matter.
+    pub(super) fn first_answers(&mut self, config: &Config) -> FirstAnswers {
+        self.tell_time();
+        let may_be_missing = config.settings.dns.on_first_failure == OnFirstFailure::Start;
+        if !self.state.prepare_names(config) {
+            let now = Instant::now();
+            let until = match self.awaiting {
+                Some(Awaiting { until: None }) if may_be_missing => {
+                    self.awaiting = None;
+                    return FirstAnswers::In;
+                }
+                Some(Awaiting { until }) => until,
+                None => Some(now + FIRST_ANSWERS),
+            };
+            self.awaiting = Some(Awaiting { until });
+            self.due.names = until.filter(|_| may_be_missing);
+            while let Some(effect) = self.state.poll_look_up() {
+                self.resolver.order(effect);
+            }
+            return FirstAnswers::Awaited;
+        }
+        self.awaiting = None;
+        if may_be_missing {
+            return FirstAnswers::In;
+        }
+        match self.state.names().lacking().next() {
+            None => FirstAnswers::In,
+            Some((name, failure)) => FirstAnswers::Failed(first_failure(name, failure)),
+        }
+    }
+
+    /// What is wrong with names: those that stand for nothing.
+    pub(super) fn name_reasons(&self) -> impl Iterator<Item = String> {
+        let unknown = self.state.names().iter().filter(|(_, known)| known.places().is_empty());
+        unknown.filter_map(|(name, known)| {
+            let (failures, failure) = known.failures();
+            (failures > 0).then(|| first_failure(name, failure))
+        })
+    }
+
+    /// What is good to know of names: those that cannot be looked up now, and places that are no backends.
+    pub(super) fn name_notes(&self) -> impl Iterator<Item = String> {
+        let known = self.state.names().iter().filter(|(_, known)| !known.places().is_empty());
+        let failing = known.filter_map(|(name, known)| {
+            let (failures, failure) = known.failures();
+            let failure = failure?;
+            Some(match failures {
+                0 => format!("{name}: not all is known of it: {}", failure.message),
+                _ => format!(
+                    "{name}: as last known, since it cannot be looked up: {}",
+                    failure.message
+                ),
+            })
+        });
+        failing.chain(self.state.left_out().iter().map(ToString::to_string))
+    }
+
+    /// All names.
+    pub(super) fn names(&self) -> Vec<NameStatus> {
+        let names: Vec<_> = self.state.names().iter().map(|(name, _)| name.clone()).collect();
+        self.name_statuses(&names)
+    }
+
+    /// Has names looked up now; answered when that is done.
+    pub(super) fn refresh_names(&mut self, text: &str, reply: Reply<Vec<NameStatus>>) {
+        self.tell_time();
+        let text = text.to_ascii_lowercase();
+        let is_meant = |name: &Name| {
+            name.text() == text || named(self.state.written(), name).any(|user| user == text)
+        };
+        let names = self.state.names().iter().map(|(name, _)| name);
+        let all: Vec<_> = names.filter(|name| is_meant(name)).cloned().collect();
+        if all.is_empty() {
+            let problem = ProblemDetails::not_found(format!("no service has the name {text:?}"));
+            // Whoever asked may be gone.
+            drop(reply.send(Err(problem)));
+            return;
+        }
+        for name in &all {
+            self.state.look_up_now(name);
+        }
+        self.asking.push(Asking { names: all.iter().cloned().collect(), all, reply });
+        self.due.names = Some(Instant::now());
+    }
+
+    fn answer_asking(&mut self) {
+        // What is told is in force, unless the machine has to be read first.
+        if self.state.has_new_places() {
+            return;
+        }
+        let is_done = |asking: &mut Asking| {
+            // A reload may have taken them away.
+            asking.names.retain(|name| self.state.names().places(name).is_some());
+            asking.names.is_empty() || asking.reply.is_closed()
+        };
+        let done: Vec<_> = self.asking.extract_if(.., is_done).collect();
+        if done.is_empty() {
+            return;
+        }
+        if self.due.settle
+            && let Err(error) = self.settle_maps()
+        {
+            tracing::warn!(error, "what names stand for is not in the maps");
+        }
+        for Asking { all, reply, .. } in done {
+            drop(reply.send(Ok(self.name_statuses(&all))));
+        }
+    }
+
+    fn name_statuses(&self, wanted: &[Name]) -> Vec<NameStatus> {
+        let names = self.state.names().iter().filter(|(name, _)| wanted.contains(name));
+        names.map(|(name, known)| self.name_status(name, known)).collect()
+    }
+
+    fn name_status(&self, name: &Name, known: &Resolved) -> NameStatus {
+        let (failures, failure) = known.failures();
+        let seconds = |time: Duration| time.as_secs_f64();
+        NameStatus {
+            name: name.to_string(),
+            kind: name.kind().to_owned(),
+            addresses: addresses(name, known.places(), known.kept()),
+            users: users(self.state.written(), name),
+            last_resolved_at: known.answered().map(|(at, _)| self.clock.written(at)),
+            ttl_seconds: known.answered().and_then(|(_, ttl)| ttl).map(seconds),
+            refresh_seconds: known.settings().refresh.map(seconds),
+            next_lookup_seconds: known.due().saturating_sub(self.clock.now()).as_secs_f64(),
+            consecutive_failures: failures,
+            error: failure.map(error),
+        }
+    }
+}
+
+/// Waits for the first answers about the names of a configuration that is to be begun with, and takes them.
+///
+/// # Errors
+///
+/// With why not, when one has failed that must not.
+pub(super) async fn look_up_first(
+    state: &mut State,
+    (resolver, answers): (&Resolver, &mut Answers),
+) -> Result<(), String> {
+    let config = state.written().clone();
+    let may_be_missing = config.settings.dns.on_first_failure == OnFirstFailure::Start;
+    let until = Instant::now() + FIRST_ANSWERS;
+    while !state.prepare_names(&config) {
+        while let Some(effect) = state.poll_look_up() {
+            resolver.order(effect);
+        }
+        let answer = if may_be_missing {
+            timeout_at(until, answers.recv()).await.ok().flatten()
+        } else {
+            answers.recv().await
+        };
+        let Some((id, answer)) = answer else { break };
+        if let Some(told) = state.handle_answer(id, answer) {
+            tell(&told, state.names().places(&told.name));
+        }
+    }
+    if !may_be_missing && let Some((name, failure)) = state.names().lacking().next() {
+        return Err(first_failure(name, failure));
+    }
+    state.take_places();
+    Ok(())
+}
+
+/// The addresses that a name stands for.
+pub(crate) fn addresses(
+    name: &Name,
+    places: &Places,
+    kept: &BTreeSet<std::net::SocketAddr>,
+) -> Vec<PlaceStatus> {
+    let address = |place: &std::net::SocketAddr| match name {
+        Name::Host(_) => place.ip().to_string(),
+        Name::Srv(_) => target::text(*place),
+    };
+    let status = |(place, part): (&std::net::SocketAddr, &equipoise_core::resolve::Part)| {
+        let (address, kept) = (address(place), kept.contains(place));
+        PlaceStatus { address, weight: part.weight, priority: part.priority, kept }
+    };
+    places.iter().map(status).collect()
+}
+
+pub(crate) fn error(failure: &Failure) -> NameError {
+    let Failure { kind, message } = failure;
+    NameError { kind: kind.name().to_owned(), message: message.clone() }
+}
+
+fn first_failure(name: &Name, failure: Option<&Failure>) -> String {
+    let why = failure.map_or("there is no answer yet", |failure| &failure.message);
+    format!("{} {name} stands for no address: {why}", name.kind())
+}
+
+/// As operators name the backends of a name.
+fn named(config: &Config, name: &Name) -> impl Iterator<Item = String> {
+    let pools = config.services.iter().flat_map(|service| service.pools());
+    let named = pools.flat_map(|pool| pool.named).filter(|named| named.name == *name);
+    named.map(|named| named.text())
+}
+
+fn users(config: &Config, name: &Name) -> Vec<NameUser> {
+    let mut users = Vec::new();
+    for service in &config.services {
+        for pool in service.pools() {
+            let user = |role: &str| NameUser {
+                service: service.name.clone(),
+                route: pool.route.map_or(DEFAULT_ROUTE, Route::name).to_owned(),
+                role: role.to_owned(),
+                backend: None,
+                weight: None,
+            };
+            if pool.route.is_some_and(|route| route.source_names.contains(name)) {
+                users.push(user("source"));
+            }
+            for named in pool.named.iter().filter(|named| named.name == *name) {
+                let (backend, weight) = (Some(named.text()), Some(named.weight));
+                users.push(NameUser { backend, weight, ..user("backend") });
+            }
+        }
+    }
+    users
+}
+
+fn tell(told: &Told, places: Option<&Places>) {
+    let name = told.name.text();
+    if let Some(Changed { added, removed, kept }) = &told.changed {
+        let list = |places: &BTreeSet<std::net::SocketAddr>| {
+            let places: Vec<_> = places.iter().map(|place| target::text(*place)).collect();
+            places.join(", ")
+        };
+        let (added, removed, kept) = (list(added), list(removed), list(kept));
+        if kept.is_empty() {
+            tracing::info!(name, added, removed, "stands for other addresses");
+        } else {
+            tracing::warn!(
+                name,
+                added,
+                removed,
+                kept,
+                "an answer has too few addresses to be taken whole"
+            );
+        }
+    }
+    if let Some(Failure { kind, message }) = &told.failure {
+        let known = places.map_or(0, Places::len);
+        tracing::warn!(name, kind = kind.name(), error = message, known, "cannot be looked up");
+    }
+}
