@@ -118,7 +118,7 @@ async fn name_that_is_not_known_at_the_start_is_waited_for_or_refused() {
     let (driver, lab) = Lab::try_start(&text, |_| {}).await;
     let refused = driver.err().unwrap().to_string();
     assert!(
-        refused.contains("host api.internal stands for no address: there is no name"),
+        refused.contains("host api.internal stands for no address: there is no host"),
         "{refused}"
     );
     assert!(lab.plane.borrow().attached.is_empty());
@@ -244,8 +244,7 @@ async fn what_is_said_of_a_backend_by_its_name_or_address_stands_when_it_comes_b
         // Also while it is away, and in the next process.
         server.host(NAME, &["10.0.0.1"], 3600);
         lab.client.refresh_names(NAME).await.unwrap();
-        // SAFETY: no memory is involved; the instance of this test has a handler for the signal.
-        assert_eq!(unsafe { libc::raise(libc::SIGTERM) }, 0);
+        lab.client.stop().await.unwrap();
     })
     .await
     .unwrap();
