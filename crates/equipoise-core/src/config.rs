@@ -5,21 +5,29 @@
 //! later, with facts. Knows nothing of files, of the machine or of the data plane.
 
 pub mod breaker;
+pub mod changes;
 mod check;
+mod convert;
 mod delivery;
 mod file;
 mod flags;
 pub mod health;
 mod limits;
+mod metrics;
 mod name;
+mod parts;
 mod path;
 mod ports;
 mod problem;
 mod route;
+mod schema;
+mod texts;
+mod variables;
+mod write;
+mod written;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,14 +37,23 @@ use serde::{Serialize, Serializer};
 
 use crate::share::Weight;
 
+pub use changes::{Change, Changes, NewBackend};
+pub use check::keys;
+pub use convert::{Converted, Ignored, convert, from_json, write};
 pub use delivery::{Delivery, Mode, MssClamp};
+pub use file::Format;
 pub use flags::{flags_text, from_flags};
 pub use health::HealthCheck;
 pub use limits::{Limits, List, Prefix, RateLimit, Rates, SourceLimit, SourcePrefix};
+pub use metrics::Metrics;
 pub use name::{Dns, Name, Named, OnFirstFailure, Origin};
 pub use ports::{Ports, target};
-pub use problem::{Problem, problem_at};
+pub use problem::{Places, Problem, problem_at};
 pub use route::{Pool, Route};
+pub use schema::schema;
+pub use texts::Included;
+pub use variables::Variables;
+pub use written::written;
 
 /// A configuration that passed, and what is worth a warning.
 #[derive(Clone, Debug)]
@@ -45,41 +62,106 @@ pub struct Checked {
     pub config: Config,
     /// What works less than it seems to, in the order of the text.
     pub notes: Vec<Problem>,
+    /// What the text says and nobody listens to: keys that are unknown or not served, where the format lets them be. In the
+    /// order of the text.
+    pub ignored: Vec<Problem>,
 }
 
 /// Reads a file that a configuration names; answers with why it cannot, in words.
 pub type ReadFile<'a> = dyn Fn(&Path) -> Result<String, String> + 'a;
 
-/// Reads and checks the text of a file, whose kind is the extension of its name, and which names no others.
+/// Lists the names in a directory; answers with why it cannot, in words.
+pub type ReadNames<'a> = dyn Fn(&Path) -> Result<Vec<String>, String> + 'a;
+
+/// What a configuration may ask of the machine that it is read on.
+#[derive(Clone, Copy)]
+pub struct Around<'a> {
+    /// Files that it includes, and files of prefixes.
+    pub files: &'a ReadFile<'a>,
+    /// Names in directories that it includes files of.
+    pub names: &'a ReadNames<'a>,
+    /// Environment variables in its texts.
+    pub variables: &'a Variables<'a>,
+}
+
+impl<'a> Around<'a> {
+    /// There are files, and nothing else.
+    pub fn files(files: &'a ReadFile<'a>) -> Self {
+        Self { files, names: &no_names, variables: &no_variables }
+    }
+}
+
+/// Reads and checks the text of a file, whose kind is the extension of its name, and which asks for nothing around it.
 ///
 /// On failure: all that is wrong, in the order of the text; never nothing.
 pub fn parse(name: &str, text: &str) -> Result<Checked, Vec<Problem>> {
-    parse_with(name, text, &no_files)
+    parse_with(name, text, &Around::files(&no_files))
 }
 
-/// As [`parse`], of a text that may name other files, which `files` reads.
-pub fn parse_with(name: &str, text: &str, files: &ReadFile<'_>) -> Result<Checked, Vec<Problem>> {
-    let file::Reading { root, mut faults } = file::read(name, text);
-    let Some(root) = root else {
-        problem::arrange(text, &mut faults);
+/// As [`parse`], of a text that may include files, name others and have variables.
+pub fn parse_with(name: &str, text: &str, around: &Around<'_>) -> Result<Checked, Vec<Problem>> {
+    parse_changed((name, text), around, &Changes::default()).map(|changed| changed.checked)
+}
+
+/// A configuration with the changes that have been made since it was written.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    /// With the changes.
+    pub checked: Checked,
+    /// Those that hold: the file says something else, and has what they are about.
+    pub changes: Changes,
+}
+
+/// As [`parse_with`], with changes laid over what the text says.
+pub fn parse_changed(
+    (name, text): (&str, &str),
+    around: &Around<'_>,
+    changes: &Changes,
+) -> Result<Changed, Vec<Problem>> {
+    check_parts(parts::read(name, text, around), around, changes)
+}
+
+/// Checks what was read.
+fn check_parts(
+    whole: parts::Whole,
+    around: &Around<'_>,
+    changes: &Changes,
+) -> Result<Changed, Vec<Problem>> {
+    let parts::Whole { texts, root, mut faults, mut ignored } = whole;
+    let Some(mut root) = root else {
+        problem::settle(&texts, &mut faults);
         return Err(faults);
     };
-    let check::Verdict { config, problems, notes } = check::check(text, &root, files);
+    variables::expand(&mut root, "", around.variables, &mut faults);
+    let changes = changes.lay_over(&mut root);
+    let check::Verdict { config, problems, mut notes } = check::check(&texts, &root, around.files);
     if let (Some(config), []) = (config, faults.as_slice()) {
-        return Ok(Checked { config, notes });
+        problem::settle(&texts, &mut notes);
+        problem::settle(&texts, &mut ignored);
+        return Ok(Changed { checked: Checked { config, notes, ignored }, changes });
     }
-    problem::arrange(text, &mut faults);
+    problem::arrange(&texts, &mut faults);
     // What stands where the text itself is at fault was not meant as it was read.
     let meant = |problem: &Problem| !problem::any_meets(&faults, problem);
     let meant: Vec<_> = problems.into_iter().filter(meant).collect();
     faults.extend(meant);
-    problem::arrange(text, &mut faults);
+    problem::settle(&texts, &mut faults);
     Err(faults)
 }
 
 /// For texts that name no files.
 fn no_files(_: &Path) -> Result<String, String> {
     Err("files are not read here".to_owned())
+}
+
+/// For texts that include none.
+fn no_names(_: &Path) -> Result<Vec<String>, String> {
+    Err("directories are not read here".to_owned())
+}
+
+/// For texts without variables.
+fn no_variables(_: &str) -> Option<String> {
+    None
 }
 
 /// A whole, valid configuration.
@@ -90,9 +172,9 @@ pub struct Config {
     pub services: Vec<Service>,
     /// Everything that is not of one service.
     pub settings: Settings,
-    /// Where each key stands in the text, by its path (`service[0].listen.interfaces[1]`).
+    /// Where each key stands in the text.
     #[serde(skip)]
-    pub places: BTreeMap<String, Range<usize>>,
+    pub places: Places,
 }
 
 /// What clients connect to, and where it leads.
@@ -420,6 +502,9 @@ pub struct Settings {
     pub drain: breaker::Draining,
     /// How names are looked up.
     pub dns: Dns,
+    /// Where metrics are to be had; none for nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
 }
 
 /// How the weights of `least-connections-weights` follow live flows.
@@ -453,6 +538,7 @@ impl Default for Settings {
             breaker: None,
             drain: breaker::Draining::default(),
             dns: Dns::default(),
+            metrics: None,
         }
     }
 }

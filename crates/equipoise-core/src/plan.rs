@@ -273,13 +273,13 @@ mod tests {
     use super::*;
     use crate::config::health::{Panic, Recovery};
     use crate::config::{
-        Affinity, AffinityPrefix, Algorithm, Backend, Delivery, Listen, Policy, Ports, Role,
-        Settings,
+        Affinity, AffinityPrefix, Algorithm, Backend, Delivery, Listen, Places, Policy, Ports,
+        Role, Settings,
     };
     use crate::id::{Limits, Wanted};
 
     fn config(services: Vec<Service>) -> Config {
-        Config { services, settings: Settings::default(), places: BTreeMap::new() }
+        Config { services, settings: Settings::default(), places: Places::default() }
     }
 
     /// On the own addresses of eth0.

@@ -441,7 +441,7 @@ fn facts() -> impl Strategy<Value = Facts> {
 }
 
 fn config(services: Vec<config::Service>) -> Config {
-    Config { services, settings: Settings::default(), places: BTreeMap::new() }
+    Config { services, settings: Settings::default(), places: config::Places::default() }
 }
 
 /// Lives through the turns as the shell does, and says after each what is planned and in the maps.

@@ -9,6 +9,9 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::status::change::{
+    AddRequest, ReloadAnswer, ReloadRequest, RuntimeChange, WeightRequest,
+};
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord};
 use crate::status::names::NameStatus;
@@ -66,8 +69,25 @@ pub enum Command {
     SetHealth(BackendName, HealthWord, Reply<Vec<BackendHealth>>),
     /// Check a backend now; answered when that is done.
     CheckHealth(BackendName, Reply<Vec<BackendHealth>>),
+    /// Take another configuration; answered when it is in the maps.
+    Configure(Configure, Reply<ReloadAnswer>),
+    /// What is otherwise than the file says.
+    Changes(Reply<Vec<RuntimeChange>>),
     /// Detach, remove everything, and end; answered when it is done.
     Stop(Reply<StopAnswer>),
+}
+
+/// What configuration is to be taken.
+#[derive(Debug)]
+pub enum Configure {
+    /// That of the file, or of another one.
+    Reload(ReloadRequest),
+    /// With another weight of a backend.
+    Weight(BackendName, WeightRequest),
+    /// With one more backend in a pool of this service.
+    Add(String, AddRequest),
+    /// Without a backend.
+    Remove(BackendName),
 }
 
 /// What the admin API works with.

@@ -16,6 +16,8 @@ use crate::dataplane::{Maps, StepError};
 #[derive(Clone, Debug, Default)]
 pub struct Applier {
     applied: Applied,
+    /// Steps that have been taken ever.
+    steps: u64,
     /// Whether lists have changed since it was asked.
     lists_changed: bool,
 }
@@ -30,12 +32,17 @@ pub struct Converged {
 impl Applier {
     /// For maps in which this is known to be.
     pub fn new(applied: Applied) -> Self {
-        Self { applied, lists_changed: false }
+        Self { applied, steps: 0, lists_changed: false }
     }
 
     /// What is in the maps.
     pub fn applied(&self) -> &Applied {
         &self.applied
+    }
+
+    /// How many steps have been taken ever.
+    pub fn steps(&self) -> u64 {
+        self.steps
     }
 
     /// Whether clients may have come to be denied since this was last asked, whose flows are there still.
@@ -83,6 +90,7 @@ impl Applier {
         for step in steps {
             maps.apply(step)?;
             self.applied.record(step);
+            self.steps += 1;
             self.lists_changed |=
                 matches!(step, Step::PutAccess { .. } | Step::RemoveAccess { .. });
         }

@@ -15,6 +15,7 @@ use crate::admin::client::{Client, ClientError};
 
 pub mod args;
 mod breaker;
+mod change;
 mod check;
 mod config;
 mod decap;
@@ -134,7 +135,10 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Probe(asked) => health::probe(global, asked).await,
             Command::Dns(asked) => dns::dns(global, asked).await,
             Command::Wait(asked) => wait::wait(global, asked).await,
-            Command::Config => config::config(global).await,
+            Command::Reload(asked) => change::reload(global, asked).await,
+            Command::Weight(asked) => change::weight(global, asked).await,
+            Command::Backend(asked) => change::backend(global, asked).await,
+            Command::Config(asked) => config::config(global, asked).await,
             Command::Decap(asked) => decap::decap(global, asked).await,
             Command::Stop => stop::stop(global).await,
         }

@@ -3,27 +3,115 @@
 //! Everything that takes a configuration takes it from here, so that lists in files are read alike by `check`, `run`,
 //! `reload` and `plan`. Knows nothing of what is in them.
 
-use std::fs;
-use std::io::ErrorKind;
-use std::path::Path;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::{env, fs};
 
-use equipoise_core::config::{self, Checked, Problem};
+use equipoise_core::config::{self, Around, Changed, Changes, Checked, Problem};
 
-/// Checks a text; files that it names are read.
+/// Checks a text; files that it includes and names are read, and its variables are those of this process.
 ///
 /// # Errors
 ///
 /// All that is wrong, in the order of the text; never nothing.
 pub fn parse(name: &str, text: &str) -> Result<Checked, Vec<Problem>> {
-    config::parse_with(name, text, &read)
+    config::parse_with(name, text, &around())
+}
+
+/// What a configuration may ask of this machine.
+pub fn around() -> Around<'static> {
+    Around { files: &read, names: &names, variables: &|name| env::var(name).ok() }
+}
+
+fn names(directory: &Path) -> Result<Vec<String>, String> {
+    let entries = fs::read_dir(directory).map_err(|error| reason(&error))?;
+    let name = |entry: io::Result<fs::DirEntry>| {
+        // A name that is no text matches no pattern.
+        entry.map(|entry| entry.file_name().into_string().ok()).transpose()
+    };
+    let names = entries.filter_map(name).collect::<io::Result<_>>();
+    names.map_err(|error| reason(&error))
+}
+
+/// A text that changes are laid over, with the files that it names as they were when it was first checked: what has
+/// become of them since is for a reload.
+#[derive(Clone, Debug, Default)]
+pub struct Base {
+    /// Name of the file, whose ending tells its kind.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+    files: BTreeMap<PathBuf, Result<String, String>>,
+    names: BTreeMap<PathBuf, Result<Vec<String>, String>>,
+}
+
+impl Base {
+    /// This text.
+    pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { name: name.into(), text: text.into(), ..Self::default() }
+    }
+
+    /// Checks it with changes laid over it.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`].
+    pub fn check(&mut self, changes: &Changes) -> Result<Changed, Vec<Problem>> {
+        let files = RefCell::new(std::mem::take(&mut self.files));
+        let directories = RefCell::new(std::mem::take(&mut self.names));
+        let once = |path: &Path| {
+            let mut files = files.borrow_mut();
+            files.entry(path.to_owned()).or_insert_with(|| read(path)).clone()
+        };
+        let names = |path: &Path| {
+            let mut directories = directories.borrow_mut();
+            directories.entry(path.to_owned()).or_insert_with(|| names(path)).clone()
+        };
+        let around = Around { files: &once, names: &names, ..around() };
+        let changed = config::parse_changed((&self.name, &self.text), &around, changes);
+        self.files = files.into_inner();
+        self.names = directories.into_inner();
+        changed
+    }
 }
 
 fn read(path: &Path) -> Result<String, String> {
-    let bytes = fs::read(path).map_err(|error| match error.kind() {
+    let bytes = fs::read(path).map_err(|error| reason(&error))?;
+    String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())
+}
+
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
         ErrorKind::NotFound => "there is no such file".to_owned(),
         ErrorKind::IsADirectory => "it is a directory".to_owned(),
         ErrorKind::PermissionDenied => "this user may not read it".to_owned(),
         _ => error.to_string(),
-    })?;
-    String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_named_are_read_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let list = directory.path().join("deny.txt");
+        fs::write(&list, "10.0.0.0/8\n").unwrap();
+        let text = format!(
+            "[[service]]\nname = 'web'\nlisten = {{ interfaces = ['lo'], port = 80 }}\n\
+             backends = [{{ address = '10.0.0.1:80' }}]\nlimits = {{ deny = ['@{}'] }}",
+            list.display()
+        );
+        let mut base = Base::new("a.toml", text);
+        let mut denied = || {
+            let config = base.check(&Changes::default()).unwrap().checked.config;
+            config.services[0].policy.limits.clone()
+        };
+        let before = denied();
+        fs::write(&list, "nonsense").unwrap();
+        assert_eq!(denied(), before);
+    }
 }

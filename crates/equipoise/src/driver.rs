@@ -5,14 +5,14 @@
 //! (`Driver::settle`). What cannot be done now is told in the status and tried again, later and
 //! later. Generic over the data plane and the machine, so that all of it runs in memory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use equipoise_common::value::{Backend, Fate};
-use equipoise_core::config::{Config, Service};
+use equipoise_core::config::{Config, Metrics, Service};
 use equipoise_core::health::{Outcome, ProbeId};
 use equipoise_core::plan::{BackendPlan, Crowded, Note};
 use equipoise_core::resolve::{Answer, Failure, LookUpId};
@@ -22,19 +22,22 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::admin::lock::InstanceLock;
 use crate::admin::server::Server;
-use crate::admin::{Command, Reply, Snapshot};
+use crate::admin::{Command, Configure, Reply, Snapshot};
 use crate::apply::{Applier, Converged};
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::Part;
 use crate::host::addresses::Managed;
 use crate::host::forwarding::{self, Forwarding};
 use crate::host::{HostError, Machine, Reading, Way};
+use crate::metrics;
 use crate::probe::{Outcomes, Prober};
 use crate::resolver::{Answers, Resolver};
 use crate::status::StopAnswer;
+use crate::status::change::ReloadRequest;
 
 mod answer;
 mod breakers;
+mod changes;
 mod clock;
 mod drains;
 mod ending;
@@ -61,6 +64,7 @@ pub use start::{Start, StartError};
 pub use wake::Signals;
 
 use answer::FlowSample;
+use changes::Written;
 use clock::Clock;
 use drains::Waiter;
 use events::EventTask;
@@ -85,6 +89,7 @@ pub enum Source {
 pub struct Driver<M, P> {
     instance: String,
     source: Source,
+    written: Written,
     clock: Clock,
     machine: M,
     plane: P,
@@ -108,8 +113,8 @@ pub struct Driver<M, P> {
     answers: Answers,
     /// Who has asked for look-ups whose answers are not in.
     asking: Vec<Asking>,
-    /// A configuration that waits for first answers about its names.
-    awaiting: Option<Awaiting>,
+    /// Reloads that wait for first answers about names, in order.
+    awaiting: VecDeque<Awaiting>,
     /// The thread that explains packets, once there has been something to explain.
     explainer: Option<std::sync::mpsc::Sender<Asked>>,
     /// Who waits for drains.
@@ -124,6 +129,7 @@ pub struct Driver<M, P> {
     commands: mpsc::Receiver<Command>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     server: Server,
+    metrics: metrics::Listener,
     lock: InstanceLock,
 }
 
@@ -207,11 +213,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     async fn handle(&mut self, event: Event) -> Option<Ending> {
         match event {
             Event::End => return Some(Ending::Signal),
-            Event::Reload => {
-                self.reload().await;
-                // Before any command of this turn: what `status` calls taken is in force.
-                self.catch_up().await;
-            }
+            // Whoever has sent the signal sees in the status, and in the log, what has become of it.
+            Event::Reload => self.begin_reload(ReloadRequest::default(), None).await,
             Event::Machine => {
                 // Counted from the first news of a burst, so that a steady stream cannot put it off.
                 let at = (Instant::now() + BURST).max(self.due.not_before);
@@ -221,6 +224,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Event::Answered(id, answer) => self.take_answer(id, answer),
             Event::Timer => {}
             Event::Command(Command::Stop(reply)) => return Some(Ending::Stop(reply)),
+            Event::Command(Command::Configure(Configure::Reload(request), reply)) => {
+                self.begin_reload(request, Some(reply)).await;
+            }
+            Event::Command(Command::Configure(what, reply)) => {
+                // Whoever asked may be gone.
+                drop(reply.send(self.configure(&what).await));
+            }
             Event::Command(command) => self.answer(command),
         }
         None
@@ -302,6 +312,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.troubles.note(Topic::Forwarding, forwarding.map_err(|e| e.to_string()));
         let maps = self.converge();
         self.troubles.note(Topic::Maps, maps);
+        self.follow_metrics(config.settings.metrics.as_ref()).await;
         self.interfaces.follow(&mut self.plane, &config, &self.reading);
         self.troubles.note_interfaces(self.interfaces.failed());
         self.troubles.schedule(Instant::now());
@@ -311,6 +322,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let wanted =
             forwarding::Wanted::new(config, interfaces::wanted_here(config, &self.reading));
         self.forwarding.follow(&mut self.machine, &wanted, &self.reading)
+    }
+
+    async fn follow_metrics(&mut self, wanted: Option<&Metrics>) {
+        let followed = self.metrics.follow(wanted).await;
+        self.troubles.note(Topic::Metrics, followed.map_err(|e| e.to_string()));
     }
 
     fn converge(&mut self) -> Result<(), String> {

@@ -11,6 +11,7 @@ pub mod dataplane;
 pub mod decap;
 pub mod driver;
 pub mod host;
+pub mod metrics;
 pub mod probe;
 pub mod resolver;
 pub mod running_config;

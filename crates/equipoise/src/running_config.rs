@@ -16,7 +16,7 @@ const NAMES: [&str; 2] = ["attach", "headers"];
 
 /// As JSON: keys in snake case.
 pub fn to_json(config: &Config) -> Value {
-    json!({
+    let mut written = json!({
         "service": config.services.iter().map(service).collect::<Vec<_>>(),
         "settings": {
             "attach": attach(&config.settings.attach),
@@ -28,8 +28,16 @@ pub fn to_json(config: &Config) -> Value {
             "limits": snake(json!(config.settings.limits)),
             "least_connections": snake(json!(config.settings.least_connections)),
             "dns": snake(json!(config.settings.dns)),
+            "drain": snake(json!(config.settings.drain)),
         },
-    })
+    });
+    if let Some(breaker) = &config.settings.breaker {
+        written["settings"]["breaker"] = snake(json!(breaker));
+    }
+    if let Some(metrics) = &config.settings.metrics {
+        written["settings"]["metrics"] = snake(json!(metrics));
+    }
+    written
 }
 
 /// As a TOML file, from what [`to_json`] has made.
@@ -73,6 +81,9 @@ fn service(service: &Service) -> Value {
         "timeouts": snake(json!(service.policy.timeouts)),
         "limits": snake(json!(service.policy.limits)),
     });
+    if let Some(breaker) = &service.breaker {
+        written["breaker"] = snake(json!(breaker));
+    }
     if !service.routes.is_empty() {
         written["source_route"] = service.routes.iter().map(route).collect();
     }
@@ -216,6 +227,7 @@ mod tests {
         name = "list"
         listen = { interfaces = ["eth_0"], port = [80, 443] }
         algorithm = "least-connections"
+        breaker = { error-threshold = 20 }
         backends = [{ address = "2001:db8::1" }]
         [settings]
         attach = { default = "tc", eth_0 = "xdp" }
@@ -225,6 +237,9 @@ mod tests {
         limits = { per-backend = { rate = 9 }, allow = ["::/0"] }
         least-connections = { update-interval = "500ms", weighted = false }
         dns = { resolvers = ["10.0.0.53"], min-ttl = "2s", max-ttl = "1m", max-shrink = 9, on-first-failure = "refuse" }
+        breaker = { window = "10s" }
+        drain = { timeout = "5m", on-timeout = "reset" }
+        metrics = { listen = "[::1]:9100", path = "/m" }
     "#;
 
     #[test]

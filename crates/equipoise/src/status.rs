@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use equipoise_core::config::{Ports, target};
 use serde::{Deserialize, Serialize};
 
+pub mod change;
 pub mod explain;
 pub mod health;
 pub mod names;
@@ -71,6 +72,9 @@ pub struct ConfigStatus {
     pub last_error: Option<String>,
     /// Whether the file is watched for changes.
     pub watching: bool,
+    /// What operators have changed since, and is otherwise than the file says.
+    #[serde(default)]
+    pub runtime_changes: Vec<change::RuntimeChange>,
 }
 
 /// A service.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use equipoise::admin::client::Client;
 use equipoise::admin::lock::InstanceLock;
+use equipoise::config_file::Base;
 use equipoise::dataplane::memory::Memory;
 use equipoise::dataplane::simulated::{End, Plane, Simulated as SimulatedPlane};
 use equipoise::driver::{Driver, Signals, Source, Start};
@@ -48,6 +49,7 @@ async fn ended_by(signal: i32, on_exit: &str) -> (Option<End>, String, bool) {
         socket: socket.clone(),
         state_file: directory.path().join("state.json"),
         source: Source::Flags,
+        base: Base::new("a.toml", &*text),
         config: config::parse("a.toml", &text).unwrap().config,
         machine,
         plane,

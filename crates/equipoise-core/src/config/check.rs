@@ -10,7 +10,9 @@ mod affinity;
 mod breaker;
 mod delivery;
 mod health;
+pub mod keys;
 mod limits;
+mod metrics;
 mod named;
 mod nearest;
 mod panic;
@@ -23,9 +25,10 @@ mod service;
 mod settings;
 
 use super::file::Node;
-use super::problem::{Problem, arrange};
+use super::problem::{Places, Problem};
+use super::texts::Texts;
 use super::{Config, ReadFile, Settings};
-use report::{At, Keys, Report};
+use report::{At, Report};
 
 /// What a check says.
 pub(super) struct Verdict {
@@ -35,12 +38,12 @@ pub(super) struct Verdict {
     pub(super) notes: Vec<Problem>,
 }
 
-/// Checks the tree that was read from `text`.
-pub(super) fn check(text: &str, root: &Node, files: &ReadFile<'_>) -> Verdict {
-    let mut report = Report::new(text, files);
+/// Checks the tree that was read from texts. What it finds is in no order, with places in all of them.
+pub(super) fn check(texts: &Texts, root: &Node, files: &ReadFile<'_>) -> Verdict {
+    let mut report = Report::new(texts, files);
     let top = At::root(root);
     let (mut services, mut settings) = (Vec::new(), Settings::default());
-    if let Some(fields) = report.fields(&top, &Keys::FILE) {
+    if let Some(fields) = report.fields(&top, &keys::FILE) {
         if let Some(at) = fields.get("settings") {
             settings = settings::settings(&mut report, &at);
         }
@@ -52,14 +55,12 @@ pub(super) fn check(text: &str, root: &Node, files: &ReadFile<'_>) -> Verdict {
     }
     across::check(&mut report, &services);
 
-    let Report { mut problems, mut notes, .. } = report;
+    let Report { problems, notes, .. } = report;
     let services = services.into_iter().map(service::Draft::finish).collect::<Option<Vec<_>>>();
     let config = services.filter(|_| problems.is_empty()).map(|services| Config {
         services,
         settings,
-        places: report::places(root),
+        places: Places::new(root, texts),
     });
-    arrange(text, &mut problems);
-    arrange(text, &mut notes);
     Verdict { config, problems, notes }
 }

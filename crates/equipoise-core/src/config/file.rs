@@ -6,10 +6,36 @@
 
 mod json;
 mod toml;
+mod yaml;
 
 use std::ops::Range;
 
 use super::problem::Problem;
+
+/// A kind of file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// TOML.
+    Toml,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+impl Format {
+    /// How names of files that can be read end, in words.
+    pub const ENDINGS: &str = "`.toml`, `.yaml`, `.yml` or `.json`";
+
+    /// The kind of a file, by the extension of its name.
+    pub fn of(name: &str) -> Option<Self> {
+        let (_, extension) = name.rsplit_once('.')?;
+        let kinds =
+            [("toml", Self::Toml), ("json", Self::Json), ("yaml", Self::Yaml), ("yml", Self::Yaml)];
+        let is = |(ending, _): &&(&str, Self)| extension.eq_ignore_ascii_case(ending);
+        kinds.iter().find(is).map(|(_, kind)| *kind)
+    }
+}
 
 /// What a reader makes of a text.
 pub(super) struct Reading {
@@ -17,24 +43,54 @@ pub(super) struct Reading {
     pub(super) root: Option<Node>,
     /// What is wrong with the text as a text of its kind.
     pub(super) faults: Vec<Problem>,
+    /// What the text says and nobody listens to.
+    pub(super) ignored: Vec<Problem>,
 }
 
 impl Reading {
+    fn of(root: Node, faults: Vec<Problem>) -> Self {
+        Self { root: Some(root), faults, ignored: Vec::new() }
+    }
+
     fn fault(problem: Problem) -> Self {
-        Self { root: None, faults: vec![problem] }
+        Self { root: None, faults: vec![problem], ignored: Vec::new() }
     }
 }
 
 /// A value and its place.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Node {
     /// All of it in the text; for a TOML table under a header, the header.
     pub(super) span: Range<usize>,
     pub(super) value: Value,
 }
 
+impl Node {
+    /// Moves all its places.
+    pub(super) fn shift(&mut self, by: usize) {
+        let shift = |span: &mut Range<usize>| *span = span.start + by..span.end + by;
+        shift(&mut self.span);
+        match &mut self.value {
+            Value::List(items) => items.iter_mut().for_each(|item| item.shift(by)),
+            Value::Table(entries) => {
+                for entry in entries {
+                    shift(&mut entry.name_span);
+                    entry.node.shift(by);
+                }
+            }
+            Value::Null
+            | Value::Bool(_)
+            | Value::Int(_)
+            | Value::Float
+            | Value::Date
+            | Value::Text(_)
+            | Value::Given(_) => {}
+        }
+    }
+}
+
 /// A value of any kind of file.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Value {
     Null,
     Bool(bool),
@@ -44,6 +100,8 @@ pub(super) enum Value {
     Float,
     Date,
     Text(String),
+    /// A text that was a variable and nothing else, and may stand for other values.
+    Given(String),
     List(Vec<Node>),
     /// Entries in the order of the text, each name once.
     Table(Vec<Entry>),
@@ -63,7 +121,7 @@ impl Value {
             Self::Int(_) => "a whole number",
             Self::Float => "a decimal number",
             Self::Date => "a date or time",
-            Self::Text(_) => "text",
+            Self::Text(_) | Self::Given(_) => "text",
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
         }
@@ -71,21 +129,38 @@ impl Value {
 }
 
 /// A name in a table, and its value.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) name: String,
     pub(super) name_span: Range<usize>,
     pub(super) node: Node,
 }
 
+impl Entry {
+    /// A scalar is pointed at itself; a list or table, which may be long, by its name.
+    pub(super) fn pointed_at(&self) -> &Range<usize> {
+        match self.node.value {
+            Value::List(_) | Value::Table(_) => &self.name_span,
+            Value::Null
+            | Value::Bool(_)
+            | Value::Int(_)
+            | Value::Float
+            | Value::Date
+            | Value::Text(_)
+            | Value::Given(_) => &self.node.span,
+        }
+    }
+}
+
 /// Reads a text as the kind of file that its name says it is.
 pub(super) fn read(name: &str, text: &str) -> Reading {
-    match name.rsplit_once('.') {
-        Some((_, kind)) if kind.eq_ignore_ascii_case("toml") => toml::read(text),
-        Some((_, kind)) if kind.eq_ignore_ascii_case("json") => json::read(text),
-        _ => Reading::fault(
+    match Format::of(name) {
+        Some(Format::Toml) => toml::read(text),
+        Some(Format::Json) => json::read(text),
+        Some(Format::Yaml) => yaml::read(text),
+        None => Reading::fault(
             Problem::new("", None, format!("`{name}` is not of a kind of file that can be read"))
-                .allowing("a name that ends in `.toml` or `.json`"),
+                .allowing(format!("a name that ends in {}", Format::ENDINGS)),
         ),
     }
 }

@@ -5,6 +5,8 @@
 
 use super::check::{Verdict, check};
 use super::file::{Entry, Node, Value};
+use super::problem::settle;
+use super::texts::Texts;
 use super::{Config, Problem};
 
 /// Checks the one service that `-i IFACE... -p PORT -t ADDR:PORT...` asks for, named `default`.
@@ -16,7 +18,9 @@ pub fn from_flags(
     targets: &[String],
 ) -> Result<Config, Vec<Problem>> {
     let (text, root) = lay_out(interfaces, port, targets);
-    let Verdict { config, mut problems, .. } = check(&text, &root, &super::no_files);
+    let texts = Texts::new(&text);
+    let Verdict { config, mut problems, .. } = check(&texts, &root, &super::no_files);
+    settle(&texts, &mut problems);
     for problem in &mut problems {
         let flag = FLAGS.iter().find(|(key, _)| problem.key.starts_with(key));
         problem.key = flag.map_or("", |(_, flag)| flag).to_owned();

@@ -14,6 +14,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::ProblemDetails;
+use crate::status::change::{
+    AddRequest, ReloadAnswer, ReloadRequest, RuntimeChange, WeightRequest,
+};
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord};
 use crate::status::names::NameStatus;
@@ -208,6 +211,62 @@ impl Client {
         self.read(self.send(Method::POST, &path, Bytes::new()).await?).await
     }
 
+    /// Has the file read again, or another one.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, or the configuration is wrong.
+    pub async fn reload(&self, request: &ReloadRequest) -> Result<ReloadAnswer, ClientError> {
+        self.read(self.send(Method::POST, "reload", json(request)?).await?).await
+    }
+
+    /// What is otherwise than the file says.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer.
+    pub async fn changes(&self) -> Result<Vec<RuntimeChange>, ClientError> {
+        self.read(self.send(Method::GET, "changes", Bytes::new()).await?).await
+    }
+
+    /// Gives a backend another weight.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, no such backend, or the whole would be wrong.
+    pub async fn set_weight(
+        &self,
+        name: &BackendName,
+        weight: u16,
+    ) -> Result<ReloadAnswer, ClientError> {
+        let request = WeightRequest { weight, route: name.route.clone() };
+        self.read(self.send(Method::PATCH, &path_of(name), json(&request)?).await?).await
+    }
+
+    /// Adds a backend to a pool of a service.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, no such pool, or the whole would be wrong.
+    pub async fn add_backend(
+        &self,
+        service: &str,
+        request: &AddRequest,
+    ) -> Result<ReloadAnswer, ClientError> {
+        let path = format!("services/{}/backends", encode(service));
+        self.read(self.send(Method::POST, &path, json(request)?).await?).await
+    }
+
+    /// Takes a backend out of its pools.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, no such backend, or the whole would be wrong.
+    pub async fn remove_backend(&self, name: &BackendName) -> Result<ReloadAnswer, ClientError> {
+        let path = format!("{}?{}", path_of(name), pairs(&[("route", name.route.as_deref())]));
+        self.read(self.send(Method::DELETE, &path, Bytes::new()).await?).await
+    }
+
     /// Ends the instance; answered when everything is removed.
     ///
     /// # Errors
@@ -292,9 +351,14 @@ fn pairs(all: &[(&str, Option<&str>)]) -> String {
     given.map(|(key, value)| format!("{key}={}", encode(value))).collect::<Vec<_>>().join("&")
 }
 
+/// The path of a backend.
+fn path_of(BackendName { service, backend, .. }: &BackendName) -> String {
+    format!("services/{}/backends/{}", encode(service), encode(backend))
+}
+
 /// The path of a backend's health.
-fn health_of(BackendName { service, backend, .. }: &BackendName) -> String {
-    format!("services/{}/backends/{}/health", encode(service), encode(backend))
+fn health_of(name: &BackendName) -> String {
+    format!("{}/health", path_of(name))
 }
 
 /// Percent-encoding of all but the unreserved characters of RFC 3986.

@@ -45,10 +45,23 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
+    /// Of a file as a whole.
+    pub fn whole(file: &str, message: &str) -> Self {
+        Self {
+            file: file.to_owned(),
+            line: 1,
+            column: 1,
+            key: String::new(),
+            pointer: String::new(),
+            message: message.to_owned(),
+            allowed: None,
+        }
+    }
+
     /// All problems of a file, as an answer carries them.
     pub fn all(file: &str, problems: &[Problem]) -> Vec<Self> {
         let error = |problem: &Problem| Self {
-            file: file.to_owned(),
+            file: problem.file_or(file).to_owned(),
             line: problem.line,
             column: problem.column,
             key: problem.key.clone(),

@@ -14,9 +14,11 @@ use tokio::sync::oneshot;
 
 use super::{Access, Command, ProblemDetails, Reply};
 
+mod change;
 mod names;
 mod operate;
 
+use crate::metrics::{self, Exporter};
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord, OfRoute};
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
@@ -24,7 +26,7 @@ use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswe
 /// Flows written at a time: a chunk of about 100 kB.
 const CHUNK: usize = 512;
 
-pub(super) fn router(access: Access) -> Router {
+pub(super) fn router(access: Access, exporter: Exporter) -> Router {
     Router::new()
         .route("/api/v1/status", get(status))
         .route("/api/v1/flows", get(flows))
@@ -32,6 +34,7 @@ pub(super) fn router(access: Access) -> Router {
         .route("/api/v1/plan", post(plan))
         .route("/api/v1/explain", post(explain))
         .merge(operate::router())
+        .merge(change::router())
         .merge(names::router())
         .route("/api/v1/health", get(health))
         .route("/api/v1/services/{service}/backends/{backend}/health", put(set_health))
@@ -40,6 +43,7 @@ pub(super) fn router(access: Access) -> Router {
         .fallback(async || ProblemDetails::not_found("there is no such resource"))
         .method_not_allowed_fallback(async || ProblemDetails::wrong_method())
         .with_state(access)
+        .merge(metrics::router("/api/v1/metrics", exporter))
 }
 
 async fn status(State(access): State<Access>) -> Result<Json<Status>, ProblemDetails> {

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::{Access, routes};
+use crate::metrics::Exporter;
 
 /// How long answers on their way are waited for at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -69,9 +70,9 @@ impl AdminSocket {
     }
 
     /// Serves the admin API on it, in a task of its own.
-    pub fn serve(self, access: Access) -> Server {
+    pub fn serve(self, access: Access, exporter: Exporter) -> Server {
         let (end, ended) = oneshot::channel();
-        let serve = axum::serve(self.listener, routes::router(access));
+        let serve = axum::serve(self.listener, routes::router(access, exporter));
         let task = tokio::spawn(
             serve
                 .with_graceful_shutdown(async {

@@ -7,13 +7,17 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+mod change;
 mod decap;
 mod dns;
+mod explain;
 mod health;
 mod operate;
 
+pub use change::{AddBackend, Backend, BackendAction, Config, Reload, Weight};
 pub use decap::Decap;
 pub use dns::{Dns, DnsAction, LookUp};
+pub use explain::Explain;
 pub use health::{Health, HealthAction, OneBackend, Probe, Wait};
 pub use operate::{Breaker, Drain, Turn as BreakerTurn, Turned, Undrain, Which};
 
@@ -68,6 +72,7 @@ pub enum Command {
     /// List the flows in the flow table
     Flows(Flows),
     /// Say what becomes of a packet; nothing is sent and nothing changes
+    #[command(after_long_help = explain::EXAMPLES)]
     Explain(Explain),
     /// Give a backend no new flows, and let those that it has end
     #[command(after_long_help = operate::EXAMPLES)]
@@ -88,8 +93,16 @@ pub enum Command {
     Dns(Dns),
     /// Wait until so many backends of a service are healthy
     Wait(Wait),
+    /// Have the running instance read its file again
+    Reload(Reload),
+    /// Give a backend another weight
+    #[command(after_long_help = change::EXAMPLES)]
+    Weight(Weight),
+    /// Add or remove a backend
+    #[command(after_long_help = change::EXAMPLES)]
+    Backend(Backend),
     /// Show the configuration that runs
-    Config,
+    Config(Config),
     /// Stop the running instance and remove everything of it
     Stop,
     /// On a backend: take packets out of ipip and GUE, without a tunnel device, until told to stop
@@ -119,6 +132,9 @@ pub struct Check {
     /// Check it against this machine as well
     #[arg(long)]
     pub host: bool,
+    /// Take what would be ignored for errors: keys of EDN that are unknown or not served
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// Arguments of `plan`.
@@ -143,17 +159,6 @@ pub struct Flows {
     /// Only flows of clients in this prefix
     #[arg(long, value_name = "PREFIX")]
     pub client: Option<String>,
-}
-
-/// Arguments of `explain`.
-#[derive(Debug, Args)]
-pub struct Explain {
-    /// The packet from its Ethernet header on, as hexadecimal digits
-    #[arg(long, value_name = "BYTES")]
-    pub hex: String,
-    /// The interface that it comes by [default: the first listening one]
-    #[arg(long = "in", value_name = "IFACE")]
-    pub interface: Option<String>,
 }
 
 impl Run {
@@ -247,7 +252,7 @@ mod tests {
 
     #[test]
     fn commands_of_later_versions_do_not_exist() {
-        assert_eq!(parse("equipoise reload").unwrap_err(), ErrorKind::InvalidSubcommand);
+        assert_eq!(parse("equipoise history").unwrap_err(), ErrorKind::InvalidSubcommand);
         assert_eq!(
             parse("equipoise").unwrap_err(),
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand

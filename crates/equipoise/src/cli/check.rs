@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use equipoise_core::config::{Config, Problem};
+use equipoise_core::config::{Checked, Config, Problem};
 use serde::Serialize;
 
 use super::args::{Check, Global};
@@ -33,13 +33,16 @@ pub(super) async fn check(global: &Global, asked: &Check) -> Result<(), Failure>
     let text = read(&path)?;
     let (problems, notes) = match config_file::parse(&text.name, &text.text) {
         Err(problems) => (problems, Vec::new()),
+        Ok(checked) if asked.strict && !checked.ignored.is_empty() => {
+            (checked.ignored, checked.notes)
+        }
         Ok(checked) if asked.host => {
             let mut machine = Netlink::open().map_err(Failure::failed)?;
             let reading = machine.read(&targets(&checked.config)).await.map_err(Failure::failed)?;
-            let found = check::check(&checked.config, &text.text, &reading);
-            (found.problems, [checked.notes, found.notes].concat())
+            let found = check::check(&checked.config, &reading);
+            (found.problems, [checked.ignored, checked.notes, found.notes].concat())
         }
-        Ok(checked) => (Vec::new(), checked.notes),
+        Ok(checked) => (Vec::new(), [checked.ignored, checked.notes].concat()),
     };
     if global.json {
         let errors = ConfigError::all(&text.name, &problems);
@@ -63,7 +66,9 @@ pub(super) fn load(global: &Global, file: Option<&PathBuf>) -> Result<Loaded, Fa
     let path = self::file(global, file)?;
     let text = read(&path)?;
     match config_file::parse(&text.name, &text.text) {
-        Ok(checked) => Ok(Loaded { config: checked.config, text, notes: checked.notes }),
+        Ok(Checked { config, notes, ignored }) => {
+            Ok(Loaded { config, text, notes: [ignored, notes].concat() })
+        }
         Err(problems) => {
             report::problems(&text, &problems);
             Err(Failure::said(Exit::Usage))

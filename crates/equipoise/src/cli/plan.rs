@@ -39,7 +39,10 @@ pub(super) async fn plan(global: &Global, asked: &Plan) -> Result<(), Failure> {
 }
 
 async fn against_instance(global: &Global, loaded: Loaded) -> Result<PlanAnswer, Failure> {
-    let request = PlanRequest { name: loaded.text.name.clone(), text: loaded.text.text.clone() };
+    // The instance may be anywhere, and finds what the file includes from there.
+    let name = std::path::absolute(&loaded.text.name)
+        .map_or_else(|_| loaded.text.name.clone(), |path| path.display().to_string());
+    let request = PlanRequest { name, text: loaded.text.text.clone() };
     match global.client().plan(&request).await {
         Ok(answer) => Ok(answer),
         Err(ClientError::NoInstance(_)) => against_nothing(loaded).await,

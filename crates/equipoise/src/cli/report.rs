@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write as _};
 use std::ops::Range;
 
-use equipoise_core::config::Problem;
+use equipoise_core::config::{Included, Problem};
 use miette::{
     Diagnostic, LabeledSpan, MietteError, MietteHandler, MietteHandlerOpts, MietteSpanContents,
     ReportHandler, Severity, SourceCode, SourceSpan, SpanContents,
@@ -44,15 +44,26 @@ fn render(
 ) -> String {
     let handler =
         look.unicode(true).terminal_links(false).force_graphical(true).context_lines(1).build();
-    let source = Lines::new(text);
+    let main = Lines::new(&text.name, &text.text);
+    // Problems of a file are together.
+    let mut other: Option<(&Included, Lines<'_>)> = None;
     let mut all = String::new();
     for problem in problems {
-        let shown = Shown { problem, severity, source: &source, handler: &handler };
+        let source = match problem.file.as_deref() {
+            None => &main,
+            Some(file) => {
+                if other.as_ref().is_none_or(|(there, _)| !std::ptr::eq(*there, file)) {
+                    other = Some((file, Lines::new(&file.name, &file.text)));
+                }
+                other.as_ref().map_or(&main, |(_, lines)| lines)
+            }
+        };
+        let shown = Shown { problem, severity, source, handler: &handler };
         // A problem that cannot be drawn is still told.
         let before = all.len();
         if writeln!(all, "{shown}").is_err() {
             all.truncate(before);
-            all.push_str(&format!("{}:{problem}\n", text.name));
+            all.push_str(&format!("{}:{problem}\n", problem.file_or(&text.name)));
         }
     }
     if let (Severity::Error, count @ 2..) = (severity, problems.len()) {
@@ -119,7 +130,8 @@ impl Diagnostic for Told<'_> {
 /// thousands of problems would be their number times its length.
 #[derive(Debug)]
 struct Lines<'a> {
-    text: &'a Text,
+    name: &'a str,
+    text: &'a str,
     starts: Vec<usize>,
 }
 
@@ -129,9 +141,9 @@ const LONG_LINE: usize = 240;
 const AROUND: usize = 60;
 
 impl<'a> Lines<'a> {
-    fn new(text: &'a Text) -> Self {
-        let breaks = text.text.match_indices('\n').map(|(at, _)| at + 1);
-        Self { text, starts: std::iter::once(0).chain(breaks).collect() }
+    fn new(name: &'a str, text: &'a str) -> Self {
+        let breaks = text.match_indices('\n').map(|(at, _)| at + 1);
+        Self { name, text, starts: std::iter::once(0).chain(breaks).collect() }
     }
 
     /// The number of the line of an offset, from 0.
@@ -143,17 +155,24 @@ impl<'a> Lines<'a> {
     fn line_around(&self, offset: usize) -> Range<usize> {
         let line = self.line(offset);
         let start = self.starts[line];
-        let end = self.starts.get(line + 1).map_or(self.text.text.len(), |next| next - 1);
+        let end = self.starts.get(line + 1).map_or(self.text.len(), |next| next - 1);
         start..end
     }
 
     /// A part of the text whose start is on a line, with its place for miette.
     fn part(&self, line: usize, part: Range<usize>) -> Option<MietteSpanContents<'_>> {
-        let data = self.text.text.get(part.clone())?;
-        let column = self.text.text.get(self.starts[line]..part.start)?.chars().count();
+        let data = self.text.get(part.clone())?;
+        let column = self.text.get(self.starts[line]..part.start)?.chars().count();
         let span = (part.start, part.len()).into();
-        let (name, count) = (self.text.name.clone(), data.lines().count());
-        Some(MietteSpanContents::new_named(name, data.as_bytes(), span, line, column, count))
+        let (name, count) = (self.name, data.lines().count());
+        Some(MietteSpanContents::new_named(
+            name.to_owned(),
+            data.as_bytes(),
+            span,
+            line,
+            column,
+            count,
+        ))
     }
 }
 
@@ -164,7 +183,7 @@ impl SourceCode for Lines<'_> {
         before: usize,
         after: usize,
     ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
-        let text = &self.text.text;
+        let text = self.text;
         let (start, end) = (span.offset(), span.offset() + span.len());
         let (first, last) = (self.line(start), self.line(end));
         let part = if before == 0 && after == 0 {
@@ -324,7 +343,7 @@ mod tests {
             &expect![[r#"
                 a.conf:
                   × `a.conf` is not of a kind of file that can be read
-                  help: allowed: a name that ends in `.toml` or `.json`
+                  help: allowed: a name that ends in `.toml`, `.yaml`, `.yml` or `.json`
 
             "#]],
         );

@@ -11,14 +11,24 @@ use super::check::{Loaded, load};
 use super::source::Text;
 use super::{Exit, Failure, print, print_json, report};
 use crate::admin::lock::InstanceLock;
+use crate::config_file::Base;
 use crate::dataplane::kernel::{Clock, Eviction, Kernel, Options, TcWay};
 use crate::driver::{Driver, Signals, Source, Start, state_file, targets};
 use crate::host::{Machine, Netlink, check, requirements};
+use crate::running_config;
 
 pub(super) async fn run(global: &Global, flags: &Run) -> Result<(), Failure> {
     usage(global, flags)?;
     requirements::check().map_err(|missing| Failure::new(Exit::Failed, missing))?;
     let (loaded, source) = configuration(global, flags)?;
+    let base = match &source {
+        Source::File(_) => Base::new(&*loaded.text.name, &*loaded.text.text),
+        // Flags are no text that a backend could be changed in.
+        Source::Flags => {
+            let text = running_config::to_toml(running_config::to_json(&loaded.config));
+            Base::new("command line.toml", text.map_err(Failure::failed)?)
+        }
+    };
     let mut machine = Netlink::open().map_err(Failure::failed)?;
     check_host(&mut machine, &loaded).await?;
     let config = loaded.config;
@@ -41,6 +51,7 @@ pub(super) async fn run(global: &Global, flags: &Run) -> Result<(), Failure> {
         socket: global.socket(),
         state_file: state_file(&global.instance),
         source,
+        base,
         config,
         machine,
         plane,
@@ -94,7 +105,7 @@ fn configuration(global: &Global, flags: &Run) -> Result<(Loaded, Source), Failu
 
 async fn check_host(machine: &mut Netlink, loaded: &Loaded) -> Result<(), Failure> {
     let reading = machine.read(&targets(&loaded.config)).await.map_err(Failure::failed)?;
-    let found = check::check(&loaded.config, &loaded.text.text, &reading);
+    let found = check::check(&loaded.config, &reading);
     report::notes(&loaded.text, &[loaded.notes.clone(), found.notes].concat());
     if found.problems.is_empty() {
         return Ok(());

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::args::Global;
-use super::{Failure, print, print_json, table};
+use super::{Failure, change, print, print_json, table};
 use equipoise_core::config::target;
 
 use crate::status::{
@@ -52,6 +52,9 @@ fn write(text: &mut String, status: &Status) -> std::fmt::Result {
         "configuration {path}, generation {}, taken {}",
         config.generation, config.loaded_at
     )?;
+    for changed in &config.runtime_changes {
+        writeln!(text, "  changed since: {}", change::in_words(changed))?;
+    }
     for service in &status.services {
         write_service(text, service)?;
     }

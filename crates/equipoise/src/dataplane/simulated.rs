@@ -45,6 +45,8 @@ pub struct Plane {
     pub sweeps: u64,
     /// The packets counted.
     pub verdicts: Vec<(Hook, Verdict, u64)>,
+    /// Whether counters are refused to who reads them.
+    pub unreadable: bool,
     /// What has become of it; none while it is in use.
     pub end: Option<End>,
 }
@@ -137,7 +139,11 @@ impl DataPlane for Simulated {
     }
 
     fn verdicts(&self) -> Result<Vec<(Hook, Verdict, u64)>, KernelError> {
-        Ok(self.plane.borrow().verdicts.clone())
+        let plane = self.plane.borrow();
+        if plane.unreadable {
+            return Err(KernelError::Refused("counters are not to be read".to_owned()));
+        }
+        Ok(plane.verdicts.clone())
     }
 
     fn service_traffic(&self, ids: &[u32]) -> Result<BTreeMap<u32, Traffic>, KernelError> {
@@ -200,7 +206,12 @@ impl DataPlane for Simulated {
                 return Err(KernelError::Refused("the frame is too short".to_owned()));
             }
             let verdict = Verdict::NoService;
-            Ok(Explained { action: "pass", verdict, frame: input.frame.to_vec() })
+            Ok(Explained {
+                action: "pass",
+                verdict,
+                frame: input.frame.to_vec(),
+                steps: Vec::new(),
+            })
         }))
     }
 

@@ -66,6 +66,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 drop(reply.send(self.take_word(&name, &word)));
             }
             Command::CheckHealth(name, reply) => self.check_now(&name, reply),
+            Command::Changes(reply) => drop(reply.send(Ok(self.runtime_changes()))),
+            // Taken before it comes here, as that waits for the machine.
+            Command::Configure(_, reply) => drop(reply),
             // The loop ends with this one and answers it at the very end.
             Command::Stop(reply) => drop(reply),
         }
@@ -130,6 +133,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             loaded_at: humantime::format_rfc3339_seconds(self.generation.loaded_at).to_string(),
             last_error: self.generation.last_error.clone(),
             watching: false,
+            runtime_changes: self.runtime_changes(),
         }
     }
 

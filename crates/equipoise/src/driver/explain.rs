@@ -1,34 +1,54 @@
 //! What becomes of a packet: the programs' own answer, on the maps as they are.
 //!
-//! Every hook is asked. What packets of an interface really meet is the first hook of its attachment.
+//! Every hook is asked. What packets of an interface really meet is the first hook of its attachment. A packet is told by its bytes, or by
+//! its addresses, for which one is made.
 
+use std::net::IpAddr;
 use std::sync::mpsc::{self, Sender};
 
-use equipoise_common::verdict::Hook;
+use equipoise_common::step::What;
+use equipoise_common::verdict::{Hook, Kind};
 
 use super::Driver;
 use super::answer::unreadable;
 use crate::admin::{ProblemDetails, Reply};
 use crate::dataplane::kernel::{Entry, Explained, Input, KernelError};
 use crate::dataplane::{DataPlane, Explainer};
-use crate::host::Machine;
-use crate::status::explain::{ExplainAnswer, ExplainRequest, HookAnswer, hex, packet};
+use crate::host::{Machine, Way};
+use crate::status::explain::{Addresses, ExplainAnswer, ExplainRequest, HookAnswer, hex, packet};
+
+mod frame;
+mod scene;
+mod story;
+
+use frame::Part;
+use scene::Scene;
+use story::Story;
 
 /// A packet to be explained, and who wants to know.
 pub(super) struct Asked {
-    frame: Vec<u8>,
+    packet: Packet,
     interface: String,
     index: u32,
     /// Where packets of the interface come first.
     first: Hook,
     xdp: Entry,
+    scene: Scene,
     reply: Reply<ExplainAnswer>,
+}
+
+/// As it was asked for.
+enum Packet {
+    /// These bytes.
+    Frame(Vec<u8>),
+    /// One between these addresses, to a device with this link address.
+    Between(Addresses, [u8; 6]),
 }
 
 impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// Has a packet explained, by a thread of its own: to load the programs once more takes seconds.
     pub(super) fn explain(&mut self, request: &ExplainRequest, reply: Reply<ExplainAnswer>) {
-        let begun = self.meant(request).and_then(|(frame, interface)| {
+        let begun = self.meant(request).and_then(|(packet, interface)| {
             let Some((index, how)) = self.interfaces.attachment(&interface) else {
                 let detail =
                     format!("no program is attached to {interface}: packets pass it as they come");
@@ -40,22 +60,49 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 Some(thread) => thread,
                 None => start(self.plane.explainer().map_err(unreadable)?),
             };
-            Ok((thread, (frame, interface, index, first, xdp)))
+            Ok((thread, (packet, interface, index, first, xdp)))
         });
         // Whoever asked may be gone; nothing is to be done about it.
         match begun {
             Err(problem) => drop(reply.send(Err(problem))),
-            Ok((thread, (frame, interface, index, first, xdp))) => {
-                let asked = Asked { frame, interface, index, first, xdp, reply };
+            Ok((thread, (packet, interface, index, first, xdp))) => {
+                let scene = Scene::new(&self.state, &self.reading);
+                let asked = Asked { packet, interface, index, first, xdp, scene, reply };
                 // A thread that has ended drops what is sent, and whoever asked is told that there is no answer.
                 self.explainer = thread.send(asked).is_ok().then_some(thread);
             }
         }
     }
 
-    fn meant(&self, request: &ExplainRequest) -> Result<(Vec<u8>, String), ProblemDetails> {
-        let frame = packet(&request.hex).map_err(ProblemDetails::bad_request)?;
-        Ok((frame, self.interface(request.interface.as_deref())?))
+    fn meant(&self, request: &ExplainRequest) -> Result<(Packet, String), ProblemDetails> {
+        let asked = request.interface.as_deref();
+        match (&request.hex, &request.packet) {
+            (Some(hex), None) => {
+                let frame = packet(hex).map_err(ProblemDetails::bad_request)?;
+                Ok((Packet::Frame(frame), self.interface(asked)?))
+            }
+            (None, Some(addresses)) => {
+                let leads_here = self.way_from(addresses.source.ip());
+                let name = self.interface(asked.or(leads_here))?;
+                let device = self.reading.devices.get(&name).and_then(|d| d.link_address);
+                let device = device.unwrap_or_default();
+                // So that what is wrong with it is told at once.
+                frame::make(addresses, Part::First, device)?;
+                Ok((Packet::Between(addresses.clone(), device), name))
+            }
+            _ => {
+                let message = "either `hex` or `packet` tells the packet";
+                Err(ProblemDetails::bad_request(message))
+            }
+        }
+    }
+
+    /// The interface that leads to this address, if it is a backend's and packets of ours come by it.
+    fn way_from(&self, address: IpAddr) -> Option<&str> {
+        let Way::Via { interface, .. } = self.reading.ways.get(&address)? else { return None };
+        let mut devices = self.reading.devices.iter();
+        let (name, _) = devices.find(|(_, device)| device.index == *interface)?;
+        self.interfaces.attachment(name).map(|_| name.as_str())
     }
 
     /// The interface that is meant.
@@ -88,32 +135,67 @@ fn start(mut explain: Explainer) -> Sender<Asked> {
 }
 
 fn answer(explain: &mut Explainer, asked: &Asked) -> Result<ExplainAnswer, ProblemDetails> {
-    let Asked { frame, interface, index, first, xdp, .. } = asked;
-    let input = Input { frame, interface: *index, repeat: 1 };
+    let frame = frame_of(explain, asked)?;
+    let Asked { interface, index, first, xdp, scene, .. } = asked;
+    let input = Input { frame: &frame, interface: *index, repeat: 1 };
     let mut hooks = Vec::new();
-    let mut real = None;
+    let mut said = Vec::new();
     for entry in [*xdp, Entry::Ingress, Entry::Egress] {
-        let said = explain(entry, input);
-        hooks.push(hook_answer(entry.hook(), &said));
-        if entry.hook() == *first {
-            real = Some(said);
-        }
+        let explained = explain(entry, input);
+        hooks.push(hook_answer(entry.hook(), &explained));
+        said.push((entry.hook(), explained));
     }
-    let real = real.ok_or_else(ProblemDetails::ending)?.map_err(unreadable)?;
+    let at = said.iter().position(|(hook, _)| hook == first).ok_or_else(ProblemDetails::ending)?;
+    let (_, real) = said.swap_remove(at);
+    let real = real.map_err(unreadable)?;
+    let story = Story::new(scene, *first, &frame, &real);
+    let mut steps = story.steps;
+    // What XDP in the driver cannot send it leaves as it came to TC ingress of the same device.
+    let next = said.into_iter().find(|(hook, _)| *hook == Hook::Ingress);
+    if let Some((hook, Ok(next))) = next
+        && (*first, *xdp) == (Hook::Xdp, Entry::Xdp)
+        && real.verdict.kind() == Kind::Stack
+    {
+        steps.extend(Story::new(scene, hook, &frame, &next).steps);
+    }
     Ok(ExplainAnswer {
         interface: interface.clone(),
         hook: first.name().to_owned(),
-        action: real.action.to_owned(),
+        verdict: story::kind(real.verdict).to_owned(),
         reason: real.verdict.name().to_owned(),
+        service: story.service,
+        route: story.route,
+        backend: story.backend,
+        why_not: story.why_not,
+        rewrite: story.rewrite,
+        out: story.out,
+        mtu: story.mtu,
+        steps,
+        action: real.action.to_owned(),
         out_hex: hex(&real.frame),
         hooks,
     })
 }
 
+/// The bytes of the packet that is meant. Of one that is told by its addresses, whether it is the first of its flow depends on whether the
+/// flow table knows the flow.
+fn frame_of(explain: &mut Explainer, asked: &Asked) -> Result<Vec<u8>, ProblemDetails> {
+    let (addresses, device) = match &asked.packet {
+        Packet::Frame(frame) => return Ok(frame.clone()),
+        Packet::Between(addresses, device) => (addresses, *device),
+    };
+    let later = frame::make(addresses, Part::Later, device)?;
+    let entry = if asked.first == Hook::Xdp { asked.xdp } else { asked.first.into() };
+    let input = Input { frame: &later, interface: asked.index, repeat: 1 };
+    let said = explain(entry, input).map_err(unreadable)?;
+    let is_known = said.steps.iter().any(|step| step.what == What::FlowHit as u32);
+    if is_known { Ok(later) } else { frame::make(addresses, Part::First, device) }
+}
+
 fn hook_answer(hook: Hook, said: &Result<Explained, KernelError>) -> HookAnswer {
     let hook = hook.name().to_owned();
     match said {
-        Ok(Explained { action, verdict, frame }) => HookAnswer {
+        Ok(Explained { action, verdict, frame, .. }) => HookAnswer {
             hook,
             action: Some((*action).to_owned()),
             reason: Some(verdict.name().to_owned()),

@@ -1,4 +1,5 @@
-//! What outlives the process: drains, and operators' words about health, in a small file of the instance.
+//! What outlives the process: drains, operators' words about health, and backends that they have changed, in a small file of the
+//! instance.
 //!
 //! Written whole beside the old one and renamed over it, so that a crash leaves one or the other. A file that is lost or
 //! cannot be read is said and carried on without: traffic matters more than what was asked for before.
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use equipoise_core::config::breaker::OnTimeout;
-use equipoise_core::config::target;
+use equipoise_core::config::{Change, Changes, target};
 use equipoise_core::drain::{Drain, Request, Status};
 use equipoise_core::health::Manual;
 use equipoise_core::id::BackendKey;
@@ -35,6 +36,16 @@ pub(super) struct Kept {
     drains: Vec<KeptDrain>,
     #[serde(default)]
     words: Vec<KeptWord>,
+    #[serde(default)]
+    changes: Vec<KeptChange>,
+}
+
+/// What is otherwise about a backend than the file says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct KeptChange {
+    #[serde(flatten)]
+    of: KeptBackend,
+    change: Change,
 }
 
 /// A backend by its names.
@@ -119,7 +130,8 @@ impl Kept {
     /// Writes it, so that it is whole whatever happens. Where there is nothing to be kept, there is no file.
     fn write(&self, path: &Path) -> io::Result<()> {
         let directory = path.parent().unwrap_or(Path::new("."));
-        if self.drains.is_empty() && self.words.is_empty() && !self.itself {
+        let is_empty = self.drains.is_empty() && self.words.is_empty() && self.changes.is_empty();
+        if is_empty && !self.itself {
             match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -135,6 +147,11 @@ impl Kept {
         file.sync_all()?;
         fs::rename(&beside, path)?;
         File::open(directory)?.sync_all()
+    }
+
+    /// What is otherwise about backends than the file says.
+    pub(super) fn changes(&self) -> Changes {
+        self.changes.iter().map(|kept| (kept.of.key(), kept.change)).collect()
     }
 
     /// Operators' words about the health of backends.
@@ -192,7 +209,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             until_ms: until.map(millis),
         });
         let words = words.collect();
-        let kept = Kept { version: VERSION, itself: self.is_drained, drains, words };
+        let changes = self.written.changes.iter();
+        let changes =
+            changes.map(|(key, change)| KeptChange { of: KeptBackend::of(key), change: *change });
+        let changes = changes.collect();
+        let kept = Kept { version: VERSION, itself: self.is_drained, drains, words, changes };
         if kept == self.kept {
             return;
         }
@@ -209,6 +230,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use equipoise_core::config::NewBackend;
     use tempfile::TempDir;
 
     fn kept() -> Kept {
@@ -234,7 +256,10 @@ mod tests {
             down: true,
             until_ms: Some(1_800_000_000_000),
         };
-        Kept { version: VERSION, itself: true, drains: vec![drain], words: vec![word] }
+        let new = NewBackend { weight: 3, max_flows: 4, backup: true };
+        let changes = [Change::Weight(7), Change::Added(new), Change::Removed];
+        let changes = changes.map(|change| KeptChange { of: word.of.clone(), change }).into();
+        Kept { version: VERSION, itself: true, drains: vec![drain], words: vec![word], changes }
     }
 
     #[test]

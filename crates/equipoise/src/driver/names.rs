@@ -18,6 +18,7 @@ use crate::admin::{ProblemDetails, Reply};
 use crate::dataplane::DataPlane;
 use crate::host::Machine;
 use crate::resolver::{Answers, Resolver};
+use crate::status::change::{ReloadAnswer, ReloadRequest};
 use crate::status::names::{NameError, NameStatus, NameUser, PlaceStatus};
 
 /// First answers are waited for as long as this where they may be missing; then it goes on without.
@@ -33,15 +34,17 @@ pub(super) struct Asking {
     reply: Reply<Vec<NameStatus>>,
 }
 
-/// A configuration that waits for first answers.
-#[derive(Clone, Copy, Debug)]
+/// A reload that waits for first answers.
+#[derive(Debug)]
 pub(super) struct Awaiting {
-    /// When it goes on without those that have not come.
-    until: Option<Instant>,
+    request: ReloadRequest,
+    reply: Option<Reply<ReloadAnswer>>,
+    /// When it goes on without those that have not come, if it may.
+    until: Instant,
 }
 
 /// Whether names of a configuration may be taken.
-pub(super) enum FirstAnswers {
+enum FirstAnswers {
     /// All are in, or need not be.
     In,
     /// They are waited for.
@@ -59,6 +62,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         for asking in &mut self.asking {
             asking.names.remove(&told.name);
         }
+        if !self.awaiting.is_empty() {
+            self.due.names = Some(Instant::now());
+        }
     }
 
     /// Has names looked up that are due, and takes what they stand for.
@@ -71,11 +77,46 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.take_places(now).await;
         }
         self.answer_asking();
-        if self.awaiting.is_some_and(|awaiting| awaiting.until.is_some_and(|until| until <= now)) {
-            self.awaiting = Some(Awaiting { until: None });
+        if self.due.names.is_some_and(|at| at <= now) {
+            self.due.names = None;
+            self.go_on_reloading().await;
         }
-        if self.awaiting.is_some() {
-            self.reload().await;
+    }
+
+    /// Has the file read again, when the names that are new in it have been looked up; whoever has asked is answered then.
+    pub(super) async fn begin_reload(
+        &mut self,
+        request: ReloadRequest,
+        reply: Option<Reply<ReloadAnswer>>,
+    ) {
+        let until = Instant::now() + FIRST_ANSWERS;
+        self.awaiting.push_back(Awaiting { request, reply, until });
+        if self.awaiting.len() == 1 {
+            self.go_on_reloading().await;
+        }
+    }
+
+    /// Takes what is to be taken, one after the other, as far as names have been looked up.
+    async fn go_on_reloading(&mut self) {
+        while let Some(first) = self.awaiting.front() {
+            let (request, until) = (first.request.clone(), first.until);
+            let taken = match self.first_answers(&request, until) {
+                FirstAnswers::In => self.reload(&request).await,
+                FirstAnswers::Awaited => {
+                    let wake = self.due.names.map_or(until, |at| at.min(until));
+                    self.due.names = Some(wake).filter(|wake| *wake > Instant::now());
+                    return;
+                }
+                FirstAnswers::Failed(reason) => {
+                    let refused = Err(ProblemDetails::failed(reason));
+                    self.note_reload(&refused);
+                    refused
+                }
+            };
+            self.state.forget_prepared();
+            let first = self.awaiting.pop_front();
+            // Whoever asked may be gone.
+            first.and_then(|first| first.reply).map(|reply| drop(reply.send(taken)));
         }
     }
 
@@ -86,40 +127,35 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if !targets.iter().all(|target| self.reading.ways.contains_key(target)) {
             if now < self.due.not_before {
                 // Reading takes at most a tenth of the time, whatever names do.
-                self.due.names = Some(self.due.not_before);
+                let wake =
+                    self.due.names.map_or(self.due.not_before, |at| at.min(self.due.not_before));
+                self.due.names = Some(wake);
                 return;
             }
             self.read_ways(&targets).await;
         }
-        self.due.names = None;
         let drains = self.drains();
         let cancelled = self.state.take_places();
         self.end_drains(&cancelled, &drains);
         self.due.settle = true;
     }
 
-    /// Whether a configuration may be taken, as far as its names matter.
-    pub(super) fn first_answers(&mut self, config: &Config) -> FirstAnswers {
+    /// Whether a file may be taken, as far as its names matter.
+    fn first_answers(&mut self, request: &ReloadRequest, until: Instant) -> FirstAnswers {
+        let written = self.read_file(request);
+        let changed = written.ok().and_then(|(_, mut w)| w.base.check(&w.changes).ok());
+        // What is wrong with it is told by who takes it.
+        let Some(changed) = changed else { return FirstAnswers::In };
+        let config = changed.checked.config;
         self.tell_time();
         let may_be_missing = config.settings.dns.on_first_failure == OnFirstFailure::Start;
-        if !self.state.prepare_names(config) {
-            let now = Instant::now();
-            let until = match self.awaiting {
-                Some(Awaiting { until: None }) if may_be_missing => {
-                    self.awaiting = None;
-                    return FirstAnswers::In;
-                }
-                Some(Awaiting { until }) => until,
-                None => Some(now + FIRST_ANSWERS),
-            };
-            self.awaiting = Some(Awaiting { until });
-            self.due.names = until.filter(|_| may_be_missing);
+        if !self.state.prepare_names(&config) {
             while let Some(effect) = self.state.poll_look_up() {
                 self.resolver.order(effect);
             }
-            return FirstAnswers::Awaited;
+            let is_late = may_be_missing && until <= Instant::now();
+            return if is_late { FirstAnswers::In } else { FirstAnswers::Awaited };
         }
-        self.awaiting = None;
         if may_be_missing {
             return FirstAnswers::In;
         }

@@ -3,99 +3,180 @@
 //! A file that is bad in itself, on this machine, or in what cannot change while running changes
 //! nothing: it is said in the log and stays in the status until a good one is taken.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use equipoise_core::config::{self, Config, Problem};
+use equipoise_core::config::{self, Changed, Changes, Config, Problem, Service};
 use equipoise_core::diff::diff;
 use equipoise_core::dump::dump;
 
-use super::names::FirstAnswers;
+use super::changes::Written;
+use super::health::in_words;
+use super::trouble::Topic;
 use super::{Driver, Source};
 use crate::admin::problem::ConfigError;
 use crate::admin::{ProblemDetails, Snapshot};
+use crate::config_file::Base;
 use crate::dataplane::DataPlane;
-use crate::host::{Machine, check};
+use crate::host::{Machine, Reading, check};
+use crate::status::change::{ReloadAnswer, ReloadRequest, ReloadResult, ServiceChanges};
 use crate::status::{PlanAnswer, PlanRequest};
 use crate::{config_file, running_config};
 
-/// What has become of a configuration.
-enum Taken {
-    /// It is in force.
-    Now,
-    /// It is the one in force.
-    Same,
-    /// It waits for something.
-    Later,
-}
-
 impl<M: Machine, P: DataPlane> Driver<M, P> {
-    /// Reads the file again.
-    pub(super) async fn reload(&mut self) {
-        match self.try_reload().await {
-            // It is taken when the first answers about its names are in.
-            Ok(Taken::Later) => {}
-            Ok(Taken::Now) => {
-                self.generation.number += 1;
-                self.generation.loaded_at = SystemTime::now();
-                self.generation.last_error = None;
-                tracing::info!(generation = self.generation.number, "configuration taken");
-            }
-            Ok(Taken::Same) => {
-                self.generation.last_error = None;
-                tracing::info!("configuration unchanged");
-            }
-            Err(reason) => {
-                self.awaiting = None;
-                self.state.forget_prepared();
-                tracing::error!(reason, "configuration refused; nothing has changed");
-                self.generation.last_error = Some(reason);
-            }
-        }
+    /// Reads the file again, or another one.
+    pub(super) async fn reload(
+        &mut self,
+        request: &ReloadRequest,
+    ) -> Result<ReloadAnswer, ProblemDetails> {
+        let taken = self.try_reload(request).await;
+        self.note_reload(&taken);
+        taken
     }
 
-    async fn try_reload(&mut self) -> Result<Taken, String> {
-        let Source::File(path) = &self.source else {
-            return Err("there is no file to read: the configuration came from flags".to_owned());
+    /// Takes note of how a reload went.
+    pub(super) fn note_reload(&mut self, taken: &Result<ReloadAnswer, ProblemDetails>) {
+        self.tell_taken(taken, "the file has been read");
+        self.generation.last_error = taken.as_ref().err().map(|problem| problem.detail.clone());
+    }
+
+    async fn try_reload(
+        &mut self,
+        request: &ReloadRequest,
+    ) -> Result<ReloadAnswer, ProblemDetails> {
+        let (path, written) = self.read_file(request)?;
+        let name = written.base.name.clone();
+        let taken = self.take(written).await;
+        // Also where the maps do not follow yet.
+        if self.written.base.name == name {
+            self.source = Source::File(path);
+        }
+        taken
+    }
+
+    /// What is written in the file, or in another one.
+    pub(super) fn read_file(
+        &self,
+        request: &ReloadRequest,
+    ) -> Result<(PathBuf, Written), ProblemDetails> {
+        let path = match (&request.file, &self.source) {
+            (Some(file), _) => PathBuf::from(file),
+            (None, Source::File(path)) => path.clone(),
+            (None, Source::Flags) => {
+                let message = "there is no file to read: the configuration came from flags";
+                return Err(ProblemDetails::bad_request(message));
+            }
         };
+        if path.is_relative() {
+            let message = format!("{} is not a whole path", path.display());
+            return Err(ProblemDetails::bad_request(message));
+        }
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|e| format!("{name}: {e}"))?;
-        let checked =
-            config_file::parse(&name, &text).map_err(|problems| in_words(&name, &problems))?;
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            let message = format!("{name}: {error}");
+            ProblemDetails::bad_config(message.clone(), vec![ConfigError::whole(&name, &message)])
+        })?;
+        let changes = if request.reset { Changes::default() } else { self.written.changes.clone() };
+        Ok((path, Written { base: Base::new(&*name, text), changes }))
+    }
+
+    /// Takes what is written, if it is right, and makes the maps that.
+    pub(super) async fn take(
+        &mut self,
+        mut written: Written,
+    ) -> Result<ReloadAnswer, ProblemDetails> {
+        let Changed { checked, changes } =
+            written.base.check(&written.changes).map_err(|problems| {
+                let problem = bad_config(&written.base.name, &problems);
+                if written.changes.is_empty() {
+                    return problem;
+                }
+                // The file alone may be right.
+                let detail =
+                    format!("with what has been changed while running: {}", problem.detail);
+                ProblemDetails { detail, ..problem }
+            })?;
+        let Base { name, .. } = &written.base;
         let config = checked.config;
-        match self.first_answers(&config) {
-            FirstAnswers::In => {}
-            FirstAnswers::Awaited => return Ok(Taken::Later),
-            FirstAnswers::Failed(reason) => return Err(reason),
-        }
         let targets = self.targets(&self.state.expanded(&config));
-        let reading = self.machine.read(&targets).await.map_err(|e| e.to_string())?;
-        let findings = check::check(&config, &text, &reading);
+        let reading = self.machine.read(&targets).await;
+        let reading = reading.map_err(|error| ProblemDetails::failed(error.to_string()))?;
+        let findings = check::check(&config, &reading);
         if !findings.problems.is_empty() {
-            return Err(in_words(&name, &findings.problems));
+            return Err(bad_config(name, &findings.problems));
         }
-        self.changeable(&config, &name, &text)?;
-        for note in checked.notes.iter().chain(&findings.notes) {
-            tracing::warn!(file = name, "{note}");
+        self.changeable(&config, name)?;
+        for note in checked.ignored.iter().chain(&checked.notes).chain(&findings.notes) {
+            tracing::warn!(file = note.file_or(name), "{note}");
         }
+        for (key, change) in written.changes.iter() {
+            if !changes.iter().any(|(other, _)| other == key) {
+                let (backend, change) = (in_words(key), change.to_string());
+                tracing::info!(
+                    backend,
+                    change,
+                    "changed while running; given up, as the file says"
+                );
+            }
+        }
+        self.written = Written { changes, ..written };
+        let services = differing(&self.state.written().services, &config.services);
         let running = self.state.written();
-        if (&running.services, &running.settings) == (&config.services, &config.settings) {
-            self.state.forget_prepared();
-            return Ok(Taken::Same);
+        let is_new = (&running.services, &running.settings) != (&config.services, &config.settings);
+        let steps = self.applier.steps();
+        if is_new {
+            self.take_config(config, reading).await;
+        } else {
+            self.save();
         }
+        if let Some(reason) = self.troubles.reason(&Topic::Maps).filter(|_| is_new) {
+            let message = format!("it is taken, and not in the maps yet: {reason}");
+            return Err(ProblemDetails::failed(message));
+        }
+        Ok(ReloadAnswer {
+            result: if is_new { ReloadResult::Applied } else { ReloadResult::Unchanged },
+            generation: self.generation.number,
+            steps: self.applier.steps() - steps,
+            services,
+            errors: Vec::new(),
+        })
+    }
+
+    async fn take_config(&mut self, config: Config, reading: Reading) {
+        self.generation.number += 1;
+        self.generation.loaded_at = SystemTime::now();
         let drains = self.drains();
         let cancelled = self.state.handle_config(config);
         self.end_drains(&cancelled, &drains);
         self.state.handle_facts(reading.facts());
         self.reading = reading;
-        self.due.settle = true;
         self.snapshot.send_replace(Arc::new(Snapshot {
             config: running_config::to_json(self.state.written()),
         }));
-        Ok(Taken::Now)
+        // Before any command of this turn: what is called taken is in force.
+        self.settle().await;
     }
 
-    fn changeable(&self, config: &Config, name: &str, text: &str) -> Result<(), String> {
+    /// Says in the log what has become of a configuration.
+    pub(super) fn tell_taken(&self, taken: &Result<ReloadAnswer, ProblemDetails>, what: &str) {
+        match taken {
+            Ok(ReloadAnswer { result: ReloadResult::Applied, generation, .. }) => {
+                tracing::info!(generation, what, "configuration taken");
+            }
+            Ok(_) => tracing::info!(what, "configuration unchanged"),
+            Err(problem) if problem.status == 500 => {
+                tracing::error!(reason = problem.detail, "configuration not applied");
+            }
+            Err(problem) => {
+                let reason = &problem.detail;
+                tracing::error!(reason, "configuration refused; nothing has changed");
+            }
+        }
+    }
+
+    fn changeable(&self, config: &Config, name: &str) -> Result<(), ProblemDetails> {
         let (runs, asked) = (self.state.config().settings.max_flows, config.settings.max_flows);
         if runs == asked {
             return Ok(());
@@ -103,9 +184,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let message =
             format!("the flow table holds {runs} flows and cannot change to {asked} while running");
         let allowed = Some(format!("{runs}, or a restart"));
-        let problem =
-            config::problem_at(&config.places, text, "settings.max-flows", message, allowed);
-        Err(in_words(name, &[problem]))
+        let problem = config::problem_at(&config.places, "settings.max-flows", message, allowed);
+        Err(bad_config(name, &[problem]))
     }
 
     /// What a configuration would change; nothing is changed.
@@ -113,7 +193,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let PlanRequest { name, text } = request;
         let checked =
             config_file::parse(name, text).map_err(|problems| bad_config(name, &problems))?;
-        let findings = check::check(&checked.config, text, &self.reading);
+        let findings = check::check(&checked.config, &self.reading);
         if !findings.problems.is_empty() {
             return Err(bad_config(name, &findings.problems));
         }
@@ -122,7 +202,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         state.plan();
         let desired = state.planned();
         let difference = diff(self.applier.applied(), desired);
-        let notes = checked.notes.iter().chain(&findings.notes).map(ToString::to_string);
+        let notes = checked
+            .ignored
+            .iter()
+            .chain(&checked.notes)
+            .chain(&findings.notes)
+            .map(ToString::to_string);
         Ok(PlanAnswer {
             running: true,
             steps: difference.steps.iter().map(ToString::to_string).collect(),
@@ -136,9 +221,29 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 }
 
 fn bad_config(name: &str, problems: &[Problem]) -> ProblemDetails {
-    ProblemDetails::bad_config(in_words(name, problems), ConfigError::all(name, problems))
+    ProblemDetails::bad_config(all_in_words(name, problems), ConfigError::all(name, problems))
 }
 
-fn in_words(name: &str, problems: &[Problem]) -> String {
-    problems.iter().map(|problem| format!("{name}:{problem}")).collect::<Vec<_>>().join("; ")
+fn all_in_words(name: &str, problems: &[Problem]) -> String {
+    let told = |problem: &Problem| format!("{}:{problem}", problem.file_or(name));
+    problems.iter().map(told).collect::<Vec<_>>().join("; ")
+}
+
+/// What has become of services.
+fn differing(before: &[Service], after: &[Service]) -> ServiceChanges {
+    let by_name = |services: &'_ [Service]| -> BTreeMap<String, usize> {
+        services.iter().enumerate().map(|(at, service)| (service.name.clone(), at)).collect()
+    };
+    let (there, here) = (by_name(before), by_name(after));
+    let mut changes = ServiceChanges::default();
+    for service in after {
+        match there.get(&service.name) {
+            None => changes.added.push(service.name.clone()),
+            Some(&at) if before[at] != *service => changes.changed.push(service.name.clone()),
+            Some(_) => {}
+        }
+    }
+    let gone = before.iter().filter(|service| !here.contains_key(&service.name));
+    changes.removed = gone.map(|service| service.name.clone()).collect();
+    changes
 }

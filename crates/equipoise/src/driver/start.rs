@@ -3,16 +3,19 @@
 //! No packet meets a program before the maps are right. A failure at any point takes back all
 //! that was done before it, so that nothing is left half-started.
 
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use equipoise_core::config::Config;
+use equipoise_core::config::{Changed, Changes, Config};
 use equipoise_core::facts::Facts;
 use equipoise_core::state::{Beginning, State};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
+use super::changes::Written;
 use super::clock::Clock;
 use super::events::EventTask;
 use super::health::in_words;
@@ -25,11 +28,13 @@ use crate::admin::lock::InstanceLock;
 use crate::admin::server::{AdminSocket, SocketError};
 use crate::admin::{Access, Snapshot};
 use crate::apply::Applier;
+use crate::config_file::Base;
 use crate::dataplane::kernel::KernelError;
 use crate::dataplane::{DataPlane, StepError};
 use crate::host::addresses::Managed;
 use crate::host::forwarding::{Forwarding, Wanted};
-use crate::host::{HostError, Machine, Reading};
+use crate::host::{HostError, Machine, Reading, check};
+use crate::metrics::{self, Exporter};
 use crate::probe::{Outcomes, Prober};
 use crate::resolver::{Answers, Resolver};
 use crate::running_config;
@@ -51,6 +56,8 @@ pub struct Start<M, P> {
     pub state_file: PathBuf,
     /// Where the configuration comes from.
     pub source: Source,
+    /// What it was read from, for changes to be laid over.
+    pub base: Base,
     /// The configuration, checked against the machine.
     pub config: Config,
     /// The machine.
@@ -103,11 +110,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     ///
     /// When anything fails; nothing is left then.
     pub async fn start(start: Start<M, P>) -> Result<Self, StartError> {
-        let Start { instance, signals, lock, socket, source, config, .. } = start;
+        let Start { instance, signals, lock, socket, source, base, config, .. } = start;
         let (mut machine, mut plane, state_file) = (start.machine, start.plane, start.state_file);
         let mut begun = Begun::new(Kept::read(&state_file));
-        match begun.all(&mut machine, &mut plane, config, &socket).await {
+        match begun.all(&mut machine, &mut plane, (config, base), &socket).await {
             Ok(Running {
+                written,
                 state,
                 reading,
                 listening,
@@ -127,10 +135,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 let snapshot =
                     Arc::new(Snapshot { config: running_config::to_json(state.written()) });
                 let (publish, snapshot) = watch::channel(snapshot);
-                let server = listening.serve(Access { commands: sender, snapshot });
-                Ok(Self {
+                let access = Access { commands: sender, snapshot };
+                let exporter = Exporter::new(access.clone());
+                let metrics = metrics::Listener::new(exporter.clone());
+                let server = listening.serve(access, exporter);
+                let mut driver = Self {
                     instance,
                     source,
+                    written,
                     clock: begun.clock,
                     machine,
                     plane,
@@ -155,7 +167,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     resolver,
                     answers,
                     asking: Vec::new(),
-                    awaiting: None,
+                    awaiting: VecDeque::new(),
                     explainer: None,
                     waiters: Vec::new(),
                     is_drained: begun.kept.itself,
@@ -166,8 +178,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     commands,
                     snapshot: publish,
                     server,
+                    metrics,
                     lock,
-                })
+                };
+                let wanted = driver.state.config().settings.metrics.clone();
+                driver.follow_metrics(wanted.as_ref()).await;
+                driver.troubles.schedule(Instant::now());
+                Ok(driver)
             }
             Err(error) => {
                 if let Err(error) = plane.remove() {
@@ -183,6 +200,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
 /// What runs once all has been done.
 struct Running {
+    written: Written,
     state: State,
     reading: Reading,
     listening: AdminSocket,
@@ -215,13 +233,45 @@ impl Begun {
         }
     }
 
+    /// The configuration with what has been changed while an earlier process ran. Where that does not go with the file any more, the
+    /// file alone is better than no start.
+    async fn changed<M: Machine>(
+        &self,
+        machine: &mut M,
+        config: Config,
+        mut base: Base,
+    ) -> Result<(Config, Written), StartError> {
+        let kept = self.kept.changes();
+        if kept.is_empty() {
+            return Ok((config, Written { base, changes: kept }));
+        }
+        let problems = match base.check(&kept) {
+            Ok(Changed { checked, changes }) => {
+                let reading = machine.read(&targets(&checked.config)).await?;
+                let found = check::check(&checked.config, &reading);
+                if found.problems.is_empty() {
+                    let count = changes.iter().count();
+                    tracing::info!(count, "backends are changed, as before");
+                    return Ok((checked.config, Written { base, changes }));
+                }
+                found.problems
+            }
+            Err(problems) => problems,
+        };
+        for problem in problems {
+            tracing::error!(%problem, "what was changed while running does not go with the file, and is dropped");
+        }
+        Ok((config, Written { base, changes: Changes::default() }))
+    }
+
     async fn all<M: Machine, P: DataPlane>(
         &mut self,
         machine: &mut M,
         plane: &mut P,
-        config: Config,
+        (config, base): (Config, Base),
         socket: &Path,
     ) -> Result<Running, StartError> {
+        let (config, written) = self.changed(machine, config, base).await?;
         let seed = RandomState::new().build_hasher().finish();
         let beginning = Beginning { now: self.clock.now(), seed };
         let mut state = State::begun(config, Facts::default(), beginning);
@@ -259,6 +309,16 @@ impl Begun {
         let events = EventTask::start(plane.events()?).map_err(StartError::Events)?;
         let (prober, outcomes) = Prober::start().map_err(StartError::Checks)?;
         let listening = AdminSocket::bind(socket).await?;
-        Ok(Running { state, reading, listening, events, prober, outcomes, resolver, answers })
+        Ok(Running {
+            written,
+            state,
+            reading,
+            listening,
+            events,
+            prober,
+            outcomes,
+            resolver,
+            answers,
+        })
     }
 }

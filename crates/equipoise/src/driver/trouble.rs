@@ -21,6 +21,8 @@ pub(super) enum Topic {
     Addresses,
     /// The machine could not be read.
     Machine,
+    /// Metrics cannot be scraped.
+    Metrics,
 }
 
 /// Everything that is wrong now.
@@ -58,7 +60,11 @@ impl Troubles {
     pub(super) fn note_interfaces(&mut self, failed: &BTreeMap<String, String>) {
         self.reasons.retain(|topic, _| match topic {
             Topic::Interface(name) => failed.contains_key(name),
-            Topic::Maps | Topic::Forwarding | Topic::Addresses | Topic::Machine => true,
+            Topic::Maps
+            | Topic::Forwarding
+            | Topic::Addresses
+            | Topic::Machine
+            | Topic::Metrics => true,
         });
         for (name, reason) in failed {
             let reason = format!("interface {name} is not attached: {reason}");
@@ -69,6 +75,11 @@ impl Troubles {
     /// Whether something about this is wrong.
     pub(super) fn has(&self, topic: &Topic) -> bool {
         self.reasons.contains_key(topic)
+    }
+
+    /// What is wrong about this, in words.
+    pub(super) fn reason(&self, topic: &Topic) -> Option<&str> {
+        self.reasons.get(topic).map(String::as_str)
     }
 
     /// In words.

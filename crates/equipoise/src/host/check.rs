@@ -23,9 +23,9 @@ pub struct Findings {
     pub notes: Vec<Problem>,
 }
 
-/// Checks `config`, which was read from `text`.
-pub fn check(config: &Config, text: &str, reading: &Reading) -> Findings {
-    let mut check = Check { config, text, reading, findings: Findings::default() };
+/// Checks `config`.
+pub fn check(config: &Config, reading: &Reading) -> Findings {
+    let mut check = Check { config, reading, findings: Findings::default() };
     for (position, service) in config.services.iter().enumerate() {
         let key = format!("service[{position}]");
         check.interfaces(&format!("{key}.listen.interfaces"), &service.listen.interfaces);
@@ -56,7 +56,6 @@ pub fn check(config: &Config, text: &str, reading: &Reading) -> Findings {
 
 struct Check<'a> {
     config: &'a Config,
-    text: &'a str,
     reading: &'a Reading,
     findings: Findings,
 }
@@ -148,17 +147,11 @@ impl Check<'_> {
     }
 
     fn problem(&mut self, key: &str, message: String, allowed: Option<String>) {
-        self.findings.problems.push(problem_at(
-            &self.config.places,
-            self.text,
-            key,
-            message,
-            allowed,
-        ));
+        self.findings.problems.push(problem_at(&self.config.places, key, message, allowed));
     }
 
     fn note(&mut self, key: &str, message: String, allowed: Option<String>) {
-        self.findings.notes.push(problem_at(&self.config.places, self.text, key, message, allowed));
+        self.findings.notes.push(problem_at(&self.config.places, key, message, allowed));
     }
 }
 
@@ -205,7 +198,7 @@ mod tests {
     }
 
     fn findings(text: &str) -> Findings {
-        check(&parse("a.toml", text).unwrap().config, text, &machine())
+        check(&parse("a.toml", text).unwrap().config, &machine())
     }
 
     fn service(listen: &str, backend: &str) -> String {
@@ -268,7 +261,7 @@ mod tests {
             let listen = format!("interfaces = ['eth0'], address = '{address}', port = 'all'");
             let text = service(&listen, "10.0.0.1")
                 .replace("backends", &format!("manage-address = {manages}\nbackends"));
-            let findings = check(&parse("a.toml", &text).unwrap().config, &text, &machine);
+            let findings = check(&parse("a.toml", &text).unwrap().config, &machine);
             findings.problems.into_iter().map(|problem| problem.key).collect::<Vec<_>>()
         };
         let refused = ["service[0].listen.port"];

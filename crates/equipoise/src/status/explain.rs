@@ -1,6 +1,7 @@
 //! What becomes of a packet, as data, and packets as hexadecimal text.
 
 use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,32 +10,132 @@ const ETHERNET: usize = 14;
 /// The largest packet: a 64 kB IP packet behind its Ethernet header and two VLAN tags.
 const LARGEST: usize = ETHERNET + 8 + 65_535;
 
-/// A packet to be explained.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A packet to be explained: by its bytes, or by its addresses, for which one is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainRequest {
     /// Its bytes from the Ethernet header on, as hexadecimal digits.
-    pub hex: String,
-    /// Name of the interface that it comes by; the first listening one if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hex: Option<String>,
+    /// Its addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packet: Option<Addresses>,
+    /// Name of the interface that it comes by; that which leads to its source if that is a backend, else the first listening one.
     #[serde(rename = "in", default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
 }
 
-/// What becomes of it.
+/// Where a packet comes from and goes to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Addresses {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Its source.
+    pub source: SocketAddr,
+    /// Its destination.
+    pub destination: SocketAddr,
+}
+
+/// What becomes of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainAnswer {
     /// The interface that it comes by.
     pub interface: String,
     /// The hook that packets meet first there: `xdp` or `tc-ingress`. What follows is its answer.
     pub hook: String,
-    /// `pass`, `drop`, `tx` or `redirect`.
-    pub action: String,
+    /// `forward`, `stack`, `answer`, `pass` or `drop`.
+    pub verdict: String,
     /// Name of the verdict.
     pub reason: String,
+    /// Name of the service that it is for, or of.
+    pub service: Option<String>,
+    /// The route that leads to the pool: `default`, or its first source.
+    pub route: Option<String>,
+    /// The backend that it goes to, or comes from.
+    pub backend: Option<String>,
+    /// The other backends of the pool, and why they are not the one.
+    pub why_not: Vec<WhyNot>,
+    /// What becomes otherwise in it; nothing where it stays as it is.
+    pub rewrite: Rewrite,
+    /// Where it leaves; none where it does not, or the stack decides.
+    pub out: Option<Out>,
+    /// What the link carries that it leaves by.
+    pub mtu: Option<Mtu>,
+    /// What it meets on its way, in order.
+    pub steps: Vec<Told>,
+    /// `pass`, `drop`, `tx` or `redirect`.
+    pub action: String,
     /// The packet as it leaves the program.
     pub out_hex: String,
     /// The answer of every hook, if the packet came to it as it is.
     pub hooks: Vec<HookAnswer>,
+}
+
+/// A backend that is not the one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhyNot {
+    /// Address and port, as the configuration writes them.
+    pub backend: String,
+    /// Why not.
+    pub reason: String,
+}
+
+/// What becomes otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rewrite {
+    /// The source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Becomes>,
+    /// The destination.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<Becomes>,
+    /// The TTL or hop limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hop_limit: Option<Becomes>,
+    /// Between which addresses it is put inside another packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outer: Option<Becomes>,
+}
+
+/// One thing that was, and what it is then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Becomes {
+    /// As it came.
+    pub from: String,
+    /// As it leaves.
+    pub to: String,
+}
+
+/// Where a packet leaves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Out {
+    /// By this interface.
+    pub interface: String,
+    /// To the backend, or the gateway on the way to it; none on the way to a client, where the kernel is asked for each packet.
+    pub next_hop: Option<IpAddr>,
+}
+
+/// What a link carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mtu {
+    /// IP bytes that it carries at most.
+    pub link: u32,
+    /// Of them, bytes that go before the packet that the client has sent.
+    pub overhead: u32,
+    /// IP bytes of this packet as it leaves.
+    pub packet: u32,
+}
+
+/// Something that a packet meets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// At which hook.
+    pub hook: String,
+    /// What it is.
+    pub step: String,
+    /// In words.
+    pub text: String,
 }
 
 /// What the program of a hook does with a packet.

@@ -9,6 +9,12 @@ use serde::{Deserialize, Serialize, Serializer};
 #[serde(transparent)]
 pub struct Decimal(pub f64);
 
+impl From<Decimal> for f64 {
+    fn from(decimal: Decimal) -> Self {
+        decimal.0
+    }
+}
+
 impl Serialize for Decimal {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let whole = self.0 as u64;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use equipoise_lab::client::{Connect, HttpConnection};
 use equipoise_lab::link::{index, mac};
 use equipoise_lab::topology::{Lab, Options};
 use etherparse::PacketBuilder;
@@ -118,6 +119,77 @@ fn explained_at(attach: Attach) {
         &["--hex", &hex(&syn(&balanced.lab, vips()[0].1, 1)), "--in", "lo"],
     ] {
         assert_eq!(balancer.ask(&[&["explain"], wrong].concat()).0, 2, "{wrong:?}");
+    }
+}
+
+#[test]
+fn what_is_told_of_addresses_is_where_the_connection_then_goes() {
+    for attach in [NATIVE, GENERIC, TC] {
+        told_at(attach);
+    }
+}
+
+fn told_at(attach: Attach) {
+    let mut balanced = Balanced::new(attach, Options::default());
+    // What is drawn at random is another backend for the next packet.
+    let by_hash = config(&balanced.lab, attach.asked).replace("\"random\"", "\"maglev\"");
+    balanced.balancer.reload(&by_hash);
+    let balancer = &balanced.balancer;
+    for (name, vip) in vips() {
+        // So that the neighbours are known.
+        let tally = equipoise_lab::load::Load::of_count(vip, 30).run(balanced.client());
+        assert_eq!(tally.failed(), 0, "{:?}", tally.failures);
+        let vip_text = vip.to_string();
+        for port in 40_000..40_010 {
+            let [v4, v6] = balanced.lab.client().at(port);
+            let client = if vip.is_ipv4() { v4 } else { v6 };
+            let client_text = client.to_string();
+            let new = explain(balancer, &["tcp", &client_text, &vip_text]);
+            assert_eq!(
+                (&new["service"], &new["route"]),
+                (&name.into(), &"default".into()),
+                "{new:#}"
+            );
+            let backend = new["backend"].as_str().unwrap();
+            let kinds = ["forward", "stack"];
+            assert!(kinds.contains(&new["verdict"].as_str().unwrap()), "{new:#}");
+            let steps: Vec<_> = new["steps"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|s| s["step"].as_str().unwrap())
+                .collect();
+            assert_eq!(&steps[..4], ["parsed", "flow_miss", "service", "slot"], "{new:#}");
+            let others = new["why_not"].as_array().unwrap();
+            let family =
+                others.iter().filter(|o| !o["reason"].as_str().unwrap().contains("family"));
+            assert_eq!(family.count(), 2, "{new:#}");
+
+            // What it says before is what becomes of the connection.
+            let connect = Connect { source_port: Some(port), ..Connect::default() };
+            let _open = HttpConnection::open(balanced.client(), vip, &connect).unwrap();
+            let (code, text) =
+                balancer.ask(&["flows", "--json", "--client", &client.ip().to_string()]);
+            assert_eq!(code, 0, "{text}");
+            let flows: Value = serde_json::from_str(&text).unwrap();
+            let flow =
+                flows.as_array().unwrap().iter().find(|f| f["client"] == client_text.as_str());
+            assert_eq!(flow.unwrap()["backend"], backend, "{new:#}");
+
+            let there = explain(balancer, &["tcp", &client_text, &vip_text]);
+            assert_eq!((&there["backend"], &there["service"]), (&backend.into(), &name.into()));
+            assert_eq!(there["steps"][1]["step"], "flow_hit", "{there:#}");
+            let answer = explain(balancer, &["tcp", backend, &client_text]);
+            assert_eq!(answer["interface"], "back", "the one that leads to the backend");
+            assert_eq!(answer["steps"][1]["step"], "flow_hit", "{answer:#}");
+            assert_eq!(answer["backend"], backend);
+        }
+        let (code, text) = balancer.ask(&["explain", "tcp", &vips()[0].1.to_string(), "[::1]:1"]);
+        assert_eq!(code, 2, "{text}");
+    }
+    let (_, text) = balancer.ask(&["explain", "tcp", "198.51.100.9:1", &vips()[0].1.to_string()]);
+    for word in ["the flow table does not know it", "slot ", "service web", "not "] {
+        assert!(text.contains(word), "{word:?} in {text}");
     }
 }
 

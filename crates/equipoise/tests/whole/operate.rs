@@ -6,8 +6,8 @@ use equipoise::status::{BackendStatus, Decimal};
 
 use super::*;
 
-const FIRST: &str = "10.0.0.1:8080";
-const SECOND: &str = "10.0.0.2:8080";
+pub(super) const FIRST: &str = "10.0.0.1:8080";
+pub(super) const SECOND: &str = "10.0.0.2:8080";
 
 fn of(backend: &str) -> Selection {
     let (service, backend) = (Some("web".to_owned()), Some(backend.to_owned()));
@@ -45,7 +45,7 @@ impl Lab {
     }
 
     /// So many live flows at the backend of this id.
-    fn flows(&self, backend: u32, count: u16) {
+    pub(super) fn flows(&self, backend: u32, count: u16) {
         let flows = (0..count).map(|n| {
             flow(&format!("198.51.100.7:{}", 1000 + n), FIRST, (0, backend), "established")
         });
@@ -53,13 +53,13 @@ impl Lab {
     }
 
     /// Whether a slot of any pool has this backend.
-    fn is_chosen(&self, id: u32) -> bool {
+    pub(super) fn is_chosen(&self, id: u32) -> bool {
         health::chosen(self).contains(&id)
     }
 }
 
 /// The second process of a lab whose first has ended.
-async fn again(lab: Lab, text: &str) -> (TestDriver, Lab) {
+pub(super) async fn again(lab: Lab, text: &str) -> (TestDriver, Lab) {
     let (driver, after) = Lab::try_start_in(lab.directory, text).await;
     (driver.unwrap(), after)
 }

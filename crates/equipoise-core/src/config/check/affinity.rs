@@ -1,9 +1,10 @@
 //! How a backend is picked for a new flow: the algorithm, or affinity in its place.
 
-use super::report::{At, Fields, Keys, Report};
+use super::keys;
+use super::report::{At, Fields, Report};
 use crate::config::{Affinity, AffinityPrefix, Algorithm};
 
-const ALGORITHMS: [(&str, Algorithm); 5] = [
+pub(super) const ALGORITHMS: [(&str, Algorithm); 5] = [
     ("maglev", Algorithm::Maglev),
     ("random", Algorithm::Random),
     ("round-robin", Algorithm::RoundRobin),
@@ -11,7 +12,7 @@ const ALGORITHMS: [(&str, Algorithm); 5] = [
     ("least-connections-weights", Algorithm::LeastConnectionsWeights),
 ];
 
-const AFFINITIES: [(&str, Affinity); 2] =
+pub(super) const AFFINITIES: [(&str, Affinity); 2] =
     [("none", Affinity::None), ("source-ip", Affinity::SourceIp)];
 
 /// How a backend is picked.
@@ -64,7 +65,7 @@ pub(super) fn choosing(report: &mut Report<'_>, fields: &Fields<'_>, above: Choo
 
 fn prefixes(report: &mut Report<'_>, at: &At<'_>, above: AffinityPrefix) -> AffinityPrefix {
     let mut prefix = above;
-    let Some(fields) = report.fields(at, &Keys::AFFINITY_PREFIX) else { return prefix };
+    let Some(fields) = report.fields(at, &keys::AFFINITY_PREFIX) else { return prefix };
     if let Some(bits) = fields.get("v4").and_then(|at| report.number(&at, &(1..=32))) {
         prefix.v4 = bits;
     }

@@ -3,31 +3,39 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::keys;
 use super::policy::duration_in;
-use super::report::{At, Keys, Report};
+use super::report::{At, Report};
 use crate::config::breaker::{Draining, OnTimeout, Thresholds};
 
-const WINDOW: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+pub(super) const WINDOW: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(3600);
 const WINDOW_ALLOWED: &str = "\"1s\" to \"1h\", such as \"60s\"";
-const DRAIN: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(7 * 86_400);
+pub(super) const DRAIN: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(7 * 86_400);
 const DRAIN_ALLOWED: &str = "\"0s\" to \"7days\", such as \"30s\"";
+
+pub(super) const REQUESTS: RangeInclusive<u32> = 1..=10_000;
+pub(super) const SUCCESSES: RangeInclusive<u32> = 1..=100;
+pub(super) const ERRORS: RangeInclusive<u8> = 1..=100;
+pub(super) const EJECTED: RangeInclusive<u8> = 0..=100;
 
 /// A table of thresholds; what it does not say is as above.
 pub(super) fn breaker(report: &mut Report<'_>, at: &At<'_>, above: Thresholds) -> Thresholds {
     let mut found = above;
-    let Some(fields) = report.fields(at, &Keys::BREAKER) else { return found };
-    let mut number = |name, place: &mut u32, most| {
-        if let Some(value) = fields.get(name).and_then(|at| report.number(&at, &(1..=most))) {
+    let Some(fields) = report.fields(at, &keys::BREAKER) else { return found };
+    for (name, place, range) in [
+        ("min-requests", &mut found.min_requests, REQUESTS),
+        ("half-open-successes", &mut found.half_open_successes, SUCCESSES),
+    ] {
+        if let Some(value) = fields.get(name).and_then(|at| report.number(&at, &range)) {
             *place = value;
         }
-    };
-    number("min-requests", &mut found.min_requests, 10_000);
-    number("half-open-successes", &mut found.half_open_successes, 100);
-    for (name, place, least) in [
-        ("error-threshold", &mut found.error_threshold, 1),
-        ("max-ejected", &mut found.max_ejected, 0),
+    }
+    for (name, place, range) in [
+        ("error-threshold", &mut found.error_threshold, ERRORS),
+        ("max-ejected", &mut found.max_ejected, EJECTED),
     ] {
-        if let Some(value) = fields.get(name).and_then(|at| report.number(&at, &(least..=100))) {
+        if let Some(value) = fields.get(name).and_then(|at| report.number(&at, &range)) {
             *place = value;
         }
     }
@@ -43,7 +51,7 @@ pub(super) fn breaker(report: &mut Report<'_>, at: &At<'_>, above: Thresholds) -
 /// How drains go where nothing else is asked for.
 pub(super) fn drain(report: &mut Report<'_>, at: &At<'_>) -> Draining {
     let mut found = Draining::default();
-    let Some(fields) = report.fields(at, &Keys::DRAIN) else { return found };
+    let Some(fields) = report.fields(at, &keys::DRAIN) else { return found };
     let timeout = fields.get("timeout");
     if let Some(value) = timeout.and_then(|at| duration_in(report, &at, &DRAIN, DRAIN_ALLOWED)) {
         found.timeout = value;

@@ -10,7 +10,7 @@ use super::report::{At, Fields, Report, shown};
 use super::service::{BackendDraft, Backends, ListenDraft, Reach};
 use crate::config::{Delivery, Mode, MssClamp, Name, target};
 
-const MODES: [(&str, Mode); 5] = [
+pub(super) const MODES: [(&str, Mode); 5] = [
     ("nat", Mode::Nat),
     ("full-nat", Mode::FullNat),
     ("dsr", Mode::Dsr),
@@ -19,7 +19,7 @@ const MODES: [(&str, Mode); 5] = [
 ];
 
 /// The smallest that every host must take (RFC 9293 section 3.7.1), and the largest that fits an IP packet.
-const MSS: std::ops::RangeInclusive<u16> = 536..=65_495;
+pub(super) const MSS: std::ops::RangeInclusive<u16> = 536..=65_495;
 const MSS_ALLOWED: &str = "\"auto\", \"off\" or a number of bytes, 536 to 65495";
 
 /// Checks the keys that say it; what is not given, or wrong and reported, has its default.

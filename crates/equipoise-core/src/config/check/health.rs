@@ -8,24 +8,27 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::keys;
 use super::policy::duration_in;
-use super::report::{At, Keys, Place, Report, shown};
+use super::report::{At, Place, Report, shown};
 use crate::config::health::{
     Codes, Dns, Exec, Grpc, HealthCheck, Http, Https, Payload, Question, Rcode, RecordType, Tls,
     Udp,
 };
 
-const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+pub(super) const INTERVAL: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3600);
 const INTERVAL_ALLOWED: &str = "\"100ms\" to \"1h\", such as \"10s\"";
-const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(300);
+pub(super) const TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(300);
 const TIMEOUT_ALLOWED: &str = "\"10ms\" to \"5m\", such as \"3s\"";
-const THRESHOLD: RangeInclusive<u32> = 1..=100;
+pub(super) const THRESHOLD: RangeInclusive<u32> = 1..=100;
 const CODES_ALLOWED: &str = "a list of codes and ranges of them, such as [200, \"300-399\"]";
 const PAYLOAD_ALLOWED: &str = "text, or \"hex:\" and pairs of digits";
 
 /// The type of a check.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Tcp,
     Http,
     Https,
@@ -36,7 +39,7 @@ enum Kind {
     None,
 }
 
-const KINDS: [(&str, Kind); 8] = [
+pub(super) const KINDS: [(&str, Kind); 8] = [
     ("tcp", Kind::Tcp),
     ("http", Kind::Http),
     ("https", Kind::Https),
@@ -84,7 +87,7 @@ pub(super) struct CheckDraft {
 /// The check of a table and of those around it, whose draft is `above`.
 pub(super) fn check(report: &mut Report<'_>, at: &At<'_>, above: &CheckDraft) -> CheckDraft {
     let mut draft = above.clone();
-    let Some(fields) = report.fields(at, &Keys::HEALTH_CHECK) else { return draft };
+    let Some(fields) = report.fields(at, &keys::HEALTH_CHECK) else { return draft };
     draft.place = Some(at.place.clone());
     for (name, at) in fields.all() {
         draft.take(report, name, &at);

@@ -8,14 +8,15 @@ use std::ops::RangeInclusive;
 use equipoise_common::bucket::{MAX_BURST, MAX_RATE};
 use equipoise_common::limit;
 
+use super::keys;
 use super::prefixes::{self, Item};
-use super::report::{At, Fields, Keys, Report};
+use super::report::{At, Fields, Report};
 use crate::config::{Limits, List, RateLimit, SourceLimit, SourcePrefix};
 
-const RATE: RangeInclusive<u32> = 0..=MAX_RATE;
-const BURST: RangeInclusive<u32> = 1..=MAX_BURST;
-const PREFIX_V4: RangeInclusive<u8> = 0..=32;
-const PREFIX_V6: RangeInclusive<u8> = 0..=128;
+pub(super) const RATE: RangeInclusive<u32> = 0..=MAX_RATE;
+pub(super) const BURST: RangeInclusive<u32> = 1..=MAX_BURST;
+pub(super) const PREFIX_V4: RangeInclusive<u8> = 0..=32;
+pub(super) const PREFIX_V6: RangeInclusive<u8> = 0..=128;
 
 /// Whose limits they are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,10 +30,10 @@ pub(super) enum Owner {
 /// Checks limits; what is wrong and reported is left out.
 pub(super) fn limits(report: &mut Report<'_>, at: &At<'_>, owner: Owner) -> Limits {
     let mut limits = Limits::default();
-    let Some(fields) = report.fields(at, &Keys::LIMITS) else { return limits };
+    let Some(fields) = report.fields(at, &keys::LIMITS) else { return limits };
     let common = report.common_limits.clone();
     if let Some(at) = fields.get("per-source")
-        && let Some(fields) = report.fields(&at, &Keys::PER_SOURCE)
+        && let Some(fields) = report.fields(&at, &keys::PER_SOURCE)
     {
         limits.per_source = SourceLimit {
             limit: rate(report, &fields),
@@ -43,7 +44,7 @@ pub(super) fn limits(report: &mut Report<'_>, at: &At<'_>, owner: Owner) -> Limi
         }
     }
     if let Some(at) = fields.get("per-backend")
-        && let Some(fields) = report.fields(&at, &Keys::PER_BACKEND)
+        && let Some(fields) = report.fields(&at, &keys::PER_BACKEND)
     {
         limits.per_backend = rate(report, &fields);
         if owner == Owner::Service {
@@ -88,7 +89,7 @@ fn is_wrong(report: &Report<'_>, at: &At<'_>) -> bool {
 }
 
 fn prefix(report: &mut Report<'_>, at: &At<'_>) -> SourcePrefix {
-    let Some(fields) = report.fields(at, &Keys::SOURCE_PREFIX) else {
+    let Some(fields) = report.fields(at, &keys::SOURCE_PREFIX) else {
         return SourcePrefix::default();
     };
     SourcePrefix {

@@ -8,21 +8,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::address;
+use super::keys;
 use super::policy::duration_in;
-use super::report::{At, Fields, Keys, Place, Report, shown};
+use super::report::{At, Fields, Place, Report, shown};
 use crate::config::{Dns, Name, Named, OnFirstFailure, Role};
 
 const ADDRESS: &str = "an address, and a port unless it is the client's";
 const HOST: &str = "the name of a host, such as \"api.internal\"";
 const SRV: &str = "the name of SRV records, such as \"_http._tcp.api.internal\"";
-const PORT: RangeInclusive<u16> = 1..=u16::MAX;
-const REFRESH: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(86_400);
+pub(super) const FIRST: [(&str, OnFirstFailure); 2] =
+    [("start", OnFirstFailure::Start), ("refuse", OnFirstFailure::Refuse)];
+pub(super) const SHRINK: RangeInclusive<u8> = 0..=100;
+pub(super) const PORT: RangeInclusive<u16> = 1..=u16::MAX;
+pub(super) const REFRESH: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(86_400);
 const REFRESH_ALLOWED: &str = "\"100ms\" to \"1day\", such as \"30s\"";
 const RESOLVERS: &str = "a list of addresses, such as [\"10.0.0.53\"] or [\"127.0.0.1:5353\"]";
 /// Where resolvers listen.
 const DNS_PORT: u16 = 53;
 /// More are never asked.
-const MOST_RESOLVERS: usize = 8;
+pub(super) const MOST_RESOLVERS: usize = 8;
 
 /// A backend by its name, right in itself.
 #[derive(Clone)]
@@ -46,43 +51,42 @@ pub(super) enum Whom {
 
 /// Which backend, or which ones, an entry of `backends` means, and where it says so.
 pub(super) fn whom(report: &mut Report<'_>, fields: &Fields<'_>) -> Option<(Whom, Place)> {
-    let [address, host, srv] = ["address", "host", "srv"].map(|key| fields.get(key));
-    let given = [&address, &host, &srv].into_iter().flatten().count();
-    if let (2.., Some(at)) = (given, srv.as_ref().or(host.as_ref())) {
-        let message = "a backend has one of `address`, `host` and `srv`".to_owned();
-        report.problem(&at.place, message, "one of them");
-        return None;
-    }
-    match (host, srv) {
-        (Some(at), _) => {
-            let port = fields.get("port").and_then(|at| report.number(&at, &PORT));
-            let port = port.unwrap_or_default();
-            let host = host_name(report, &at)?;
-            let named = named(report, fields, (Name::Host(host), port));
-            Some((Whom::Name(named, port), at.place))
-        }
-        (None, Some(at)) => {
-            without(report, fields, "port", "SRV records tell ports themselves");
-            let srv = srv_name(report, &at)?;
-            let named = named(report, fields, (Name::Srv(srv), 0));
-            // Some port: it is not known before the answer.
-            Some((Whom::Name(named, 1), at.place))
-        }
-        (None, None) => {
-            without(report, fields, "port", "the port is a part of `address`");
-            without(report, fields, "refresh", "an address is not looked up");
-            let at = report.need(fields, "address", ADDRESS)?;
-            let address = backend_address(report, &at)?;
-            Some((Whom::Address(address), at.place))
-        }
-    }
-}
-
-fn named(report: &mut Report<'_>, fields: &Fields<'_>, (name, port): (Name, u16)) -> Named {
+    let host = fields.get("host").map(|at| (host_name(report, &at).map(Name::Host), at.place));
+    let srv = fields.get("srv").map(|at| (srv_name(report, &at).map(Name::Srv), at.place));
+    let address = fields.get("address").map(|at| (backend_address(report, &at), at.place));
+    let port = fields.get("port").and_then(|at| report.number(&at, &PORT)).unwrap_or_default();
     let refresh = fields.get("refresh");
     let refresh = refresh.and_then(|at| duration_in(report, &at, &REFRESH, REFRESH_ALLOWED));
-    let (max_flows, role, health_check) = (0, Role::Regular, None);
-    Named { name, port, weight: 1, max_flows, role, refresh, health_check }
+    let named = |name, port| {
+        let (max_flows, role, health_check) = (0, Role::Regular, None);
+        Named { name, port, weight: 1, max_flows, role, refresh, health_check }
+    };
+    match (address, host, srv) {
+        (None, None, None) => {
+            report.need(fields, "address", ADDRESS);
+            None
+        }
+        (Some((address, place)), None, None) => {
+            without(report, fields, "port", "the port is a part of `address`");
+            if let Some(at) = fields.get("refresh") {
+                let message = "this has no effect, as an address is not looked up".to_owned();
+                report.note(&at.place, message, "`host` or `srv`, or no `refresh`");
+            }
+            Some((Whom::Address(address?), place))
+        }
+        (None, Some((name, place)), None) => Some((Whom::Name(named(name?, port), port), place)),
+        (None, None, Some((name, place))) => {
+            without(report, fields, "port", "SRV records tell ports themselves");
+            // Checks ask at some port: it is not known before the answer.
+            Some((Whom::Name(named(name?, 0), 1), place))
+        }
+        (_, host, srv) => {
+            let (_, place) = srv.or(host)?;
+            let message = "a backend has one of `address`, `host` and `srv`".to_owned();
+            report.problem(&place, message, "one of them");
+            None
+        }
+    }
 }
 
 fn without(report: &mut Report<'_>, fields: &Fields<'_>, key: &str, why: &str) {
@@ -95,7 +99,7 @@ fn backend_address(report: &mut Report<'_>, at: &At<'_>) -> Option<SocketAddr> {
     let text = report.text(at, "an address and a port, such as \"10.0.0.1:8080\"")?;
     match address::backend(text) {
         Ok(address) => Some(address),
-        Err((message, allowed)) if is_host(text.split(':').next().unwrap_or_default()) => {
+        Err((message, allowed)) if looks_like_a_name(text) => {
             report.problem(&at.place, message, format!("{allowed}; for a name, `host` or `srv`"));
             None
         }
@@ -104,6 +108,13 @@ fn backend_address(report: &mut Report<'_>, at: &At<'_>) -> Option<SocketAddr> {
             None
         }
     }
+}
+
+/// Whether a text is rather meant as a name than as an address.
+fn looks_like_a_name(text: &str) -> bool {
+    let host = text.split(':').next().unwrap_or_default();
+    let last = host.rsplit('.').next().unwrap_or_default();
+    is_host(host) && host.contains('.') && last.len() > 1
 }
 
 fn host_name(report: &mut Report<'_>, at: &At<'_>) -> Option<Arc<str>> {
@@ -149,26 +160,29 @@ pub(super) fn is_host(text: &str) -> bool {
 
 /// How names are looked up.
 pub(super) fn dns(report: &mut Report<'_>, at: &At<'_>) -> Dns {
-    const FIRST: [(&str, OnFirstFailure); 2] =
-        [("start", OnFirstFailure::Start), ("refuse", OnFirstFailure::Refuse)];
     let mut dns = Dns::default();
-    let Some(fields) = report.fields(at, &Keys::DNS) else { return dns };
+    let Some(fields) = report.fields(at, &keys::DNS) else { return dns };
     if let Some(at) = fields.get("resolvers") {
         dns.resolvers = resolvers(report, &at).into();
     }
-    for (key, place) in [("min-ttl", &mut dns.min_ttl), ("max-ttl", &mut dns.max_ttl)] {
-        let at = fields.get(key);
-        if let Some(ttl) = at.and_then(|at| duration_in(report, &at, &REFRESH, REFRESH_ALLOWED)) {
-            *place = ttl;
+    let mut ttl = |key| {
+        let at = fields.get(key)?;
+        Some((duration_in(report, &at, &REFRESH, REFRESH_ALLOWED)?, at.place))
+    };
+    match (ttl("min-ttl"), ttl("max-ttl")) {
+        (None, None) => {}
+        // The other one is as if it were that where it would be in the way.
+        (Some((least, _)), None) => (dns.min_ttl, dns.max_ttl) = (least, dns.max_ttl.max(least)),
+        (None, Some((most, _))) => (dns.min_ttl, dns.max_ttl) = (dns.min_ttl.min(most), most),
+        (Some((least, _)), Some((most, place))) => {
+            (dns.min_ttl, dns.max_ttl) = (least, most);
+            if least > most {
+                let message = "`min-ttl` is longer than `max-ttl`".to_owned();
+                report.problem(&place, message, "a `max-ttl` that is not shorter");
+            }
         }
     }
-    if let Some(at) = fields.get("max-ttl").or(fields.get("min-ttl"))
-        && dns.min_ttl > dns.max_ttl
-    {
-        let message = "`min-ttl` is longer than `max-ttl`".to_owned();
-        report.problem(&at.place, message, "a `max-ttl` that is not shorter");
-    }
-    if let Some(found) = fields.get("max-shrink").and_then(|at| report.number(&at, &(0..=100))) {
+    if let Some(found) = fields.get("max-shrink").and_then(|at| report.number(&at, &SHRINK)) {
         dns.max_shrink = found;
     }
     if let Some(found) = fields.get("on-first-failure").and_then(|at| report.choice(&at, &FIRST)) {

@@ -3,30 +3,35 @@
 //! The backends that step in when a pool panics are checked as others, and become members of each of the service's pools.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use equipoise_common::limit;
 
 use super::health::CheckDraft;
+use super::keys;
 use super::policy::duration;
-use super::report::{Fields, Keys, Place, Report};
+use super::report::{Fields, Place, Report};
 use super::service::{Backends, backend_drafts};
 use crate::config::health::{Panic, PanicPolicy, Recovery, RecoveryMode};
 use crate::config::{Role, target};
 
-const MODES: [(&str, RecoveryMode); 3] = [
+pub(super) const MODES: [(&str, RecoveryMode); 3] = [
     ("steps", RecoveryMode::Steps),
     ("linear", RecoveryMode::Linear),
     ("none", RecoveryMode::None),
 ];
 
-const POLICIES: [(&str, PanicPolicy); 3] =
+pub(super) const POLICIES: [(&str, PanicPolicy); 3] =
     [("all", PanicPolicy::All), ("none", PanicPolicy::None), ("fallback", PanicPolicy::Fallback)];
+
+/// Percent of usable backends; at 100 a whole pool would panic.
+pub(super) const THRESHOLD: RangeInclusive<u8> = 0..=99;
 
 /// How a backend that has become healthy gets its share again.
 pub(super) fn recovery(report: &mut Report<'_>, fields: &Fields<'_>) -> Recovery {
     let mut recovery = Recovery::default();
     let Some(at) = fields.get("recovery") else { return recovery };
-    let Some(fields) = report.fields(&at, &Keys::RECOVERY) else { return recovery };
+    let Some(fields) = report.fields(&at, &keys::RECOVERY) else { return recovery };
     if let Some(found) = fields.get("mode").and_then(|at| report.choice(&at, &MODES)) {
         recovery.mode = found;
     }
@@ -44,10 +49,10 @@ pub(super) fn panic(
 ) -> (Panic, Backends) {
     let mut panic = Panic::default();
     let Some(at) = fields.get("panic") else { return (panic, Backends::default()) };
-    let Some(fields) = report.fields(&at, &Keys::PANIC) else {
+    let Some(fields) = report.fields(&at, &keys::PANIC) else {
         return (panic, Backends::default());
     };
-    if let Some(found) = fields.get("threshold").and_then(|at| report.number(&at, &(0..=99))) {
+    if let Some(found) = fields.get("threshold").and_then(|at| report.number(&at, &THRESHOLD)) {
         panic.threshold = found;
     }
     if let Some(found) = fields.get("policy").and_then(|at| report.choice(&at, &POLICIES)) {

@@ -5,34 +5,35 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::keys;
 use super::limits::{self, Owner};
-use super::report::{At, Fields, Keys, Report, shown};
+use super::report::{At, Fields, Report, shown};
 use crate::config::{
     Fragments, OnBackendDown, OnBackendRemoved, OnEmpty, OnFull, OnUnknown, Policy, Timeouts,
 };
 
 /// Live flows of a service or of a backend.
-const MAX_FLOWS: RangeInclusive<u32> = 0..=64_000_000;
+pub(super) const MAX_FLOWS: RangeInclusive<u32> = 0..=64_000_000;
 
 /// The programs' clock has a millisecond, and tells times apart for 26 days.
-const TIMEOUT: RangeInclusive<Duration> =
+pub(super) const TIMEOUT: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(7 * 24 * 60 * 60);
 const TIMEOUT_ALLOWED: &str = "\"100ms\" to \"7days\", such as \"30s\" or \"2h 5m\"";
 
-const DOWN: [(&str, OnBackendDown); 3] = [
+pub(super) const DOWN: [(&str, OnBackendDown); 3] = [
     ("keep", OnBackendDown::Keep),
     ("reset", OnBackendDown::Reset),
     ("reselect", OnBackendDown::Reselect),
 ];
-const REMOVED: [(&str, OnBackendRemoved); 2] =
+pub(super) const REMOVED: [(&str, OnBackendRemoved); 2] =
     [("keep", OnBackendRemoved::Keep), ("reset", OnBackendRemoved::Reset)];
-const UNKNOWN: [(&str, OnUnknown); 3] =
+pub(super) const UNKNOWN: [(&str, OnUnknown); 3] =
     [("hash", OnUnknown::Hash), ("reset", OnUnknown::Reset), ("drop", OnUnknown::Drop)];
-const EMPTY: [(&str, OnEmpty); 3] =
+pub(super) const EMPTY: [(&str, OnEmpty); 3] =
     [("reset", OnEmpty::Reset), ("drop", OnEmpty::Drop), ("pass", OnEmpty::Pass)];
-const FULL: [(&str, OnFull); 2] = [("hash", OnFull::Hash), ("drop", OnFull::Drop)];
+pub(super) const FULL: [(&str, OnFull); 2] = [("hash", OnFull::Hash), ("drop", OnFull::Drop)];
 
-const FRAGMENTS: [(&str, Fragments); 3] =
+pub(super) const FRAGMENTS: [(&str, Fragments); 3] =
     [("track", Fragments::Track), ("hash", Fragments::Hash), ("drop", Fragments::Drop)];
 
 /// How a service treats its flows.
@@ -74,7 +75,7 @@ impl Choice<'_, '_, '_> {
 
 fn timeouts(report: &mut Report<'_>, at: &At<'_>) -> Timeouts {
     let mut timeouts = Timeouts::default();
-    let Some(fields) = report.fields(at, &Keys::TIMEOUTS) else { return timeouts };
+    let Some(fields) = report.fields(at, &keys::TIMEOUTS) else { return timeouts };
     for (name, timeout) in [
         ("tcp-opening", &mut timeouts.tcp_opening),
         ("tcp-established", &mut timeouts.tcp_established),

@@ -1,19 +1,20 @@
 //! Walking the tree, and gathering what is wrong on the way.
 //!
 //! An [`At`] is a value with its path and the place to point at; [`Report`] takes values out of it
-//! as what they should be, and notes those that are not. Knows the names of the keys of each table
-//! ([`Keys`]), not what they mean.
+//! as what they should be, and notes those that are not. Knows no key.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 
 use super::health::CheckDraft;
+use super::keys::Table;
 use super::nearest::nearest;
 use crate::config::breaker::Thresholds;
 use crate::config::file::{Entry, Node, Value};
 use crate::config::path;
 use crate::config::problem::Problem;
+use crate::config::texts::Texts;
 use crate::config::{Limits, ReadFile};
 
 /// A key path and the part of the text to point at when it is spoken of.
@@ -44,12 +45,16 @@ impl<'a> At<'a> {
     }
 
     pub(super) fn is_text(&self) -> bool {
-        matches!(self.node.value, Value::Text(_))
+        match &self.node.value {
+            Value::Text(_) => true,
+            Value::Given(text) => text.parse::<i128>().is_err(),
+            _ => false,
+        }
     }
 
     fn entry(&self, entry: &'a Entry) -> Self {
         let key = path::field(&self.place.key, &entry.name);
-        Self { place: Place { key, span: pointed_at(entry).clone() }, node: &entry.node }
+        Self { place: Place { key, span: entry.pointed_at().clone() }, node: &entry.node }
     }
 
     fn item(&self, index: usize, node: &'a Node) -> Self {
@@ -58,249 +63,22 @@ impl<'a> At<'a> {
     }
 }
 
-/// The places of a tree: all key paths and the part of the text of each.
-pub(super) fn places(root: &Node) -> BTreeMap<String, Range<usize>> {
-    let mut places = BTreeMap::new();
-    add_places(root, &mut String::new(), &mut places);
-    places
-}
-
-fn add_places(node: &Node, key: &mut String, places: &mut BTreeMap<String, Range<usize>>) {
-    let length = key.len();
-    match &node.value {
-        Value::List(items) => {
-            for (index, item) in items.iter().enumerate() {
-                path::push_item(key, index);
-                places.insert(key.clone(), item.span.clone());
-                add_places(item, key, places);
-                key.truncate(length);
-            }
-        }
-        Value::Table(entries) => {
-            for entry in entries {
-                path::push_field(key, &entry.name);
-                places.insert(key.clone(), pointed_at(entry).clone());
-                add_places(&entry.node, key, places);
-                key.truncate(length);
-            }
-        }
-        Value::Null
-        | Value::Bool(_)
-        | Value::Int(_)
-        | Value::Float
-        | Value::Date
-        | Value::Text(_) => {}
-    }
-}
-
-/// A scalar is pointed at itself; a list or table, which may be long, by its name.
-fn pointed_at(entry: &Entry) -> &Range<usize> {
-    match entry.node.value {
-        Value::List(_) | Value::Table(_) => &entry.name_span,
-        Value::Null
-        | Value::Bool(_)
-        | Value::Int(_)
-        | Value::Float
-        | Value::Date
-        | Value::Text(_) => &entry.node.span,
-    }
-}
-
-/// The keys of a table.
-pub(super) struct Keys {
-    /// Where the table stands, in words for those who look for it.
-    home: &'static str,
-    names: &'static [&'static str],
-}
-
-impl Keys {
-    pub(super) const FILE: Self = Self { home: "the file itself", names: &["service", "settings"] };
-    pub(super) const SERVICE: Self = Self {
-        home: "`service`",
-        names: &[
-            "affinity",
-            "affinity-prefix",
-            "algorithm",
-            "backends",
-            "breaker",
-            "fragments",
-            "health-check",
-            "limits",
-            "listen",
-            "manage-address",
-            "max-flows",
-            "mode",
-            "mss-clamp",
-            "name",
-            "on-backend-down",
-            "on-backend-removed",
-            "on-empty",
-            "on-full",
-            "on-unknown",
-            "panic",
-            "recovery",
-            "snat-addresses",
-            "source-route",
-            "timeouts",
-        ],
-    };
-    pub(super) const SOURCE_ROUTE: Self = Self {
-        home: "an entry of `source-route`",
-        names: &["affinity", "affinity-prefix", "algorithm", "backends", "health-check", "source"],
-    };
-    pub(super) const LISTEN: Self =
-        Self { home: "`listen`", names: &["address", "interfaces", "port", "protocol"] };
-    pub(super) const BACKEND: Self = Self {
-        home: "an entry of `backends`",
-        names: &[
-            "address",
-            "backup",
-            "health-check",
-            "host",
-            "max-flows",
-            "port",
-            "refresh",
-            "srv",
-            "weight",
-        ],
-    };
-    pub(super) const HEALTH_CHECK: Self = Self {
-        home: "`health-check`",
-        names: &[
-            "ca-file",
-            "client-certificate",
-            "client-key",
-            "command",
-            "expect",
-            "expected-body",
-            "expected-codes",
-            "expected-rcode",
-            "fast-interval",
-            "follow-redirects",
-            "grpc-service",
-            "headers",
-            "healthy-threshold",
-            "host",
-            "insecure",
-            "interval",
-            "method",
-            "path",
-            "port",
-            "query",
-            "query-type",
-            "send",
-            "server-name",
-            "timeout",
-            "tls",
-            "type",
-            "unhealthy-threshold",
-        ],
-    };
-    pub(super) const BREAKER: Self = Self {
-        home: "`breaker`",
-        names: &[
-            "error-threshold",
-            "half-open-successes",
-            "max-ejected",
-            "min-requests",
-            "open-for",
-            "window",
-        ],
-    };
-    pub(super) const DRAIN: Self = Self { home: "`drain`", names: &["on-timeout", "timeout"] };
-    pub(super) const DNS: Self = Self {
-        home: "`dns`",
-        names: &["max-shrink", "max-ttl", "min-ttl", "on-first-failure", "resolvers"],
-    };
-    pub(super) const RECOVERY: Self = Self { home: "`recovery`", names: &["mode", "slow-start"] };
-    pub(super) const PANIC: Self =
-        Self { home: "`panic`", names: &["fallback-backends", "policy", "threshold"] };
-    pub(super) const SETTINGS: Self = Self {
-        home: "`settings`",
-        names: &[
-            "attach",
-            "backend-interfaces",
-            "breaker",
-            "dns",
-            "drain",
-            "events",
-            "exec-checks",
-            "health-check",
-            "least-connections",
-            "limits",
-            "max-flows",
-            "on-exit",
-        ],
-    };
-    pub(super) const AFFINITY_PREFIX: Self =
-        Self { home: "`affinity-prefix`", names: &["v4", "v6"] };
-    pub(super) const LEAST_CONNECTIONS: Self =
-        Self { home: "`least-connections`", names: &["update-interval", "weighted"] };
-    pub(super) const TIMEOUTS: Self = Self {
-        home: "`timeouts`",
-        names: &[
-            "reset-on-expiry",
-            "tcp-closing",
-            "tcp-established",
-            "tcp-opening",
-            "udp-one-way",
-            "udp-two-way",
-        ],
-    };
-    pub(super) const LIMITS: Self =
-        Self { home: "`limits`", names: &["allow", "deny", "per-backend", "per-source"] };
-    pub(super) const PER_SOURCE: Self =
-        Self { home: "`per-source`", names: &["burst", "prefix", "rate"] };
-    pub(super) const PER_BACKEND: Self = Self { home: "`per-backend`", names: &["burst", "rate"] };
-    pub(super) const SOURCE_PREFIX: Self = Self { home: "`prefix`", names: &["v4", "v6"] };
-    const ALL: [Self; 19] = [
-        Self::DNS,
-        Self::FILE,
-        Self::SERVICE,
-        Self::SOURCE_ROUTE,
-        Self::AFFINITY_PREFIX,
-        Self::LEAST_CONNECTIONS,
-        Self::TIMEOUTS,
-        Self::LIMITS,
-        Self::PER_SOURCE,
-        Self::PER_BACKEND,
-        Self::SOURCE_PREFIX,
-        Self::LISTEN,
-        Self::BACKEND,
-        Self::HEALTH_CHECK,
-        Self::RECOVERY,
-        Self::PANIC,
-        Self::BREAKER,
-        Self::DRAIN,
-        Self::SETTINGS,
-    ];
-
-    /// What to say about a name that is not one of these.
-    fn instead_of(&self, name: &str) -> String {
-        let known = quoted(self.names.iter().copied());
-        if let Some(nearest) = nearest(name, self.names) {
-            return format!("`{nearest}` is the nearest; the keys here are {known}");
-        }
-        let homes: Vec<_> = Self::ALL
-            .iter()
-            .filter(|keys| keys.names.contains(&name))
-            .map(|keys| keys.home)
-            .collect();
-        if !homes.is_empty() {
-            return format!("`{name}` in {}; the keys here are {known}", homes.join(" and in "));
-        }
-        format!("the keys here are {known}")
-    }
-}
-
-/// The entries of a table whose names are known.
+/// The entries of a table.
 pub(super) struct Fields<'a> {
     table: At<'a>,
     entries: &'a [Entry],
+    /// The keys that it may have; none where its names are the user's.
+    keys: Option<&'static Table>,
 }
 
 impl<'a> Fields<'a> {
+    /// A field, by the name of a key of the table.
     pub(super) fn get(&self, name: &str) -> Option<At<'a>> {
+        debug_assert!(
+            self.keys.is_none_or(|keys| keys.key(name).is_some()),
+            "`{name}` is no key of {}",
+            self.keys.map_or("", |keys| keys.home),
+        );
         let entry = self.entries.iter().find(|entry| entry.name == name)?;
         Some(self.table.entry(entry))
     }
@@ -330,14 +108,11 @@ pub(super) struct Report<'t> {
     pub(super) routes: usize,
     /// Prefixes of all those routes.
     pub(super) routed: usize,
-    text: &'t str,
-    line_starts: Vec<usize>,
+    texts: &'t Texts,
 }
 
 impl<'t> Report<'t> {
-    pub(super) fn new(text: &'t str, files: &'t ReadFile<'t>) -> Self {
-        let breaks = text.match_indices('\n').map(|(at, _)| at + 1);
-        let line_starts = std::iter::once(0).chain(breaks).collect();
+    pub(super) fn new(texts: &'t Texts, files: &'t ReadFile<'t>) -> Self {
         Self {
             problems: Vec::new(),
             notes: Vec::new(),
@@ -349,8 +124,7 @@ impl<'t> Report<'t> {
             listed: 0,
             routes: 0,
             routed: 0,
-            text,
-            line_starts,
+            texts,
         }
     }
 
@@ -370,17 +144,17 @@ impl<'t> Report<'t> {
         self.notes.push(found(place, message, allowed));
     }
 
-    /// The line of a place, to speak of it in a message about another.
-    pub(super) fn line(&self, place: &Place) -> usize {
-        self.line_starts.partition_point(|start| *start <= place.span.start)
+    /// The line of a place, to speak of it in a message about another: `5`, or `5 of a.toml` where that is an included file.
+    pub(super) fn line(&self, place: &Place) -> String {
+        self.texts.line(place.span.start)
     }
 
     /// The fields of a table; names that are not known are reported.
-    pub(super) fn fields<'a>(&mut self, at: &At<'a>, keys: &Keys) -> Option<Fields<'a>> {
-        let known = || format!("the keys here are {}", quoted(keys.names.iter().copied()));
-        let fields = self.table(at, known)?;
+    pub(super) fn fields<'a>(&mut self, at: &At<'a>, keys: &'static Table) -> Option<Fields<'a>> {
+        let known = || format!("the keys here are {}", quoted(keys.names().into_iter()));
+        let fields = Fields { keys: Some(keys), ..self.table(at, known)? };
         for entry in fields.entries {
-            if keys.names.contains(&entry.name.as_str()) {
+            if keys.key(&entry.name).is_some() {
                 continue;
             }
             let key = path::field(&at.place.key, &entry.name);
@@ -401,7 +175,7 @@ impl<'t> Report<'t> {
             self.wrong_kind(at, "a table", allowed());
             return None;
         };
-        Some(Fields { table: at.clone(), entries })
+        Some(Fields { table: at.clone(), entries, keys: None })
     }
 
     /// A field that has to be there.
@@ -424,7 +198,7 @@ impl<'t> Report<'t> {
     }
 
     pub(super) fn text<'a>(&mut self, at: &At<'a>, allowed: &str) -> Option<&'a str> {
-        let Value::Text(text) = &at.node.value else {
+        let (Value::Text(text) | Value::Given(text)) = &at.node.value else {
             self.wrong_kind(at, "text", allowed);
             return None;
         };
@@ -432,11 +206,17 @@ impl<'t> Report<'t> {
     }
 
     pub(super) fn boolean(&mut self, at: &At<'_>) -> Option<bool> {
-        let Value::Bool(value) = at.node.value else {
-            self.wrong_kind(at, "a boolean", "`true` or `false`");
-            return None;
-        };
-        Some(value)
+        match &at.node.value {
+            Value::Bool(value) => return Some(*value),
+            Value::Given(text) => {
+                if let Ok(value) = text.parse() {
+                    return Some(value);
+                }
+            }
+            _ => {}
+        }
+        self.wrong_kind(at, "a boolean", "`true` or `false`");
+        None
     }
 
     /// A whole number within a range.
@@ -445,13 +225,18 @@ impl<'t> Report<'t> {
         T: TryFrom<i128> + PartialOrd + Display,
     {
         let allowed = || format!("{} to {}", range.start(), range.end());
-        let Value::Int(value) = at.node.value else {
+        let value = match &at.node.value {
+            Value::Int(value) => Some(*value),
+            Value::Given(text) => text.parse().ok(),
+            _ => None,
+        };
+        let Some(value) = value else {
             self.wrong_kind(at, "a whole number", allowed());
             return None;
         };
         let within = T::try_from(value).ok().filter(|value| range.contains(value));
         if within.is_none() {
-            let message = format!("{} is out of range", shown(self.raw(at)));
+            let message = format!("{} is out of range", shown(&self.raw(at)));
             self.problem(&at.place, message, allowed());
         }
         within
@@ -470,9 +255,15 @@ impl<'t> Report<'t> {
         choice
     }
 
-    /// The text of a value, as it stands in the file.
-    fn raw(&self, at: &At<'_>) -> &'t str {
-        self.text.get(at.node.span.clone()).unwrap_or_default()
+    /// The text of a value, as it stands in the file; of a variable, what it says.
+    fn raw<'a>(&self, at: &At<'a>) -> Cow<'a, str>
+    where
+        't: 'a,
+    {
+        match &at.node.value {
+            Value::Given(text) => Cow::Borrowed(text),
+            _ => Cow::Borrowed(self.texts.whole().get(at.node.span.clone()).unwrap_or_default()),
+        }
     }
 
     fn wrong_kind(&mut self, at: &At<'_>, wanted: &str, allowed: impl Into<String>) {
@@ -481,7 +272,7 @@ impl<'t> Report<'t> {
             Value::Table(_) => format!("a table where {wanted} belongs"),
             Value::Null => format!("null where {wanted} belongs"),
             value => {
-                format!("{} is {} where {wanted} belongs", shown(self.raw(at)), value.kind())
+                format!("{} is {} where {wanted} belongs", shown(&self.raw(at)), value.kind())
             }
         };
         self.problem(&at.place, message, allowed);
@@ -489,7 +280,7 @@ impl<'t> Report<'t> {
 }
 
 /// Words of a message in quotes: `` `a`, `b` ``.
-fn quoted<'s>(words: impl Iterator<Item = &'s str>) -> String {
+pub(super) fn quoted<'s>(words: impl Iterator<Item = &'s str>) -> String {
     words.map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 

@@ -8,9 +8,10 @@ use equipoise_common::limit;
 
 use super::affinity::{self, Choosing};
 use super::health::{self, CheckDraft};
+use super::keys;
 use super::named;
 use super::prefixes::{self, Item, TOLD};
-use super::report::{At, Keys, Place, Report};
+use super::report::{At, Place, Report};
 use super::service::{Backends, backend_drafts};
 use crate::config::{List, Name, Prefix, Route};
 
@@ -74,7 +75,7 @@ fn route(
     (choosing, above_check): (Choosing, &CheckDraft),
     seen: &mut Seen,
 ) -> Option<RouteDraft> {
-    let fields = report.fields(at, &Keys::SOURCE_ROUTE)?;
+    let fields = report.fields(at, &keys::SOURCE_ROUTE)?;
     let source = report.need(&fields, "source", SOURCE);
     let source = source.map(|at| source_list(report, &at, seen));
     let (source, source_names) = source.unwrap_or_default();

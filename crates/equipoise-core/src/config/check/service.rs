@@ -12,9 +12,9 @@ use equipoise_common::limit;
 use super::affinity::{self, Choosing};
 use super::health::{self, CheckDraft};
 use super::named::{self, NamedDraft, Whom};
-use super::report::{At, Fields, Keys, Place, Report, clipped};
+use super::report::{At, Fields, Place, Report, clipped};
 use super::route::{self, RouteDraft};
-use super::{address, breaker, delivery, panic, policy, ports};
+use super::{address, breaker, delivery, keys, panic, policy, ports};
 use crate::config::breaker::Thresholds;
 use crate::config::health::{Panic, Recovery};
 use crate::config::{
@@ -119,7 +119,7 @@ impl Draft {
     }
 }
 
-const PROTOCOLS: [(&str, Protocol); 3] =
+pub(super) const PROTOCOLS: [(&str, Protocol); 3] =
     [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("both", Protocol::Both)];
 
 /// Checks all services, each by itself.
@@ -138,7 +138,7 @@ pub(super) fn all(report: &mut Report<'_>, at: &At<'_>) -> Vec<Draft> {
 }
 
 fn service(report: &mut Report<'_>, at: &At<'_>) -> Option<Draft> {
-    let fields = report.fields(at, &Keys::SERVICE)?;
+    let fields = report.fields(at, &keys::SERVICE)?;
     let name = report.need(&fields, "name", "a name of its own, such as \"web\"");
     let name = name.and_then(|at| Some((service_name(report, &at)?, at.place)));
     let listen = report.need(
@@ -211,7 +211,7 @@ fn service_name(report: &mut Report<'_>, at: &At<'_>) -> Option<String> {
 
 fn listen_draft(report: &mut Report<'_>, at: &At<'_>) -> Option<ListenDraft> {
     const INTERFACES: &str = "a list of interfaces, such as [\"eth0\"]";
-    let fields = report.fields(at, &Keys::LISTEN)?;
+    let fields = report.fields(at, &keys::LISTEN)?;
     let names = report.need(&fields, "interfaces", INTERFACES);
     let interfaces = names.map(|at| interfaces(report, &at, INTERFACES)).unwrap_or_default();
     let address = match fields.get("address") {
@@ -286,7 +286,7 @@ pub(super) fn backend_drafts(report: &mut Report<'_>, at: &At<'_>, check: &Check
     let mut checks = Checks { above: check, common: None };
     let mut seen: BTreeMap<String, Place> = BTreeMap::new();
     for at in &items {
-        let Some(fields) = report.fields(at, &Keys::BACKEND) else { continue };
+        let Some(fields) = report.fields(at, &keys::BACKEND) else { continue };
         let whom = named::whom(report, &fields);
         let weight = match fields.get("weight") {
             Some(at) => report.number(&at, &(0..=u16::MAX)),

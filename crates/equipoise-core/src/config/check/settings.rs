@@ -5,28 +5,29 @@ use std::ops::RangeInclusive;
 use super::health::{self, CheckDraft};
 use super::limits::{self, Owner};
 use super::policy::duration;
-use super::report::{At, Keys, Report, shown};
+use super::report::{At, Report, shown};
 use super::service::interfaces;
-use super::{address, breaker, named};
+use super::{address, breaker, keys, metrics, named};
 use crate::config::breaker::Thresholds;
 use crate::config::{Attach, AttachMode, BackendInterfaces, LeastConnections, OnExit, Settings};
 
 /// A flow takes some 200 bytes of the IPv4 table and 400 of the IPv6 one: what the most takes, few machines have.
-const MAX_FLOWS: RangeInclusive<u32> = 1..=64_000_000;
+pub(super) const MAX_FLOWS: RangeInclusive<u32> = 1..=64_000_000;
 
-const ATTACH: [(&str, AttachMode); 4] = [
+pub(super) const ATTACH: [(&str, AttachMode); 4] = [
     ("auto", AttachMode::Auto),
     ("xdp", AttachMode::Xdp),
     ("xdp-generic", AttachMode::XdpGeneric),
     ("tc", AttachMode::Tc),
 ];
 
-const ON_EXIT: [(&str, OnExit); 2] = [("detach", OnExit::Detach), ("keep", OnExit::Keep)];
+pub(super) const ON_EXIT: [(&str, OnExit); 2] =
+    [("detach", OnExit::Detach), ("keep", OnExit::Keep)];
 
 /// Checks the settings; what is not given, or wrong and reported, has its default.
 pub(super) fn settings(report: &mut Report<'_>, at: &At<'_>) -> Settings {
     let mut settings = Settings::default();
-    let Some(fields) = report.fields(at, &Keys::SETTINGS) else { return settings };
+    let Some(fields) = report.fields(at, &keys::SETTINGS) else { return settings };
     if let Some(at) = fields.get("attach") {
         attach(report, &at, &mut settings.attach);
     }
@@ -62,6 +63,7 @@ pub(super) fn settings(report: &mut Report<'_>, at: &At<'_>) -> Settings {
     if let Some(found) = fields.get("on-exit").and_then(|at| report.choice(&at, &ON_EXIT)) {
         settings.on_exit = found;
     }
+    settings.metrics = fields.get("metrics").map(|at| metrics::metrics(report, &at));
     if let Some(at) = fields.get("least-connections") {
         least_connections(report, &at, &mut settings.least_connections);
     }
@@ -69,7 +71,7 @@ pub(super) fn settings(report: &mut Report<'_>, at: &At<'_>) -> Settings {
 }
 
 fn least_connections(report: &mut Report<'_>, at: &At<'_>, settings: &mut LeastConnections) {
-    let Some(fields) = report.fields(at, &Keys::LEAST_CONNECTIONS) else { return };
+    let Some(fields) = report.fields(at, &keys::LEAST_CONNECTIONS) else { return };
     if let Some(found) = fields.get("update-interval").and_then(|at| duration(report, &at)) {
         settings.update_interval = found;
     }

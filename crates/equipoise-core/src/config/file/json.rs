@@ -44,7 +44,7 @@ pub(super) fn read(text: &str) -> Reading {
     }
     let mut faults = Vec::new();
     let root = node(&value, &Trail::Root, &mut faults);
-    Reading { root: Some(root), faults }
+    Reading::of(root, faults)
 }
 
 const STRICT: ParseOptions = ParseOptions {

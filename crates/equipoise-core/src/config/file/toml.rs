@@ -17,7 +17,7 @@ pub(super) fn read(text: &str) -> Reading {
     let (root, errors) = DeTable::parse_recoverable(text);
     let root = Node { span: 0..0, value: table(root.get_ref()) };
     if errors.is_empty() {
-        return Reading { root: Some(root), faults: Vec::new() };
+        return Reading::of(root, Vec::new());
     }
     let mut scalars = Vec::new();
     collect_scalars(&root, &mut scalars);
@@ -37,7 +37,7 @@ pub(super) fn read(text: &str) -> Reading {
         whole &= value.is_some();
         faults.push(fault(text, &error, span, value));
     }
-    Reading { root: whole.then_some(root), faults }
+    Reading { root: whole.then_some(root), faults, ignored: Vec::new() }
 }
 
 const DUPLICATE: &str = "duplicate key";
@@ -95,7 +95,8 @@ fn collect_scalars(node: &Node, into: &mut Vec<Span>) {
         | Value::Int(_)
         | Value::Float
         | Value::Date
-        | Value::Text(_) => into.push(node.span.clone()),
+        | Value::Text(_)
+        | Value::Given(_) => into.push(node.span.clone()),
     }
 }
 

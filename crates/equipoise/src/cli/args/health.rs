@@ -48,7 +48,7 @@ pub enum HealthAction {
 }
 
 /// A backend of a service.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct OneBackend {
     /// Name of the service
     pub service: String,

@@ -80,6 +80,8 @@ pub struct Explained {
     pub verdict: Verdict,
     /// The frame as the program would leave it.
     pub frame: Vec<u8>,
+    /// What the packet met on its way.
+    pub steps: Vec<Step>,
 }
 
 impl Explained {
@@ -92,7 +94,7 @@ impl Explained {
         let verdict = verdict.ok_or_else(|| failed("the program told no verdict".to_owned()))?;
         let action = word(entry.hook(), action)
             .ok_or_else(|| failed(format!("the program answered {action}")))?;
-        Ok(Self { action, verdict, frame })
+        Ok(Self { action, verdict, frame, steps })
     }
 }
 

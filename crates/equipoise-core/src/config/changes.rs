@@ -1,0 +1,391 @@
+//! Backends changed while the program runs, laid over what the file says.
+//!
+//! A change is of one backend of one pool, and there is one for each at most: another weight, a backend that the file does not have,
+//! or one that it has and that is left out. They are laid over the tree before it is checked, so that the whole is checked as a
+//! file is. A change holds as long as the file says something else: one that the file says as well, or
+//! that is about what the file does not have any more, is given up. Knows no file and no state.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::file::{Entry, Node, Value};
+use super::ports::target;
+use crate::id::{BackendKey, DEFAULT_ROUTE};
+
+/// A backend that is added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewBackend {
+    /// Its weight.
+    pub weight: u16,
+    /// Live flows at most; 0 for no limit.
+    #[serde(default)]
+    pub max_flows: u32,
+    /// Whether it is chosen only when no other is usable.
+    #[serde(default)]
+    pub backup: bool,
+}
+
+/// What is otherwise than the file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// It has this weight.
+    Weight(u16),
+    /// It is there, and not in the file.
+    Added(NewBackend),
+    /// It is in the file, and left out.
+    Removed,
+}
+
+/// Changes by backend; at most one of each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes(BTreeMap<BackendKey, Change>);
+
+impl Changes {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All, in the order of services, routes and addresses.
+    pub fn iter(&self) -> impl Iterator<Item = (&BackendKey, &Change)> {
+        self.0.iter()
+    }
+
+    /// A backend is to have this weight.
+    pub fn set_weight(&mut self, key: BackendKey, weight: u16) {
+        let change = match self.0.get(&key) {
+            Some(Change::Added(new)) => Change::Added(NewBackend { weight, ..*new }),
+            Some(Change::Weight(_) | Change::Removed) | None => Change::Weight(weight),
+        };
+        self.0.insert(key, change);
+    }
+
+    /// A backend is to be there. One that was left out, and is asked for as it was, is as it was: the file says of it what is not
+    /// said here.
+    pub fn add(&mut self, key: BackendKey, new: NewBackend) {
+        let change = match self.0.get(&key) {
+            Some(Change::Removed) => Change::Weight(new.weight),
+            Some(Change::Weight(_) | Change::Added(_)) | None => Change::Added(new),
+        };
+        self.0.insert(key, change);
+    }
+
+    /// A backend is not to be there.
+    pub fn remove(&mut self, key: BackendKey) {
+        if let Some(Change::Added(_)) = self.0.get(&key) {
+            self.0.remove(&key);
+        } else {
+            self.0.insert(key, Change::Removed);
+        }
+    }
+
+    /// Lays them over a tree; answers with those that hold.
+    pub(super) fn lay_over(&self, root: &mut Node) -> Self {
+        let holds = |(key, change): &(&BackendKey, &Change)| lay(root, key, **change);
+        let holding = self.0.iter().filter(holds);
+        Self(holding.map(|(key, change)| (key.clone(), *change)).collect())
+    }
+}
+
+impl FromIterator<(BackendKey, Change)> for Changes {
+    fn from_iter<I: IntoIterator<Item = (BackendKey, Change)>>(changes: I) -> Self {
+        Self(changes.into_iter().collect())
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Weight(weight) => write!(f, "weight {weight}"),
+            Self::Added(new) => write!(f, "added with weight {}", new.weight),
+            Self::Removed => f.write_str("removed"),
+        }
+    }
+}
+
+/// Makes one change; false where it is none.
+fn lay(root: &mut Node, key: &BackendKey, change: Change) -> bool {
+    let Some(service) = service(root, &key.service) else { return false };
+    match change {
+        Change::Weight(weight) => {
+            let Some(backend) = find(service, key) else { return false };
+            set_weight(backend, weight)
+        }
+        Change::Added(new) => {
+            if find(service, key).is_some() {
+                return false;
+            }
+            let Some(list) = pool(service, key.route.as_deref()) else { return false };
+            add(list, key.address, new)
+        }
+        Change::Removed => {
+            let own = pool(service, key.route.as_deref());
+            own.is_some_and(|list| remove(list, key.address))
+                || fallback(service).is_some_and(|list| remove(list, key.address))
+        }
+    }
+}
+
+/// The table of a service.
+fn service<'a>(root: &'a mut Node, name: &str) -> Option<&'a mut Node> {
+    let services = items(field(root, "service")?)?;
+    services.iter_mut().find(|service| text(service, "name") == Some(name))
+}
+
+/// The list of the backends that a route leads to.
+fn pool<'a>(service: &'a mut Node, route: Option<&str>) -> Option<&'a mut Node> {
+    let Some(name) = route.filter(|name| *name != DEFAULT_ROUTE) else {
+        return field(service, "backends");
+    };
+    let routes = items(field(service, "source-route")?)?;
+    let is_meant = |route: &Node| match value(route, "source") {
+        Some(Value::List(items)) => {
+            matches!(items.first(), Some(Node { value: Value::Text(text), .. }) if text == name)
+        }
+        Some(Value::Text(text)) => text == name,
+        _ => false,
+    };
+    let route = routes.iter().position(is_meant)?;
+    field(&mut routes[route], "backends")
+}
+
+/// The list of the backends that step in when a pool of the service panics.
+fn fallback(service: &mut Node) -> Option<&mut Node> {
+    field(field(service, "panic")?, "fallback-backends")
+}
+
+/// The entry of a backend: in its own pool, or among those that step in.
+fn find<'a>(service: &'a mut Node, key: &BackendKey) -> Option<&'a mut Node> {
+    let route = key.route.as_deref();
+    let is_in_pool = pool(service, route).is_some_and(|list| position(list, key.address).is_some());
+    let list = if is_in_pool { pool(service, route)? } else { fallback(service)? };
+    let at = position(list, key.address)?;
+    items(list)?.get_mut(at)
+}
+
+fn position(list: &mut Node, address: SocketAddr) -> Option<usize> {
+    let is_meant = |entry: &Node| text(entry, "address").and_then(target::parse) == Some(address);
+    items(list)?.iter().position(is_meant)
+}
+
+fn set_weight(backend: &mut Node, weight: u16) -> bool {
+    let value = Value::Int(weight.into());
+    if let Some(node) = field(backend, "weight") {
+        let is_other = !matches!(node.value, Value::Int(before) if before == i128::from(weight));
+        node.value = value;
+        return is_other;
+    }
+    let span = backend.span.clone();
+    if let Value::Table(entries) = &mut backend.value {
+        entries.push(entry("weight", Node { span, value }));
+    }
+    // As the file says by saying nothing.
+    weight != 1
+}
+
+fn add(list: &mut Node, address: SocketAddr, new: NewBackend) -> bool {
+    // Where anything is wrong with it, the list is what there is to be pointed at.
+    let span = list.span.clone();
+    let fields = [
+        ("address", Value::Text(target::text(address))),
+        ("weight", Value::Int(new.weight.into())),
+        ("max-flows", Value::Int(new.max_flows.into())),
+        ("backup", Value::Bool(new.backup)),
+    ];
+    let entries = fields.map(|(name, value)| entry(name, Node { span: span.clone(), value }));
+    let table = Node { span, value: Value::Table(entries.into()) };
+    items(list).is_some_and(|items| {
+        items.push(table);
+        true
+    })
+}
+
+fn remove(list: &mut Node, address: SocketAddr) -> bool {
+    let Some(at) = position(list, address) else { return false };
+    items(list).is_some_and(|items| {
+        items.remove(at);
+        true
+    })
+}
+
+fn entry(name: &str, node: Node) -> Entry {
+    Entry { name: name.to_owned(), name_span: node.span.clone(), node }
+}
+
+fn value<'a>(table: &'a Node, name: &str) -> Option<&'a Value> {
+    let Value::Table(entries) = &table.value else { return None };
+    entries.iter().find(|entry| entry.name == name).map(|entry| &entry.node.value)
+}
+
+fn text<'a>(table: &'a Node, name: &str) -> Option<&'a str> {
+    match value(table, name) {
+        Some(Value::Text(text)) => Some(text),
+        _ => None,
+    }
+}
+
+fn field<'a>(table: &'a mut Node, name: &str) -> Option<&'a mut Node> {
+    let Value::Table(entries) = &mut table.value else { return None };
+    entries.iter_mut().find(|entry| entry.name == name).map(|entry| &mut entry.node)
+}
+
+fn items(list: &mut Node) -> Option<&mut Vec<Node>> {
+    match &mut list.value {
+        Value::List(items) => Some(items),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Around, Config, parse, parse_changed};
+    use super::*;
+
+    const FILE: &str = "
+        [[service]]
+        name = 'web'
+        listen = { interfaces = ['eth0'], port = 80 }
+        backends = [{ address = '10.0.0.1:80', weight = 3 }, { address = '10.0.0.2:80', max-flows = 7 }]
+        panic = { policy = 'fallback', fallback-backends = [{ address = '10.0.9.1:80', weight = 4 }] }
+        [[service.source-route]]
+        source = ['10.1.0.0/16', '10.2.0.0/16']
+        backends = [{ address = '10.0.0.1:80' }]
+        [[service.source-route]]
+        source = '10.3.0.0/16'
+        backends = [{ address = '10.0.0.1:80' }]
+        [[service]]
+        name = 'dns'
+        listen = { interfaces = ['eth0'], port = 53, protocol = 'udp' }
+        backends = [{ address = '10.0.0.1:80' }]
+    ";
+
+    fn of(route: Option<&str>, address: &str) -> BackendKey {
+        let (service, route) = ("web".into(), route.map(Into::into));
+        BackendKey { service, route, address: address.parse().unwrap() }
+    }
+
+    const NEW: NewBackend = NewBackend { weight: 9, max_flows: 0, backup: true };
+
+    /// Weights by address, of each pool of the first service; and how many changes hold.
+    fn laid(file: &str, changes: &Changes) -> (Vec<String>, usize) {
+        let changed =
+            parse_changed(("a.toml", file), &Around::files(&|_| unreachable!()), changes).unwrap();
+        (pools(&changed.checked.config), changed.changes.iter().count())
+    }
+
+    fn pools(config: &Config) -> Vec<String> {
+        let in_words = |pool: super::super::Pool<'_>| {
+            let backends = pool.backends.iter();
+            let backends: Vec<_> =
+                backends.map(|b| format!("{}={}", b.address.ip(), b.weight)).collect();
+            backends.join(" ")
+        };
+        config.services[0].pools().map(in_words).collect()
+    }
+
+    #[test]
+    fn weights_are_those_asked_for_and_other_pools_keep_theirs() {
+        let mut changes = Changes::default();
+        changes.set_weight(of(None, "10.0.0.2:80"), 5);
+        changes.set_weight(of(Some("10.3.0.0/16"), "10.0.0.1:80"), 6);
+        changes.set_weight(of(None, "10.0.9.1:80"), 8);
+        let (pools, holding) = laid(FILE, &changes);
+        let expected =
+            ["10.0.0.1=3 10.0.0.2=5 10.0.9.1=8", "10.0.0.1=1 10.0.9.1=8", "10.0.0.1=6 10.0.9.1=8"];
+        assert_eq!((pools, holding), (expected.map(str::to_owned).into(), 3));
+    }
+
+    #[test]
+    fn added_backends_are_checked_as_those_of_the_file_and_removed_ones_are_not_there() {
+        let mut changes = Changes::default();
+        changes.add(of(None, "10.0.0.3:80"), NEW);
+        changes.remove(of(None, "10.0.0.1:80"));
+        changes.remove(of(None, "10.0.9.1:80"));
+        changes.add(of(Some("10.1.0.0/16"), "10.0.0.4:80"), NEW);
+        let file = FILE
+            .replace("fallback-backends = [", "fallback-backends = [{ address = '10.0.9.2:80' }, ");
+        let changed =
+            parse_changed(("a.toml", &file), &Around::files(&|_| unreachable!()), &changes)
+                .unwrap()
+                .checked
+                .config;
+        let expected = [
+            "10.0.0.2=1 10.0.0.3=9 10.0.9.2=1",
+            "10.0.0.1=1 10.0.0.4=9 10.0.9.2=1",
+            "10.0.0.1=1 10.0.9.2=1",
+        ];
+        assert_eq!(pools(&changed), expected);
+        let backends = &changed.services[0].backends;
+        assert_eq!((backends[0].max_flows, backends[1].role), (7, super::super::Role::Backup));
+    }
+
+    #[test]
+    fn change_is_given_up_when_the_file_says_the_same_or_has_nothing_that_it_is_about() {
+        let is_given_up = |file: &str, key: BackendKey, change: Change| {
+            let changes = Changes::from_iter([(key, change)]);
+            let (changed, holding) = laid(file, &changes);
+            let unchanged = pools(&parse("a.toml", file).unwrap().config);
+            assert!(holding == 1 || changed == unchanged, "what is given up changes nothing");
+            holding == 0
+        };
+        let first = || of(None, "10.0.0.1:80");
+        assert!(is_given_up(FILE, first(), Change::Weight(3)));
+        assert!(!is_given_up(FILE, first(), Change::Weight(4)));
+        assert!(is_given_up(FILE, of(None, "10.0.0.2:80"), Change::Weight(1)));
+        assert!(is_given_up(FILE, of(None, "10.0.0.9:80"), Change::Weight(4)));
+        assert!(is_given_up(FILE, of(Some("10.2.0.0/16"), "10.0.0.1:80"), Change::Weight(4)));
+        assert!(is_given_up(FILE, first(), Change::Added(NEW)));
+        assert!(!is_given_up(FILE, first(), Change::Removed));
+        assert!(is_given_up(FILE, of(None, "10.0.0.9:80"), Change::Removed));
+        let nobody = BackendKey { service: "mail".into(), ..first() };
+        for change in [Change::Weight(4), Change::Added(NEW), Change::Removed] {
+            assert!(is_given_up(FILE, nobody.clone(), change));
+        }
+    }
+
+    #[test]
+    fn whole_is_refused_as_a_file_is_with_places_in_it() {
+        let refused = |changes: &Changes| {
+            let problems =
+                parse_changed(("a.toml", FILE), &Around::files(&|_| unreachable!()), changes);
+            let [problem] = &problems.unwrap_err()[..] else { panic!("one problem") };
+            (problem.key.clone(), problem.line, problem.message.clone())
+        };
+        let key = || "service[0].backends".to_owned();
+        let mut changes = Changes::default();
+        changes.set_weight(of(None, "10.0.0.1:80"), 0);
+        changes.set_weight(of(None, "10.0.0.2:80"), 0);
+        let idle = "all weights are 0, so that no new flow finds a backend".to_owned();
+        assert_eq!(refused(&changes), (key(), 5, idle));
+        let mut changes = Changes::default();
+        changes.remove(of(None, "10.0.0.1:80"));
+        changes.remove(of(None, "10.0.0.2:80"));
+        assert_eq!(refused(&changes), (key(), 5, "there is no backend".to_owned()));
+        let mut changes = Changes::default();
+        changes.add(of(None, "255.255.255.255:80"), NEW);
+        let (key, line, _) = refused(&changes);
+        assert_eq!((&*key, line), ("service[0].backends[2].address", 5));
+    }
+
+    #[test]
+    fn changes_of_one_backend_become_one() {
+        let key = || of(None, "10.0.0.3:80");
+        let mut changes = Changes::default();
+        changes.add(key(), NEW);
+        changes.set_weight(key(), 2);
+        let expected = Change::Added(NewBackend { weight: 2, ..NEW });
+        assert_eq!(changes.iter().map(|(_, change)| *change).collect::<Vec<_>>(), [expected]);
+        changes.remove(key());
+        assert!(changes.is_empty(), "as if it had never been there");
+        changes.set_weight(key(), 2);
+        changes.remove(key());
+        changes.add(key(), NEW);
+        let expected = Change::Weight(9);
+        assert_eq!(changes.iter().map(|(_, change)| *change).collect::<Vec<_>>(), [expected]);
+    }
+}

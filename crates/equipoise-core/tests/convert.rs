@@ -1,0 +1,176 @@
+//! Configurations from one format to another and back: nothing is lost, whatever they say.
+
+mod generate;
+
+use std::path::Path;
+
+use equipoise_core::config::{Around, Config, Format, Ignored, convert, parse, parse_with, write};
+use proptest::prelude::*;
+
+/// So many in `soak`, fewer in the tests of every change.
+fn cases() -> u32 {
+    let soak = std::env::var_os("EQUIPOISE_SOAK").is_some_and(|value| value == "1");
+    if soak { 10_000 } else { 150 }
+}
+
+const FORMATS: [(Format, &str); 3] =
+    [(Format::Toml, "a.toml"), (Format::Json, "a.json"), (Format::Yaml, "a.yaml")];
+
+fn read(name: &str, text: &str) -> Config {
+    parse(name, text)
+        .map_err(|problems| {
+            let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            panic!("{}\n{text}", told.join("\n"))
+        })
+        .unwrap_or_else(|never: ()| panic!("{never:?}"))
+        .config
+}
+
+fn nothing(_: &Path) -> Result<String, String> {
+    Err("there is none".to_owned())
+}
+
+fn converted(name: &str, text: &str, to: Format) -> String {
+    let around = Around::files(&nothing);
+    convert((name, text), to, &around, Ignored::Refused).unwrap().text
+}
+
+fn is_the_same_in_every_format(name: &str, text: &str) {
+    let config = read(name, text);
+    let same = |name: &str, text: &str| {
+        let again = read(name, text);
+        assert_eq!(again.services, config.services, "{text}");
+        assert_eq!(again.settings, config.settings, "{text}");
+    };
+    for (format, other) in FORMATS {
+        let text = converted(name, text, format);
+        same(other, &text);
+        assert_eq!(converted(other, &text, format), text, "it is not written alike again");
+        for (third, name) in FORMATS {
+            same(name, &converted(other, &text, third));
+        }
+        same(other, &write(&config, format));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn configuration_is_the_same_in_every_format(file in generate::configuration()) {
+        // JSON's own writer is not ours.
+        let text = file.to_string().replace("${", "$${");
+        is_the_same_in_every_format("f.json", &text);
+    }
+}
+
+#[test]
+fn every_example_and_good_file_is_the_same_in_every_format() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut count = 0;
+    for directory in ["../../examples", "tests/config/good"] {
+        for entry in std::fs::read_dir(here.join(directory)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            is_the_same_in_every_format(name, &std::fs::read_to_string(&path).unwrap());
+            count += 1;
+        }
+    }
+    assert!(count >= 15);
+}
+
+#[test]
+fn texts_of_any_signs_are_the_same_in_every_format() {
+    let all: String = ('\u{0}'..='\u{2ff}')
+        .chain("\u{85}\u{2028}\u{2029}\u{feff}\u{fffe}\u{ffff}\u{1f600}\u{10ffff}".chars())
+        .collect();
+    for text in [
+        all.as_str(),
+        "true",
+        "null",
+        "~",
+        "1",
+        "- a",
+        "a: b",
+        "# x",
+        " a ",
+        "",
+        "0x1f",
+        "'",
+        "\"",
+        "\\",
+        "${A}",
+        "$${A}",
+        "$",
+    ] {
+        let file = serde_json::json!({ "service": [{
+            "name": "web",
+            "listen": { "interfaces": ["eth0"], "address": "203.0.113.1", "port": 80 },
+            "backends": [{ "address": "10.0.0.1:80", "health-check": { "type": "udp", "send": text.replace("${", "$${"), "expect": "é" } }],
+        }] });
+        is_the_same_in_every_format("f.json", &file.to_string());
+    }
+}
+
+#[test]
+fn variables_stay_and_what_is_included_becomes_a_part() {
+    let main = "include = 'more.yaml'\n[settings]\nmax-flows = '${FLOWS:-7}'\n";
+    let more = "service:\n  - name: $${x} ${NAME}\n    listen: {interfaces: [eth0], port: '${PORT}'}\n    backends: [{address: '10.0.0.1'}]\n";
+    let files = |path: &Path| match path.to_str() {
+        Some("/etc/more.yaml") => Ok(more.to_owned()),
+        _ => Err("there is no such file".to_owned()),
+    };
+    let variables = |name: &str| match name {
+        "NAME" => Some("web".to_owned()),
+        "PORT" => Some("80".to_owned()),
+        _ => None,
+    };
+    let around = Around { variables: &variables, ..Around::files(&files) };
+    let given = ("/etc/main.toml", main);
+    let whole = parse_with(given.0, given.1, &around).unwrap().config;
+    let yaml = convert(given, Format::Yaml, &around, Ignored::Refused).unwrap().text;
+    expect_test::expect![[r#"
+        service:
+          - name: "$${x} ${NAME}"
+            listen:
+              interfaces: [eth0]
+              port: "${PORT}"
+            backends:
+              - address: "10.0.0.1"
+        settings:
+          max-flows: "${FLOWS:-7}"
+    "#]]
+    .assert_eq(&yaml);
+    let again = parse_with("/srv/other.yaml", &yaml, &around).unwrap().config;
+    assert_eq!((&again.services, &again.settings), (&whole.services, &whole.settings));
+    assert_eq!(whole.services[0].name, "${x} web");
+}
+
+#[test]
+fn what_is_wrong_is_not_converted() {
+    let problems = convert(
+        ("a.toml", "[[service]]\nname = 5\n"),
+        Format::Json,
+        &Around::files(&nothing),
+        Ignored::LeftOut,
+    )
+    .unwrap_err();
+    assert_eq!(problems.len(), 3, "{problems:?}");
+}
+
+#[test]
+fn what_is_written_is_for_people() {
+    let toml = include_str!("config/good/health.toml");
+    let text = converted("a.toml", toml, Format::Toml);
+    expect_test::expect_file!["config/written/health.toml"].assert_eq(&text);
+    expect_test::expect_file!["config/written/health.yaml"].assert_eq(&converted(
+        "a.toml",
+        toml,
+        Format::Yaml,
+    ));
+    expect_test::expect_file!["config/written/health.json"].assert_eq(&converted(
+        "a.toml",
+        toml,
+        Format::Json,
+    ));
+}

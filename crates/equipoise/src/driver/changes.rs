@@ -1,0 +1,136 @@
+//! Backends changed by operators: each change makes a configuration of its own, out of the file as it was taken and all changes so far.
+//!
+//! That configuration is checked and taken as one of a file is. What has been changed is kept for the next process, stays over
+//! reloads as long as the file says something else, and is dropped by a reload that asks for it.
+
+use std::collections::BTreeSet;
+
+use equipoise_core::config::{Change, Changes, NewBackend, Route, target};
+use equipoise_core::id::{BackendKey, DEFAULT_ROUTE};
+
+use super::Driver;
+use super::health::in_words;
+use crate::admin::{Configure, ProblemDetails};
+use crate::config_file::Base;
+use crate::dataplane::DataPlane;
+use crate::host::Machine;
+use crate::status::change::{AddRequest, ReloadAnswer, RuntimeChange, WeightRequest};
+use crate::status::health::BackendName;
+
+/// What a running configuration is made of.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// What the file said, or the flags.
+    pub(super) base: Base,
+    /// What is otherwise.
+    pub(super) changes: Changes,
+}
+
+impl<M: Machine, P: DataPlane> Driver<M, P> {
+    /// Takes another configuration.
+    pub(super) async fn configure(
+        &mut self,
+        what: &Configure,
+    ) -> Result<ReloadAnswer, ProblemDetails> {
+        match what {
+            Configure::Reload(request) => self.reload(request).await,
+            Configure::Weight(name, request) => self.set_weight(name, request).await,
+            Configure::Add(service, request) => self.add_backend(service, request).await,
+            Configure::Remove(name) => self.remove_backend(name).await,
+        }
+    }
+
+    async fn set_weight(
+        &mut self,
+        name: &BackendName,
+        request: &WeightRequest,
+    ) -> Result<ReloadAnswer, ProblemDetails> {
+        let BackendName { service, backend, .. } = name;
+        let keys = self.of_the_file(name)?;
+        let mut changes = self.written.changes.clone();
+        let weight = request.weight;
+        for key in keys {
+            changes.set_weight(key, weight);
+        }
+        self.change(changes, format!("weight of {backend} of {service} is {weight}")).await
+    }
+
+    async fn add_backend(
+        &mut self,
+        service: &str,
+        request: &AddRequest,
+    ) -> Result<ReloadAnswer, ProblemDetails> {
+        let AddRequest { address: backend, weight, route, max_flows, backup } = request;
+        let address = target::parse(backend).ok_or_else(|| {
+            ProblemDetails::bad_request(format!("{backend:?} is no address with a port"))
+        })?;
+        let found = self.service(service)?;
+        let route = route.as_deref().filter(|route| *route != DEFAULT_ROUTE);
+        let is_there = |name: &str| found.routes.iter().any(|route| Route::name(route) == name);
+        if let Some(name) = route.filter(|name| !is_there(name)) {
+            let message = format!("service {service:?} has no route {name:?}");
+            return Err(ProblemDetails::not_found(message));
+        }
+        let key = BackendKey { service: service.into(), route: route.map(Into::into), address };
+        if !self.all_backends(|other| *other == key).is_empty() {
+            return Err(ProblemDetails::conflict(format!("there is already {}", in_words(&key))));
+        }
+        let mut changes = self.written.changes.clone();
+        let new = NewBackend { weight: *weight, max_flows: *max_flows, backup: *backup };
+        let what = format!("{} is added", in_words(&key));
+        changes.add(key, new);
+        self.change(changes, what).await
+    }
+
+    async fn remove_backend(&mut self, name: &BackendName) -> Result<ReloadAnswer, ProblemDetails> {
+        let BackendName { service, backend, .. } = name;
+        let keys = self.of_the_file(name)?;
+        let mut changes = self.written.changes.clone();
+        keys.into_iter().for_each(|key| changes.remove(key));
+        self.change(changes, format!("{backend} of {service} is removed")).await
+    }
+
+    /// Backends that are meant, all of which the file has by their addresses, or an earlier change.
+    fn of_the_file(&self, name: &BackendName) -> Result<Vec<BackendKey>, ProblemDetails> {
+        let BackendName { service, backend, route } = name;
+        let keys = self.backends(service, backend, route.as_deref())?;
+        let written: BTreeSet<_> =
+            BackendKey::all(self.state.written()).map(|(key, _)| key).collect();
+        if let Some(key) = keys.iter().find(|key| !written.contains(key)) {
+            let message = format!("{} comes of a name, of which the file tells", in_words(key));
+            return Err(ProblemDetails::bad_request(message));
+        }
+        Ok(keys)
+    }
+
+    /// What is otherwise than the file says.
+    pub(super) fn runtime_changes(&self) -> Vec<RuntimeChange> {
+        let told = |(key, change): (&BackendKey, &Change)| {
+            let (change, weight) = match change {
+                Change::Weight(weight) => ("weight", Some(*weight)),
+                Change::Added(new) => ("added", Some(new.weight)),
+                Change::Removed => ("removed", None),
+            };
+            RuntimeChange {
+                service: key.service.to_string(),
+                route: key.route_name().to_owned(),
+                backend: key.address,
+                change: change.to_owned(),
+                weight,
+            }
+        };
+        self.written.changes.iter().map(told).collect()
+    }
+
+    async fn change(
+        &mut self,
+        changes: Changes,
+        what: String,
+    ) -> Result<ReloadAnswer, ProblemDetails> {
+        let base = self.written.base.clone();
+        let written = Written { base, changes };
+        let taken = self.take(written).await;
+        self.tell_taken(&taken, &what);
+        taken
+    }
+}

@@ -1,0 +1,114 @@
+//! The listener of metrics: a socket of its own for scrapers, and for who asks whether this balancer is alive and ready.
+//!
+//! Follows the configuration: another address is another socket, and one that cannot be had is told and tried again.
+
+use std::io;
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use equipoise_core::config::Metrics;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::{Exporter, Format};
+
+/// Why nobody can scrape.
+#[derive(Debug, thiserror::Error)]
+#[error("metrics on {address}: {source}")]
+pub struct ListenError {
+    /// Where.
+    address: SocketAddr,
+    /// Why not.
+    source: io::Error,
+}
+
+/// What listens, if anything does.
+#[derive(Debug)]
+pub struct Listener {
+    exporter: Exporter,
+    serving: Option<Serving>,
+}
+
+#[derive(Debug)]
+struct Serving {
+    wanted: Metrics,
+    task: JoinHandle<io::Result<()>>,
+}
+
+impl Listener {
+    /// Nothing listens yet.
+    pub fn new(exporter: Exporter) -> Self {
+        Self { exporter, serving: None }
+    }
+
+    /// Listens as the configuration wants it from now on.
+    ///
+    /// # Errors
+    ///
+    /// When the address cannot be had; nothing listens then.
+    pub async fn follow(&mut self, wanted: Option<&Metrics>) -> Result<(), ListenError> {
+        if self.serving.as_ref().map(|serving| &serving.wanted) == wanted {
+            return Ok(());
+        }
+        if let Some(serving) = self.serving.take() {
+            serving.end().await;
+        }
+        let Some(wanted) = wanted else { return Ok(()) };
+        let failed = |source| ListenError { address: wanted.listen, source };
+        let listener = TcpListener::bind(wanted.listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        tracing::info!(%address, path = wanted.path, "metrics");
+        let router = router(&wanted.path, self.exporter.clone());
+        let task = tokio::spawn(axum::serve(listener, router).into_future());
+        self.serving = Some(Serving { wanted: wanted.clone(), task });
+        Ok(())
+    }
+}
+
+impl Serving {
+    /// Ends it, and waits until its address is free.
+    async fn end(mut self) {
+        self.task.abort();
+        // It has been told to end: that is how it does.
+        drop((&mut self.task).await);
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Metrics at a path, and whether this balancer is alive and ready.
+pub fn router(path: &str, exporter: Exporter) -> Router {
+    Router::new()
+        .route(path, any(scrape))
+        .route("/health", any(async || "OK\n"))
+        .route("/ready", any(ready))
+        .with_state(exporter)
+}
+
+async fn scrape(State(exporter): State<Exporter>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let format = Format::accepted(accept);
+    match exporter.scrape(format).await {
+        Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be written");
+            (StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error\n").into_response()
+        }
+    }
+}
+
+/// Whoever fails over by it moves new flows away from a balancer that is drained; those that it has go on.
+async fn ready(State(exporter): State<Exporter>) -> Response {
+    match exporter.unready().await {
+        None => "ready\n".into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}

@@ -1,0 +1,104 @@
+//! Families as text: what Prometheus has read since 2014 (0.0.4), or OpenMetrics 1.0 for who asks for it.
+
+use prometheus::TextEncoder;
+use prometheus::proto::{MetricFamily, MetricType};
+
+/// How a scrape is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus's text, version 0.0.4.
+    Text,
+    /// OpenMetrics 1.0.0.
+    OpenMetrics,
+}
+
+impl Format {
+    /// The one that an `Accept` header asks for: OpenMetrics where it is named and not refused.
+    pub fn accepted(header: Option<&str>) -> Self {
+        let is_wanted = |range: &str| {
+            let mut parts = range.split(';').map(str::trim);
+            let is_named = parts.next() == Some("application/openmetrics-text");
+            let is_refused = |part: &str| {
+                part.strip_prefix("q=")
+                    .and_then(|q| q.parse::<f32>().ok())
+                    .is_some_and(|q| q <= 0.0)
+            };
+            is_named && !parts.any(is_refused)
+        };
+        match header {
+            Some(header) if header.split(',').map(str::trim).any(is_wanted) => Self::OpenMetrics,
+            _ => Self::Text,
+        }
+    }
+
+    /// Its `Content-Type`.
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+
+    /// Writes families.
+    pub(super) fn write(self, families: &[MetricFamily]) -> Result<String, prometheus::Error> {
+        let encoder = TextEncoder::new();
+        match self {
+            Self::Text => encoder.encode_to_string(families),
+            Self::OpenMetrics => {
+                let mut text = String::new();
+                for family in families {
+                    head(&mut text, family);
+                    let whole = encoder.encode_to_string(std::slice::from_ref(family))?;
+                    for sample in whole.lines().filter(|line| !line.starts_with('#')) {
+                        text.push_str(sample);
+                        text.push('\n');
+                    }
+                }
+                text.push_str("# EOF\n");
+                Ok(text)
+            }
+        }
+    }
+}
+
+/// The lines before a family's samples. A counter's family is called without the ending of its samples (OpenMetrics 1.0,
+/// "Counter"), and quotes are escaped in what is told of it, too.
+fn head(text: &mut String, family: &MetricFamily) {
+    let is_counter = family.get_field_type() == MetricType::COUNTER;
+    let (name, kind) = match family.name().strip_suffix("_total").filter(|_| is_counter) {
+        Some(name) => (name, "counter".to_owned()),
+        None => (family.name(), format!("{:?}", family.get_field_type()).to_lowercase()),
+    };
+    let help = family.help().replace('\\', "\\\\").replace('\n', "\\n").replace('"', "\\\"");
+    text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::family::Family;
+
+    #[test]
+    fn openmetrics_is_for_who_asks_for_it() {
+        let accepted = |header: &str| Format::accepted(Some(header));
+        assert_eq!(Format::accepted(None), Format::Text);
+        assert_eq!(accepted("*/*"), Format::Text);
+        assert_eq!(accepted("text/plain;version=0.0.4;q=0.5, */*;q=0.1"), Format::Text);
+        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;q=0.3";
+        assert_eq!(accepted(prometheus), Format::OpenMetrics);
+        assert_eq!(accepted("application/openmetrics-text; q=0, */*"), Format::Text);
+    }
+
+    #[test]
+    fn whatever_a_label_says_stays_within_its_quotes() {
+        let mut family = Family::counter("a_total", "It \"counts\".", ["x"]);
+        family.row(["1\"} 2\n\\"], 3.0);
+        let families = [family.finish()];
+        let sample = "a_total{x=\"1\\\"} 2\\n\\\\\"} 3\n";
+        let text = "# HELP a_total It \"counts\".\n# TYPE a_total counter\n".to_owned() + sample;
+        assert_eq!(Format::Text.write(&families).unwrap(), text);
+        let head = "# HELP a It \\\"counts\\\".\n# TYPE a counter\n";
+        let open = format!("{head}{sample}# EOF\n");
+        assert_eq!(Format::OpenMetrics.write(&families).unwrap(), open);
+    }
+}

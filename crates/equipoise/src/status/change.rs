@@ -1,0 +1,110 @@
+//! Configurations taken while running, as data: reloads, and backends changed by operators.
+
+use std::net::SocketAddr;
+
+use equipoise_core::config::target;
+use serde::{Deserialize, Serialize};
+
+use crate::admin::problem::ConfigError;
+
+/// A configuration that is to be taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReloadRequest {
+    /// The file by its whole path, which is the instance's from then on; the one that it has if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Whether changes made while running are dropped.
+    #[serde(default)]
+    pub reset: bool,
+}
+
+/// What became of a configuration that was to be taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadAnswer {
+    /// How it ended.
+    pub result: ReloadResult,
+    /// The configuration that runs now.
+    pub generation: u64,
+    /// Steps that it took in the maps.
+    pub steps: u64,
+    /// Services that are otherwise.
+    pub services: ServiceChanges,
+    /// What is wrong with it.
+    pub errors: Vec<ConfigError>,
+}
+
+/// How a reload ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReloadResult {
+    /// It runs.
+    Applied,
+    /// It is what runs already.
+    Unchanged,
+    /// It is wrong; nothing has changed.
+    Rejected,
+}
+
+/// Services by what has become of them, in the order of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceChanges {
+    /// New ones.
+    pub added: Vec<String>,
+    /// Those that are there no more.
+    pub removed: Vec<String>,
+    /// Those that have stayed, and in which something is otherwise.
+    pub changed: Vec<String>,
+}
+
+/// A backend that is to be added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddRequest {
+    /// Address and port, as a configuration writes them.
+    pub address: String,
+    /// Its weight.
+    #[serde(default = "one")]
+    pub weight: u16,
+    /// The pool of this route; that for clients without a route if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    /// Live flows at most; 0 for no limit.
+    #[serde(default)]
+    pub max_flows: u32,
+    /// Whether it is chosen only when no other is usable.
+    #[serde(default)]
+    pub backup: bool,
+}
+
+fn one() -> u16 {
+    1
+}
+
+/// What is to be otherwise about a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightRequest {
+    /// Its weight.
+    pub weight: u16,
+    /// In the pool of this route alone; in all pools that name it if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+}
+
+/// A change made while running that the file does not have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeChange {
+    /// Name of the service.
+    pub service: String,
+    /// The route that leads to the pool: `default`, or its first source.
+    pub route: String,
+    /// Address and port, as a configuration writes them.
+    #[serde(with = "target")]
+    pub backend: SocketAddr,
+    /// `weight`, `added` or `removed`.
+    pub change: String,
+    /// The weight that it has by that; none for one that is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u16>,
+}
