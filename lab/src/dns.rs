@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -250,8 +250,8 @@ fn answer(question: &[u8], zone: &Mutex<Zone>, way: Way) -> Option<Vec<u8>> {
 
 fn rdata(data: &Data) -> RData {
     match *data {
-        Data::Address(IpAddr::V4(address)) => RData::A(A::from(Ipv4Addr::from(address))),
-        Data::Address(IpAddr::V6(address)) => RData::AAAA(AAAA::from(Ipv6Addr::from(address))),
+        Data::Address(IpAddr::V4(address)) => RData::A(A::from(address)),
+        Data::Address(IpAddr::V6(address)) => RData::AAAA(AAAA::from(address)),
         Data::Alias(other) => RData::CNAME(CNAME(absolute(other))),
         Data::Service(priority, weight, port, host) => {
             RData::SRV(SRV::new(priority, weight, port, absolute(host)))
