@@ -22,7 +22,7 @@ pub struct Event {
     pub vip_port: Be16,
     /// The backend's port.
     pub backend_port: Be16,
-    /// [`Event::OPENED`] or [`Event::CLOSED`], [`Event::IPV6`], [`Event::BACKEND_IPV6`].
+    /// [`Event::OPENED`] or [`Event::CLOSED`], [`Event::IPV6`], [`Event::BACKEND_IPV6`], [`Event::SENT_AGAIN`].
     pub what: u16,
     /// TCP or UDP, by IANA number.
     pub protocol: u32,
@@ -55,6 +55,8 @@ impl Event {
     pub const IPV6: u16 = 4;
     /// `what`: the backend is of IPv6.
     pub const BACKEND_IPV6: u16 = 8;
+    /// `what`: the client has sent its SYN again, and nothing has come of it.
+    pub const SENT_AGAIN: u16 = 16;
 }
 
 const _: () = assert!(size_of::<Event>() == 112);

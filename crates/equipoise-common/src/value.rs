@@ -9,7 +9,7 @@ use crate::key::{Be16, V4, V6};
 
 /// Tells one layout of the maps from another: raised with every change to a key, a value or to
 /// the meaning of either. A pinned map with another tag is not taken over.
-pub const LAYOUT: u64 = 6;
+pub const LAYOUT: u64 = 7;
 
 /// A service, as the packet program finds it by its key.
 ///

@@ -84,6 +84,16 @@ impl Drain {
     }
 }
 
+/// How a backend that is undrained gets its share again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pace {
+    /// At once.
+    #[default]
+    AtOnce,
+    /// Bit by bit, as its service has backends recover.
+    Gradual,
+}
+
 /// A backend is drained already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AlreadyDrained;

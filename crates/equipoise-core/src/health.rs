@@ -66,6 +66,8 @@ pub struct Manual {
 pub struct Change {
     /// Of these backends.
     pub backends: Vec<BackendKey>,
+    /// What was believed before.
+    pub before: Verdict,
     /// What is believed now.
     pub verdict: Verdict,
     /// Why, where it is bad news.
@@ -202,11 +204,13 @@ impl Health {
         probe: ProbeId,
         outcome: Outcome,
     ) -> Option<Change> {
+        let before = self.schedule.watched(probe.target).map(|watched| watched.record.verdict);
         let (watched, is_new) = self.schedule.take(now, probe, outcome)?;
         let users: Vec<_> = watched.users.iter().cloned().collect();
         let Record { verdict, error, .. } = watched.record.clone();
         users.iter().for_each(|key| self.believe(now, key));
-        is_new.then_some(Change { backends: users, verdict, error })
+        let before = before.unwrap_or_default();
+        is_new.then_some(Change { backends: users, before, verdict, error })
     }
 
     /// An operator says how a backend is, or takes that back; false where there is no such backend.

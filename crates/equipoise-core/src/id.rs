@@ -281,6 +281,20 @@ impl Ids {
         self.backends.resting.get(&holder).map(|resting| resting.id)
     }
 
+    /// The backends of those ids of backends that are asked for, and these.
+    pub fn holders(&self, mut is_asked: impl FnMut(u32) -> bool) -> Vec<(BackendKey, u32)> {
+        let mut holders = Vec::new();
+        for (service, held) in &self.held {
+            for (route, pool) in &held.pools {
+                for (&address, id) in pool.backends.iter().filter(|(_, id)| is_asked(id.number)) {
+                    let (service, route) = (Arc::clone(service), route.clone());
+                    holders.push((BackendKey { service, route, address }, id.number));
+                }
+            }
+        }
+        holders
+    }
+
     /// How a backend has left before; with generation 0 if it never has.
     pub fn departure(&self, backend: Id) -> Departure {
         self.departures.get(&backend.number).copied().unwrap_or_default()

@@ -17,6 +17,8 @@ pub mod id;
 pub mod load;
 pub mod maglev;
 pub mod plan;
+pub mod ramp;
+pub mod recovery;
 pub mod resolve;
 pub mod share;
 pub mod state;

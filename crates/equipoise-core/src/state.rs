@@ -11,13 +11,15 @@ use std::sync::Arc;
 use equipoise_common::value::Fate;
 
 use crate::breaker::{self, Breakers};
+use crate::config::health::{Recovery, RecoveryMode};
 use crate::config::{self, Config};
 use crate::diff::Scope;
-use crate::drain::{self, Drain, Drains};
+use crate::drain::{self, Drain, Drains, Pace};
 use crate::facts::{Facts, Moment};
-use crate::health::{Change, Effect, Health, Manual, Outcome, ProbeId, Standing};
+use crate::health::{Change, Effect, Health, Manual, Outcome, ProbeId, Standing, Verdict};
 use crate::id::{BackendKey, Held, Ids, Mark, Named, RouteName, Wanted};
 use crate::plan::{Desired, Note, PoolPlan, ServiceKey, plan, plan_again};
+use crate::ramp::Ramps;
 use crate::resolve::{Absent, LeftOut, Names};
 use crate::weight::{Belief, Drained, Weight};
 
@@ -37,6 +39,7 @@ pub struct State {
     health: Health,
     breakers: Breakers,
     drains: Drains<BackendKey>,
+    ramps: Ramps<BackendKey>,
     /// As it was told last.
     now: Moment,
     ids: Ids,
@@ -168,6 +171,7 @@ impl State {
             health,
             breakers,
             drains: Drains::default(),
+            ramps: Ramps::default(),
             now,
             ids,
             desired: Desired::default(),
@@ -219,6 +223,7 @@ impl State {
     /// Time has passed. Answers with what that alone has changed.
     pub fn handle_time(&mut self, now: Moment) -> Passed {
         self.now = now;
+        self.ramps.handle_time(now);
         Passed { words: self.health.handle_time(now), breakers: self.breakers.handle_time(now) }
     }
 
@@ -226,7 +231,16 @@ impl State {
     pub fn handle_probe(&mut self, probe: ProbeId, outcome: Outcome) -> Probed {
         let outcomes = if outcome.is_ok() { (1, 0) } else { (0, 1) };
         let checked = self.health.checked_by(probe);
+        let is_good = outcome.is_ok();
         let health = self.health.handle_outcome(self.now, probe, outcome);
+        if let Some(change) = health.as_ref().filter(|change| change.verdict == Verdict::Unhealthy)
+        {
+            // It will recover as who has been unhealthy does.
+            change.backends.iter().for_each(|key| self.ramps.stop(key));
+        }
+        if is_good {
+            checked.iter().for_each(|key| self.ramps.note_good(key, self.now));
+        }
         let breakers = checked.into_iter().filter_map(|key| {
             let change = self.breakers.record(self.now, &key, outcomes)?;
             Some((key, change))
@@ -279,6 +293,7 @@ impl State {
         request: drain::Request,
         flows: u64,
     ) -> Result<drain::Status, drain::AlreadyDrained> {
+        self.ramps.stop(key);
         self.drains.start(key.clone(), request, flows, self.now)
     }
 
@@ -292,8 +307,21 @@ impl State {
     }
 
     /// A backend is to get new flows again; how its drain is over, if it was drained.
-    pub fn handle_undrain(&mut self, key: &BackendKey) -> Option<drain::Status> {
-        self.drains.undrain(key)
+    pub fn handle_undrain(&mut self, key: &BackendKey, pace: Pace) -> Option<drain::Status> {
+        let ended = self.drains.undrain(key)?;
+        let service = self.config.services.iter().find(|service| *service.name == *key.service);
+        if let (Pace::Gradual, Some(service)) = (pace, service) {
+            let Recovery { mode, slow_start } = service.recovery;
+            // Where nobody checks, nothing but time can tell.
+            let mode = match mode {
+                RecoveryMode::Steps if self.health.standing(key).checked.is_none() => {
+                    RecoveryMode::Linear
+                }
+                mode => mode,
+            };
+            self.ramps.start(key.clone(), Recovery { mode, slow_start }, self.now);
+        }
+        Some(ended)
     }
 
     /// A drained backend has so many flows; how its drain is over, if it is now.
@@ -307,6 +335,11 @@ impl State {
         let held = pool.backends.get(&key.address).copied();
         // Flows of one that has left for now are still its own.
         held.or_else(|| self.ids.absent(key).filter(|_| self.absent.has(key))).map(|id| id.number)
+    }
+
+    /// The backends of those ids that are asked for, and these.
+    pub fn holders(&self, is_asked: impl FnMut(u32) -> bool) -> Vec<(BackendKey, u32)> {
+        self.ids.holders(is_asked)
     }
 
     /// The weight that the configuration gives a backend.
@@ -326,7 +359,11 @@ impl State {
 
     /// An operator says how a backend is, or takes that back; false where there is no such backend.
     pub fn handle_manual(&mut self, key: &BackendKey, manual: Option<Manual>) -> bool {
-        self.may_be(key) && self.health.handle_manual(self.now, key, manual)
+        let may_be = self.may_be(key);
+        if may_be {
+            self.ramps.stop(key);
+        }
+        may_be && self.health.handle_manual(self.now, key, manual)
     }
 
     /// Operators' words about the health of backends that hold.
@@ -352,18 +389,22 @@ impl State {
     /// When something is to be done, or time alone changes something.
     pub fn next_wake(&self) -> Option<Moment> {
         let others = self.breakers.next_wake().into_iter().chain(self.names.next_wake());
-        self.health.next_wake().into_iter().chain(others).min()
+        let health = self.health.next_wake().into_iter().chain(others);
+        health.chain(self.ramps.next_wake(self.now)).min()
     }
 
     /// What is known of a backend's health.
     pub fn standing(&self, key: &BackendKey) -> Standing<'_> {
-        self.health.standing(key)
+        let mut standing = self.health.standing(key);
+        standing.belief.recovered = standing.belief.recovered.min(self.ramps.part(key));
+        standing
     }
 
     /// Whether something has happened that the plan does not know of.
     pub fn is_stale(&self) -> bool {
         let drains = self.drains.has_changed();
-        self.stale || self.health.has_changed() || self.breakers.has_changed() || drains
+        let ramps = self.ramps.has_changed();
+        self.stale || self.health.has_changed() || self.breakers.has_changed() || drains || ramps
     }
 
     /// Whether there have come to be flows to be reset, because their backend is down, since this was asked last.
@@ -386,8 +427,12 @@ impl State {
     /// What should be in the maps. Computed anew only when something has changed, and then only
     /// those slot tables whose backends have.
     pub fn plan(&mut self) -> &Desired {
-        let changed =
-            [self.health.take_changed(), self.breakers.take_changed(), self.drains.take_changed()];
+        let changed = [
+            self.health.take_changed(),
+            self.breakers.take_changed(),
+            self.drains.take_changed(),
+            self.ramps.take_changed(),
+        ];
         if changed.contains(&true) {
             let beliefs = self.beliefs();
             let changed = differing(&self.facts.beliefs, &beliefs);
@@ -411,6 +456,10 @@ impl State {
             let belief = beliefs.entry(key.clone()).or_default();
             belief.drained = if drain.request.is_forced { Drained::Forced } else { Drained::Yes };
             belief.resets = drain.resets();
+        }
+        for (key, part) in self.ramps.iter() {
+            let belief = beliefs.entry(key.clone()).or_default();
+            belief.recovered = belief.recovered.min(part);
         }
         for (key, state) in self.breakers.not_closed() {
             beliefs.entry(key.clone()).or_default().breaker = state;

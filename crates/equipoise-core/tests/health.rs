@@ -1,18 +1,23 @@
-//! Health as a whole: what tables mean together, and what holds for weights whatever happens, against a small model.
+//! Health as a whole: what tables mean together, and what holds for weights whatever happens to health, drains, breakers and
+//! hands, against a small model.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use equipoise_core::breaker;
+use equipoise_core::config::breaker::OnTimeout;
 use equipoise_core::config::health::{Panic, PanicPolicy, RecoveryMode};
 use equipoise_core::config::{Config, Role, parse};
 use equipoise_core::diff::{Applied, diff, diff_within};
+use equipoise_core::drain::{Pace, Request};
 use equipoise_core::facts::{Facts, Interface};
 use equipoise_core::health::{Effect, Failure, FailureKind, Manual};
 use equipoise_core::id::BackendKey;
-use equipoise_core::state::{Beginning, State};
-use equipoise_core::weight::{Belief, Candidate, Weight, weigh};
+use equipoise_core::plan::Note;
+use equipoise_core::state::{Beginning, State, Turn};
+use equipoise_core::weight::{Belief, Candidate, Drained, Weight, weigh};
 use proptest::prelude::*;
 
 #[test]
@@ -96,6 +101,9 @@ struct Model {
     /// Percent that it has again; none while it is down.
     part: Option<u32>,
     manual: Option<bool>,
+    drained: Drained,
+    /// What its breaker lets through, of which the model only knows what follows.
+    breaker: breaker::State,
 }
 
 impl Model {
@@ -115,6 +123,11 @@ impl Model {
         }
     }
 
+    /// Whether it may be chosen but for its breaker.
+    fn is_usable(&self) -> bool {
+        self.part().is_some() && self.drained == Drained::No
+    }
+
     fn part(&self) -> Option<u32> {
         match self.manual {
             Some(true) => None,
@@ -131,6 +144,10 @@ enum Event {
     /// Seconds.
     Pass(u64),
     Manual(usize, Option<bool>),
+    Drain(usize, Drained),
+    Breaker(usize, Turn),
+    /// Connections that have failed.
+    Fail(usize, u64),
     /// The same configuration once more.
     Reload,
 }
@@ -140,23 +157,40 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         3 => (0..5_usize, any::<bool>()).prop_map(|(b, good)| Event::Answer(b, good)),
         4 => (1..6_u64).prop_map(Event::Pass),
         1 => (0..5_usize, any::<Option<bool>>()).prop_map(|(b, word)| Event::Manual(b, word)),
+        2 => (0..5_usize, drained()).prop_map(|(b, drained)| Event::Drain(b, drained)),
+        1 => (0..5_usize, turn()).prop_map(|(b, turn)| Event::Breaker(b, turn)),
+        2 => (0..5_usize, 1..6_u64).prop_map(|(b, failures)| Event::Fail(b, failures)),
         1 => Just(Event::Reload),
     ];
     prop::collection::vec(event, 1..40)
+}
+
+fn drained() -> impl Strategy<Value = Drained> {
+    prop_oneof![3 => Just(Drained::No), 3 => Just(Drained::Yes), 1 => Just(Drained::Forced)]
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    prop_oneof![Just(Turn::Open), Just(Turn::Close), Just(Turn::Reset)]
+}
+
+fn state() -> impl Strategy<Value = breaker::State> {
+    use breaker::State::{Closed, HalfOpen, Open};
+    prop_oneof![2 => Just(Closed), 1 => Just(Open), 1 => Just(HalfOpen)]
 }
 
 fn address(number: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, number as u8 + 1], 8080))
 }
 
-fn config(weights: &[u16]) -> Config {
+fn config(weights: &[u16], threshold: u8) -> Config {
     let backend =
         |(n, weight): (usize, &u16)| format!("{{ address = '{}', weight = {weight} }}", address(n));
     let backends: Vec<_> = weights.iter().enumerate().map(backend).collect();
     let text = format!(
         "[[service]]\nname = 'web'\nlisten = {{ interfaces = ['eth0'], address = '203.0.113.10', port = 80 }}\n\
          backends = [{}]\n[service.health-check]\ninterval = '1s'\nhealthy-threshold = {HEALTHY}\n\
-         unhealthy-threshold = {UNHEALTHY}\n",
+         unhealthy-threshold = {UNHEALTHY}\n[service.panic]\nthreshold = {threshold}\n\
+         [service.breaker]\nmin-requests = 4\nopen-for = '5s'\nmax-ejected = 100\n",
         backends.join(", ")
     );
     parse("test.toml", &text).unwrap_or_else(|problems| panic!("{problems:?}")).config
@@ -170,18 +204,22 @@ struct World {
     answers: Vec<bool>,
     models: Vec<Model>,
     weights: Vec<u16>,
+    /// Percent at or below which health is ignored.
+    threshold: u8,
     /// How often not everything was to be planned.
     narrow: u32,
+    /// Whether health was ever ignored: notes come and go with that, which are of the whole.
+    has_panicked: bool,
 }
 
 impl World {
-    fn new(weights: Vec<u16>, seed: u64) -> Self {
+    fn new(weights: Vec<u16>, threshold: u8, seed: u64) -> Self {
         let eth0 = Interface { index: 2, addresses: Vec::new() };
         let interfaces = BTreeMap::from([("eth0".to_owned(), eth0)]);
         let facts = Facts { interfaces, ..Facts::default() };
         let mut world = Self {
             state: State::begun(
-                config(&weights),
+                config(&weights, threshold),
                 facts,
                 Beginning { seed, ..Beginning::default() },
             ),
@@ -190,7 +228,9 @@ impl World {
             answers: vec![true; weights.len()],
             models: vec![Model::fresh(); weights.len()],
             weights,
+            threshold,
             narrow: 0,
+            has_panicked: false,
         };
         world.apply();
         world
@@ -199,6 +239,7 @@ impl World {
     /// How many steps there were.
     fn apply(&mut self) -> usize {
         let desired = self.state.plan().clone();
+        self.has_panicked |= desired.notes.iter().any(|note| matches!(note, Note::Panic { .. }));
         let steps = diff(&self.applied, &desired).steps;
         // What is planned and done for the changed alone is what is planned and done for all.
         let mut whole = self.state.clone();
@@ -231,10 +272,48 @@ impl World {
                 let before = self.expected();
                 let was = self.state.is_stale();
                 self.state.handle_probe(probe, outcome);
+                self.look_at_breakers();
                 // Whatever came before, the state is as stale as the model's weights are other ones.
                 assert!(was || before == self.expected() || self.state.is_stale());
             }
+            self.look_at_breakers();
         }
+    }
+
+    fn key(&self, number: usize) -> BackendKey {
+        let address = address(number % self.weights.len());
+        BackendKey { service: "web".into(), route: None, address }
+    }
+
+    /// When breakers open and close is for tests of their own.
+    fn look_at_breakers(&mut self) {
+        for number in 0..self.weights.len() {
+            let standing = self.state.breaker(&self.key(number)).unwrap();
+            self.models[number].breaker = standing.state;
+        }
+    }
+
+    fn drain(&mut self, number: usize, drained: Drained) {
+        let key = self.key(number);
+        self.state.handle_undrain(&key, Pace::AtOnce);
+        if drained != Drained::No {
+            let timeout = Duration::from_secs(30);
+            let is_forced = drained == Drained::Forced;
+            let request = Request { timeout, on_timeout: OnTimeout::Keep, is_forced };
+            self.state.handle_drain(&key, request, 1).unwrap();
+        }
+        let number = number % self.weights.len();
+        self.models[number].drained = drained;
+    }
+
+    fn turn(&mut self, number: usize, turn: Turn) {
+        self.state.handle_breaker(&self.key(number), turn).unwrap();
+        self.look_at_breakers();
+    }
+
+    fn fail(&mut self, number: usize, failures: u64) {
+        self.state.handle_outcomes(&self.key(number), (0, failures));
+        self.look_at_breakers();
     }
 
     fn manual(&mut self, number: usize, word: Option<bool>) {
@@ -245,15 +324,53 @@ impl World {
         assert!(self.state.handle_manual(&key, manual));
     }
 
+    /// Those that have a weight.
+    fn weighed(&self) -> impl Iterator<Item = &Model> {
+        self.models.iter().zip(&self.weights).filter(|(_, weight)| **weight > 0).map(|(m, _)| m)
+    }
+
+    /// Whether breakers are asked: somebody who is usable is let through by one.
+    fn asks_breakers(&self) -> bool {
+        self.weighed().any(|model| model.is_usable() && model.breaker != breaker::State::Open)
+    }
+
+    fn is_in(&self, model: &Model) -> bool {
+        model.is_usable() && !(self.asks_breakers() && model.breaker == breaker::State::Open)
+    }
+
     /// The weights that the model gives.
     fn expected(&self) -> Vec<f64> {
-        let usable = |(model, weight): (&Model, &u16)| *weight > 0 && model.part().is_some();
-        let is_any = self.models.iter().zip(&self.weights).any(usable);
+        let are_in = self.weighed().filter(|model| self.is_in(model)).count();
+        let all = self.weighed().filter(|model| model.drained == Drained::No).count();
+        let panics = are_in == 0 || are_in * 100 <= usize::from(self.threshold) * all;
+        let percent = |model: &Model| {
+            let is_open = self.asks_breakers() && model.breaker == breaker::State::Open;
+            let is_half = self.asks_breakers() && model.breaker == breaker::State::HalfOpen;
+            match model.drained {
+                Drained::Forced => 0,
+                _ if panics && are_in == 0 => 100,
+                Drained::Yes => 0,
+                Drained::No if is_open => 0,
+                Drained::No if panics => 100,
+                Drained::No => model.part().unwrap_or(0).min(if is_half { 10 } else { 100 }),
+            }
+        };
         let weight = |(model, weight): (&Model, &u16)| {
-            let part = if is_any { model.part().unwrap_or(0) } else { 100 };
-            f64::from(*weight) * f64::from(part) / 100.0
+            f64::from(*weight) * f64::from(percent(model)) / 100.0
         };
         self.models.iter().zip(&self.weights).map(weight).collect()
+    }
+
+    /// Who is drained, or whose breaker is open, gets nothing unless all are out.
+    fn check_who_is_out(&mut self) {
+        let any_in = self.weighed().any(|model| self.is_in(model));
+        let effective = self.effective();
+        for (model, weight) in self.models.iter().zip(effective) {
+            let is_out = model.drained != Drained::No
+                || model.breaker == breaker::State::Open && self.asks_breakers();
+            assert!(!any_in || !is_out || weight == 0.0, "{model:?}");
+            assert!(model.drained != Drained::Forced || weight == 0.0);
+        }
     }
 
     fn effective(&mut self) -> Vec<f64> {
@@ -263,28 +380,41 @@ impl World {
     }
 }
 
+/// Whether weights are the same but for their last bits: a tenth has no end in them.
+fn are_alike(one: &[f64], other: &[f64]) -> bool {
+    let mut pairs = one.iter().zip(other);
+    one.len() == other.len()
+        && pairs.all(|(a, b)| (a - b).abs() < 1e-3 && (*a == 0.0) == (*b == 0.0))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn weights_are_those_of_the_model_and_a_heal_restores_exactly_what_was_configured(
-        weights in prop::collection::vec(0..100_u16, 2..5), events in events(), seed in any::<u64>(),
+        weights in prop::collection::vec(0..100_u16, 2..5), threshold in prop_oneof![Just(0_u8), 0..=99_u8],
+        events in events(), seed in any::<u64>(),
     ) {
         prop_assume!(weights.iter().any(|weight| *weight > 0));
-        let mut world = World::new(weights.clone(), seed);
+        let mut world = World::new(weights.clone(), threshold, seed);
         let slots = world.state.planned().pools[&0].slots.clone();
         for event in events {
             match event {
                 Event::Answer(number, good) => world.answers[number % weights.len()] = good,
                 Event::Pass(seconds) => world.pass(seconds),
                 Event::Manual(number, word) => world.manual(number, word),
+                Event::Drain(number, drained) => world.drain(number, drained),
+                Event::Breaker(number, turn) => world.turn(number, turn),
+                Event::Fail(number, failures) => world.fail(number, failures),
                 Event::Reload => {
                     world.apply();
-                    world.state.handle_config(config(&weights));
+                    world.state.handle_config(config(&weights, threshold));
                     prop_assert_eq!(world.apply(), 0, "a reload without a change writes nothing");
                 }
             }
-            prop_assert_eq!(world.effective(), world.expected());
+            let (effective, expected) = (world.effective(), world.expected());
+            prop_assert!(are_alike(&effective, &expected), "{:?} for {:?}", effective, expected);
+            world.check_who_is_out();
             let before = world.state.planned().clone();
             world.apply();
             // Answers that change nothing plan nothing.
@@ -292,13 +422,19 @@ proptest! {
             prop_assert_eq!(world.state.plan(), &before);
         }
         world.answers.fill(true);
-        (0..weights.len()).for_each(|number| world.manual(number, None));
+        for number in 0..weights.len() {
+            world.manual(number, None);
+            world.drain(number, Drained::No);
+            world.turn(number, Turn::Reset);
+        }
+        // Long enough for what has failed before to count no more, and for checks to have found that all is well.
         world.pass(15);
+        (0..weights.len()).for_each(|number| world.turn(number, Turn::Reset));
         let configured: Vec<_> = weights.iter().map(|weight| f64::from(*weight)).collect();
         prop_assert_eq!(world.effective(), configured);
         world.apply();
         prop_assert_eq!(&world.state.planned().pools[&0].slots, &slots);
-        prop_assert!(world.narrow > 0);
+        prop_assert!(world.narrow > 0 || world.has_panicked);
     }
 
     #[test]
@@ -311,16 +447,25 @@ proptest! {
             if sum == 0.0 { 0.0 } else { weights[at].value() / sum }
         };
         let at = at.index(candidates.len());
-        let before = share(&candidates, at);
-        let mut after = candidates.clone();
-        let belief = &mut after[at].belief;
-        if belief.is_down {
-            *belief = Belief { recovered: better, ..Belief::default() };
-        } else {
-            belief.recovered = belief.recovered.max(better);
-        }
         prop_assume!(candidates[at].role == Role::Regular);
-        prop_assert!(share(&after, at) >= before - 1e-9);
+        let before = share(&candidates, at);
+        let belief = candidates[at].belief;
+        let healthier = Belief { is_down: false, recovered: belief.recovered.max(better), ..belief };
+        let lets_more = match belief.breaker {
+            breaker::State::Open => breaker::State::HalfOpen,
+            breaker::State::HalfOpen | breaker::State::Closed => breaker::State::Closed,
+        };
+        let betters = [
+            healthier,
+            Belief { drained: Drained::No, ..belief },
+            Belief { breaker: breaker::State::Closed, ..belief },
+            Belief { breaker: lets_more, drained: Drained::No, ..healthier },
+        ];
+        for better in betters {
+            let mut after = candidates.clone();
+            after[at].belief = better;
+            prop_assert!(share(&after, at) >= before - 1e-9, "{better:?}");
+        }
     }
 
     #[test]
@@ -335,9 +480,15 @@ proptest! {
             prop_assert!(*weight <= candidate.weight);
             prop_assert!(candidate.role != Role::Fallback || !is_chosen || weighed.panics);
         }
-        let usable = |c: &Candidate| c.weight.parts() > 0 && !c.belief.is_down && c.role == Role::Regular;
-        if threshold == 0 && candidates.iter().any(usable) {
+        let is_usable = |c: &&Candidate| {
+            let Belief { is_down, drained, .. } = c.belief;
+            c.weight.parts() > 0 && !is_down && drained == Drained::No && c.role == Role::Regular
+        };
+        if threshold == 0 && candidates.iter().any(|c| is_usable(&c)) {
             prop_assert!(!weighed.panics);
+        }
+        let mut usable = candidates.iter().filter(is_usable);
+        if threshold == 0 && usable.any(|c| c.belief.breaker != breaker::State::Open) {
             let backups = candidates.iter().zip(&weighed.weights).filter(|(c, _)| c.role == Role::Backup);
             prop_assert!(backups.into_iter().all(|(_, weight)| weight.parts() == 0));
         }
@@ -347,18 +498,11 @@ proptest! {
 fn candidate() -> impl Strategy<Value = Candidate> {
     let role =
         prop_oneof![4 => Just(Role::Regular), 1 => Just(Role::Backup), 1 => Just(Role::Fallback)];
+    let belief = (any::<bool>(), 1..=100_u8, drained(), state());
     let role = (role, 0..3_u16);
-    (0..50_u16, role, any::<bool>(), 1..=100_u8).prop_map(|(weight, role, is_down, recovered)| {
+    (0..50_u16, role, belief).prop_map(|(weight, role, (is_down, recovered, drained, breaker))| {
+        let belief = Belief { is_down, recovered, drained, breaker, ..Belief::default() };
         let (role, rank) = role;
-        Candidate {
-            weight: Weight::configured(weight),
-            role,
-            rank,
-            belief: if is_down {
-                Belief::DOWN
-            } else {
-                Belief { is_down, recovered, ..Belief::default() }
-            },
-        }
+        Candidate { weight: Weight::configured(weight), role, rank, belief }
     })
 }

@@ -5,9 +5,12 @@
 //! been read; a line for each backend id that it names), `fails at N` (the N-th step of the next
 //! `steps` is refused), `answers` (how backends answer checks from now on; the others answer well), `until T` (time passes,
 //! and checks are made), `manual` (an operator's word: a service, a backend, `up`, `down` or `auto`, and for how long), `loads` (live
-//! flows by backend id), `names` (what names stand for from now on: a name, for how long, and addresses, or those of SRV
-//! records with priority and weight; names that are not there are not known). Answers: `dump` (the desired state), `steps` (what leads there from
-//! what has been done so far), `health` (what is believed of each backend). `UPDATE_EXPECT=1 cargo test` writes the answers anew.
+//! flows by backend id), `names` (what names stand for from now on: a name, for how long, and addresses, or those of SRV records
+//! with priority and weight; names that are not there are not known), `drain` (a service, a backend, how long flows may take, and `forced` or nothing; `from ROUTE` behind the
+//! service for the pool of a route), `undrain` (so, and `gradual` or nothing), `breaker` (a service, a backend, and `open`, `close` or
+//! `reset`), `outcomes` (a service, a backend, how many connections have ended well there, and how many badly). Answers: `dump` (the
+//! desired state), `steps` (what leads there from what has been done so far), `health` (what is believed of each backend),
+//! `drains` (how far each has got). `UPDATE_EXPECT=1 cargo test` writes the answers anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -15,15 +18,17 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use equipoise_core::config::breaker::OnTimeout;
 use equipoise_core::config::{self, Config};
 use equipoise_core::diff::{Applied, Difference, diff};
+use equipoise_core::drain::{Pace, Request};
 use equipoise_core::dump::dump;
 use equipoise_core::facts::{Facts, Interface};
 use equipoise_core::health::{Effect, Failure, FailureKind, Manual};
 use equipoise_core::id::BackendKey;
 use equipoise_core::id::Named;
 use equipoise_core::resolve::{self, Answer, Part};
-use equipoise_core::state::State;
+use equipoise_core::state::{State, Turn};
 use expect_test::expect_file;
 
 macro_rules! scenarios {
@@ -47,6 +52,7 @@ scenarios! {
     address_that_appears_adds_keys_and_nothing_else
     algorithm_change_keeps_the_slots
     all_backends_down_is_as_if_nothing_were_known
+    all_breakers_open_are_as_if_there_were_none
     answer_that_is_much_smaller_takes_half_unless_health_agrees
     backend_of_two_pools_answers_for_its_service
     backend_that_comes_back_after_its_id_has_rested_is_a_new_one
@@ -56,16 +62,27 @@ scenarios! {
     backend_that_has_left_stays_until_no_flow_names_it
     backend_that_leaves_goes_after_packets_in_flight
     backend_that_leaves_with_a_reset_goes_after_packets_in_flight
+    backend_that_leaves_takes_its_drain_with_it
     backends_are_unknown_and_usable_until_a_threshold_says_otherwise
     backup_backends_take_over_when_no_other_is_usable
+    breaker_is_of_one_service_and_pool
+    breaker_opens_and_closes_by_what_every_check_says
+    breaker_that_is_half_open_lets_in_nobody_who_is_down_or_drained
+    breaker_turned_by_hand_reaches_the_slots
+    check_of_no_kind_is_no_check
     checks_that_change_no_verdict_write_nothing
+    connections_that_fail_open_a_breaker_for_longer_each_time
     down_backend_is_of_another_generation_and_its_flows_are_told
+    drain_is_of_a_port_and_not_of_an_address
+    drain_of_a_route_leaves_other_pools_alone
+    drained_backend_stays_out_whatever_its_health_does
     exact_address_wins_over_own_addresses
     failing_backend_loses_its_slots_and_gets_them_back
     families_of_a_service_are_weighed_apart
     flap_touches_the_pools_that_name_the_backend_and_no_other
     hosts_that_are_sources_lead_all_their_addresses
     interface_that_does_not_exist_is_a_note_until_it_appears
+    last_backend_drained_serves_on_unless_that_is_forced
     last_backend_that_goes_down_keeps_its_flows
     live_flows_and_health_meet_in_one_weight
     name_beside_a_heavy_backend_keeps_its_share
@@ -89,10 +106,12 @@ scenarios! {
     route_that_leaves_goes_before_its_pool
     second_service_leaves_the_first_untouched
     service_of_both_families_has_a_pool_for_each
+    scores_follow_live_flows_of_their_own_backend
     service_that_leaves_goes_before_what_it_led_to
     service_without_a_backend_of_a_family_is_a_note
     tables_of_settings_service_route_and_backend_are_merged
     two_services_with_one_name_each_follow_it
+    undrained_backend_gets_its_share_back_by_quarters
     weight_of_zero_keeps_the_backend_and_takes_its_slots
     word_of_an_operator_stands_whatever_checks_say
 }
@@ -130,6 +149,7 @@ struct Story {
     now: Duration,
     bad: BTreeSet<SocketAddr>,
     names: BTreeMap<String, Answer>,
+    loads: BTreeMap<u32, u64>,
 }
 
 impl Story {
@@ -144,6 +164,11 @@ impl Story {
             ["names"] => self.names = body.lines().filter(|l| !l.is_empty()).map(name).collect(),
             ["manual"] => self.manual(body),
             ["loads"] => self.loads(body),
+            ["drain"] => self.drain(body),
+            ["undrain"] => self.undrain(body),
+            ["breaker"] => self.breaker(body),
+            ["outcomes"] => self.outcomes(body),
+            ["drains"] => return self.drains(),
             ["health"] => return self.health(),
             ["dump"] => return self.dump(),
             ["steps"] => return self.steps(),
@@ -244,8 +269,69 @@ impl Story {
             let (id, flows) = line.split_once(' ').expect("an id and its flows");
             (id.parse().expect("a backend id"), flows.parse().expect("a number of flows"))
         };
-        let loads = body.lines().filter(|line| !line.is_empty()).map(load).collect();
+        let loads: BTreeMap<u32, u64> =
+            body.lines().filter(|line| !line.is_empty()).map(load).collect();
+        let state = self.state();
+        for (key, id) in state.holders(|_| true) {
+            state.handle_drained_flows(&key, loads.get(&id).copied().unwrap_or_default());
+        }
+        self.loads = loads.clone();
         self.state().handle_loads(loads);
+    }
+
+    fn drain(&mut self, body: &str) {
+        for (key, words) in named(body) {
+            let [timeout, words @ ..] = &words[..] else { panic!("how long flows may take") };
+            let request = Request {
+                timeout: duration(timeout),
+                on_timeout: OnTimeout::Keep,
+                is_forced: words == ["forced"],
+            };
+            let loads = self.loads.clone();
+            let state = self.state();
+            let flows = state.backend_id(&key).and_then(|id| loads.get(&id)).copied();
+            let drained = state.handle_drain(&key, request, flows.unwrap_or_default());
+            drained.expect("it is not drained already");
+        }
+    }
+
+    fn undrain(&mut self, body: &str) {
+        for (key, words) in named(body) {
+            let pace = if words == ["gradual"] { Pace::Gradual } else { Pace::AtOnce };
+            self.state().handle_undrain(&key, pace).expect("it is drained");
+        }
+    }
+
+    fn breaker(&mut self, body: &str) {
+        for (key, words) in named(body) {
+            let turn = match words[..] {
+                ["open"] => Turn::Open,
+                ["close"] => Turn::Close,
+                ["reset"] => Turn::Reset,
+                _ => panic!("a breaker is opened, closed or reset"),
+            };
+            self.state().handle_breaker(&key, turn).expect("it has a breaker");
+        }
+    }
+
+    fn outcomes(&mut self, body: &str) {
+        for (key, words) in named(body) {
+            let [good, bad] = &words[..] else { panic!("how many good and bad ones") };
+            let outcomes = (good.parse().expect("a number"), bad.parse().expect("a number"));
+            self.state().handle_outcomes(&key, outcomes);
+        }
+    }
+
+    fn drains(&mut self) -> String {
+        let mut text = String::new();
+        for (key, drain) in self.state().drains().iter() {
+            let (name, address, status) = (&key.service, key.address, drain.status.name());
+            let route = key.route.as_deref().map(|route| format!(" from {route}"));
+            let route = route.unwrap_or_default();
+            let (flows, first) = (drain.flows, drain.initial_flows);
+            let _ = writeln!(text, "{name}{route} {address}: {status}, {flows} of {first} flows");
+        }
+        if text.is_empty() { "none\n".to_owned() } else { text }
     }
 
     fn health(&mut self) -> String {
@@ -259,7 +345,11 @@ impl Story {
                     let (name, weight) = (&service.service.name, backend.effective_weight);
                     let (address, health) = (backend.address, backend.health);
                     let route = route.as_deref().unwrap_or_default();
-                    let _ = writeln!(text, "{name}{route} {address}: {health}, weight {weight}");
+                    let _ = write!(text, "{name}{route} {address}: {health}, weight {weight}");
+                    if backend.breaker != "closed" {
+                        let _ = write!(text, ", breaker {}", backend.breaker);
+                    }
+                    text.push_str(if backend.is_drained { ", drained\n" } else { "\n" });
                 }
             }
         }
@@ -310,6 +400,25 @@ fn name(line: &str) -> (String, Answer) {
     let answer =
         Answer { places: words.map(place).collect(), ttl: Some(duration(ttl)), lacks: None };
     (name.to_owned(), answer)
+}
+
+/// Lines that begin with a backend, and what else they say.
+fn named(body: &str) -> Vec<(BackendKey, Vec<&str>)> {
+    let line = |line| {
+        let words: Vec<&str> = str::split_whitespace(line).collect();
+        let (service, route, words) = match &words[..] {
+            [service, "from", route, words @ ..] => (*service, Some(*route), words),
+            [service, words @ ..] => (*service, None, words),
+            [] => panic!("a service and a backend: {line}"),
+        };
+        let [address, words @ ..] = words else { panic!("a backend: {line}") };
+        let address = address.parse().expect("an address and a port");
+        (
+            BackendKey { service: service.into(), route: route.map(Into::into), address },
+            words.to_vec(),
+        )
+    };
+    body.lines().filter(|line| !line.is_empty()).map(line).collect()
 }
 
 fn duration(text: &str) -> Duration {

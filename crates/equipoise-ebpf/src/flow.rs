@@ -3,13 +3,13 @@
 //! The table itself is `equipoise_common::flow`. Here is what depends on services and backends: when a flow that is
 //! there is as good as none, and what becomes of the flows of a backend that has gone.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use equipoise_common::event::Event;
 use equipoise_common::flow::entry::{count, facts, owner, uncount};
 use equipoise_common::flow::find::{Expected, find_as, is_expired};
 use equipoise_common::flow::set::{End, Way, at};
 use equipoise_common::flow::track::note;
-use equipoise_common::flow::{Meta, Reason, State, Storage, Word as _, flag, tick};
+use equipoise_common::flow::{Meta, Reason, State, Storage, Word as _, flag, moment, tick};
 use equipoise_common::key::{FiveTuple, UDP};
 use equipoise_common::step::What;
 use equipoise_common::value::Fate;
@@ -221,6 +221,16 @@ pub fn now() -> u32 {
     }
     // SAFETY: takes nothing.
     tick(unsafe { bpf_ktime_get_coarse_ns() })
+}
+
+/// The exact clock, in moments.
+#[inline(always)]
+pub fn exact() -> u32 {
+    if TEST_CLOCK.load() != 0 {
+        return moment(CLOCK.get(0).copied().unwrap_or_default());
+    }
+    // SAFETY: takes nothing.
+    moment(unsafe { bpf_ktime_get_ns() })
 }
 
 impl<F: Family> Decision<F> {

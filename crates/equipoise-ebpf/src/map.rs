@@ -180,6 +180,15 @@ pub static LIVE_SERVICES: Array<Shared, { limit::SERVICES as usize }, MMAPABLE> 
 #[btf_map(name = "LIVE_BACKENDS")]
 pub static LIVE_BACKENDS: Array<Shared, { limit::BACKENDS as usize }, MMAPABLE> = Array::new();
 
+/// Both, by exact additions: of those, flows that are over and wait for what may still come.
+#[btf_map(name = "LIVE_CLOSING")]
+pub static LIVE_CLOSING: Array<Shared, { limit::BACKENDS as usize }, MMAPABLE> = Array::new();
+
+/// Program; user space empties an entry before its id is given out: how long a backend takes to answer a SYN, in nanoseconds
+/// and on average, by id; 0 before it has answered any.
+#[btf_map(name = "HANDSHAKES")]
+pub static HANDSHAKES: Array<Shared, { limit::BACKENDS as usize }, MMAPABLE> = Array::new();
+
 /// Program: what became of flows under pressure.
 #[btf_map(name = "PRESSURE")]
 pub static PRESSURE: PerCpuArray<u64, { PRESSURES as usize }> = PerCpuArray::new();

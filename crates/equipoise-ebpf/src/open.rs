@@ -11,7 +11,7 @@ use equipoise_common::value::{OnFull, Policy, Service};
 use equipoise_common::verdict::Verdict;
 
 use crate::family::Family;
-use crate::flow::{Decision, now};
+use crate::flow::{Decision, exact, now};
 use crate::parse::Headers;
 use crate::report;
 use crate::select;
@@ -181,5 +181,6 @@ fn put_together<F: Family>(headers: &Headers<F>, service: &Service, new: &mut Ne
         packets: headers.size.packets,
         bytes: headers.size.bytes,
         now: now(),
+        begun: exact(),
     };
 }

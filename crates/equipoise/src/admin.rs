@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::events::Subscription;
 use crate::status::change::{
     AddRequest, ReloadAnswer, ReloadRequest, RuntimeChange, WeightRequest,
 };
@@ -16,7 +17,8 @@ use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord};
 use crate::status::names::NameStatus;
 use crate::status::operate::{
-    BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, Selection,
+    BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer,
+    UndrainRequest,
 };
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
 
@@ -52,7 +54,7 @@ pub enum Command {
     /// Give backends no new flows; answered when that is so, or when it is over.
     Drain(DrainRequest, Reply<DrainAnswer>),
     /// Give them new flows again.
-    Undrain(Selection, Reply<Vec<DrainStatus>>),
+    Undrain(UndrainRequest, Reply<Vec<DrainStatus>>),
     /// All drains.
     Drains(Reply<DrainsAnswer>),
     /// The breakers of a service, or of all.
@@ -71,6 +73,8 @@ pub enum Command {
     CheckHealth(BackendName, Reply<Vec<BackendHealth>>),
     /// Take another configuration; answered when it is in the maps.
     Configure(Configure, Reply<ReloadAnswer>),
+    /// The events from the one after this number on.
+    Events(u64, Reply<Subscription>),
     /// What is otherwise than the file says.
     Changes(Reply<Vec<RuntimeChange>>),
     /// Detach, remove everything, and end; answered when it is done.

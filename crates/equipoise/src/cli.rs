@@ -21,6 +21,7 @@ mod config;
 mod decap;
 mod dns;
 mod drain;
+mod events;
 mod explain;
 mod flows;
 mod health;
@@ -130,6 +131,7 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Drain(asked) => drain::drain(global, asked).await,
             Command::Undrain(asked) => drain::undrain(global, asked).await,
             Command::Drains => drain::drains(global).await,
+            Command::Events(asked) => events::events(global, asked).await,
             Command::Breaker(asked) => breaker::breaker(global, asked).await,
             Command::Health(asked) => health::health(global, asked).await,
             Command::Probe(asked) => health::probe(global, asked).await,

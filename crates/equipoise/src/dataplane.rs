@@ -1,6 +1,7 @@
 //! The data plane as the control plane sees it: something that takes steps.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::value::{Host, Traffic};
@@ -116,6 +117,12 @@ pub trait DataPlane: Maps {
 
     /// The live flows of a backend, by id.
     fn live_flows(&self, backend: u32) -> u64;
+
+    /// So, without those that are over and wait for what may still come.
+    fn open_flows(&self, backend: u32) -> u64;
+
+    /// How long a backend takes on average to answer a SYN, by id; none before it has answered any.
+    fn handshake(&self, backend: u32) -> Option<Duration>;
 
     /// The ids that flows name.
     fn named(&self) -> Named;

@@ -26,6 +26,7 @@ use crate::admin::{Command, Configure, Reply, Snapshot};
 use crate::apply::{Applier, Converged};
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::Part;
+use crate::events::{Event as Told, Events, Kind};
 use crate::host::addresses::Managed;
 use crate::host::forwarding::{self, Forwarding};
 use crate::host::{HostError, Machine, Reading, Way};
@@ -49,10 +50,12 @@ mod keep;
 mod listing;
 mod loads;
 mod names;
+mod passive;
 mod ports;
 mod reload;
 mod select;
 mod start;
+mod tell;
 mod trouble;
 mod wake;
 
@@ -73,6 +76,8 @@ use health::Waiting;
 use interfaces::Interfaces;
 use keep::Kept;
 use names::{Asking, Awaiting};
+use passive::Passive;
+use tell::Lasting;
 use trouble::{Topic, Troubles};
 use wake::{BURST, Due, NEIGHBOURS, RESTING, SWEEP, SWEEP_PARTS};
 
@@ -104,7 +109,12 @@ pub struct Driver<M, P> {
     crowded: Vec<Crowded>,
     generation: Generation,
     flows: Option<FlowSample>,
+    /// Where events are told, and what of that still lasts.
+    told: Events,
+    lasting: Lasting,
     events: EventTask,
+    /// What traffic has said of backends.
+    passive: Passive,
     prober: Prober,
     outcomes: Outcomes,
     /// Who has asked for checks whose outcomes are not in.
@@ -167,6 +177,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     ///
     /// When something of ours could not be removed.
     pub async fn run(mut self) -> Result<(), EndError> {
+        self.tell(Told::new(Kind::Started));
         let ending = loop {
             if let Some(ending) = self.turn().await {
                 break ending;
@@ -267,6 +278,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.due.resting = now + RESTING;
             self.ask_for_resting_ids();
         }
+        self.tell_lasting();
     }
 
     /// Reads the machine; a change of it is due to be settled.

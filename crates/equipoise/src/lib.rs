@@ -10,6 +10,7 @@ pub mod config_file;
 pub mod dataplane;
 pub mod decap;
 pub mod driver;
+pub mod events;
 pub mod host;
 pub mod metrics;
 pub mod probe;

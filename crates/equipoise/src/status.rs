@@ -157,9 +157,26 @@ pub struct BackendStatus {
     pub draining: bool,
     /// Flows in the table.
     pub live_flows: u64,
+    /// What traffic itself says of it.
+    #[serde(default)]
+    pub passive: PassiveStatus,
     /// What has gone through it.
     #[serde(flatten)]
     pub traffic: Counters,
+}
+
+/// What traffic itself says of a backend, without any check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PassiveStatus {
+    /// How long it takes to answer a SYN, an average in which what is old weighs less and less; none before it has answered any, and
+    /// where its answers do not come by the balancer.
+    pub handshake_ms: Option<f64>,
+    /// Connections that it has refused with a RST.
+    pub refused: u64,
+    /// Connections that it has not answered, though the client has asked again.
+    pub unanswered: u64,
+    /// Connections that it has reset in the middle.
+    pub reset: u64,
 }
 
 /// Counters that never go down.

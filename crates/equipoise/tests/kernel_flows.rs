@@ -48,6 +48,8 @@ mod modes;
 mod names;
 #[path = "flows/next_hops.rs"]
 mod next_hops;
+#[path = "flows/passive.rs"]
+mod passive;
 #[path = "flows/ports.rs"]
 mod ports;
 #[path = "flows/rates.rs"]

@@ -2,6 +2,8 @@
 
 #[path = "whole/changes.rs"]
 mod changes;
+#[path = "whole/events.rs"]
+mod events;
 #[path = "whole/health.rs"]
 mod health;
 #[path = "whole/metrics.rs"]
@@ -10,6 +12,8 @@ mod metrics;
 mod names;
 #[path = "whole/operate.rs"]
 mod operate;
+#[path = "whole/shown.rs"]
+mod shown;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -128,7 +132,7 @@ impl Lab {
         assert_eq!(unsafe { libc::raise(libc::SIGHUP) }, 0);
     }
 
-    async fn status_when(&self, wanted: impl Fn(&Status) -> bool) -> Status {
+    async fn status_when(&self, mut wanted: impl FnMut(&Status) -> bool) -> Status {
         let asking = async {
             loop {
                 let status = self.client.status().await.unwrap();

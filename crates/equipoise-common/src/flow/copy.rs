@@ -83,6 +83,7 @@ fn read<const SLOT: usize, S: Storage<SLOT>>(
         packets: 0,
         bytes: 0,
         now,
+        begun: 0,
     };
     let lived = [request, reply].map(|slot| lived::<SLOT>().map(|word| slot[word].load()));
     // Once all is read, since the flow may have ended meanwhile, and its slots be another's by now.
@@ -108,6 +109,6 @@ fn give<const SLOT: usize, S: Storage<SLOT>>(
     let new = was.sharing(life.meta.flags());
     // No packet comes here, so the exchange cannot fail. Where the flow has closed, that has been told.
     request[At::<SLOT>::META].exchange(was.0, new.0);
-    recount(table, was, new);
+    recount(table, request, was, new);
     share(request, reply, [request_at, was.other()]);
 }

@@ -11,6 +11,8 @@ pub enum Live {
     Service(u32),
     /// Flows of a backend, by id.
     Backend(u32),
+    /// Those of them that are over, and wait for what may still come.
+    Closing(u32),
 }
 
 /// Why a flow was not opened.

@@ -5,10 +5,10 @@
 //! from outside; slots are used again only under one, and after [`super::GRACE`].
 
 use super::count::Live;
-use super::entry::{Meta, Reason, flag, key, opened, owner};
+use super::entry::{Meta, Reason, begun, flag, key, opened, owner};
 use super::find::{is_expired, is_past};
 use super::set::{End, Position, Storage, WAYS, Way, at, position};
-use super::state::State;
+use super::state::{MOMENTS_BITS, State};
 use super::word::Word;
 
 /// How often an exchange that others get in the way of is tried. A flow has few transitions, so
@@ -80,6 +80,10 @@ fn subtract<const SLOT: usize, S: Storage<SLOT>>(table: &S, request: &[S::Word; 
         take(table, Live::Confirmed);
     }
     take(table, Live::Service(service));
+    // Before those of which these are a part: who reads the whole first never counts too few that go on.
+    if was.state() == State::Closing {
+        take(table, Live::Closing(backend));
+    }
     take(table, Live::Backend(backend));
 }
 
@@ -179,9 +183,7 @@ pub fn worth<const SLOT: usize, S: Storage<SLOT>>(table: &S, here: Position, now
     if !meta.is_live() {
         return 0;
     }
-    // A flow cannot be younger than nothing: another CPU may have read the clock a little later.
-    let age = now.wrapping_sub(opened(slot));
-    let age = if age as i32 <= 0 { 1 } else { age as u64 };
+    let age = age(slot, meta, now);
     let (service, _) = owner(slot);
     let timeout = table.timeout(service, meta.state_number());
     let rank = if is_expired(table, here, slot, timeout, now) {
@@ -194,7 +196,20 @@ pub fn worth<const SLOT: usize, S: Storage<SLOT>>(table: &S, here: Position, now
             State::Established | State::TwoWay | State::Free | State::Resting => return 0,
         }
     };
-    rank << 32 | age
+    rank << 32 | age as u64
+}
+
+/// How long ago a flow was opened, by the clock of either of its entries; at least 1.
+#[inline(always)]
+fn age<W: Word, const SLOT: usize>(slot: &[W; SLOT], meta: Meta, now: u32) -> u32 {
+    let age = if meta.has(flag::REPLY) {
+        // Of half an hour at most, which no flow that is not confirmed gets to be.
+        (now.wrapping_sub(begun(slot) >> MOMENTS_BITS) << MOMENTS_BITS) as i32 >> MOMENTS_BITS
+    } else {
+        now.wrapping_sub(opened(slot)) as i32
+    };
+    // A flow cannot be younger than nothing: another CPU may have read the clock a little later.
+    if age <= 0 { 1 } else { age as u32 }
 }
 
 /// Whether a slot may be claimed: never used, or given up long enough ago.

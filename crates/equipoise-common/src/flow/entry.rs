@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | meta | 0 | 0 | state and flags (16 bits), generation of the backend (16), position of the other entry, or when it was given up (32) |
 //! | key | 1 | 1..5 | source and destination address as the packet has them |
-//! | key ports | 2 | 5 | source and destination port, and when the flow was opened (32) |
+//! | key ports | 2 | 5 | source and destination port, and when the flow was opened (32): in ticks, and in the reply's entry in moments |
 //! | activity | 5 | 6 | end of what this direction has sent (32), last packet (32) |
 //! | traffic | 7 | 7 | IP bytes (36), packets (28); the halves of what does not fit are in `track` |
 //! | to | 3 | 8..12 | source and destination address after rewriting |
@@ -63,6 +63,9 @@ pub mod flag {
     pub const BACKEND_DONE: u32 = 1 << 10;
     /// The backend's answers do not come by us.
     pub const ONE_SIDED: u32 = 1 << 11;
+    /// While it is opening, and the backend has not answered as far as is seen here: the client has sent its SYN again. It
+    /// shares its bit with one that has a meaning only later.
+    pub const SENT_AGAIN: u32 = BACKEND_FIN;
     /// What both entries of a flow say alike.
     pub const SHARED: u32 =
         ANSWERED | CLIENT_FIN | BACKEND_FIN | CLIENT_DONE | BACKEND_DONE | STATE | WHY;
@@ -220,6 +223,12 @@ impl Meta {
         self.0 & 7 >= State::Opening as u64
     }
 
+    /// Whether the client has sent its SYN again, and nothing has come of it.
+    #[inline(always)]
+    pub const fn is_sent_again(self) -> bool {
+        self.state_number() == State::Opening as u32 && self.has(flag::SENT_AGAIN)
+    }
+
     /// Why the flow has closed.
     pub fn reason(self) -> Reason {
         Reason::from_number((self.flags() & flag::WHY) >> flag::WHY_SHIFT)
@@ -329,9 +338,15 @@ pub fn key<W: Word, A: Address, const SLOT: usize>(slot: &[W; SLOT], meta: Meta)
     }
 }
 
-/// When the flow of an entry was opened.
+/// When the flow of a request's entry was opened, ticks.
 #[inline(always)]
 pub fn opened<W: Word, const SLOT: usize>(slot: &[W; SLOT]) -> u32 {
+    (slot[At::<SLOT>::KEY_PORTS].load() >> 32) as u32
+}
+
+/// When the flow of a reply's entry was opened, moments.
+#[inline(always)]
+pub fn begun<W: Word, const SLOT: usize>(slot: &[W; SLOT]) -> u32 {
     (slot[At::<SLOT>::KEY_PORTS].load() >> 32) as u32
 }
 
@@ -371,6 +386,12 @@ const BYTES: u64 = (1 << BYTE_BITS) - 1;
 const BYTES_TOP: u64 = 1 << (BYTE_BITS - 1);
 const PACKETS_TOP: u64 = 1 << 63;
 const CARRIED_BYTES_BITS: u32 = 18;
+
+/// Packets of an entry's direction, as long as they are few.
+#[inline(always)]
+pub fn packets<W: Word, const SLOT: usize>(slot: &[W; SLOT]) -> u64 {
+    slot[At::<SLOT>::TRAFFIC].load() >> BYTE_BITS
+}
 
 /// Counts a packet; the barrier that the flow's facts are read behind.
 ///

@@ -37,8 +37,10 @@ pub struct New<A> {
     pub packets: u64,
     /// IP bytes of the first packet.
     pub bytes: u64,
-    /// Now.
+    /// Now, ticks.
     pub now: u32,
+    /// Now, moments.
+    pub begun: u32,
 }
 
 /// Live flows at most; 0 for no limit.
@@ -454,7 +456,11 @@ fn fill<const SLOT: usize, S: Storage<SLOT>>(
         word += 1;
     }
     let now = (new.now as u64) << 32;
-    slot[At::<SLOT>::KEY_PORTS].store(ports(key) as u64 | now);
+    let opened = match side {
+        Side::Request => now,
+        Side::Reply => (new.begun as u64) << 32,
+    };
+    slot[At::<SLOT>::KEY_PORTS].store(ports(key) as u64 | opened);
     let to_ports = ports(&other.reversed()) as u64;
     slot[At::<SLOT>::TO_PORTS]
         .store(to_ports | (new.service as u64 & 0xffff) << 32 | (new.backend as u64) << 48);

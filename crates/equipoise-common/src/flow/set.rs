@@ -248,6 +248,11 @@ pub trait Storage<const SLOT: usize> {
     /// How long a flow of a service lives without a packet in the state with this number, ticks.
     fn timeout(&self, service: u32, state: u32) -> u32;
 
+    /// A backend has answered a SYN that came at this moment, and that was sent once: how long that has taken says something of
+    /// the backend.
+    #[inline(always)]
+    fn answered(&self, _backend: u32, _begun: u32) {}
+
     /// A flow has ended; what its slots say, but for their meta words, is still there.
     fn ended(&self, end: &End<'_, Self::Word, SLOT>);
 }

@@ -11,6 +11,15 @@ pub const fn tick(nanoseconds: u64) -> u32 {
     (nanoseconds >> 20) as u32
 }
 
+/// Bits that a moment is finer than a tick.
+pub const MOMENTS_BITS: u32 = 10;
+
+/// Fine time: units of 2^10 ns (about a microsecond), wrapping after 73 minutes.
+#[inline(always)]
+pub const fn moment(nanoseconds: u64) -> u32 {
+    (nanoseconds >> (20 - MOMENTS_BITS)) as u32
+}
+
 /// What a slot of the flow table holds.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,7 +6,7 @@
 //! it (RFC 9293 section 3.10.7.4, RFC 5961 section 3): what a stranger sends closes nothing.
 
 use super::count::Live;
-use super::entry::{At, Meta, Reason, acknowledged, flag, sent};
+use super::entry::{At, Meta, Reason, acknowledged, begun, flag, owner, packets, sent};
 use super::set::{End, Position, Storage, at};
 use super::state::State;
 use super::word::Word;
@@ -102,11 +102,67 @@ fn is_eventful(meta: Meta, segment: &Segment) -> bool {
     }
 }
 
+/// Changes the state as a packet says that has been noted in the entry at `here`: [`greet`] and [`settle`], which a program has as
+/// functions of their own.
+pub fn turn<const SLOT: usize, S: Storage<SLOT>>(table: &S, here: Position, segment: &Segment) {
+    greet(table, here, segment);
+    settle(table, here, segment);
+}
+
+/// What a packet tells of the backend of a flow that is opening: that it has answered for the first time, that it has not and is asked
+/// again, or that it must have. Apart from [`settle`], where the verifier would follow it once for each way that that can go.
+#[inline(never)]
+pub fn greet<const SLOT: usize, S: Storage<SLOT>>(table: &S, here: Position, segment: &Segment) {
+    let Some(slot) = at(table, here) else { return };
+    let meta = Meta(slot[0].load());
+    let Some(other) = at(table, meta.other()) else { return };
+    if meta.state() != State::Opening {
+        return;
+    }
+    let handshake = segment.flags & (tcp::SYN | tcp::ACK);
+    if meta.has(flag::REPLY) {
+        if meta.has(flag::ANSWERED) {
+            return;
+        }
+        // Of a SYN that was sent more than once nobody knows which is answered.
+        if handshake == tcp::SYN | tcp::ACK && packets(other) == 1 {
+            table.answered(owner(slot).1, begun(slot));
+        }
+        mark_again([other, slot], [meta.other(), here], 0);
+        return;
+    }
+    let is_one_sided = meta.has(flag::ONE_SIDED);
+    // The reply's entry begins with what the first SYN makes the backend acknowledge.
+    let is_again = handshake == tcp::SYN && segment.end() == acknowledged(other);
+    if is_again && (is_one_sided || !meta.has(flag::ANSWERED)) {
+        mark_again([slot, other], [here, meta.other()], flag::SENT_AGAIN);
+    } else if is_one_sided && handshake == tcp::ACK {
+        mark_again([slot, other], [here, meta.other()], 0);
+    }
+}
+
+/// Says in both entries of a flow that is opening whether its client has sent its SYN again. Where another packet is quicker, that is
+/// not said: it is one of many.
+#[inline(always)]
+fn mark_again<W: Word, const SLOT: usize>(
+    [request, reply]: [&[W; SLOT]; 2],
+    at: [Position; 2],
+    mark: u32,
+) {
+    let was = Meta(request[0].load());
+    let is_one = was.is_live() && !was.has(flag::REPLY) && was.other() == at[1];
+    let flags = was.flags() & !flag::SENT_AGAIN | mark;
+    if is_one && was.state() == State::Opening && flags != was.flags() {
+        request[0].exchange(was.0, was.sharing(flags).0);
+        share(request, reply, at);
+    }
+}
+
 /// Changes the state as a packet says that has been noted in the entry at `here`.
 ///
 /// Not inlined: few packets come here.
 #[inline(never)]
-pub fn turn<const SLOT: usize, S: Storage<SLOT>>(table: &S, here: Position, segment: &Segment) {
+pub fn settle<const SLOT: usize, S: Storage<SLOT>>(table: &S, here: Position, segment: &Segment) {
     let Some(slot) = at(table, here) else { return };
     let meta = Meta(slot[0].load());
     let Some(other) = at(table, meta.other()) else { return };
@@ -302,7 +358,7 @@ fn tell<const SLOT: usize, S: Storage<SLOT>>(
     was: Meta,
     new: Meta,
 ) {
-    recount(table, was, new);
+    recount(table, request, was, new);
     if new.state_number() == State::Closing as u32 && was.state_number() != new.state_number() {
         let why = Reason::from_number((new.flags() & flag::WHY) >> flag::WHY_SHIFT);
         table.ended(&End { request, reply: Some(reply), was, why });
@@ -311,7 +367,16 @@ fn tell<const SLOT: usize, S: Storage<SLOT>>(
 
 /// Counts a change of state.
 #[inline(always)]
-pub(super) fn recount<const SLOT: usize, S: Storage<SLOT>>(table: &S, was: Meta, new: Meta) {
+pub(super) fn recount<const SLOT: usize, S: Storage<SLOT>>(
+    table: &S,
+    request: &[S::Word; SLOT],
+    was: Meta,
+    new: Meta,
+) {
+    let is_over = new.state() == State::Closing && was.state() != State::Closing;
+    if is_over && let Some(count) = table.live(Live::Closing(owner(request).1)) {
+        count.add(1);
+    }
     let (before, after) = (was.state().is_confirmed(), new.state().is_confirmed());
     if before != after
         && let Some(count) = table.live(Live::Confirmed)

@@ -205,6 +205,7 @@ pub(crate) struct Table {
     confirmed: Tracked,
     service: Tracked,
     backend: Tracked,
+    closing: Tracked,
     ended: Mutex<Vec<(State, Reason)>>,
     cpus: AtomicUsize,
 }
@@ -231,6 +232,7 @@ impl Storage<SLOT> for Table {
             Live::Confirmed => Some(&self.confirmed),
             Live::Service(_) => Some(&self.service),
             Live::Backend(_) => Some(&self.backend),
+            Live::Closing(_) => Some(&self.closing),
         }
     }
 
@@ -271,6 +273,7 @@ impl Table {
             confirmed: shared(),
             service: shared(),
             backend: shared(),
+            closing: shared(),
             ended: Mutex::default(),
             cpus: AtomicUsize::new(0),
         }
@@ -298,6 +301,7 @@ impl Table {
             packets: 1,
             bytes: 60,
             now,
+            begun: now << 10,
         };
         let mut opened = Opened::NOTHING;
         open(self, &new, limits, &mut opened);
@@ -367,7 +371,7 @@ impl Table {
     pub(crate) fn check(&self) -> u64 {
         let rows = (0..self.sets()).flat_map(|set| (1..16).map(move |row| position(set, row)));
         let live: Vec<Position> = rows.filter(|&here| self.meta(here).is_live()).collect();
-        let (mut counts, mut spilled) = ([0; 4], vec![0; self.sets.len()]);
+        let (mut counts, mut spilled) = ([0; 5], vec![0; self.sets.len()]);
         for &here in &live {
             let meta = self.meta(here);
             let other = self.meta(meta.other());
@@ -385,10 +389,11 @@ impl Table {
             if !meta.has(flag::REPLY) {
                 counts = counts.map(|count| count + 1);
                 counts[1] -= u64::from(!meta.state().is_confirmed());
+                counts[4] -= u64::from(meta.state() != State::Closing);
             }
         }
-        let says = [&self.table, &self.confirmed, &self.service, &self.backend].map(Word::load);
-        assert_eq!(says, counts, "table, confirmed, service, backend");
+        let says = [&self.table, &self.confirmed, &self.service, &self.backend, &self.closing];
+        assert_eq!(says.map(Word::load), counts, "table, confirmed, service, backend, closing");
         let used: u32 = self.sets.iter().map(Set::used).sum();
         assert_eq!(used as usize, live.len(), "tags of rows that are not in use");
         let says: Vec<u64> = self.sets.iter().map(Set::spilled).collect();

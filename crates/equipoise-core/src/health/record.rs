@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use crate::config::HealthCheck;
-use crate::config::health::{Recovery, RecoveryMode};
+use crate::config::health::Recovery;
+use crate::recovery::Recovering;
 
 /// What checks say of a backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,12 +107,9 @@ pub struct Record {
     pub latency: Option<Duration>,
     /// Why the last check failed; none where it did not.
     pub error: Option<Failure>,
-    /// Since when it is healthy again, and good answers since then.
-    recovering: Option<(Duration, u32)>,
+    /// How it gets its share back since it is healthy again.
+    recovering: Option<Recovering>,
 }
-
-/// A linear recovery goes in so many steps.
-const LINEAR_STEPS: u128 = 20;
 
 impl Record {
     /// What another check of the same backend starts with: the verdict, and nothing counted.
@@ -149,10 +147,10 @@ impl Record {
         let is_new = self.verdict != Verdict::Healthy && self.successes >= check.healthy_threshold;
         if is_new {
             // From unknown, it has had its share all along.
-            self.recovering = (self.verdict == Verdict::Unhealthy).then_some((now, 0));
+            self.recovering = (self.verdict == Verdict::Unhealthy).then(|| Recovering::since(now));
             self.verdict = Verdict::Healthy;
-        } else if let Some((_, good)) = &mut self.recovering {
-            *good = good.saturating_add(1);
+        } else if let Some(recovering) = &mut self.recovering {
+            recovering.note_good();
         }
         is_new
     }
@@ -168,36 +166,19 @@ impl Record {
 
     /// Percent of its share that it has again.
     pub fn recovered(&self, now: Duration, recovery: Recovery) -> u8 {
-        let Some((since, good)) = self.recovering else { return 100 };
-        match recovery.mode {
-            RecoveryMode::None => 100,
-            RecoveryMode::Steps => (25 * (1 + good.min(3))) as u8,
-            RecoveryMode::Linear => {
-                let whole = recovery.slow_start.as_nanos().max(1);
-                let passed = now.saturating_sub(since).as_nanos();
-                let steps = (passed * LINEAR_STEPS / whole).clamp(1, LINEAR_STEPS);
-                (steps * 100 / LINEAR_STEPS) as u8
-            }
-        }
+        self.recovering.map_or(100, |recovering| recovering.part(now, recovery))
     }
 
     /// When time alone gives it more; none where it does not.
     pub fn grows_at(&self, now: Duration, recovery: Recovery) -> Option<Duration> {
-        let (since, _) = self.recovering?;
-        if recovery.mode != RecoveryMode::Linear || self.recovered(now, recovery) == 100 {
-            return None;
-        }
-        let step = recovery.slow_start / LINEAR_STEPS as u32;
-        let passed = now.saturating_sub(since).as_nanos() / step.as_nanos().max(1);
-        // Rounding down would wake just before the step.
-        Some(since + step * (passed as u32 + 1) + Duration::from_nanos(LINEAR_STEPS as u64))
+        self.recovering?.grows_at(now, recovery)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::health::Question;
+    use crate::config::health::{Question, RecoveryMode};
 
     const CHECK: HealthCheck = HealthCheck {
         question: Question::Tcp,

@@ -108,6 +108,7 @@ impl State {
         self.breakers.handle_config(self.now, &self.config);
         self.stale = true;
         let health = &self.health;
+        self.ramps.retain(|key| health.knows(key));
         self.drains.retain(|key| health.knows(key))
     }
 

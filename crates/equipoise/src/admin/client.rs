@@ -21,9 +21,14 @@ use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord};
 use crate::status::names::NameStatus;
 use crate::status::operate::{
-    BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, Selection,
+    BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer,
+    UndrainRequest,
 };
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
+
+mod events;
+
+pub use events::{EventStream, Told, Wanted};
 
 /// Asks a running instance.
 #[derive(Clone, Debug)]
@@ -119,8 +124,8 @@ impl Client {
     /// # Errors
     ///
     /// When there is no answer, a backend is not there, or none is drained.
-    pub async fn undrain(&self, selection: &Selection) -> Result<Vec<DrainStatus>, ClientError> {
-        let path = format!("drains?{}", selected(selection));
+    pub async fn undrain(&self, request: &UndrainRequest) -> Result<Vec<DrainStatus>, ClientError> {
+        let path = format!("drains?{}", selected(request));
         self.read(self.send(Method::DELETE, &path, Bytes::new()).await?).await
     }
 
@@ -301,16 +306,20 @@ impl Client {
         &self,
         response: Response<Incoming>,
     ) -> Result<T, ClientError> {
-        let status = response.status();
-        let body = response.into_body().collect().await;
-        let body = body.map_err(|e| ClientError::Talk(e.to_string()))?.to_bytes();
-        if status != StatusCode::OK {
-            let problem = serde_json::from_slice(&body);
-            let problem =
-                problem.map_err(|e| ClientError::Talk(format!("status {status}, {e}")))?;
-            return Err(ClientError::Problem(Box::new(problem)));
-        }
+        let body = whole(self.answered(response).await?).await?;
         serde_json::from_slice(&body).map_err(|e| ClientError::Talk(e.to_string()))
+    }
+
+    /// The body of an answer that is no problem.
+    async fn answered(&self, response: Response<Incoming>) -> Result<Incoming, ClientError> {
+        let status = response.status();
+        if status == StatusCode::OK {
+            return Ok(response.into_body());
+        }
+        let body = whole(response.into_body()).await?;
+        let problem = serde_json::from_slice(&body);
+        let problem = problem.map_err(|e| ClientError::Talk(format!("status {status}, {e}")))?;
+        Err(ClientError::Problem(Box::new(problem)))
     }
 
     fn unreachable(&self, source: io::Error) -> ClientError {
@@ -323,6 +332,11 @@ impl Client {
     }
 }
 
+async fn whole(body: Incoming) -> Result<Bytes, ClientError> {
+    let body = body.collect().await.map_err(|e| ClientError::Talk(e.to_string()))?;
+    Ok(body.to_bytes())
+}
+
 fn json<T: Serialize>(value: &T) -> Result<Bytes, ClientError> {
     serde_json::to_vec(value).map(Bytes::from).map_err(|e| ClientError::Talk(e.to_string()))
 }
@@ -333,8 +347,8 @@ fn query(filter: &FlowFilter) -> String {
     pairs(&all.map(|(key, value)| (key, value.as_deref())))
 }
 
-fn selected(selection: &Selection) -> String {
-    let Selection { service, backend, route, host, itself } = selection;
+fn selected(request: &UndrainRequest) -> String {
+    let UndrainRequest { service, backend, route, host, itself, gradual } = request;
     let host = host.map(|host| host.to_string());
     pairs(&[
         ("service", service.as_deref()),
@@ -342,6 +356,7 @@ fn selected(selection: &Selection) -> String {
         ("route", route.as_deref()),
         ("host", host.as_deref()),
         ("self", itself.then_some("true")),
+        ("gradual", gradual.then_some("true")),
     ])
 }
 

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::{Access, Command, ProblemDetails, Reply};
 
 mod change;
+mod events;
 mod names;
 mod operate;
 
@@ -35,6 +36,7 @@ pub(super) fn router(access: Access, exporter: Exporter) -> Router {
         .route("/api/v1/explain", post(explain))
         .merge(operate::router())
         .merge(change::router())
+        .merge(events::router())
         .merge(names::router())
         .route("/api/v1/health", get(health))
         .route("/api/v1/services/{service}/backends/{backend}/health", put(set_health))

@@ -19,7 +19,7 @@ pub use decap::Decap;
 pub use dns::{Dns, DnsAction, LookUp};
 pub use explain::Explain;
 pub use health::{Health, HealthAction, OneBackend, Probe, Wait};
-pub use operate::{Breaker, Drain, Turn as BreakerTurn, Turned, Undrain, Which};
+pub use operate::{Breaker, Drain, Events, Turn as BreakerTurn, Turned, Undrain, Which};
 
 /// Where the configuration is when no file is named.
 pub const DEFAULT_CONFIG: &str = "/etc/equipoise/equipoise.toml";
@@ -81,6 +81,8 @@ pub enum Command {
     Undrain(Undrain),
     /// List the drains
     Drains,
+    /// Show the last of what has changed, and go on with what changes
+    Events(Events),
     /// Show the breakers, or turn one
     Breaker(Breaker),
     /// Show what is believed of the health of backends, and why

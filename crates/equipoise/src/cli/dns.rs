@@ -116,3 +116,19 @@ fn in_words(answer: &LookUpAnswer) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_shown_in_brackets() {
+        let place = |address: &str, kept| {
+            let address = address.to_owned();
+            PlaceStatus { address, weight: 1, priority: 0, kept }
+        };
+        let places = [place("10.0.0.1", false), place("10.0.0.2", true)];
+        assert_eq!(listed(&places), "[10.0.0.1, 10.0.0.2 (kept)]");
+        assert_eq!(listed(&[]), "[]");
+    }
+}

@@ -6,7 +6,7 @@ use equipoise_core::config::target;
 
 use super::args::{Drain, Global, Undrain, Which};
 use super::{Exit, Failure, print, print_json, table};
-use crate::status::operate::{DrainRequest, DrainStatus, Selection};
+use crate::status::operate::{DrainRequest, DrainStatus, Selection, UndrainRequest};
 
 impl Which {
     /// With the address of a backend, where one is named.
@@ -66,7 +66,8 @@ fn waited(drains: &[DrainStatus]) -> Result<(), Failure> {
 
 pub(super) async fn undrain(global: &Global, asked: &Undrain) -> Result<(), Failure> {
     let selection = asked.which.selection(asked.backend.as_ref());
-    let ended = global.client().undrain(&selection).await?;
+    let request = UndrainRequest { gradual: asked.gradual, ..UndrainRequest::of(selection) };
+    let ended = global.client().undrain(&request).await?;
     if global.json {
         return print_json(&ended);
     }

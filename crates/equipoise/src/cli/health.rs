@@ -43,7 +43,20 @@ fn name(backend: &super::args::OneBackend) -> BackendName {
 
 fn shown(backends: &[BackendHealth]) -> String {
     let mut table = table(&[
-        "SERVICE", "ROUTE", "BACKEND", "HEALTH", "BY", "WEIGHT", "LATENCY", "GOOD", "BAD", "WHY",
+        "SERVICE",
+        "ROUTE",
+        "BACKEND",
+        "HEALTH",
+        "BY",
+        "WEIGHT",
+        "LATENCY",
+        "GOOD",
+        "BAD",
+        "ANSWERS IN",
+        "REFUSED",
+        "SILENT",
+        "RESET",
+        "WHY",
     ]);
     for backend in backends {
         let check = backend.check.as_ref();
@@ -67,6 +80,10 @@ fn shown(backends: &[BackendHealth]) -> String {
             check.and_then(|check| check.latency_ms).map(milliseconds).unwrap_or_default(),
             check.map(|check| check.successes.to_string()).unwrap_or_default(),
             check.map(|check| check.failures.to_string()).unwrap_or_default(),
+            super::status::answers_in(&backend.passive),
+            backend.passive.refused.to_string(),
+            backend.passive.unanswered.to_string(),
+            backend.passive.reset.to_string(),
             why.unwrap_or_default(),
         ]);
     }

@@ -7,7 +7,7 @@ use super::{Failure, change, print, print_json, table};
 use equipoise_core::config::target;
 
 use crate::status::{
-    BackendStatus, Decimal, FlowTable, Health, ServiceState, ServiceStatus, Status,
+    BackendStatus, Decimal, FlowTable, Health, PassiveStatus, ServiceState, ServiceStatus, Status,
 };
 
 pub(super) async fn status(global: &Global) -> Result<(), Failure> {
@@ -116,6 +116,8 @@ fn write_service(text: &mut String, service: &ServiceStatus) -> std::fmt::Result
             "WEIGHT",
             "SHARE",
             "LIVE",
+            "ANSWERS IN",
+            "FAILED",
             "NEW",
             "PKTS IN",
             "PKTS OUT",
@@ -129,6 +131,8 @@ fn write_service(text: &mut String, service: &ServiceStatus) -> std::fmt::Result
                 weight(backend.effective_weight, backend.configured_weight),
                 format!("{:.1} %", backend.share * 100.0),
                 backend.live_flows.to_string(),
+                answers_in(&backend.passive),
+                failed(&backend.passive),
                 backend.traffic.new_flows.to_string(),
                 backend.traffic.packets_in.to_string(),
                 backend.traffic.packets_out.to_string(),
@@ -159,6 +163,17 @@ fn write_verdicts(text: &mut String, status: &Status) -> std::fmt::Result {
         table.add_row([name.clone(), count.to_string()]);
     }
     writeln!(text, "\n{table}")
+}
+
+/// How long a backend takes to answer a SYN.
+pub(super) fn answers_in(passive: &PassiveStatus) -> String {
+    passive.handshake_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1} ms"))
+}
+
+/// How many connections a backend has refused, not answered, or reset.
+fn failed(passive: &PassiveStatus) -> String {
+    let PassiveStatus { refused, unanswered, reset, .. } = passive;
+    (refused + unanswered + reset).to_string()
 }
 
 /// Where a backend is, and what name it comes of.

@@ -375,6 +375,18 @@ impl DataPlane for Kernel {
         self.tables.live.count(Count::Backend(backend), FIRST_V4)
     }
 
+    fn open_flows(&self, backend: u32) -> u64 {
+        let live = &self.tables.live;
+        // The whole first: see where these are taken off.
+        let all = live.count(Count::Backend(backend), FIRST_V4);
+        let closing = live.count(Count::Closing(backend), FIRST_V4);
+        all.saturating_sub(closing)
+    }
+
+    fn handshake(&self, backend: u32) -> Option<Duration> {
+        self.tables.handshake(backend)
+    }
+
     fn named(&self) -> Named {
         let live = &self.tables.live;
         let service = |&id: &u32| live.count(Count::Service(id), FIRST_V4) > 0;

@@ -5,6 +5,7 @@
 //! test has a handle by which it watches and changes the plane while the program has it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::value::{Host, Traffic};
@@ -39,6 +40,8 @@ pub struct Plane {
     pub shortcuts: bool,
     /// The flow table.
     pub flows: Vec<FlowRow>,
+    /// How long backends take to answer a SYN, by id.
+    pub handshakes: BTreeMap<u32, Duration>,
     /// What became of flows under pressure.
     pub pressures: Vec<(Pressure, u64)>,
     /// Sweeps over the flow table so far.
@@ -185,6 +188,16 @@ impl DataPlane for Simulated {
 
     fn live_flows(&self, backend: u32) -> u64 {
         self.plane.borrow().flows.iter().filter(|flow| flow.backend == backend).count() as u64
+    }
+
+    fn open_flows(&self, backend: u32) -> u64 {
+        let plane = self.plane.borrow();
+        let goes_on = |flow: &&FlowRow| flow.backend == backend && flow.state != "closing";
+        plane.flows.iter().filter(goes_on).count() as u64
+    }
+
+    fn handshake(&self, backend: u32) -> Option<Duration> {
+        self.plane.borrow().handshakes.get(&backend).copied()
     }
 
     fn named(&self) -> Named {

@@ -21,7 +21,7 @@ use crate::dataplane::kernel::KernelError;
 use crate::host::Machine;
 use crate::status::{
     BackendStatus, ConfigStatus, Counters, Decimal, FlowEvents, FlowTable, Health, ListenStatus,
-    PoolStatus, ServiceState, ServiceStatus, Status,
+    PassiveStatus, PoolStatus, ServiceState, ServiceStatus, Status,
 };
 
 /// The flow table in numbers.
@@ -39,6 +39,7 @@ struct Counted {
     services: BTreeMap<u32, Traffic>,
     backends: BTreeMap<u32, Traffic>,
     live: BTreeMap<u32, u64>,
+    passive: BTreeMap<u32, PassiveStatus>,
     pressure: BTreeMap<String, u64>,
     verdicts: BTreeMap<String, u64>,
     hooks: BTreeMap<String, BTreeMap<String, u64>>,
@@ -53,7 +54,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Command::Plan(request, reply) => drop(reply.send(self.plan(&request))),
             Command::Explain(request, reply) => self.explain(&request, reply),
             Command::Drain(request, reply) => self.drain(&request, reply),
-            Command::Undrain(selection, reply) => drop(reply.send(self.undrain(&selection))),
+            Command::Undrain(request, reply) => drop(reply.send(self.undrain(&request))),
             Command::Drains(reply) => drop(reply.send(Ok(self.drains()))),
             Command::Breakers(service, reply) => {
                 drop(reply.send(self.breakers(service.as_deref())));
@@ -66,6 +67,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 drop(reply.send(self.take_word(&name, &word)));
             }
             Command::CheckHealth(name, reply) => self.check_now(&name, reply),
+            Command::Events(after, reply) => drop(reply.send(Ok(self.subscribe(after)))),
             Command::Changes(reply) => drop(reply.send(Ok(self.runtime_changes()))),
             // Taken before it comes here, as that waits for the machine.
             Command::Configure(_, reply) => drop(reply),
@@ -155,6 +157,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             }
         }
         Ok(Counted {
+            passive: self.all_passive(),
             live: backends.iter().map(|&id| (id, self.plane.live_flows(id))).collect(),
             pressure: self
                 .plane
@@ -245,6 +248,7 @@ fn backend(view: &BackendView, member: &Backend, counted: &Counted) -> BackendSt
         breaker: view.breaker.to_owned(),
         draining: view.is_drained,
         live_flows: live.copied().unwrap_or_default(),
+        passive: view.id.and_then(|id| counted.passive.get(&id)).copied().unwrap_or_default(),
         traffic: view.id.and_then(|id| counted.backends.get(&id)).map(counters).unwrap_or_default(),
     }
 }

@@ -2,10 +2,8 @@
 
 use equipoise_core::id::BackendKey;
 use equipoise_core::state::Turn;
-use tokio::time::Instant;
 
 use super::Driver;
-use super::health::tell_breaker;
 use crate::admin::ProblemDetails;
 use crate::dataplane::DataPlane;
 use crate::host::Machine;
@@ -23,24 +21,6 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let is_meant = |key: &BackendKey| service.is_none_or(|name| *key.service == *name);
         let keys = self.all_backends(is_meant);
         Ok(keys.iter().filter_map(|key| self.breaker_status(key)).collect())
-    }
-
-    /// Tells breakers what has become of connections, and makes the maps what follows from that.
-    pub(super) fn take_connections(&mut self) {
-        let outcomes = self.events.take_outcomes();
-        if outcomes.is_empty() || !self.state.has_breakers() {
-            return;
-        }
-        self.tell_time();
-        for key in self.all_backends(|_| true) {
-            let of_it = self.state.backend_id(&key).and_then(|id| outcomes.get(&id));
-            let Some(&outcomes) = of_it else { continue };
-            if let Some(change) = self.state.handle_outcomes(&key, outcomes) {
-                tell_breaker(&key, &change);
-            }
-        }
-        // The maps follow in this turn, with what checks have said.
-        self.due.health = Some(Instant::now());
     }
 
     /// Turns breakers; answers with how they are then.
@@ -63,7 +43,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         for key in &keys {
             let Some(change) = self.state.handle_breaker(key, turn) else { continue };
             is_any = true;
-            change.iter().for_each(|change| tell_breaker(key, change));
+            if let Some(change) = change {
+                self.tell_turned(key, &change, "by hand");
+            }
         }
         if !is_any {
             let message = format!("service {:?} has no breakers", request.service);

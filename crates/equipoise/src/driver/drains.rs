@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use equipoise_core::config::breaker::OnTimeout;
-use equipoise_core::drain::{Drain, Request, Status};
+use equipoise_core::drain::{Drain, Pace, Request, Status};
 use equipoise_core::id::BackendKey;
 use tokio::time::Instant;
 
@@ -15,9 +15,12 @@ use super::clock::millis;
 use super::health::in_words;
 use crate::admin::{ProblemDetails, Reply};
 use crate::dataplane::DataPlane;
+use crate::events::{Event, Kind};
 use crate::host::Machine;
 use crate::status::Decimal;
-use crate::status::operate::{DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, Selection};
+use crate::status::operate::{
+    DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, UndrainRequest,
+};
 
 /// How often the live flows of drained backends are counted.
 const COUNTED: Duration = Duration::from_millis(100);
@@ -72,10 +75,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         }
         let lacking = self.lacking();
         for key in &keys {
-            let flows = self.live_flows(key);
+            let flows = self.open_flows(key);
             // Whether it is drained has just been asked.
             if self.state.handle_drain(key, asked, flows).is_ok() {
-                tracing::info!(backend = in_words(key), flows, "drained: no new flows");
+                let event = Event::new(Kind::DrainBegun).about(key);
+                self.tell(event.because(format!("by hand, with {flows} live flows")));
             }
         }
         self.is_drained |= !itself.is_empty();
@@ -96,18 +100,21 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// Ends drains; who waits for them is told so.
     pub(super) fn undrain(
         &mut self,
-        selection: &Selection,
+        request: &UndrainRequest,
     ) -> Result<Vec<DrainStatus>, ProblemDetails> {
+        let selection = request.selection();
         if selection.itself {
             self.is_drained = false;
             self.save();
             return Ok(Vec::new());
         }
+        let pace = if request.gradual { Pace::Gradual } else { Pace::AtOnce };
+        self.tell_time();
         let mut ended = Vec::new();
-        for key in self.select(selection)? {
+        for key in self.select(&selection)? {
             let Some(mut status) = self.drain_status(&key) else { continue };
-            let Some(how) = self.state.handle_undrain(&key) else { continue };
-            tracing::info!(backend = in_words(&key), "undrained: new flows again");
+            let Some(how) = self.state.handle_undrain(&key, pace) else { continue };
+            self.tell(Event::new(Kind::Undrained).about(&key).from(how.name()).because("by hand"));
             how.name().clone_into(&mut status.status);
             ended.push(status);
         }
@@ -115,6 +122,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             return Err(ProblemDetails::not_found("it is not drained"));
         }
         self.follow_drains()?;
+        // Who gets its share bit by bit gets more soon.
+        self.due.health = Some(Instant::now());
         self.tell_waiters(&ended);
         Ok(ended)
     }
@@ -136,13 +145,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.tell_time();
         let mut over = Vec::new();
         for key in waiting {
-            let flows = self.live_flows(&key);
+            let flows = self.open_flows(&key);
             let Some(status) = self.state.handle_drained_flows(&key, flows) else { continue };
-            let backend = in_words(&key);
-            match status {
-                Status::TimedOut => tracing::warn!(backend, flows, "the time of its drain is up"),
-                _ => tracing::info!(backend, "its last flow has ended"),
-            }
+            let event = Event::new(Kind::DrainEnded).about(&key).to(status.name());
+            self.tell(match status {
+                Status::TimedOut => event.because(format!("{flows} live flows are left")),
+                _ => event.because("its last flow has ended"),
+            });
             over.extend(self.drain_status(&key));
         }
         if over.is_empty() {
@@ -161,6 +170,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         };
         let mut ended: Vec<_> =
             before.drains.iter().filter(|status| is_cancelled(status)).cloned().collect();
+        for key in cancelled {
+            let event = Event::new(Kind::DrainEnded).about(key).to(Status::Cancelled.name());
+            self.tell(event.because("it has left the configuration"));
+        }
         for status in &mut ended {
             Status::Cancelled.name().clone_into(&mut status.status);
         }
@@ -225,12 +238,15 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         lacking
     }
 
-    fn live_flows(&self, key: &BackendKey) -> u64 {
-        self.state.backend_id(key).map_or(0, |id| self.plane.live_flows(id))
+    /// Flows that a drain waits for: what is over, and is kept for packets that come late, is not worth waiting for.
+    fn open_flows(&self, key: &BackendKey) -> u64 {
+        self.state.backend_id(key).map_or(0, |id| self.plane.open_flows(id))
     }
 
     fn drain_status(&self, key: &BackendKey) -> Option<DrainStatus> {
         let Drain { request, begun, initial_flows, status, .. } = *self.state.drains().get(key)?;
+        let all = self.state.backend_id(key).map_or(0, |id| self.plane.live_flows(id));
+        let live_flows = self.open_flows(key);
         Some(DrainStatus {
             service: key.service.to_string(),
             route: key.route_name().to_owned(),
@@ -245,7 +261,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 self.state.configured_weight(key).unwrap_or_default().value(),
             ),
             initial_flows,
-            live_flows: self.live_flows(key),
+            live_flows,
+            closing_flows: all.saturating_sub(live_flows),
         })
     }
 }

@@ -6,6 +6,7 @@ use super::{Driver, Ending};
 use crate::admin::ProblemDetails;
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::KernelError;
+use crate::events::{Event, Kind};
 use crate::host::Machine;
 use crate::status::StopAnswer;
 
@@ -23,7 +24,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Ending::Signal => self.state.config().settings.on_exit == OnExit::Keep,
             Ending::Stop(_) => false,
         };
-        tracing::info!(instance = self.instance, keep, "stopping");
+        let why = if keep { "packets flow on" } else { "everything is removed" };
+        self.tell(Event::new(Kind::Stopping).because(why));
         self.interrupt_waiters();
         let ended = if keep {
             self.plane.keep()
@@ -33,6 +35,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.forwarding.release(&mut self.machine);
             removed
         };
+        // Whoever follows has been told all there was.
+        drop(self.told);
         // From here on another instance of this name may start.
         self.server.unlink();
         drop(self.lock);

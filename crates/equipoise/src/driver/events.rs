@@ -26,28 +26,72 @@ pub(super) struct Tally {
     pub(super) closed: BTreeMap<&'static str, u64>,
     /// Events of sweeps for which there was no room.
     pub(super) lost: u64,
-    /// Connections that ended well and badly, by backend id, since these were last asked for.
-    outcomes: BTreeMap<u32, (u64, u64)>,
+    /// What has become of connections, by backend id, since that was last asked for.
+    ended: BTreeMap<u32, Ended>,
 }
 
-/// Whether a flow that has closed says something of its backend: that it serves, or that it does not.
+/// What a flow that has closed says of its backend: that it serves, or in which way it does not.
 ///
 /// A connection that came about and was ended by either side, or by a RST of the client, is a good one. Bad ones are a RST to a SYN, a RST
 /// in mid-flow, and a SYN that was sent again and never answered: where replies do not come by us, that is all that tells. One
 /// SYN alone may have been anybody's.
-fn outcome(event: &Event) -> Option<bool> {
+fn outcome(event: &Event) -> Option<Outcome> {
     if event.protocol != TCP || event.what & Event::CLOSED == 0 {
         return None;
     }
     let is_opening = event.state == State::Opening as u32;
+    let is_silent = event.packets_out == 0 && event.what & Event::SENT_AGAIN != 0;
     match Reason::from_number(event.why) {
-        Reason::BackendReset => Some(false),
-        Reason::Idle if is_opening && event.packets_out == 0 && event.packets_in >= 2 => {
-            Some(false)
-        }
-        Reason::ClientFin | Reason::BackendFin => Some(true),
-        Reason::ClientReset if !is_opening => Some(true),
+        Reason::BackendReset if is_opening => Some(Outcome::Refused),
+        Reason::BackendReset => Some(Outcome::Reset),
+        Reason::Idle if is_opening && is_silent => Some(Outcome::Unanswered),
+        Reason::ClientFin | Reason::BackendFin => Some(Outcome::Good),
+        Reason::ClientReset if !is_opening => Some(Outcome::Good),
         _ => None,
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Outcome {
+    Good,
+    Refused,
+    Unanswered,
+    Reset,
+}
+
+/// What has become of a backend's connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// In a way that says that it serves.
+    pub(super) good: u64,
+    /// With a RST to the SYN.
+    pub(super) refused: u64,
+    /// Without an answer to a SYN that was sent again.
+    pub(super) unanswered: u64,
+    /// With a RST of the backend in mid-flow.
+    pub(super) reset: u64,
+}
+
+impl Ended {
+    /// Those that say that it serves, and those that say that it does not.
+    pub(super) fn outcomes(&self) -> (u64, u64) {
+        (self.good, self.refused + self.unanswered + self.reset)
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        self.good += other.good;
+        self.refused += other.refused;
+        self.unanswered += other.unanswered;
+        self.reset += other.reset;
+    }
+
+    fn count(&mut self, outcome: Outcome) {
+        *match outcome {
+            Outcome::Good => &mut self.good,
+            Outcome::Refused => &mut self.refused,
+            Outcome::Unanswered => &mut self.unanswered,
+            Outcome::Reset => &mut self.reset,
+        } += 1;
     }
 }
 
@@ -57,9 +101,8 @@ impl Tally {
         for (why, count) in &batch.closed {
             *self.closed.entry(why).or_default() += count;
         }
-        for (backend, (good, bad)) in &batch.outcomes {
-            let sum = self.outcomes.entry(*backend).or_default();
-            *sum = (sum.0 + good, sum.1 + bad);
+        for (backend, ended) in &batch.ended {
+            self.ended.entry(*backend).or_default().add(ended);
         }
     }
 
@@ -69,9 +112,8 @@ impl Tally {
         } else {
             *self.closed.entry(Reason::from_number(event.why).name()).or_default() += 1;
         }
-        if let Some(is_good) = outcome(event) {
-            let sum = self.outcomes.entry(event.backend).or_default();
-            *(if is_good { &mut sum.0 } else { &mut sum.1 }) += 1;
+        if let Some(outcome) = outcome(event) {
+            self.ended.entry(event.backend).or_default().count(outcome);
         }
     }
 }
@@ -109,14 +151,14 @@ impl EventTask {
         }
     }
 
-    /// Connections that ended well and badly, by backend id, since this was asked last.
-    pub(super) fn take_outcomes(&self) -> BTreeMap<u32, (u64, u64)> {
-        let mut outcomes = BTreeMap::new();
+    /// What has become of connections, by backend id, since this was asked last.
+    pub(super) fn take_ended(&self) -> BTreeMap<u32, Ended> {
+        let mut ended = BTreeMap::new();
         self.tally.send_if_modified(|tally| {
-            outcomes = std::mem::take(&mut tally.outcomes);
+            ended = std::mem::take(&mut tally.ended);
             false
         });
-        outcomes
+        ended
     }
 
     /// Events so far.
@@ -164,33 +206,30 @@ mod tests {
 
     #[test]
     fn what_becomes_of_connections_says_whether_their_backend_serves() {
-        let closed = |state: State, why: Reason, [packets_in, packets_out]: [u64; 2]| {
+        let closed = |state: State, why: Reason, [again, packets_out]: [u64; 2]| {
+            let again = if again > 0 { Event::SENT_AGAIN } else { 0 };
             outcome(&Event {
-                what: Event::CLOSED,
+                what: Event::CLOSED | again,
                 protocol: TCP,
                 state: state as u32,
                 why: why as u32,
-                packets_in,
                 packets_out,
                 ..Event::default()
             })
         };
         let (opening, established) = (State::Opening, State::Established);
-        assert_eq!(closed(opening, Reason::BackendReset, [1, 1]), Some(false), "refused");
-        assert_eq!(closed(established, Reason::BackendReset, [9, 9]), Some(false));
-        assert_eq!(closed(opening, Reason::Idle, [3, 0]), Some(false), "silent");
-        assert_eq!(closed(opening, Reason::Idle, [1, 0]), None, "may have been anybody");
-        assert_eq!(closed(opening, Reason::Idle, [3, 3]), None, "the client is silent");
-        assert_eq!(closed(established, Reason::ClientFin, [9, 9]), Some(true));
-        assert_eq!(
-            closed(established, Reason::BackendFin, [9, 0]),
-            Some(true),
-            "seen from one side"
-        );
-        assert_eq!(closed(established, Reason::ClientReset, [9, 9]), Some(true));
-        assert_eq!(closed(opening, Reason::ClientReset, [2, 1]), None);
+        let good = Some(Outcome::Good);
+        assert_eq!(closed(opening, Reason::BackendReset, [0, 1]), Some(Outcome::Refused));
+        assert_eq!(closed(established, Reason::BackendReset, [0, 9]), Some(Outcome::Reset));
+        assert_eq!(closed(opening, Reason::Idle, [1, 0]), Some(Outcome::Unanswered));
+        assert_eq!(closed(opening, Reason::Idle, [0, 0]), None, "may have been anybody");
+        assert_eq!(closed(opening, Reason::Idle, [1, 3]), None, "the client is silent");
+        assert_eq!(closed(established, Reason::ClientFin, [0, 9]), good);
+        assert_eq!(closed(established, Reason::BackendFin, [0, 0]), good, "seen from one side");
+        assert_eq!(closed(established, Reason::ClientReset, [0, 9]), good);
+        assert_eq!(closed(opening, Reason::ClientReset, [0, 1]), None);
         for why in [Reason::Idle, Reason::Evicted, Reason::Denied, Reason::BackendGone] {
-            assert_eq!(closed(established, why, [9, 9]), None, "{why:?}");
+            assert_eq!(closed(established, why, [0, 9]), None, "{why:?}");
         }
         let datagrams = Event { what: Event::CLOSED, protocol: 17, ..Event::default() };
         assert_eq!(outcome(&datagrams), None);

@@ -5,9 +5,8 @@
 
 use std::time::Duration;
 
-use equipoise_core::breaker;
 use equipoise_core::config::{Route, target};
-use equipoise_core::health::{Change, Manual, Outcome, ProbeId, Record, Standing, Target, Verdict};
+use equipoise_core::health::{Manual, Outcome, ProbeId, Record, Standing, Target};
 use equipoise_core::id::BackendKey;
 use equipoise_core::state::{BackendView, PoolView};
 use tokio::time::Instant;
@@ -18,11 +17,11 @@ use crate::admin::{ProblemDetails, Reply};
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::Part;
 use crate::host::Machine;
-use crate::status::Decimal;
 use crate::status::health::{
     BackendHealth, BackendName, CheckError, CheckHealth, HealthFilter, HealthWord, ManualHealth,
     Word,
 };
+use crate::status::{Decimal, PassiveStatus};
 
 /// What is due within this is done together: thousands of checks a second are not as many turns of the loop.
 const TOGETHER: Duration = Duration::from_millis(5);
@@ -41,8 +40,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     pub(super) fn take_outcome(&mut self, probe: ProbeId, outcome: Outcome) {
         self.tell_time();
         let changed = self.state.handle_probe(probe, outcome);
-        changed.health.iter().for_each(tell);
-        changed.breakers.iter().for_each(|(key, change)| tell_breaker(key, change));
+        if let Some(change) = &changed.health {
+            self.tell_health(change);
+        }
+        for (key, change) in &changed.breakers {
+            self.tell_breaker(key, change);
+        }
         for waiting in &mut self.waiting {
             waiting.targets.retain(|&target| target != probe.target);
         }
@@ -72,9 +75,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     pub(super) fn tell_time(&mut self) {
         let passed = self.state.handle_time(self.clock.now());
         for key in &passed.words {
-            tracing::info!(backend = in_words(key), "the word about its health has run out");
+            self.tell_standing(key, None, "the word about it has run out");
         }
-        passed.breakers.iter().for_each(|(key, change)| tell_breaker(key, change));
+        for (key, change) in &passed.breakers {
+            self.tell_breaker(key, change);
+        }
         if !passed.words.is_empty() {
             self.save();
         }
@@ -117,8 +122,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Word::Auto => None,
         };
         for key in &keys {
+            let before = self.state.standing(key).name();
             self.state.handle_manual(key, manual);
-            tracing::info!(backend = in_words(key), state = ?word.state, "health set by hand");
+            self.tell_standing(key, Some(before), "by hand");
         }
         // What is told is in force.
         self.follow_health(Instant::now());
@@ -181,7 +187,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let mut told = Vec::new();
         self.each(&mut |key, view| {
             if is_asked(key) {
-                told.push(backend_health(now, (key, view), &self.state.standing(key)));
+                let passive = self.passive(key, view.id);
+                told.push(backend_health(now, (key, view), &self.state.standing(key), passive));
             }
         });
         told
@@ -192,6 +199,7 @@ fn backend_health(
     now: Duration,
     (key, view): (&BackendKey, &BackendView),
     standing: &Standing<'_>,
+    passive: PassiveStatus,
 ) -> BackendHealth {
     let manual = standing.manual.map(|Manual { is_down, until }| ManualHealth {
         state: if is_down { "down" } else { "up" }.to_owned(),
@@ -204,6 +212,7 @@ fn backend_health(
         health: standing.name().to_owned(),
         manual,
         check: standing.checked.map(|(target, record)| check_health(now, target, record)),
+        passive,
         recovered: standing.belief.recovered,
         configured_weight: Decimal(view.configured_weight.value()),
         effective_weight: view.effective_weight.value(),
@@ -224,31 +233,6 @@ fn check_health(now: Duration, target: &Target, record: &Record) -> CheckHealth 
         last_check_seconds: record.checked_at.map(|at| now.saturating_sub(at).as_secs_f64()),
         latency_ms: record.latency.map(|latency| latency.as_secs_f64() * 1e3),
         error,
-    }
-}
-
-fn tell(change: &Change) {
-    for key in &change.backends {
-        let backend = in_words(key);
-        match (change.verdict, &change.error) {
-            (Verdict::Unhealthy, Some(error)) => {
-                let kind = error.kind.name();
-                tracing::warn!(backend, kind, error = error.message, "unhealthy");
-            }
-            (verdict, _) => tracing::info!(backend, "{}", verdict.name()),
-        }
-    }
-}
-
-/// A breaker has changed.
-pub(super) fn tell_breaker(key: &BackendKey, change: &breaker::Change) {
-    let (backend, from) = (in_words(key), change.from.name());
-    match change.to {
-        breaker::State::Open => {
-            let percent = (change.error_rate * 100.0).round();
-            tracing::warn!(backend, from, failures_percent = percent, "its breaker is open");
-        }
-        state => tracing::info!(backend, from, "its breaker is {}", state.name()),
     }
 }
 

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use equipoise_core::config::{Config, Name, OnFirstFailure, Route, target};
 use equipoise_core::id::DEFAULT_ROUTE;
-use equipoise_core::resolve::{Answer, Changed, Failure, LookUpId, Places, Resolved, Told};
+use equipoise_core::resolve::{Answer, Failure, LookUpId, Places, Resolved, Told};
 use equipoise_core::state::State;
 use tokio::time::{Instant, timeout_at};
 
 use super::Driver;
 use crate::admin::{ProblemDetails, Reply};
 use crate::dataplane::DataPlane;
+use crate::events::{Event, Kind};
 use crate::host::Machine;
 use crate::resolver::{Answers, Resolver};
 use crate::status::change::{ReloadAnswer, ReloadRequest};
@@ -57,13 +58,45 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// A look-up has ended.
     pub(super) fn take_answer(&mut self, id: LookUpId, answer: Result<Answer, Failure>) {
         self.tell_time();
+        let names = self.state.names();
+        let before = names.looked_up(id).and_then(|name| names.places(name)).cloned();
         let Some(told) = self.state.handle_answer(id, answer) else { return };
-        tell(&told, self.state.names().places(&told.name));
+        self.tell_name(&told, before.as_ref());
         for asking in &mut self.asking {
             asking.names.remove(&told.name);
         }
         if !self.awaiting.is_empty() {
             self.due.names = Some(Instant::now());
+        }
+    }
+
+    /// Tells who follows what is known of a name now, for each pool that has it.
+    fn tell_name(&mut self, told: &Told, before: Option<&Places>) {
+        let Told { name, changed, failure } = told;
+        let shown = |places: Option<&Places>| {
+            let kept = BTreeSet::new();
+            let places = places.map(|places| addresses(name, places, &kept)).unwrap_or_default();
+            let places: Vec<_> = places.into_iter().map(|place| place.address).collect();
+            format!("[{}]", places.join(", "))
+        };
+        let (from, to) = (shown(before), shown(self.state.names().places(name)));
+        let event = match (changed, failure) {
+            (Some(changed), _) => {
+                let event = Event::new(Kind::NameResolved).from(&from).to(&to);
+                match changed.kept.len() {
+                    0 => event,
+                    kept => event.because(format!("{kept} stay that the answer does not have")),
+                }
+            }
+            (None, Some(failure)) => {
+                let why = format!("{}: {}", failure.kind.name(), failure.message);
+                Event::new(Kind::NameFailed).to(&to).because(why)
+            }
+            (None, None) => return,
+        };
+        for NameUser { service, route, backend, .. } in users(self.state.written(), name) {
+            let named = backend.unwrap_or_else(|| name.to_string());
+            self.tell(event.clone().of(&service, &route).about_name(&named));
         }
     }
 
@@ -356,28 +389,13 @@ fn users(config: &Config, name: &Name) -> Vec<NameUser> {
     users
 }
 
+/// Says in the log what is known of a name before anybody can follow.
 fn tell(told: &Told, places: Option<&Places>) {
-    let name = told.name.text();
-    if let Some(Changed { added, removed, kept }) = &told.changed {
-        let list = |places: &BTreeSet<std::net::SocketAddr>| {
-            let places: Vec<_> = places.iter().map(|place| target::text(*place)).collect();
-            places.join(", ")
-        };
-        let (added, removed, kept) = (list(added), list(removed), list(kept));
-        if kept.is_empty() {
-            tracing::info!(name, added, removed, "stands for other addresses");
-        } else {
-            tracing::warn!(
-                name,
-                added,
-                removed,
-                kept,
-                "an answer has too few addresses to be taken whole"
-            );
+    let (name, known) = (told.name.text(), places.map_or(0, Places::len));
+    match &told.failure {
+        Some(Failure { kind, message }) => {
+            tracing::warn!(name, known, kind = kind.name(), error = message, "looked up in vain");
         }
-    }
-    if let Some(Failure { kind, message }) = &told.failure {
-        let known = places.map_or(0, Places::len);
-        tracing::warn!(name, kind = kind.name(), error = message, known, "cannot be looked up");
+        None => tracing::info!(name, known, "looked up"),
     }
 }

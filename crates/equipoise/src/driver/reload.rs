@@ -20,6 +20,7 @@ use crate::admin::problem::ConfigError;
 use crate::admin::{ProblemDetails, Snapshot};
 use crate::config_file::Base;
 use crate::dataplane::DataPlane;
+use crate::events::{Event, Kind};
 use crate::host::{Machine, Reading, check};
 use crate::status::change::{ReloadAnswer, ReloadRequest, ReloadResult, ServiceChanges};
 use crate::status::{PlanAnswer, PlanRequest};
@@ -87,17 +88,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         &mut self,
         mut written: Written,
     ) -> Result<ReloadAnswer, ProblemDetails> {
-        let Changed { checked, changes } =
-            written.base.check(&written.changes).map_err(|problems| {
-                let problem = bad_config(&written.base.name, &problems);
-                if written.changes.is_empty() {
-                    return problem;
-                }
-                // The file alone may be right.
-                let detail =
-                    format!("with what has been changed while running: {}", problem.detail);
-                ProblemDetails { detail, ..problem }
-            })?;
+        let Changed { checked, changes } = checked_whole(&mut written)?;
         let Base { name, .. } = &written.base;
         let config = checked.config;
         let targets = self.targets(&self.state.expanded(&config));
@@ -150,6 +141,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let drains = self.drains();
         let cancelled = self.state.handle_config(config);
         self.end_drains(&cancelled, &drains);
+        self.forget_passive();
         self.state.handle_facts(reading.facts());
         self.reading = reading;
         self.snapshot.send_replace(Arc::new(Snapshot {
@@ -159,21 +151,16 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.settle().await;
     }
 
-    /// Says in the log what has become of a configuration.
-    pub(super) fn tell_taken(&self, taken: &Result<ReloadAnswer, ProblemDetails>, what: &str) {
-        match taken {
+    /// Tells what has become of a configuration.
+    pub(super) fn tell_taken(&mut self, taken: &Result<ReloadAnswer, ProblemDetails>, what: &str) {
+        let event = match taken {
             Ok(ReloadAnswer { result: ReloadResult::Applied, generation, .. }) => {
-                tracing::info!(generation, what, "configuration taken");
+                Event::new(Kind::ConfigApplied).to(&generation.to_string()).because(what)
             }
-            Ok(_) => tracing::info!(what, "configuration unchanged"),
-            Err(problem) if problem.status == 500 => {
-                tracing::error!(reason = problem.detail, "configuration not applied");
-            }
-            Err(problem) => {
-                let reason = &problem.detail;
-                tracing::error!(reason, "configuration refused; nothing has changed");
-            }
-        }
+            Ok(_) => return tracing::info!(what, "configuration unchanged"),
+            Err(problem) => Event::new(Kind::ConfigRejected).because(&*problem.detail),
+        };
+        self.tell(event);
     }
 
     fn changeable(&self, config: &Config, name: &str) -> Result<(), ProblemDetails> {
@@ -218,6 +205,22 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             dump: dump(desired, state.facts()),
         })
     }
+}
+
+/// What is written as a whole, with what has been changed.
+fn checked_whole(written: &mut Written) -> Result<Changed, ProblemDetails> {
+    let problems = match written.base.check(&written.changes) {
+        Ok(changed) => return Ok(changed),
+        Err(problems) => problems,
+    };
+    // Where the file is wrong by itself, that is what there is to say.
+    let problems = match written.base.check(&Changes::default()) {
+        Ok(_) => problems,
+        Err(own) => return Err(bad_config(&written.base.name, &own)),
+    };
+    let problem = bad_config(&written.base.name, &problems);
+    let detail = format!("with what has been changed while running: {}", problem.detail);
+    Err(ProblemDetails { detail, ..problem })
 }
 
 fn bad_config(name: &str, problems: &[Problem]) -> ProblemDetails {

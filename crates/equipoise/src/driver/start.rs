@@ -22,6 +22,8 @@ use super::health::in_words;
 use super::interfaces::{self, Interfaces};
 use super::keep::Kept;
 use super::names::look_up_first;
+use super::passive::Passive;
+use super::tell::Lasting;
 use super::trouble::Troubles;
 use super::{Driver, Due, Generation, Signals, Source, targets};
 use crate::admin::lock::InstanceLock;
@@ -31,6 +33,7 @@ use crate::apply::Applier;
 use crate::config_file::Base;
 use crate::dataplane::kernel::KernelError;
 use crate::dataplane::{DataPlane, StepError};
+use crate::events::Events;
 use crate::host::addresses::Managed;
 use crate::host::forwarding::{Forwarding, Wanted};
 use crate::host::{HostError, Machine, Reading, check};
@@ -160,7 +163,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                         last_error: None,
                     },
                     flows: None,
+                    told: Events::default(),
+                    lasting: Lasting::default(),
                     events,
+                    passive: Passive::new(),
                     prober,
                     outcomes,
                     waiting: Vec::new(),

@@ -39,20 +39,11 @@ struct Retry {
 }
 
 impl Troubles {
-    /// Takes note of how something went, and says so in the log when that is new.
+    /// Takes note of how something went.
     pub(super) fn note(&mut self, topic: Topic, outcome: Result<(), String>) {
         match outcome {
-            Ok(()) => {
-                if self.reasons.remove(&topic).is_some() {
-                    tracing::info!(?topic, "right again");
-                }
-            }
-            Err(reason) => {
-                if self.reasons.get(&topic) != Some(&reason) {
-                    tracing::warn!(?topic, reason, "degraded");
-                }
-                self.reasons.insert(topic, reason);
-            }
+            Ok(()) => drop(self.reasons.remove(&topic)),
+            Err(reason) => drop(self.reasons.insert(topic, reason)),
         }
     }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use equipoise_core::config::target;
 use serde::{Deserialize, Serialize};
 
-use super::Decimal;
+use super::{Decimal, PassiveStatus};
 
 /// The health of a backend of a pool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ pub struct BackendHealth {
     pub manual: Option<ManualHealth>,
     /// What checks say; none without checks.
     pub check: Option<CheckHealth>,
+    /// What traffic itself says of it.
+    #[serde(default)]
+    pub passive: PassiveStatus,
     /// Percent of its share that it has again since it was unhealthy.
     pub recovered: u8,
     /// The weight that the configuration gives it.

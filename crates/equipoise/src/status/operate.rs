@@ -47,6 +47,44 @@ pub struct DrainRequest {
     pub wait: bool,
 }
 
+/// Backends that are to get new flows again: those of a [`Selection`], whose fields are these.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UndrainRequest {
+    /// Name of the service.
+    #[serde(default)]
+    pub service: Option<String>,
+    /// Address and port, as the configuration writes them.
+    #[serde(default)]
+    pub backend: Option<String>,
+    /// The pool of this route alone.
+    #[serde(default)]
+    pub route: Option<String>,
+    /// Every backend of this address, in every service.
+    #[serde(default)]
+    pub host: Option<IpAddr>,
+    /// This balancer.
+    #[serde(rename = "self", default)]
+    pub itself: bool,
+    /// Whether they get their shares bit by bit, as the service has backends recover.
+    #[serde(default)]
+    pub gradual: bool,
+}
+
+impl UndrainRequest {
+    /// What is selected, at once.
+    pub fn of(selection: Selection) -> Self {
+        let Selection { service, backend, route, host, itself } = selection;
+        Self { service, backend, route, host, itself, gradual: false }
+    }
+
+    /// Which backends are meant.
+    pub fn selection(&self) -> Selection {
+        let Self { service, backend, route, host, itself, .. } = self.clone();
+        Selection { service, backend, route, host, itself }
+    }
+}
+
 /// What has become of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DrainAnswer {
@@ -93,10 +131,13 @@ pub struct DrainStatus {
     pub forced: bool,
     /// The weight that the configuration gives it.
     pub configured_weight: Decimal,
-    /// Live flows when it began.
+    /// Live flows when it began, without those that were over.
     pub initial_flows: u64,
-    /// Live flows now.
+    /// Those that are left.
     pub live_flows: u64,
+    /// Flows that are over and only wait for what may still come, for which nobody waits.
+    #[serde(default)]
+    pub closing_flows: u64,
 }
 
 /// A breaker.

@@ -252,7 +252,7 @@ impl Dice {
 
 impl From<Event> for Told {
     fn from(event: Event) -> Self {
-        let closed = match event.what & !(Event::IPV6 | Event::BACKEND_IPV6) {
+        let closed = match event.what & !(Event::IPV6 | Event::BACKEND_IPV6 | Event::SENT_AGAIN) {
             Event::OPENED => false,
             Event::CLOSED => true,
             other => panic!("{other}"),

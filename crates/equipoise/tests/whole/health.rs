@@ -6,12 +6,12 @@ use equipoise::status::health::{BackendHealth, BackendName, HealthFilter, Health
 
 use super::*;
 
-fn listen() -> (SocketAddr, TcpListener) {
+pub(super) fn listen() -> (SocketAddr, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     (listener.local_addr().unwrap(), listener)
 }
 
-fn checked(backends: &[SocketAddr]) -> String {
+pub(super) fn checked(backends: &[SocketAddr]) -> String {
     let backends: Vec<_> = backends.iter().map(|b| format!("{{ address = '{b}' }}")).collect();
     format!(
         "[[service]]\nname = 'web'\nlisten = {{ interfaces = ['eth0'], address = '203.0.113.10', port = 80 }}\n\

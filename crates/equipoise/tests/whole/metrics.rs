@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use equipoise::status::operate::{DrainRequest, Selection};
+use equipoise::status::operate::{DrainRequest, Selection, UndrainRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -136,7 +136,7 @@ async fn a_balancer_that_is_drained_is_alive_and_not_ready() {
         lab.client.drain(&request).await.unwrap();
         assert_eq!(asked("/ready").await, (503, "drained".to_owned()));
         assert_eq!(asked("/health").await.0, 200);
-        lab.client.undrain(&itself).await.unwrap();
+        lab.client.undrain(&UndrainRequest::of(itself)).await.unwrap();
         assert_eq!(asked("/ready").await.0, 200);
         assert_eq!(asked("/other").await.0, 404);
         lab.client.stop().await.unwrap();

@@ -1,9 +1,11 @@
 //! Names for backends and sources, told by a real name server on loopback.
 
+use equipoise::events::Kind as Told;
 use equipoise::status::names::NameStatus;
-use equipoise::status::operate::{DrainRequest, Selection};
+use equipoise::status::operate::{DrainRequest, Selection, UndrainRequest};
 use equipoise_lab::dns::{Data, DnsServer, Kind, Says};
 
+use super::events::{FOLLOWED, next_of, text};
 use super::health::{chosen, name, word};
 use super::*;
 use equipoise::status::health::Word;
@@ -254,7 +256,14 @@ async fn what_is_said_of_a_backend_by_its_name_or_address_stands_when_it_comes_b
         lab.client.refresh_names(NAME).await.unwrap();
         let status = lab.client.status().await.unwrap();
         assert_eq!(backends(&status, 0)[2], ("10.0.0.2:8080".to_owned(), 0.0));
-        assert_eq!(lab.client.undrain(&of_backend("10.0.0.2:8080")).await.unwrap().len(), 1);
+        assert_eq!(
+            lab.client
+                .undrain(&UndrainRequest::of(of_backend("10.0.0.2:8080")))
+                .await
+                .unwrap()
+                .len(),
+            1
+        );
         // Without the name nothing of it is left.
         lab.client.drain(&drain("10.0.0.2:8080")).await.unwrap();
         lab.reload(&config(&server, "{ address = '10.0.0.3:8080' }", ""));
@@ -322,6 +331,30 @@ async fn service_records_give_ports_and_those_of_a_later_priority_stand_by() {
         let status = lab.client.status().await.unwrap();
         assert_eq!(backends(&status, 0)[2], ("10.0.0.2:9090".to_owned(), 8.0));
         lab.client.set_health(&name("10.0.0.1:8080"), &word(Word::Auto, None)).await.unwrap();
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn what_becomes_of_names_is_told_for_each_pool() {
+    let server = server();
+    server.host(NAME, &["10.0.0.1"], 3600);
+    let slow = "{ host = 'api.internal', port = 8080 }";
+    let (driver, lab) = Lab::start(&config(&server, slow, "max-ttl = '1h'")).await;
+    run(driver, async {
+        let mut stream = lab.client.events(FOLLOWED).await.unwrap();
+        server.host(NAME, &["10.0.0.1", "10.0.0.2"], 3600);
+        lab.client.refresh_names(NAME).await.unwrap();
+        let event = next_of(&mut stream, Told::NameResolved).await;
+        assert_eq!((text(&event.service), text(&event.backend)), ("web", "api.internal:8080"));
+        assert_eq!((text(&event.from), text(&event.to)), ("[10.0.0.1]", "[10.0.0.1, 10.0.0.2]"));
+        server.forget(NAME);
+        lab.client.refresh_names(NAME).await.unwrap();
+        let event = next_of(&mut stream, Told::NameFailed).await;
+        assert!(text(&event.why).starts_with("unknown-host: "), "{event:?}");
+        assert_eq!(text(&event.to), "[10.0.0.1, 10.0.0.2]");
         lab.client.stop().await.unwrap();
     })
     .await

@@ -1,7 +1,10 @@
 //! Drains and breakers, asked for as operators do.
 
 use equipoise::admin::client::ClientError;
-use equipoise::status::operate::{BreakerRequest, DrainAnswer, DrainRequest, Selection};
+use equipoise::status::health::HealthFilter;
+use equipoise::status::operate::{
+    BreakerRequest, DrainAnswer, DrainRequest, DrainStatus, Selection, UndrainRequest,
+};
 use equipoise::status::{BackendStatus, Decimal};
 
 use super::*;
@@ -9,12 +12,12 @@ use super::*;
 pub(super) const FIRST: &str = "10.0.0.1:8080";
 pub(super) const SECOND: &str = "10.0.0.2:8080";
 
-fn of(backend: &str) -> Selection {
+pub(super) fn of(backend: &str) -> Selection {
     let (service, backend) = (Some("web".to_owned()), Some(backend.to_owned()));
     Selection { service, backend, ..Selection::default() }
 }
 
-fn drain(backends: &[&str]) -> DrainRequest {
+pub(super) fn drain(backends: &[&str]) -> DrainRequest {
     DrainRequest {
         backends: backends.iter().map(|backend| of(backend)).collect(),
         timeout: None,
@@ -79,7 +82,7 @@ async fn drained_backend_is_in_no_slot_when_that_is_answered_and_comes_back() {
         assert!(backend.draining && backend.effective_weight == 0.0 && backend.live_flows == 2);
         assert_eq!(lab.client.drains().await.unwrap().drains.len(), 1);
 
-        let ended = lab.client.undrain(&of(FIRST)).await.unwrap();
+        let ended = lab.client.undrain(&UndrainRequest::of(of(FIRST))).await.unwrap();
         assert_eq!(ended[0].status, "cancelled");
         assert!(lab.is_chosen(0));
         assert_eq!(lab.weights().await, [3.0, 1.0]);
@@ -105,6 +108,78 @@ async fn who_waits_is_answered_when_the_last_flow_has_ended() {
         assert_eq!(statuses(&answer.unwrap()), ["completed"]);
         assert!(lab.backend(0).await.draining, "it stays so");
         assert!(!lab.is_chosen(0));
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn who_waits_for_a_drain_that_is_undone_is_told_so() {
+    let (driver, lab) = Lab::start(CONFIG).await;
+    run(driver, async {
+        lab.flows(0, 1);
+        let request = DrainRequest { wait: true, ..drain(&[FIRST]) };
+        let undone = async {
+            lab.status_when(|status| status.services[0].pools[0].backends[0].draining).await;
+            lab.client.undrain(&UndrainRequest::of(of(FIRST))).await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(lab.client.drain(&request), undone);
+        assert_eq!(statuses(&answer.unwrap()), ["cancelled"]);
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn undrained_backend_gets_its_share_bit_by_bit_where_that_is_asked_for() {
+    let recovery = "recovery = { mode = 'linear', slow-start = '2s' }";
+    let (driver, lab) = Lab::start(&format!("{CONFIG}{recovery}\n")).await;
+    run(driver, async {
+        lab.client.drain(&drain(&[FIRST])).await.unwrap();
+        let request = UndrainRequest { gradual: true, ..UndrainRequest::of(of(FIRST)) };
+        lab.client.undrain(&request).await.unwrap();
+        let weight = lab.backend(0).await.effective_weight;
+        assert!(0.0 < weight && weight < 1.0 && lab.is_chosen(0), "{weight}");
+        let health = lab.client.health(&HealthFilter::default()).await.unwrap();
+        assert!(health[0].recovered < 100 && health[1].recovered == 100);
+        let mut last = weight;
+        lab.status_when(|status| {
+            let weight = status.services[0].pools[0].backends[0].effective_weight;
+            assert!(weight >= last, "{weight} after {last}");
+            last = weight;
+            weight == 3.0
+        })
+        .await;
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn flows_that_are_over_are_not_waited_for() {
+    let (driver, lab) = Lab::start(CONFIG).await;
+    run(driver, async {
+        let closing =
+            ["closing", "closing"].map(|state| flow("198.51.100.7:1", FIRST, (0, 0), state));
+        let open = flow("198.51.100.7:2", FIRST, (0, 0), "established");
+        let all = closing.iter().cloned().chain([open]).collect();
+        lab.plane.send_modify(|plane| plane.flows = all);
+        let request = DrainRequest { wait: true, ..drain(&[FIRST]) };
+        let waiting = lab.client.drain(&request);
+        let ends = async {
+            lab.status_when(|status| status.services[0].pools[0].backends[0].draining).await;
+            let drains = lab.client.drains().await.unwrap().drains;
+            let DrainStatus { initial_flows, live_flows, closing_flows, .. } = drains[0];
+            assert_eq!((initial_flows, live_flows, closing_flows), (1, 1, 2));
+            assert_eq!(drains[0].status, "draining");
+            lab.plane.send_modify(|plane| plane.flows = closing.into());
+        };
+        let (answer, ()) = tokio::join!(waiting, ends);
+        assert_eq!(statuses(&answer.unwrap()), ["completed"]);
+        assert_eq!(lab.backend(0).await.live_flows, 2);
         lab.client.stop().await.unwrap();
     })
     .await
@@ -173,7 +248,10 @@ async fn what_cannot_be_drained_is_said_and_nothing_is_begun() {
         lab.client.drain(&drain(&[SECOND])).await.unwrap();
         assert_eq!(refused(drain(&[FIRST, SECOND])).await, 409);
         assert_eq!(lab.weights().await, [3.0, 0.0]);
-        assert_eq!(http_status(lab.client.undrain(&of(FIRST)).await.unwrap_err()), 404);
+        assert_eq!(
+            http_status(lab.client.undrain(&UndrainRequest::of(of(FIRST))).await.unwrap_err()),
+            404
+        );
         lab.client.stop().await.unwrap();
     })
     .await
@@ -189,7 +267,7 @@ async fn whole_host_is_drained_and_undrained_at_once() {
         let answer = lab.client.drain(&request).await.unwrap();
         assert_eq!(answer.drains[0].backend, SECOND.parse().unwrap());
         assert_eq!(lab.weights().await, [3.0, 0.0]);
-        assert_eq!(lab.client.undrain(&host).await.unwrap().len(), 1);
+        assert_eq!(lab.client.undrain(&UndrainRequest::of(host)).await.unwrap().len(), 1);
         assert_eq!(lab.weights().await, [3.0, 1.0]);
         lab.client.stop().await.unwrap();
     })
@@ -235,8 +313,8 @@ async fn drains_outlive_reload_and_process_and_end_with_their_backend() {
         lab.status_when(|status| status.config.generation == 2).await;
         assert_eq!(lab.client.drains().await.unwrap().drains.len(), 1);
         let itself = Selection { itself: true, ..Selection::default() };
-        lab.client.undrain(&itself).await.unwrap();
-        lab.client.undrain(&of(FIRST)).await.unwrap();
+        lab.client.undrain(&UndrainRequest::of(itself)).await.unwrap();
+        lab.client.undrain(&UndrainRequest::of(of(FIRST))).await.unwrap();
         let drains = lab.client.drains().await.unwrap();
         assert!(!drains.itself && drains.drains.is_empty());
         lab.client.stop().await.unwrap();

@@ -30,6 +30,21 @@ fn client_that_acknowledges_something_has_a_connection() {
 }
 
 #[test]
+fn syn_that_is_sent_again_is_known_until_something_is_acknowledged() {
+    let (table, name) = (Table::<V4, 8>::new(4), Name::tcp(1));
+    let here = open(&table, name);
+    // Another connection from the same port is not the first SYN again.
+    say(&table, name, tcp::SYN, [5_000, 1]);
+    assert!(!table.meta(here).is_sent_again());
+    say(&table, name, tcp::SYN, [0, 1]);
+    assert!(table.meta(here).is_sent_again());
+    say(&table, name, tcp::ACK, [1, 0]);
+    assert_eq!(table.meta(here).state(), UP);
+    assert!(!table.meta(here).has(crate::flow::flag::SENT_AGAIN));
+    assert_eq!(table.answers(), [], "nothing is seen of the backend");
+}
+
+#[test]
 fn client_that_has_finished_ends_its_flow() {
     let (table, name) = (Table::<V4, 8>::new(4), Name::tcp(1));
     let here = open(&table, name);

@@ -95,6 +95,7 @@ impl Name {
             packets: 1,
             bytes: 60,
             now,
+            begun: now << 10,
         }
     }
 
@@ -140,6 +141,8 @@ pub(super) struct Table<A, const SLOT: usize> {
     confirmed: AtomicU64,
     services: [AtomicU64; OWNERS],
     backends: [AtomicU64; OWNERS],
+    closing: [AtomicU64; OWNERS],
+    answered: RefCell<Vec<(u32, u32)>>,
     ended: RefCell<Vec<Ended<A>>>,
     address: PhantomData<A>,
 }
@@ -166,11 +169,16 @@ impl<A: Numbered, const SLOT: usize> Storage<SLOT> for Table<A, SLOT> {
             Live::Confirmed => Some(&self.confirmed),
             Live::Service(id) => self.services.get(id as usize),
             Live::Backend(id) => self.backends.get(id as usize),
+            Live::Closing(id) => self.closing.get(id as usize),
         }
     }
 
     fn timeout(&self, _service: u32, state: u32) -> u32 {
         TIMEOUTS[state as usize]
+    }
+
+    fn answered(&self, backend: u32, begun: u32) {
+        self.answered.borrow_mut().push((backend, begun));
     }
 
     fn ended(&self, end: &End<'_, AtomicU64, SLOT>) {
@@ -183,6 +191,11 @@ impl<A: Numbered, const SLOT: usize> Storage<SLOT> for Table<A, SLOT> {
 }
 
 impl<A: Numbered, const SLOT: usize> Table<A, SLOT> {
+    /// Backends that have answered SYNs, and when these came, in moments.
+    pub(super) fn answers(&self) -> Vec<(u32, u32)> {
+        self.answered.borrow().clone()
+    }
+
     pub(super) fn new(sets: u32) -> Self {
         Self::seeded(sets, 0x5eed_0f7e_57ed_7ab1)
     }
@@ -197,6 +210,8 @@ impl<A: Numbered, const SLOT: usize> Table<A, SLOT> {
             confirmed: AtomicU64::new(0),
             services: Default::default(),
             backends: Default::default(),
+            closing: Default::default(),
+            answered: RefCell::default(),
             ended: RefCell::default(),
             address: PhantomData,
         }
@@ -312,19 +327,21 @@ impl<A: Numbered, const SLOT: usize> Table<A, SLOT> {
 
     fn check_counts(&self, entries: &[Position]) {
         let (mut table, mut confirmed) = (0, 0);
-        let (mut services, mut backends) = ([0; OWNERS], [0; OWNERS]);
+        let (mut services, mut backends, mut closing) = ([0; OWNERS], [0; OWNERS], [0; OWNERS]);
         for &here in entries.iter().filter(|&&here| !self.meta(here).has(flag::REPLY)) {
             let facts = self.facts(here);
             table += 1;
             confirmed += u64::from(self.meta(here).state().is_confirmed());
             services[facts.service as usize] += 1;
             backends[facts.backend as usize] += 1;
+            closing[facts.backend as usize] += u64::from(self.meta(here).state() == State::Closing);
         }
         assert_eq!(self.live_flows(Live::Table), table);
         assert_eq!(self.live_flows(Live::Confirmed), confirmed);
         for id in 0..OWNERS {
             assert_eq!(self.live_flows(Live::Service(id as u32)), services[id]);
             assert_eq!(self.live_flows(Live::Backend(id as u32)), backends[id]);
+            assert_eq!(self.live_flows(Live::Closing(id as u32)), closing[id]);
         }
     }
 }

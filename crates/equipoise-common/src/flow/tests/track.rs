@@ -54,6 +54,36 @@ fn repeated_syn_and_its_answer_confirm_nothing() {
 }
 
 #[test]
+fn answer_to_a_syn_that_was_sent_once_tells_how_long_it_has_taken() {
+    let answered = |is_sent_again: bool| {
+        let (table, name) = (Table::<V4, 8>::new(4), Name::tcp(1));
+        let here = table.open(&New { begun: 77, ..name.opening(0) }, &NO_LIMITS).at;
+        if is_sent_again {
+            let again = Segment { flags: SYN, sequence: 0, acknowledgement: 0, length: 1 };
+            table.packet(name, Sender::Client, &again, 0);
+            assert!(table.meta(here).is_sent_again());
+        }
+        table.packet(name, Sender::Backend, &name.answer(), 0);
+        assert!(!table.meta(here).is_sent_again());
+        table.packet(name, Sender::Backend, &name.answer(), 0);
+        table.packet(name, Sender::Client, &name.confirmation(), 0);
+        assert_eq!(table.meta(here).state(), UP);
+        table.answers()
+    };
+    assert_eq!(answered(false), [(Name::tcp(1).backend, 77)]);
+    assert_eq!(answered(true), [], "nobody knows which was answered");
+}
+
+#[test]
+fn refusal_is_no_answer() {
+    let (table, name) = (Table::<V4, 8>::new(4), Name::tcp(1));
+    let here = table.open(&name.opening(0), &NO_LIMITS).at;
+    let refusal = Segment { flags: RST | ACK, sequence: 0, acknowledgement: 1, length: 0 };
+    table.packet(name, Sender::Backend, &refusal, 0);
+    assert_eq!((table.meta(here).state(), table.answers()), (OVER, vec![]));
+}
+
+#[test]
 fn flow_picked_up_in_the_middle_is_confirmed_when_the_client_has_all() {
     let table = Table::<V4, 8>::new(4);
     let name = Name::tcp(1);

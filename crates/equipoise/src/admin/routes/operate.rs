@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::ask;
 use crate::admin::{Access, Command, ProblemDetails};
 use crate::status::operate::{
-    BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, Selection,
+    BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer,
+    UndrainRequest,
 };
 
 pub(super) fn router() -> Router<Access> {
@@ -33,10 +34,10 @@ async fn drain(
 
 async fn undrain(
     State(access): State<Access>,
-    selection: Result<Query<Selection>, QueryRejection>,
+    request: Result<Query<UndrainRequest>, QueryRejection>,
 ) -> Result<Json<Vec<DrainStatus>>, ProblemDetails> {
-    let Query(selection) = selection?;
-    ask(&access, |reply| Command::Undrain(selection, reply)).await.map(Json)
+    let Query(request) = request?;
+    ask(&access, |reply| Command::Undrain(request, reply)).await.map(Json)
 }
 
 /// Which breakers are asked for.

@@ -61,6 +61,9 @@ pub struct Undrain {
     /// The backend, as the configuration writes it
     #[arg(requires = "service", required_unless_present_any = ["host", "itself"])]
     pub backend: Option<String>,
+    /// Give it its share bit by bit, as `recovery` of its service says
+    #[arg(long)]
+    pub gradual: bool,
 }
 
 /// Arguments of `breaker`.
@@ -95,6 +98,14 @@ pub struct Turned {
     /// In the pool of this route alone: `default`, or its first source
     #[arg(long, value_name = "ROUTE")]
     pub route: Option<String>,
+}
+
+/// Arguments of `events`.
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Go on with those that come
+    #[arg(short, long)]
+    pub follow: bool,
 }
 
 /// A time such as `60s`, as it was written.

@@ -29,6 +29,8 @@ pub(super) struct Live {
     pub(super) services: Mapped,
     /// By backend id.
     pub(super) backends: Mapped,
+    /// So, those that are over.
+    pub(super) closing: Mapped,
 }
 
 impl Live {
@@ -39,6 +41,7 @@ impl Live {
             Count::Confirmed => self.tables.word((first + 8) * WORD),
             Count::Service(id) => self.services.word(id as usize * WORD),
             Count::Backend(id) => self.backends.word(id as usize * WORD),
+            Count::Closing(id) => self.closing.word(id as usize * WORD),
         }
     }
 
@@ -130,7 +133,8 @@ fn event<A: Address + Into<IpAddr>, const SLOT: usize>(
         backend_port: facts.to.destination_port,
         what: Event::CLOSED
             | if other { Event::IPV6 } else { 0 }
-            | if one { Event::BACKEND_IPV6 } else { 0 },
+            | if one { Event::BACKEND_IPV6 } else { 0 }
+            | if end.was.is_sent_again() { Event::SENT_AGAIN } else { 0 },
         protocol: found.protocol,
         why: end.why as u32,
         service: facts.service,

@@ -285,6 +285,8 @@ const MAPS: &[&str] = &[
     "LIVE",
     "LIVE_SERVICES",
     "LIVE_BACKENDS",
+    "LIVE_CLOSING",
+    "HANDSHAKES",
     "PRESSURE",
     "STATELESS",
     "HOSTS",

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key as Prefix, LpmTrie};
@@ -31,6 +32,7 @@ pub(super) struct Tables {
     pub(super) flows_v4: Mapped,
     pub(super) flows_v6: Mapped,
     pub(super) live: Live,
+    handshakes: Mapped,
     services_v4: HashMap<MapData, Key<V4>, Service>,
     services_v6: HashMap<MapData, Key<V6>, Service>,
     ports_v4: LpmTrie<MapData, PortsKey<V4>, Service>,
@@ -72,11 +74,14 @@ impl Tables {
             tables: mapped("LIVE", size_of::<u64>() * limit::LIVE as usize)?,
             services: mapped("LIVE_SERVICES", size_of::<u64>() * limit::SERVICES as usize)?,
             backends: mapped("LIVE_BACKENDS", size_of::<u64>() * limit::BACKENDS as usize)?,
+            closing: mapped("LIVE_CLOSING", size_of::<u64>() * limit::BACKENDS as usize)?,
         };
+        let handshakes = mapped("HANDSHAKES", size_of::<u64>() * limit::BACKENDS as usize)?;
         Ok(Self {
             flows_v4,
             flows_v6,
             live,
+            handshakes,
             policies: typed(ebpf, "POLICIES")?,
             access: AccessList::new(typed(ebpf, "ACCESS")?),
             routes: typed(ebpf, "ROUTES")?,
@@ -196,7 +201,17 @@ impl Tables {
     /// Counters and tokens: of another holder of the id.
     fn reset_backend(&mut self, id: u32) -> io::Result<()> {
         self.backend_tokens.set(id, [0; 2], 0).map_err(io_error)?;
+        if let Some(word) = self.handshakes.word(id as usize * size_of::<u64>()) {
+            word.store(0, Ordering::Relaxed);
+        }
         reset(&mut self.backend_traffic, id)
+    }
+
+    /// How long a backend takes on average to answer a SYN; none before it has answered any.
+    pub(super) fn handshake(&self, id: u32) -> Option<Duration> {
+        let word = self.handshakes.word(id as usize * size_of::<u64>())?;
+        let nanoseconds = word.load(Ordering::Relaxed);
+        (nanoseconds != 0).then(|| Duration::from_nanos(nanoseconds))
     }
 
     /// How services treat their flows, by id.

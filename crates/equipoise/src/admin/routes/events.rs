@@ -1,0 +1,64 @@
+//! Events, as server-sent events (WHATWG HTML, section 9.2): the last ones, and then those that come.
+
+use std::convert::Infallible;
+
+use axum::Router;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::HeaderMap;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::routing::get;
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use serde::Deserialize;
+
+use super::ask;
+use crate::admin::{Access, Command, ProblemDetails};
+use crate::events::{Subscription, Told};
+
+/// How a follower that has lost its connection says what it has seen.
+const LAST_SEEN: &str = "last-event-id";
+
+pub(super) fn router() -> Router<Access> {
+    Router::new().route("/api/v1/events", get(events))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    /// Whether those that come are wanted, too.
+    #[serde(default = "yes")]
+    follow: bool,
+    /// Only those after this number.
+    after: Option<u64>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+async fn events(
+    State(access): State<Access>,
+    headers: HeaderMap,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ProblemDetails> {
+    let Query(Wanted { follow, after }) = wanted?;
+    let seen = headers.get(LAST_SEEN).and_then(|value| value.to_str().ok()?.parse().ok());
+    let after = after.or(seen).unwrap_or_default();
+    let subscription = ask(&access, |reply| Command::Events(after, reply)).await?;
+    let stream = unfold(subscription, move |mut subscription: Subscription| async move {
+        let told = if follow { subscription.next().await } else { subscription.take_kept() };
+        Some((Ok(written(told?)), subscription))
+    });
+    Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
+}
+
+fn written(told: Told) -> Event {
+    match told {
+        Told::Event(event) => {
+            let text = serde_json::to_string(&*event).unwrap_or_default();
+            Event::default().id(event.sequence.to_string()).event(event.kind.name()).data(text)
+        }
+        Told::Lost(lost) => Event::default().event("lost").data(format!("{{\"lost\":{lost}}}")),
+    }
+}
