@@ -3,7 +3,7 @@
 //! [`Netns`] is a namespace that lives only as long as a file of this process, so nothing is left
 //! behind however the process ends. [`Lab`] joins some of them to a client, a balancer and
 //! backends; [`serve`] answers there, [`client`] and [`load`] ask there, [`crowd`] stays connected,
-//! [`flood`] sends packets that nobody asked for, and [`Daemon`] runs a program there. Root is
+//! [`flood`] sends packets that nobody asked for, [`dns`] tells names, and [`Daemon`] runs a program there. Root is
 //! needed for all but the content and the statistics.
 //!
 //! It knows nothing of Equipoise itself: tests and the demo bring the balancer.
@@ -13,6 +13,7 @@ pub mod content;
 pub mod cpu;
 pub mod crowd;
 pub mod daemon;
+pub mod dns;
 pub mod flood;
 pub mod link;
 pub mod load;

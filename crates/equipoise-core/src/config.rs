@@ -15,6 +15,7 @@ pub mod health;
 pub mod import;
 mod limits;
 mod metrics;
+mod name;
 mod parts;
 mod path;
 mod ports;
@@ -35,6 +36,8 @@ use std::time::Duration;
 use equipoise_common::limit;
 use serde::{Serialize, Serializer};
 
+use crate::share::Weight;
+
 pub use changes::{Change, Changes, NewBackend};
 pub use check::keys;
 pub use convert::{Converted, Ignored, convert, from_json, write};
@@ -45,6 +48,7 @@ pub use flags::{flags_text, from_flags};
 pub use health::HealthCheck;
 pub use limits::{Limits, List, Prefix, RateLimit, Rates, SourceLimit, SourcePrefix};
 pub use metrics::Metrics;
+pub use name::{Dns, Name, Named, OnFirstFailure, Origin};
 pub use ports::{Ports, target};
 pub use problem::{Places, Problem, problem_at};
 pub use route::{Pool, Route};
@@ -191,6 +195,8 @@ pub struct Service {
     pub affinity_prefix: AffinityPrefix,
     /// The backends of its pool, both families in one list, in the order of the file.
     pub backends: Vec<Backend>,
+    /// Those that are configured by a name.
+    pub named: Vec<Arc<Named>>,
     /// Sources that have backends of their own, in the order of the file.
     #[serde(rename = "source-route")]
     pub routes: Vec<Route>,
@@ -438,10 +444,28 @@ pub struct Backend {
     /// How it is checked; none where it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<Arc<HealthCheck>>,
+    /// Among those of its role, those of the lowest rank are chosen while enough of them are usable.
+    #[serde(skip)]
+    pub rank: u16,
+    /// The names that it comes of; none where it is the file that has its address, and no name stands for it.
+    #[serde(skip)]
+    pub origin: Option<Arc<Origin>>,
+}
+
+impl Backend {
+    /// The weight that the configuration gives it: its own, or its part of that of a name.
+    pub fn share(&self) -> Weight {
+        self.origin.as_ref().map_or(Weight::configured(self.weight), |origin| origin.weight)
+    }
+
+    /// The names that it comes of.
+    pub fn names(&self) -> impl Iterator<Item = &Arc<Named>> {
+        self.origin.iter().flat_map(|origin| &origin.names)
+    }
 }
 
 /// When a backend is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// As long as it is usable.
@@ -478,6 +502,8 @@ pub struct Settings {
     pub breaker: Option<breaker::Thresholds>,
     /// How drains go where nothing else is asked for.
     pub drain: breaker::Draining,
+    /// How names are looked up.
+    pub dns: Dns,
     /// Where metrics are to be had; none for nowhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Metrics>,
@@ -513,6 +539,7 @@ impl Default for Settings {
             exec_checks: false,
             breaker: None,
             drain: breaker::Draining::default(),
+            dns: Dns::default(),
             metrics: None,
         }
     }

@@ -9,7 +9,7 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ pub use record::{Cause, Failure, FailureKind, Outcome, Record, Verdict};
 use schedule::Schedule;
 pub use schedule::Target;
 
+use crate::chance::unit;
 use crate::config::health::Recovery;
 use crate::config::{Backend, Config, HealthCheck};
 use crate::id::{BackendKey, Member};
@@ -105,12 +106,12 @@ struct Checked {
     recovery: Recovery,
 }
 
-/// How a backend is checked from now on, and how it was before.
+/// How a backend is checked from now on, and what is known of it from before.
 struct Asked<'a> {
     backend: &'a Backend,
     keeps_packets: bool,
     check: &'a Arc<HealthCheck>,
-    old: Option<Checked>,
+    known: Option<Record>,
 }
 
 /// Everything known of the health of backends.
@@ -122,6 +123,10 @@ pub struct Health {
     /// When time alone gives a backend more.
     growing: BTreeMap<BackendKey, Duration>,
     beliefs: BTreeMap<BackendKey, Belief>,
+    /// Who is not there and may come back, and what checks have said of it.
+    absent: BTreeMap<BackendKey, Option<Record>>,
+    /// Who may come back after the next configuration.
+    expected: BTreeSet<BackendKey>,
     has_changed: bool,
 }
 
@@ -134,8 +139,20 @@ impl Health {
             manual: BTreeMap::new(),
             growing: BTreeMap::new(),
             beliefs: BTreeMap::new(),
+            absent: BTreeMap::new(),
+            expected: BTreeSet::new(),
             has_changed: false,
         }
+    }
+
+    /// Who is not there with the next configuration, and may come back: what is known of it is kept.
+    pub fn expect(&mut self, absent: BTreeSet<BackendKey>) {
+        self.expected = absent;
+    }
+
+    /// One more may come back, of which something is known from before.
+    pub fn expect_one(&mut self, absent: BackendKey) {
+        self.absent.entry(absent).or_default();
     }
 
     /// Another configuration: who stays keeps what is known of it, also by another check; who is
@@ -145,9 +162,12 @@ impl Health {
         let mut left = Vec::new();
         for (key, Member { service, pool, backend }) in BackendKey::all(config) {
             let old = before.remove(&key).flatten();
+            let known = old.and_then(|old| self.schedule.watched(old.target));
+            let known = known.map(|old| old.record.heir());
+            let known = known.or(self.absent.remove(&key).flatten());
             let keeps_packets = service.delivery.mode.keeps_packets();
             let checked = backend.health_check.as_ref().map(|check| Checked {
-                target: self.watch(now, &key, Asked { backend, keeps_packets, check, old }),
+                target: self.watch(now, &key, Asked { backend, keeps_packets, check, known }),
                 recovery: pool.recovery,
             });
             let is_other = |old: &Checked| checked.is_none_or(|c| c.target != old.target);
@@ -155,8 +175,16 @@ impl Health {
             self.backends.insert(key, checked);
         }
         for (key, old) in before {
-            self.manual.remove(&key);
+            let watched = old.and_then(|old| self.schedule.watched(old.target));
+            self.absent.insert(key.clone(), watched.map(|old| old.record.heir()));
             left.extend(old.map(|old| (old.target, key)));
+        }
+        let expected = std::mem::take(&mut self.expected);
+        for (key, _) in self.absent.extract_if(.., |key, _| !expected.contains(key)) {
+            self.manual.remove(&key);
+        }
+        for key in expected {
+            self.absent.entry(key).or_default();
         }
         for (target, key) in left {
             self.schedule.leave(target, &key);
@@ -172,7 +200,7 @@ impl Health {
         &mut self,
         now: Duration,
         key: &BackendKey,
-        Asked { backend, keeps_packets, check, old }: Asked<'_>,
+        Asked { backend, keeps_packets, check, known }: Asked<'_>,
     ) -> u64 {
         let port = check.port.unwrap_or(backend.address.port());
         let goes_to_vip = keeps_packets && check.question.is_by_packets();
@@ -181,8 +209,6 @@ impl Health {
             check: Arc::clone(check),
             vip_of: goes_to_vip.then(|| Arc::clone(&key.service)),
         };
-        let old = old.and_then(|old| self.schedule.watched(old.target));
-        let known = old.map(|old| old.record.heir());
         self.schedule.watch(now, target, (key.clone(), known))
     }
 
@@ -209,7 +235,7 @@ impl Health {
         key: &BackendKey,
         manual: Option<Manual>,
     ) -> bool {
-        if !self.backends.contains_key(key) {
+        if !self.knows(key) {
             return false;
         }
         match manual {
@@ -236,9 +262,9 @@ impl Health {
         self.manual.iter().map(|(key, manual)| (key, *manual))
     }
 
-    /// Whether there is such a backend.
+    /// Whether there is such a backend, or may be again.
     pub fn knows(&self, key: &BackendKey) -> bool {
-        self.backends.contains_key(key)
+        self.backends.contains_key(key) || self.absent.contains_key(key)
     }
 
     /// The backends that go by a check, if its outcome is waited for.
@@ -324,12 +350,4 @@ impl Health {
         };
         self.has_changed |= before.unwrap_or_default() != belief;
     }
-}
-
-/// A number from 0 to below 1, by what it is made of (splitmix64).
-fn unit(of: u64) -> f64 {
-    let mut x = of.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((x ^ (x >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
 }

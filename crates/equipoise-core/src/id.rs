@@ -274,6 +274,13 @@ impl Ids {
         self.held.get(service)
     }
 
+    /// The id that rests for a backend of a service that is there, since it has left; none where none does.
+    pub fn absent(&self, key: &BackendKey) -> Option<Id> {
+        let mode = self.held.get(&key.service)?.mode;
+        let holder = (Arc::clone(&key.service), key.route.clone(), key.address, mode);
+        self.backends.resting.get(&holder).map(|resting| resting.id)
+    }
+
     /// The backends of those ids of backends that are asked for, and these.
     pub fn holders(&self, mut is_asked: impl FnMut(u32) -> bool) -> Vec<(BackendKey, u32)> {
         let mut holders = Vec::new();

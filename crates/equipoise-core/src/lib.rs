@@ -6,6 +6,7 @@
 //! are arguments, steps are answers.
 
 pub mod breaker;
+mod chance;
 pub mod config;
 pub mod diff;
 pub mod drain;
@@ -19,5 +20,7 @@ pub mod maglev;
 pub mod plan;
 pub mod ramp;
 pub mod recovery;
+pub mod resolve;
+pub mod share;
 pub mod state;
 pub mod weight;

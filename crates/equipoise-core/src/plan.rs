@@ -291,6 +291,8 @@ mod tests {
             max_flows: 0,
             role: Role::Regular,
             health_check: None,
+            rank: 0,
+            origin: None,
         };
         Service {
             name: name.to_owned(),
@@ -299,6 +301,7 @@ mod tests {
             affinity: Affinity::None,
             affinity_prefix: AffinityPrefix::default(),
             backends: (1..=backends).map(backend).collect(),
+            named: Vec::new(),
             routes: Vec::new(),
             delivery: Delivery::default(),
             manage_address: false,

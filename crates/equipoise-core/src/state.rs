@@ -21,12 +21,21 @@ use crate::health::{Change, Effect, Health, Manual, Outcome, ProbeId, Standing};
 use crate::id::{BackendKey, Held, Ids, Mark, Named, RouteName, Wanted};
 use crate::plan::{Desired, Note, PoolPlan, ServiceKey, plan, plan_again};
 use crate::ramp::Ramps;
+use crate::resolve::{Absent, LeftOut, Names};
 use crate::weight::{Belief, Drained, Weight};
+
+mod names;
 
 /// Configuration, facts, ids, and the latest plan.
 #[derive(Clone, Debug)]
 pub struct State {
-    config: Config,
+    /// As it is written.
+    written: Arc<Config>,
+    /// With what names stand for.
+    config: Arc<Config>,
+    names: Names,
+    absent: Absent,
+    left_out: Vec<LeftOut>,
     facts: Facts,
     health: Health,
     breakers: Breakers,
@@ -127,8 +136,8 @@ pub struct BackendView {
     pub breaker: &'static str,
     /// Whether it is drained.
     pub is_drained: bool,
-    /// As configured.
-    pub configured_weight: u16,
+    /// As configured, or its part of the weight of a name.
+    pub configured_weight: Weight,
     /// What follows from everything known about it.
     pub effective_weight: Weight,
     /// The part of the new flows of its family that it gets, 0 to 1.
@@ -144,14 +153,21 @@ impl State {
     /// So, at this moment.
     pub fn begun(config: Config, facts: Facts, beginning: Beginning) -> Self {
         let Beginning { now, seed } = beginning;
+        let config = Arc::new(config);
         let mut ids = Ids::default();
         ids.hold(&Wanted::all(&config));
         let mut health = Health::new(seed);
         health.handle_config(now, &config);
         let mut breakers = Breakers::default();
         breakers.handle_config(now, &config);
+        let mut names = Names::new(seed);
+        names.handle_config(now, &config);
         Self {
+            written: Arc::clone(&config),
             config,
+            names,
+            absent: Absent::default(),
+            left_out: Vec::new(),
             facts,
             health,
             breakers,
@@ -170,14 +186,9 @@ impl State {
     ///
     /// Drains of backends that have left end; answers with those that were not over.
     pub fn handle_config(&mut self, config: Config) -> Vec<BackendKey> {
-        self.ids.hold(&Wanted::all(&config));
-        self.health.handle_config(self.now, &config);
-        self.breakers.handle_config(self.now, &config);
-        self.config = config;
-        self.stale = true;
-        let health = &self.health;
-        self.ramps.retain(|key| health.knows(key));
-        self.drains.retain(|key| health.knows(key))
+        self.names.handle_config(self.now, &config);
+        self.written = Arc::new(config);
+        self.resolve()
     }
 
     /// The machine has changed.
@@ -284,7 +295,7 @@ impl State {
 
     /// A drain that began before this process goes on; false where there is no such backend.
     pub fn restore_drain(&mut self, key: &BackendKey, drain: Drain) -> bool {
-        let is_there = self.health.knows(key);
+        let is_there = self.may_be(key);
         if is_there {
             self.drains.restore(key.clone(), drain);
         }
@@ -317,7 +328,9 @@ impl State {
     /// The id of a backend; none where there is no such backend, or when all are taken.
     pub fn backend_id(&self, key: &BackendKey) -> Option<u32> {
         let pool = self.ids.held(&key.service)?.pools.get(&key.route)?;
-        pool.backends.get(&key.address).map(|id| id.number)
+        let held = pool.backends.get(&key.address).copied();
+        // Flows of one that has left for now are still its own.
+        held.or_else(|| self.ids.absent(key).filter(|_| self.absent.has(key))).map(|id| id.number)
     }
 
     /// The backends of those ids that are asked for, and these.
@@ -326,13 +339,13 @@ impl State {
     }
 
     /// The weight that the configuration gives a backend.
-    pub fn configured_weight(&self, key: &BackendKey) -> Option<u16> {
+    pub fn configured_weight(&self, key: &BackendKey) -> Option<Weight> {
         let service = self.config.services.iter().find(|service| *service.name == *key.service)?;
         let is_meant =
             |pool: &config::Pool<'_>| pool.route.map(config::Route::name) == key.route.as_deref();
         let pool = service.pools().find(is_meant)?;
         let backend = pool.backends.iter().find(|backend| backend.address == key.address)?;
-        Some(backend.weight)
+        Some(backend.share())
     }
 
     /// All drains.
@@ -342,8 +355,11 @@ impl State {
 
     /// An operator says how a backend is, or takes that back; false where there is no such backend.
     pub fn handle_manual(&mut self, key: &BackendKey, manual: Option<Manual>) -> bool {
-        self.ramps.stop(key);
-        self.health.handle_manual(self.now, key, manual)
+        let may_be = self.may_be(key);
+        if may_be {
+            self.ramps.stop(key);
+        }
+        may_be && self.health.handle_manual(self.now, key, manual)
     }
 
     /// Operators' words about the health of backends that hold.
@@ -376,7 +392,8 @@ impl State {
 
     /// When something is to be done, or time alone changes something.
     pub fn next_wake(&self) -> Option<Moment> {
-        let health = self.health.next_wake().into_iter().chain(self.breakers.next_wake());
+        let others = self.breakers.next_wake().into_iter().chain(self.names.next_wake());
+        let health = self.health.next_wake().into_iter().chain(others);
         health.chain(self.ramps.next_wake(self.now)).min()
     }
 
@@ -462,7 +479,7 @@ impl State {
         // More than can be otherwise now, and little.
         let pools = changed.iter().flat_map(|key| self.backend_ids(key)).collect::<Vec<_>>();
         let was_out = self.out(pools.iter());
-        let known = (&self.config, &self.facts, &self.ids);
+        let known = (&*self.config, &self.facts, &self.ids);
         let Some(scope) = plan_again(known, changed, &mut self.desired) else { return false };
         self.note_departures(&was_out, Some(&scope));
         if let Some(wider) = &mut self.scope {
@@ -504,9 +521,14 @@ impl State {
         }
     }
 
-    /// The configuration in force.
+    /// The configuration in force, with what names stand for.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The configuration in force, as it is written.
+    pub fn written(&self) -> &Config {
+        &self.written
     }
 
     /// The facts in force.
@@ -612,9 +634,8 @@ fn view_backend(backend: &config::Backend, pools: &[&PoolPlan], known: Known) ->
         health: known.health,
         breaker: known.breaker,
         is_drained: known.is_drained,
-        configured_weight: backend.weight,
-        effective_weight: member
-            .map_or(Weight::configured(backend.weight), |(_, member)| member.weight),
+        configured_weight: backend.share(),
+        effective_weight: member.map_or(backend.share(), |(_, member)| member.weight),
         share: member.map_or(0.0, |(pool, member)| pool.share(&member)),
     }
 }
@@ -648,9 +669,15 @@ mod tests {
         let [web] = &state.services()[..] else { panic!("one service") };
         assert_eq!((web.id, &*web.pools[0].ids, web.keys.len()), (Some(0), &[0, 1][..], 2));
         let told = web.backends().map(|backend| {
-            (backend.id, backend.configured_weight, backend.effective_weight.value(), backend.share)
+            (
+                backend.id,
+                backend.configured_weight.value(),
+                backend.effective_weight.value(),
+                backend.share,
+            )
         });
-        let expected = [(Some(0), 3, 3.0, 0.75), (Some(1), 1, 1.0, 1.0), (Some(2), 1, 1.0, 0.25)];
+        let expected =
+            [(Some(0), 3.0, 3.0, 0.75), (Some(1), 1.0, 1.0, 1.0), (Some(2), 1.0, 1.0, 0.25)];
         assert_eq!(told.collect::<Vec<_>>(), expected);
     }
 

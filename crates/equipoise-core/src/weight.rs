@@ -17,55 +17,16 @@
 //! all that are neither down nor drained have open breakers, breakers are not asked. "Configured" is the weight of the
 //! file or what live flows make of it (`load.rs`); "by belief" is that for a backend that is in, or the part of it that it
 //! has recovered, and no more than a tenth while its breaker is half-open; else 0. A backend whose drain was forced
-//! has 0 in every row. Weights are relative: what one backend loses, the others have in proportion to their own. What is
+//! has 0 in every row. Backups have ranks, from 0 on: they join rank by rank, until there are enough, and of the fallback
+//! backends those of the lowest rank that has one in stand for all. Weights are relative: what one backend loses, the others have in proportion to their own. What is
 //! not believed is what is not known: unknown is usable.
 
-use std::fmt;
+use std::collections::BTreeSet;
 
 use crate::breaker;
 use crate::config::Role;
 use crate::config::health::{Panic, PanicPolicy};
-
-/// A share of new flows, relative to the other backends of the pool.
-///
-/// Counted in parts of a configured weight of 1, finely enough that any fraction of the smallest
-/// weight still differs from none; only proportions matter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Weight(u32);
-
-impl Weight {
-    /// Parts in a configured weight of 1: the largest weight just fits.
-    const PARTS: u32 = 1 << 16;
-
-    /// As configured.
-    pub fn configured(weight: u16) -> Self {
-        Self(u32::from(weight) * Self::PARTS)
-    }
-
-    /// A part of it, at most all of it, and never none of some.
-    #[must_use]
-    pub fn part(self, numerator: u64, denominator: u64) -> Self {
-        let part = u128::from(self.0) * u128::from(numerator) / u128::from(denominator.max(1));
-        let least = self.0.min(1);
-        Self(u32::try_from(part).unwrap_or(self.0).clamp(least, self.0))
-    }
-
-    /// In parts.
-    pub fn parts(self) -> u32 {
-        self.0
-    }
-
-    /// In the unit of the configuration.
-    pub fn value(self) -> f64 {
-        f64::from(self.0) / f64::from(Self::PARTS)
-    }
-}
-
-impl fmt::Display for Weight {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.value().fmt(f)
-    }
-}
+pub use crate::share::Weight;
 
 /// What is believed about a backend, of each kind of fact what matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +96,8 @@ pub struct Candidate {
     pub weight: Weight,
     /// When it is chosen.
     pub role: Role,
+    /// Which go first, among those of its role.
+    pub rank: u16,
     /// What is believed about it.
     pub belief: Belief,
 }
@@ -150,33 +113,54 @@ pub struct Weighed {
     pub panics: bool,
 }
 
+/// How far down a pool new flows are led: regular backends, or backups up to a rank as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Regular,
+    Backups(u16),
+}
+
+impl Level {
+    /// Of a candidate; none for those that are not chosen before the pool panics.
+    fn of(candidate: &Candidate) -> Option<Self> {
+        match candidate.role {
+            Role::Regular => Some(Self::Regular),
+            Role::Backup => Some(Self::Backups(candidate.rank)),
+            Role::Fallback => None,
+        }
+    }
+}
+
 /// Weighs the backends of a pool, of one family.
 pub fn weigh(candidates: &[Candidate], panic: Panic) -> Weighed {
     const CHOSEN: [Role; 2] = [Role::Regular, Role::Backup];
     let pool = Pool { candidates, asks_breakers: asks_breakers(candidates, &CHOSEN) };
-    let backups_join = !pool.has_enough(&[Role::Regular], panic);
-    let panics = backups_join && !pool.has_enough(&CHOSEN, panic);
+    let levels: BTreeSet<_> = pool.of(&CHOSEN).filter_map(Level::of).collect();
+    let joined = levels.iter().copied().find(|level| pool.has_enough(*level, panic));
+    let panics = joined.is_none() && !levels.is_empty();
     let all_are_out = !pool.has_any(&CHOSEN);
     let falls_back =
         Pool { candidates, asks_breakers: asks_breakers(candidates, &[Role::Fallback]) };
-    let any_to_fall_back_to = falls_back.has_any(&[Role::Fallback]);
+    let stands_in = falls_back.first_rank(|candidate| falls_back.is_in(candidate.belief));
+    let last_resort = falls_back.first_rank(|_| true);
     let weight = |candidate: &Candidate| {
-        let Candidate { weight, role, belief } = *candidate;
+        let Candidate { weight, role, rank, belief } = *candidate;
         let none = Weight::default();
         if belief.drained == Drained::Forced {
             return none;
         }
         match (role, panics, panic.policy) {
             (Role::Regular, false, _) => pool.by_belief(candidate),
-            (Role::Backup, false, _) if backups_join => pool.by_belief(candidate),
+            (Role::Backup, false, _) if Level::of(candidate) <= joined => pool.by_belief(candidate),
             (Role::Regular, true, PanicPolicy::All) if all_are_out => weight,
             // What checks say is ignored, and nothing else.
             (Role::Regular, true, PanicPolicy::All) if pool.is_taken_out(belief) => none,
             (Role::Regular, true, PanicPolicy::All) => weight,
-            (Role::Fallback, true, PanicPolicy::Fallback) if any_to_fall_back_to => {
-                falls_back.by_belief(candidate)
-            }
-            (Role::Fallback, true, PanicPolicy::Fallback) => weight,
+            (Role::Fallback, true, PanicPolicy::Fallback) => match stands_in {
+                Some(first) if rank == first => falls_back.by_belief(candidate),
+                None if Some(rank) == last_resort => weight,
+                Some(_) | None => none,
+            },
             (Role::Regular, true, PanicPolicy::None | PanicPolicy::Fallback)
             | (Role::Backup, ..)
             | (Role::Fallback, ..) => none,
@@ -224,17 +208,21 @@ impl Pool<'_> {
         self.of(roles).any(|candidate| self.is_in(candidate.belief))
     }
 
-    /// Whether more than the threshold are in, of those that are not drained. A pool in which nobody has a weight lacks
-    /// nothing.
-    fn has_enough(&self, roles: &[Role], panic: Panic) -> bool {
-        let (mut all, mut are_in, mut is_empty) = (0_u64, 0_u64, true);
-        for candidate in self.of(roles) {
-            is_empty = false;
+    /// The lowest rank of a fallback backend with a weight that is so.
+    fn first_rank(&self, is_so: impl Fn(&Candidate) -> bool) -> Option<u16> {
+        let all = self.of(&[Role::Fallback]).filter(|candidate| is_so(candidate));
+        all.map(|candidate| candidate.rank).min()
+    }
+
+    /// Whether more than the threshold are in, of those up to a level that are not drained.
+    fn has_enough(&self, level: Level, panic: Panic) -> bool {
+        let (mut all, mut are_in) = (0_u64, 0_u64);
+        let up_to = |candidate: &&Candidate| Level::of(candidate).is_some_and(|of| of <= level);
+        for candidate in self.of(&[Role::Regular, Role::Backup]).filter(up_to) {
             all += u64::from(candidate.belief.drained == Drained::No);
             are_in += u64::from(self.is_in(candidate.belief));
         }
-        let is_whole = roles.contains(&Role::Backup);
-        is_empty && is_whole || are_in > 0 && are_in * 100 > u64::from(panic.threshold) * all
+        are_in > 0 && are_in * 100 > u64::from(panic.threshold) * all
     }
 
     fn by_belief(&self, candidate: &Candidate) -> Weight {
@@ -258,7 +246,7 @@ mod tests {
     const HALF: Belief = Belief { breaker: breaker::State::HalfOpen, ..UP };
 
     fn of(weight: u16, role: Role, belief: Belief) -> Candidate {
-        Candidate { weight: Weight::configured(weight), role, belief }
+        Candidate { weight: Weight::configured(weight), role, rank: 0, belief }
     }
 
     fn values(candidates: &[Candidate], panic: Panic) -> (Vec<f64>, bool) {
@@ -325,6 +313,43 @@ mod tests {
         assert_eq!(values(&all_down, Panic::default()), (vec![5.0, 0.0], true));
         let only_backups = [of(7, Role::Backup, UP)];
         assert_eq!(values(&only_backups, Panic::default()), (vec![7.0], false));
+    }
+
+    #[test]
+    fn backups_join_rank_by_rank() {
+        let ranked = |rank, belief| Candidate { rank, ..of(4, Role::Backup, belief) };
+        let with = |beliefs: [Belief; 4]| {
+            let [regular, first, second, third] = beliefs;
+            let backends = [
+                of(5, Role::Regular, regular),
+                ranked(0, first),
+                ranked(1, second),
+                ranked(7, third),
+            ];
+            values(&backends, Panic::default())
+        };
+        let down = Belief::DOWN;
+        assert_eq!(with([UP, UP, UP, UP]), (vec![5.0, 0.0, 0.0, 0.0], false));
+        assert_eq!(with([down, UP, UP, UP]), (vec![0.0, 4.0, 0.0, 0.0], false));
+        assert_eq!(with([down, down, UP, UP]), (vec![0.0, 0.0, 4.0, 0.0], false));
+        assert_eq!(with([down, down, down, UP]), (vec![0.0, 0.0, 0.0, 4.0], false));
+        assert_eq!(with([down; 4]), (vec![5.0, 0.0, 0.0, 0.0], true));
+    }
+
+    #[test]
+    fn fallback_of_the_lowest_rank_that_is_in_stands_for_all() {
+        let panic = Panic { policy: PanicPolicy::Fallback, ..Panic::default() };
+        let with = |first, second| {
+            let backends = [
+                of(5, Role::Regular, Belief::DOWN),
+                of(1, Role::Fallback, first),
+                Candidate { rank: 1, ..of(2, Role::Fallback, second) },
+            ];
+            values(&backends, panic).0
+        };
+        assert_eq!(with(UP, UP), [0.0, 1.0, 0.0]);
+        assert_eq!(with(Belief::DOWN, UP), [0.0, 0.0, 2.0]);
+        assert_eq!(with(Belief::DOWN, Belief::DOWN), [0.0, 1.0, 0.0]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What people who come from another balancer rely on, by the ids that it is written down under, and what shows that it holds.
 //!
-//! Health, weights, breakers, drains and least connections, and what must not happen in them again. Each id has a scenario, or a test
+//! Health, weights, breakers, drains, names and least connections, and what must not happen in them again. Each id has a scenario, or a test
 //! by its file and name; a row whose test is not there is a failed test, and so is an id without a row. What is of a cluster of
 //! balancers has none.
 
@@ -496,20 +496,168 @@ const ROWS: &[Row] = &[
             "equipoise/tests/whole/operate.rs drained_backend_is_in_no_slot_when_that_is_answered_and_comes_back",
         ],
     ),
+    Row(
+        "DNS-1",
+        "a name is all of its addresses, and failures have kinds",
+        &[
+            "equipoise/tests/names.rs host_is_all_of_its_addresses_of_both_families_for_the_shortest_time",
+            "equipoise/tests/names.rs name_that_is_not_there_and_name_without_an_address_are_told_apart",
+            "equipoise/tests/names.rs server_that_says_nothing_is_waited_for_and_no_longer",
+        ],
+    ),
+    Row(
+        "DNS-2",
+        "its weight is divided exactly, and nobody gets nothing",
+        &[
+            "equipoise-core/src/resolve/tests.rs weight_of_a_name_is_divided_exactly",
+            "scenario name_beside_a_heavy_backend_keeps_its_share",
+        ],
+    ),
+    Row("DNS-3", "order is nothing", &["scenario order_of_addresses_writes_nothing"]),
+    Row(
+        "DNS-4",
+        "addresses are shown in brackets",
+        &["equipoise/src/cli/dns.rs addresses_are_shown_in_brackets"],
+    ),
+    Row(
+        "DNS-5",
+        "look-ups have a thread, and end with it",
+        &[
+            "equipoise/tests/names.rs slow_look_up_puts_no_other_off_and_one_that_is_given_up_does_not_answer",
+        ],
+    ),
+    Row(
+        "DNS-6",
+        "names are looked up before packets flow, or that is refused",
+        &[
+            "equipoise/tests/whole/names.rs name_is_resolved_before_packets_flow_and_followed_as_it_changes",
+            "equipoise/tests/whole/names.rs name_that_is_not_known_at_the_start_is_waited_for_or_refused",
+        ],
+    ),
+    Row(
+        "DNS-7",
+        "look-ups are spread",
+        &[
+            "equipoise-core/src/resolve/names.rs names_that_are_due_at_once_do_not_stay_together",
+            "equipoise-core/src/resolve/tests.rs answers_say_how_long_they_hold_within_bounds_unless_the_file_does",
+        ],
+    ),
+    Row(
+        "DNS-8",
+        "a change is told, and is in the maps; no change writes nothing",
+        &[
+            "equipoise/tests/whole/names.rs name_is_resolved_before_packets_flow_and_followed_as_it_changes",
+            "equipoise/tests/whole/names.rs unchanged_answer_writes_no_map",
+        ],
+    ),
+    Row(
+        "DNS-9",
+        "what cannot be looked up stays as last known, and that is told",
+        &[
+            "scenario name_that_fails_keeps_its_last_addresses",
+            "equipoise-core/src/resolve/names.rs failures_are_told_when_they_are_new",
+        ],
+    ),
+    Row(
+        "DNS-10",
+        "a name can be looked up by hand",
+        &[
+            "equipoise/tests/whole/names.rs name_is_refreshed_when_that_is_asked_for_and_in_force_when_it_is_answered",
+        ],
+    ),
+    Row(
+        "DNS-11",
+        "a name that leaves takes its timer with it",
+        &[
+            "equipoise-core/src/resolve/names.rs name_that_leaves_while_it_is_looked_up_leaves_nothing_and_comes_again_as_one",
+        ],
+    ),
+    Row(
+        "DNS-12",
+        "what is known of names is shown",
+        &[
+            "equipoise/tests/whole/names.rs name_is_resolved_before_packets_flow_and_followed_as_it_changes",
+        ],
+    ),
+    Row(
+        "DNS-13",
+        "changes and failures are events",
+        &["equipoise/tests/whole/names.rs what_becomes_of_names_is_told_for_each_pool"],
+    ),
+    Row(
+        "DNS-14",
+        "backends of names are as any other, beside others",
+        &[
+            "scenario name_is_divided_among_its_addresses_beside_others",
+            "equipoise/tests/traffic/names.rs a_name_that_changes_moves_new_flows_and_no_established_one",
+        ],
+    ),
+    Row(
+        "DNS-15",
+        "any name can be looked up, without an instance",
+        &["equipoise/tests/commands.rs names_are_looked_up_without_a_running_instance"],
+    ),
+    Row("D-20", "a name may stand alone", &["scenario two_services_with_one_name_each_follow_it"]),
+    Row(
+        "D-21",
+        "nothing is led nowhere before the first answer",
+        &[
+            "equipoise/tests/whole/names.rs name_that_is_not_known_at_the_start_is_waited_for_or_refused",
+            "scenario name_without_an_address_leaves_its_pool_empty",
+        ],
+    ),
+    Row(
+        "D-22",
+        "an answer leaves the other backends of the pool alone",
+        &["scenario name_is_divided_among_its_addresses_beside_others"],
+    ),
+    Row(
+        "D-23",
+        "names are looked up everywhere, and their backends checked and drained",
+        &[
+            "scenario hosts_that_are_sources_lead_all_their_addresses",
+            "scenario address_of_a_name_that_comes_back_is_who_it_was",
+            "equipoise/tests/whole/names.rs what_is_said_of_a_backend_by_its_name_or_address_stands_when_it_comes_back",
+        ],
+    ),
+    Row(
+        "D-24",
+        "two pools with one name each follow it, and no look-up is left",
+        &[
+            "scenario two_services_with_one_name_each_follow_it",
+            "equipoise-core/src/resolve/names.rs name_that_leaves_while_it_is_looked_up_leaves_nothing_and_comes_again_as_one",
+        ],
+    ),
+    Row(
+        "D-25",
+        "answers hold for as long as they say, and IPv6 is IPv6",
+        &[
+            "equipoise-core/src/resolve/tests.rs answers_say_how_long_they_hold_within_bounds_unless_the_file_does",
+            "equipoise/tests/names.rs host_is_all_of_its_addresses_of_both_families_for_the_shortest_time",
+        ],
+    ),
 ];
 
 /// The ids that there are, of these groups.
 fn wanted() -> BTreeSet<String> {
     let numbered =
         |group: &str, last: u32| (1..=last).map(|n| format!("{group}-{n}")).collect::<Vec<_>>();
-    let groups = [("HC", 5), ("HM", 13), ("WGT", 10), ("CB", 14), ("DR", 13), ("LA", 4), ("LM", 3)];
+    let groups = [
+        ("HC", 5),
+        ("HM", 13),
+        ("WGT", 10),
+        ("CB", 14),
+        ("DR", 13),
+        ("LA", 4),
+        ("LM", 3),
+        ("DNS", 15),
+    ];
     let mut wanted: BTreeSet<_> =
         groups.into_iter().flat_map(|(group, last)| numbered(group, last)).collect();
     // Drains that other balancers of a cluster have begun.
     wanted.remove("DR-11");
-    // 20 to 25 are of names that are resolved, which have tests of their own.
-    let traps = ["18", "19", "26", "27", "28", "28b", "28c"].map(str::to_owned);
-    let more = (29..=39).chain([90]).map(|number: u32| number.to_string());
+    let traps = ["28b", "28c"].map(str::to_owned);
+    let more = (18..=39).chain([90]).map(|number: u32| number.to_string());
     wanted.extend(traps.into_iter().chain(more).map(|number| format!("D-{number}")));
     wanted
 }

@@ -6,15 +6,16 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use equipoise_common::limit;
 use equipoise_core::config::{
     self, Affinity, AffinityPrefix, Algorithm, Around, Attach, AttachMode, BackendInterfaces,
-    Checked, Config, Fragments, LeastConnections, Limits, List, OnBackendDown, OnBackendRemoved,
-    OnEmpty, OnExit, OnFull, OnUnknown, Policy, Pool, Ports, Prefix, Problem, Protocol, RateLimit,
-    Settings, SourceLimit, SourcePrefix, Timeouts, flags_text, from_flags, parse, parse_with,
-    problem_at,
+    Checked, Config, Fragments, LeastConnections, Limits, List, Name, Named, OnBackendDown,
+    OnBackendRemoved, OnEmpty, OnExit, OnFirstFailure, OnFull, OnUnknown, Policy, Pool, Ports,
+    Prefix, Problem, Protocol, RateLimit, Role, Settings, SourceLimit, SourcePrefix, Timeouts,
+    flags_text, from_flags, parse, parse_with, problem_at,
 };
 use expect_test::expect_file;
 use proptest::prelude::*;
@@ -187,9 +188,50 @@ fn every_key_arrives() {
         exec_checks: false,
         breaker: None,
         drain: config::breaker::Draining::default(),
+        dns: config::Dns::default(),
         metrics: None,
     };
     assert_eq!(config.settings, settings);
+}
+
+#[test]
+fn names_arrive_with_what_is_said_of_them() {
+    let config = good("names.toml", include_str!("config/good/dns.toml")).config;
+    let [api, web] = config.services.as_slice() else { panic!("two services") };
+    let told = |named: &[Arc<Named>]| -> Vec<_> {
+        let told = |named: &Arc<Named>| (named.text(), named.weight, named.role, named.refresh);
+        named.iter().map(told).collect()
+    };
+    let (regular, backup, fallback) = (Role::Regular, Role::Backup, Role::Fallback);
+    assert_eq!(
+        told(&api.named),
+        [
+            ("api.internal:8080".to_owned(), 60, regular, Some(Duration::from_secs(30))),
+            ("_http._tcp.api.internal".to_owned(), 0, backup, None),
+            ("api.internal".to_owned(), 1, regular, None),
+            ("last.internal.:80".to_owned(), 1, fallback, None),
+        ]
+    );
+    assert_eq!(api.backends.len(), 1);
+    assert_eq!(api.named[0].max_flows, 7);
+    let check = api.named[1].health_check.as_ref().unwrap();
+    assert_eq!((check.port, check.interval), (Some(81), Duration::from_secs(1)));
+    assert!(web.backends.is_empty());
+    let route = &web.routes[0];
+    assert_eq!(route.source.written, ["192.168.0.0/16", "office.example.com"]);
+    assert_eq!(route.source_names, [Name::Host("office.example.com".into())]);
+    assert_eq!((route.source.prefixes.len(), route.name()), (1, "192.168.0.0/16"));
+    assert_eq!(told(&route.named), [("db".to_owned(), 1, regular, None)]);
+    let dns = config::Dns {
+        resolvers: ["10.0.0.53:53", "127.0.0.1:5353", "[::1]:53"]
+            .map(|a| a.parse().unwrap())
+            .into(),
+        min_ttl: Duration::from_millis(500),
+        max_ttl: Duration::from_secs(3_600),
+        max_shrink: 25,
+        on_first_failure: OnFirstFailure::Refuse,
+    };
+    assert_eq!(config.settings.dns, dns);
 }
 
 #[test]

@@ -499,8 +499,10 @@ fn candidate() -> impl Strategy<Value = Candidate> {
     let role =
         prop_oneof![4 => Just(Role::Regular), 1 => Just(Role::Backup), 1 => Just(Role::Fallback)];
     let belief = (any::<bool>(), 1..=100_u8, drained(), state());
+    let role = (role, 0..3_u16);
     (0..50_u16, role, belief).prop_map(|(weight, role, (is_down, recovered, drained, breaker))| {
         let belief = Belief { is_down, recovered, drained, breaker, ..Belief::default() };
-        Candidate { weight: Weight::configured(weight), role, belief }
+        let (role, rank) = role;
+        Candidate { weight: Weight::configured(weight), role, rank, belief }
     })
 }

@@ -297,6 +297,7 @@ fn service(name: &'static str) -> impl Strategy<Value = config::Service> {
                     },
                     affinity_prefix: AffinityPrefix::default(),
                     backends,
+                    named: Vec::new(),
                     routes,
                     delivery,
                     manage_address: false,
@@ -331,10 +332,12 @@ fn route(prefixes: &[&str], backends: Vec<config::Backend>) -> Route {
     let written = prefixes.iter().map(ToString::to_string).collect();
     Route {
         source: List { written, prefixes: parsed.into() },
+        source_names: Vec::new(),
         algorithm: Algorithm::Random,
         affinity: Affinity::None,
         affinity_prefix: AffinityPrefix::default(),
         backends,
+        named: Vec::new(),
     }
 }
 
@@ -407,6 +410,8 @@ fn backends() -> impl Strategy<Value = Vec<config::Backend>> {
             max_flows: 0,
             role: config::Role::Regular,
             health_check: None,
+            rank: 0,
+            origin: None,
         };
         addresses.into_iter().zip(weights).map(backend).collect()
     })

@@ -66,6 +66,7 @@ fn places() -> Vec<(&'static str, Value)> {
         ("settings.breaker", of_settings("breaker", none())),
         ("settings.drain", of_settings("drain", none())),
         ("settings.metrics", of_settings("metrics", none())),
+        ("settings.dns", of_settings("dns", none())),
         ("settings.limits", of_settings("limits", none())),
         ("settings.least-connections", of_settings("least-connections", none())),
     ]

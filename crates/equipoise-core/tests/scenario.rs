@@ -5,7 +5,8 @@
 //! been read; a line for each backend id that it names), `fails at N` (the N-th step of the next
 //! `steps` is refused), `answers` (how backends answer checks from now on; the others answer well), `until T` (time passes,
 //! and checks are made), `manual` (an operator's word: a service, a backend, `up`, `down` or `auto`, and for how long), `loads` (live
-//! flows by backend id), `drain` (a service, a backend, how long flows may take, and `forced` or nothing; `from ROUTE` behind the
+//! flows by backend id), `names` (what names stand for from now on: a name, for how long, and addresses, or those of SRV records
+//! with priority and weight; names that are not there are not known), `drain` (a service, a backend, how long flows may take, and `forced` or nothing; `from ROUTE` behind the
 //! service for the pool of a route), `undrain` (so, and `gradual` or nothing), `breaker` (a service, a backend, and `open`, `close` or
 //! `reset`), `outcomes` (a service, a backend, how many connections have ended well there, and how many badly). Answers: `dump` (the
 //! desired state), `steps` (what leads there from what has been done so far), `health` (what is believed of each backend),
@@ -26,6 +27,7 @@ use equipoise_core::facts::{Facts, Interface};
 use equipoise_core::health::{Effect, Failure, FailureKind, Manual};
 use equipoise_core::id::BackendKey;
 use equipoise_core::id::Named;
+use equipoise_core::resolve::{self, Answer, Part};
 use equipoise_core::state::{State, Turn};
 use expect_test::expect_file;
 
@@ -45,10 +47,13 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    address_of_a_name_that_comes_back_is_who_it_was
+    address_of_a_name_that_leaves_goes_after_packets_in_flight
     address_that_appears_adds_keys_and_nothing_else
     algorithm_change_keeps_the_slots
     all_backends_down_is_as_if_nothing_were_known
     all_breakers_open_are_as_if_there_were_none
+    answer_that_is_much_smaller_takes_half_unless_health_agrees
     backend_of_two_pools_answers_for_its_service
     backend_that_comes_back_after_its_id_has_rested_is_a_new_one
     backend_that_comes_back_has_its_old_id
@@ -75,16 +80,23 @@ scenarios! {
     failing_backend_loses_its_slots_and_gets_them_back
     families_of_a_service_are_weighed_apart
     flap_touches_the_pools_that_name_the_backend_and_no_other
+    hosts_that_are_sources_lead_all_their_addresses
     interface_that_does_not_exist_is_a_note_until_it_appears
     last_backend_drained_serves_on_unless_that_is_forced
     last_backend_that_goes_down_keeps_its_flows
     live_flows_and_health_meet_in_one_weight
+    name_beside_a_heavy_backend_keeps_its_share
+    name_is_divided_among_its_addresses_beside_others
+    name_that_fails_keeps_its_last_addresses
+    name_without_an_address_leaves_its_pool_empty
     new_weight_touches_its_pool_alone
+    order_of_addresses_writes_nothing
     own_addresses_have_the_ports_that_exact_ones_leave
     policy_change_touches_the_policy_alone
     pool_that_panics_by_none_has_no_backend
     pool_that_panics_falls_back_to_other_backends
     port_goes_before_range_before_all
+    priorities_of_service_records_stand_by
     recovery_by_time_is_a_line
     recovery_goes_by_quarters_from_unhealthy
     refused_step_is_taken_by_the_next_try
@@ -98,6 +110,7 @@ scenarios! {
     service_that_leaves_goes_before_what_it_led_to
     service_without_a_backend_of_a_family_is_a_note
     tables_of_settings_service_route_and_backend_are_merged
+    two_services_with_one_name_each_follow_it
     undrained_backend_gets_its_share_back_by_quarters
     weight_of_zero_keeps_the_backend_and_takes_its_slots
     word_of_an_operator_stands_whatever_checks_say
@@ -135,6 +148,7 @@ struct Story {
     fails: Option<usize>,
     now: Duration,
     bad: BTreeSet<SocketAddr>,
+    names: BTreeMap<String, Answer>,
     loads: BTreeMap<u32, u64>,
 }
 
@@ -147,6 +161,7 @@ impl Story {
             ["fails", "at", step] => self.fails = Some(step.parse().expect("the number of a step")),
             ["answers"] => self.answers(body),
             ["until", time] => self.until(duration(time)),
+            ["names"] => self.names = body.lines().filter(|l| !l.is_empty()).map(name).collect(),
             ["manual"] => self.manual(body),
             ["loads"] => self.loads(body),
             ["drain"] => self.drain(body),
@@ -198,14 +213,26 @@ impl Story {
         }
     }
 
-    /// Each check is answered at once.
+    /// Each check and each look-up is answered at once.
     fn until(&mut self, end: Duration) {
         const TICK: Duration = Duration::from_millis(100);
-        let bad = self.bad.clone();
+        let (bad, names) = (self.bad.clone(), self.names.clone());
         let (mut now, state) = (self.now, self.state());
         while now < end {
             now += TICK;
             state.handle_time(now);
+            while let Some(effect) = state.poll_look_up() {
+                let resolve::Effect::LookUp { id, name, .. } = effect else { continue };
+                let unknown = || resolve::Failure {
+                    kind: resolve::FailureKind::UnknownHost,
+                    message: format!("there is no name {name}"),
+                };
+                let answer = names.get(name.text()).cloned().ok_or_else(unknown);
+                state.handle_answer(id, answer);
+            }
+            if state.has_new_places() {
+                state.take_places();
+            }
             while let Some(effect) = state.poll_effect() {
                 let Effect::Probe { probe, address, .. } = effect else { continue };
                 let outcome = if bad.contains(&address) {
@@ -352,6 +379,27 @@ impl Story {
         }
         if steps.is_empty() { "none\n".to_owned() } else { text }
     }
+}
+
+/// A name, for how long it may be believed, and what it stands for: addresses, or `ADDRESS:PORT/PRIORITY/WEIGHT`.
+fn name(line: &str) -> (String, Answer) {
+    let mut words = line.split_whitespace();
+    let (Some(name), Some(ttl)) = (words.next(), words.next()) else {
+        panic!("a name, a time and addresses: {line}");
+    };
+    let place = |word: &str| match word.split('/').collect::<Vec<_>>()[..] {
+        [address] => (SocketAddr::new(address.parse().expect("an address"), 0), Part::default()),
+        [place, priority, weight] => {
+            let (priority, weight) = (priority.parse(), weight.parse());
+            let part =
+                Part { priority: priority.expect("a priority"), weight: weight.expect("a weight") };
+            (place.parse().expect("an address and a port"), part)
+        }
+        _ => panic!("no place: {word}"),
+    };
+    let answer =
+        Answer { places: words.map(place).collect(), ttl: Some(duration(ttl)), lacks: None };
+    (name.to_owned(), answer)
 }
 
 /// Lines that begin with a backend, and what else they say.

@@ -16,6 +16,7 @@ use crate::status::change::{
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord};
 use crate::status::history::{Author, ConfirmAnswer, HistoryEntry};
+use crate::status::names::NameStatus;
 use crate::status::operate::{
     BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer,
     UndrainRequest,
@@ -62,6 +63,10 @@ pub enum Command {
     Breakers(Option<String>, Reply<Vec<BreakerStatus>>),
     /// Open, close or reset breakers.
     TurnBreaker(BreakerRequest, Reply<Vec<BreakerStatus>>),
+    /// The names that are looked up.
+    Names(Reply<Vec<NameStatus>>),
+    /// Look a name up now; answered when that is done.
+    RefreshNames(String, Reply<Vec<NameStatus>>),
     /// The health of backends.
     Health(HealthFilter, Reply<Vec<BackendHealth>>),
     /// An operator says how a backend is.

@@ -20,6 +20,7 @@ mod check;
 mod config;
 mod convert;
 mod decap;
+mod dns;
 mod drain;
 mod events;
 mod explain;
@@ -140,6 +141,7 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Breaker(asked) => breaker::breaker(global, asked).await,
             Command::Health(asked) => health::health(global, asked).await,
             Command::Probe(asked) => health::probe(global, asked).await,
+            Command::Dns(asked) => dns::dns(global, asked).await,
             Command::Wait(asked) => wait::wait(global, asked).await,
             Command::Reload(asked) => change::reload(global, asked).await,
             Command::Confirm => history::confirm(global).await,
@@ -160,7 +162,9 @@ fn log(arguments: &Arguments) {
     let level = LEVELS[(first + usize::from(arguments.global.verbose)).min(LEVELS.len() - 1)];
     // The netlink crates warn of answers that nobody waited for to the end, which is no matter.
     let default = || {
-        EnvFilter::new(format!("warn,netlink_proto=error,equipoise={level},equipoise_core={level}"))
+        EnvFilter::new(format!(
+            "warn,netlink_proto=error,equipoise={level},equipoise_core={level},hickory_resolver=error,hickory_net=error"
+        ))
     };
     let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| default());
     tracing_subscriber::fmt()

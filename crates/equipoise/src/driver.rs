@@ -5,7 +5,7 @@
 //! (`Driver::settle`). What cannot be done now is told in the status and tried again, later and
 //! later. Generic over the data plane and the machine, so that all of it runs in memory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use equipoise_common::value::{Backend, Fate};
 use equipoise_core::config::{Config, Metrics, Service};
 use equipoise_core::health::{Outcome, ProbeId};
 use equipoise_core::plan::{BackendPlan, Crowded, Note};
+use equipoise_core::resolve::{Answer, Failure, LookUpId};
 use equipoise_core::state::State;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -31,6 +32,7 @@ use crate::host::forwarding::{self, Forwarding};
 use crate::host::{HostError, Machine, Reading, Way};
 use crate::metrics;
 use crate::probe::{Outcomes, Prober};
+use crate::resolver::{Answers, Resolver};
 use crate::status::StopAnswer;
 use crate::status::change::ReloadRequest;
 use crate::status::history::Author;
@@ -52,6 +54,7 @@ mod interfaces;
 mod keep;
 mod listing;
 mod loads;
+mod names;
 mod passive;
 mod ports;
 mod reload;
@@ -66,6 +69,7 @@ pub use ending::EndError;
 pub use files::Watching;
 pub use keep::path as state_file;
 pub use listing::parse_prefix;
+pub(crate) use names::{addresses, error as name_error};
 pub use start::{Start, StartError};
 pub use wake::Signals;
 
@@ -79,6 +83,7 @@ use health::Waiting;
 use history::History;
 use interfaces::Interfaces;
 use keep::Kept;
+use names::{Asking, Awaiting};
 use passive::Passive;
 use rollback::Unconfirmed;
 use tell::Lasting;
@@ -128,6 +133,12 @@ pub struct Driver<M, P> {
     outcomes: Outcomes,
     /// Who has asked for checks whose outcomes are not in.
     waiting: Vec<Waiting>,
+    resolver: Resolver,
+    answers: Answers,
+    /// Who has asked for look-ups whose answers are not in.
+    asking: Vec<Asking>,
+    /// Reloads that wait for first answers about names, in order.
+    awaiting: VecDeque<Awaiting>,
     /// The thread that explains packets, once there has been something to explain.
     explainer: Option<std::sync::mpsc::Sender<Asked>>,
     /// Who waits for drains.
@@ -161,6 +172,7 @@ enum Event {
     Command(Command),
     Machine,
     Probed(Vec<(ProbeId, Outcome)>),
+    Answered(LookUpId, Result<Answer, Failure>),
     Timer,
 }
 
@@ -202,6 +214,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         while let Ok(ended) = self.outcomes.try_recv() {
             self.take_outcomes(ended);
         }
+        while let Ok((id, answer)) = self.answers.try_recv() {
+            self.take_answer(id, answer);
+        }
         self.catch_up().await;
         None
     }
@@ -215,6 +230,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             () = files::changed(&mut self.watch) => Event::Reload(Author::File),
             Some(command) = self.commands.recv() => Event::Command(command),
             Some(ended) = self.outcomes.recv() => Event::Probed(ended),
+            Some((id, answer)) = self.answers.recv() => Event::Answered(id, answer),
             () = self.machine.changed() => Event::Machine,
             () = sleep_until(wake) => Event::Timer,
         }
@@ -224,17 +240,19 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         match event {
             Event::End => return Some(Ending::Signal),
             // Whoever has done that sees in the status, and in the log, what has become of it.
-            Event::Reload(by) => {
-                drop(self.configure(&Configure::Reload(ReloadRequest::default()), by).await);
-            }
+            Event::Reload(by) => self.begin_reload(ReloadRequest::default(), by, None).await,
             Event::Machine => {
                 // Counted from the first news of a burst, so that a steady stream cannot put it off.
                 let at = (Instant::now() + BURST).max(self.due.not_before);
                 self.due.reading.get_or_insert(at);
             }
             Event::Probed(ended) => self.take_outcomes(ended),
+            Event::Answered(id, answer) => self.take_answer(id, answer),
             Event::Timer => {}
             Event::Command(Command::Stop(reply)) => return Some(Ending::Stop(reply)),
+            Event::Command(Command::Configure(Configure::Reload(request), by, reply)) => {
+                self.begin_reload(request, by, Some(reply)).await;
+            }
             Event::Command(Command::Configure(what, by, reply)) => {
                 // Whoever asked may be gone.
                 drop(reply.send(self.configure(&what, by).await));
@@ -256,6 +274,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.read_machine().await;
         }
         self.follow_confirmation(now).await;
+        self.follow_names(now).await;
         self.follow_loads(now);
         self.count_drained(now);
         self.follow_health(now);
@@ -282,8 +301,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     async fn read_machine(&mut self) {
         self.look_again();
         let targets = self.targets(self.state.config());
+        self.read_ways(&targets).await;
+    }
+
+    /// Reads the machine, with the ways to these addresses.
+    async fn read_ways(&mut self, targets: &BTreeSet<IpAddr>) {
         let began = Instant::now();
-        let read = self.machine.read(&targets).await;
+        let read = self.machine.read(targets).await;
         self.due.not_before = Instant::now() + began.elapsed() * 9;
         match read {
             Ok(reading) => {
@@ -394,13 +418,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let missing = self.state.planned().notes.iter().filter(|note| is_missing(note));
         let troubles = self.troubles.reasons().map(str::to_owned);
         let crowded = self.crowded.iter().map(ToString::to_string);
-        troubles.chain(missing.map(ToString::to_string)).chain(crowded).collect()
+        let missing = missing.map(ToString::to_string);
+        troubles.chain(missing).chain(crowded).chain(self.name_reasons()).collect()
     }
 
     /// What is good to know.
     fn notes(&self) -> Vec<String> {
         let notes = self.state.planned().notes.iter().filter(|note| !is_missing(note));
-        notes.map(ToString::to_string).collect()
+        notes.map(ToString::to_string).chain(self.name_notes()).collect()
     }
 
     async fn refresh_neighbours(&mut self) {

@@ -41,6 +41,10 @@ pub enum Kind {
     PanicBegun,
     /// There are enough again.
     PanicEnded,
+    /// A name stands for other addresses.
+    NameResolved,
+    /// A name cannot be looked up, or not all of it.
+    NameFailed,
     /// Something is not as the configuration wants it.
     Degraded,
     /// It is again.
@@ -62,6 +66,8 @@ impl Kind {
             Self::Undrained => "undrained",
             Self::PanicBegun => "panic_begun",
             Self::PanicEnded => "panic_ended",
+            Self::NameResolved => "name_resolved",
+            Self::NameFailed => "name_failed",
             Self::Degraded => "degraded",
             Self::Healed => "healed",
         }
@@ -126,6 +132,12 @@ impl Event {
         Self { backend, ..self.of(&key.service, key.route_name()) }
     }
 
+    /// About the backends of a name, as operators name them.
+    #[must_use]
+    pub fn about_name(self, name: &str) -> Self {
+        Self { backend: Some(name.to_owned()), ..self }
+    }
+
     /// It was so.
     #[must_use]
     pub fn from(self, from: &str) -> Self {
@@ -147,7 +159,7 @@ impl Event {
     /// Whether somebody should look.
     fn is_bad(&self) -> bool {
         match self.kind {
-            Kind::ConfigRejected | Kind::PanicBegun | Kind::Degraded => true,
+            Kind::ConfigRejected | Kind::PanicBegun | Kind::NameFailed | Kind::Degraded => true,
             Kind::Health => self.to.as_deref() == Some("unhealthy"),
             Kind::Breaker => self.to.as_deref() == Some("open"),
             Kind::DrainEnded => self.to.as_deref() == Some("timeout"),
@@ -157,6 +169,7 @@ impl Event {
             | Kind::DrainBegun
             | Kind::Undrained
             | Kind::PanicEnded
+            | Kind::NameResolved
             | Kind::Healed => false,
         }
     }

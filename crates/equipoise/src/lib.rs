@@ -14,6 +14,7 @@ pub mod events;
 pub mod host;
 pub mod metrics;
 pub mod probe;
+pub mod resolver;
 pub mod running_config;
 pub mod status;
 pub mod watch;

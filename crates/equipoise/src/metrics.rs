@@ -1,6 +1,6 @@
 //! Metrics: what a scrape tells, out of the same answers that the admin API gives.
 //!
-//! Takes the answers to three questions (how it is, how backends are, how breakers are), each of which may fail for itself,
+//! Takes the answers to four questions (how it is, how backends, breakers and names are), each of which may fail for itself,
 //! and gives families, as text that Prometheus or OpenMetrics scrapers read. Keeps nothing between scrapes but a count of what
 //! has failed, and knows neither the driver nor its state.
 
@@ -12,12 +12,14 @@ use prometheus::proto::MetricFamily;
 use crate::admin::{Access, Command, ProblemDetails};
 use crate::status::Status;
 use crate::status::health::{BackendHealth, HealthFilter};
+use crate::status::names::NameStatus;
 use crate::status::operate::BreakerStatus;
 
 mod backends;
 mod family;
 mod instance;
 mod listener;
+mod names;
 mod text;
 
 pub use listener::{ListenError, Listener, router};
@@ -32,6 +34,8 @@ pub struct Sources {
     pub health: Result<Vec<BackendHealth>, ProblemDetails>,
     /// How their breakers are.
     pub breakers: Result<Vec<BreakerStatus>, ProblemDetails>,
+    /// How its names are.
+    pub names: Result<Vec<NameStatus>, ProblemDetails>,
 }
 
 /// Answers that were not had, since the start.
@@ -40,15 +44,17 @@ pub struct Failures {
     status: AtomicU64,
     health: AtomicU64,
     breakers: AtomicU64,
+    names: AtomicU64,
 }
 
 impl Failures {
-    fn all(&self) -> [(&'static str, u64); 3] {
+    fn all(&self) -> [(&'static str, u64); 4] {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             ("status", read(&self.status)),
             ("health", read(&self.health)),
             ("breakers", read(&self.breakers)),
+            ("names", read(&self.names)),
         ]
     }
 }
@@ -76,6 +82,7 @@ impl Exporter {
             status: self.access.ask(Command::Status).await,
             health: self.access.ask(|reply| Command::Health(HealthFilter::default(), reply)).await,
             breakers: self.access.ask(|reply| Command::Breakers(None, reply)).await,
+            names: self.access.ask(Command::Names).await,
         };
         format.write(&families(&sources, &self.failures))
     }
@@ -107,6 +114,10 @@ fn families(sources: &Sources, failures: &Failures) -> Vec<MetricFamily> {
     match &sources.breakers {
         Ok(breakers) => families.extend(backends::breakers(breakers)),
         Err(_) => count(&failures.breakers),
+    }
+    match &sources.names {
+        Ok(names) => families.extend(names::families(names)),
+        Err(_) => count(&failures.names),
     }
     families.push(instance::failures(&failures.all()));
     families.retain(|family| !family.get_metric().is_empty());

@@ -57,10 +57,11 @@ mod tests {
           { address = "10.0.0.8:53", health-check = { type = "https", ca-file = "/ca.pem" } },
           { address = "10.0.0.9:53", health-check = { type = "none" } },
           { address = "10.0.0.2" },
+          { host = "api.internal", port = 8080, refresh = "30s", max-flows = 4 }, { srv = "_a._tcp.api.internal", backup = true },
         ]
         health-check = { type = "http", port = 8081, expected-codes = ["200-299", 404], headers = { X_a-b = "c" }, interval = "1s 500ms" }
         recovery = { mode = "linear", slow-start = "1m" }
-        panic = { threshold = 7, policy = "fallback", fallback-backends = [{ address = "10.0.9.1:80", weight = 2 }] }
+        panic = { threshold = 7, policy = "fallback", fallback-backends = [{ address = "10.0.9.1:80", weight = 2 }, { host = "last", port = 80 }] }
         on-backend-down = "reselect"
         on-backend-removed = "reset"
         on-unknown = "drop"
@@ -74,7 +75,7 @@ mod tests {
         limits = { per-source = { rate = 100, prefix = { v6 = 48 } }, per-backend = { rate = 5, burst = 7 }, deny = ["10.0.0.0/8", "::1"] }
         timeouts = { tcp-opening = "3s", udp-two-way = "2m 500ms", reset-on-expiry = true }
         [[service.source-route]]
-        source = ["192.168.0.0/16", "2001:db8::/32"]
+        source = ["192.168.0.0/16", "office.example.com", "2001:db8::/32"]
         algorithm = "random"
         backends = [{ address = "10.0.0.1:8080", max-flows = 5 }]
         [[service]]
@@ -99,6 +100,9 @@ mod tests {
         exec-checks = true
         limits = { per-backend = { rate = 9 }, allow = ["::/0"] }
         least-connections = { update-interval = "500ms", weighted = false }
+        dns = { resolvers = ["10.0.0.53"], min-ttl = "2s", max-ttl = "1m", max-shrink = 9, on-first-failure = "refuse" }
+        breaker = { window = "10s" }
+        drain = { timeout = "5m", on-timeout = "reset" }
         metrics = { listen = "[::1]:9100", path = "/m" }
     "#;
 
@@ -120,13 +124,16 @@ mod tests {
         assert_eq!(json["service"][0]["listen"]["protocol"], "tcp");
         assert_eq!(json["service"][0]["backends"][0]["max_flows"], 9);
         let route = &json["service"][0]["source_route"][0];
-        assert_eq!(route["source"], json!(["192.168.0.0/16", "2001:db8::/32"]));
+        assert_eq!(
+            route["source"],
+            json!(["192.168.0.0/16", "office.example.com", "2001:db8::/32"])
+        );
         assert_eq!(route["backends"][0]["max_flows"], 5);
         let backend = &json["service"][0]["backends"][0];
         assert_eq!(backend["health_check"]["expected_codes"], json!(["200-299", 404]));
         assert_eq!(backend["health_check"]["headers"], json!({ "X_a-b": "c" }));
         let fallback = &json["service"][0]["panic"]["fallback_backends"];
-        assert_eq!(fallback.as_array().map(Vec::len), Some(1));
+        assert_eq!(fallback.as_array().map(Vec::len), Some(2));
         assert_eq!(json["service"][0]["on_backend_down"], "reselect");
         assert_eq!(json["service"][0]["timeouts"]["tcp_established"], "2h 5m");
         assert_eq!(json["service"][0]["timeouts"]["reset_on_expiry"], true);

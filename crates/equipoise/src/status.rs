@@ -13,7 +13,11 @@ pub mod change;
 pub mod explain;
 pub mod health;
 pub mod history;
+pub mod names;
+mod number;
 pub mod operate;
+
+pub use number::Decimal;
 
 /// How a running instance is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -140,8 +144,11 @@ pub struct BackendStatus {
     /// Address and port, as the configuration writes them.
     #[serde(with = "target")]
     pub address: SocketAddr,
-    /// The weight that the configuration gives it.
-    pub configured_weight: u16,
+    /// The names that it comes of, as operators name them: `api.internal:8080`, or the name of SRV records.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+    /// The weight that the configuration gives it: its own, or its part of that of a name.
+    pub configured_weight: Decimal,
     /// The weight in force; 0 only when it gets no new flow.
     pub effective_weight: f64,
     /// Its part of the new flows of its address family, from 0 to 1.

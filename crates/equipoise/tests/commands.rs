@@ -241,3 +241,33 @@ fn health_asks_a_running_instance() {
         assert_eq!(place.run(wrong).exit, 2, "{wrong:?}");
     }
 }
+
+#[test]
+fn names_are_looked_up_without_a_running_instance() {
+    use equipoise_lab::dns::{DnsServer, Kind, Says};
+    let place = Place::new();
+    let server = DnsServer::start([127, 0, 0, 1].into()).unwrap();
+    server.host("api.internal", &["10.0.0.1", "2001:db8::1"], 30);
+    let at = server.address().to_string();
+    let looked_up = place.run(&["dns", "lookup", "API.internal", "--resolver", &at, "--json"]);
+    assert_eq!(looked_up.exit, 0, "{}", looked_up.err);
+    let answer: Value = serde_json::from_str(&looked_up.out).unwrap();
+    assert_eq!((&answer["name"], &answer["kind"]), (&"api.internal".into(), &"host".into()));
+    assert_eq!(answer["addresses"][1]["address"], "2001:db8::1");
+    assert_eq!((&answer["ttl_seconds"], &answer["error"]), (&30.0.into(), &Value::Null));
+
+    // Whom the file names is asked, and `--resolve` is the same.
+    let file = place.file("a.toml", &format!("{GOOD}[settings.dns]\nresolvers = [\"{at}\"]\n"));
+    let looked_up = place.run(&["-c", &file, "dns", "--resolve", "api.internal"]);
+    assert_eq!((looked_up.exit, &*looked_up.out), (0, "10.0.0.1\n2001:db8::1\nfor 30s\n"));
+    let unknown = place.run(&["-c", &file, "dns", "lookup", "x.internal", "--json"]);
+    let answer: Value = serde_json::from_str(&unknown.out).unwrap();
+    assert_eq!((unknown.exit, &answer["error"]["kind"]), (1, &"unknown-host".into()));
+    server.says("x.internal", Kind::V4, Says::Failure);
+    server.says("x.internal", Kind::V6, Says::Failure);
+    let failed = place.run(&["-c", &file, "dns", "lookup", "x.internal"]);
+    assert!(failed.exit == 1 && failed.out.starts_with("server-failure: "), "{}", failed.out);
+    assert_eq!(place.run(&["dns"]).exit, 4);
+    assert_eq!(place.run(&["dns", "refresh", "api.internal"]).exit, 4);
+    assert_eq!(place.run(&["dns", "lookup", "x", "--resolver", "here"]).exit, 2);
+}

@@ -18,6 +18,8 @@ mod interfaces;
 mod lifecycle;
 #[path = "traffic/modes.rs"]
 mod modes;
+#[path = "traffic/names.rs"]
+mod names;
 #[path = "traffic/paths.rs"]
 mod paths;
 #[path = "traffic/reloads.rs"]

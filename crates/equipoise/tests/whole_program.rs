@@ -10,6 +10,8 @@ mod files;
 mod health;
 #[path = "whole/metrics.rs"]
 mod metrics;
+#[path = "whole/names.rs"]
+mod names;
 #[path = "whole/operate.rs"]
 mod operate;
 #[path = "whole/shown.rs"]
@@ -277,9 +279,7 @@ async fn weights_follow_live_flows_where_the_service_says_so() {
     run(driver, async {
         let weights = |status: &Status| {
             let backends = status.services[0].pools[0].backends.iter();
-            backends
-                .map(|b| b.effective_weight / f64::from(b.configured_weight))
-                .collect::<Vec<_>>()
+            backends.map(|b| b.effective_weight / b.configured_weight.0).collect::<Vec<_>>()
         };
         lab.status_when(|status| weights(status) == [1.0, 1.0]).await;
         lab.plane.send_modify(|plane| {

@@ -1,6 +1,6 @@
 //! The breakers of all backends, by pool: so many of one may be out at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -38,10 +38,19 @@ pub struct Breakers {
     thresholds: BTreeMap<Arc<str>, Thresholds>,
     /// Backends of each pool that has breakers.
     sizes: BTreeMap<(Arc<str>, RouteName), usize>,
+    /// Those of backends that are not there and may come back.
+    absent: BTreeMap<BackendKey, Breaker>,
+    /// Who may come back after the next configuration.
+    expected: BTreeSet<BackendKey>,
     has_changed: bool,
 }
 
 impl Breakers {
+    /// Who is not there with the next configuration, and may come back: its breaker is kept as it is.
+    pub fn expect(&mut self, absent: BTreeSet<BackendKey>) {
+        self.expected = absent;
+    }
+
     /// Another configuration: who stays keeps what has been counted, and its state.
     pub fn handle_config(&mut self, now: Moment, config: &Config) {
         let mut before = std::mem::take(&mut self.breakers);
@@ -53,11 +62,15 @@ impl Breakers {
             self.thresholds.insert(Arc::clone(&key.service), thresholds);
             let place = (Arc::clone(&key.service), key.route.clone());
             self.sizes.insert(place, pool.backends.len());
-            let mut breaker = before.remove(&key).unwrap_or(Breaker::new(thresholds, now));
+            let known = before.remove(&key).or_else(|| self.absent.remove(&key));
+            let mut breaker = known.unwrap_or(Breaker::new(thresholds, now));
             breaker.set(thresholds, now);
             self.breakers.insert(key.clone(), breaker);
             self.follow(&key);
         }
+        self.absent.append(&mut before);
+        let expected = std::mem::take(&mut self.expected);
+        self.absent.retain(|key, _| expected.contains(key));
         self.has_changed = true;
     }
 

@@ -13,6 +13,7 @@ mod health;
 pub mod keys;
 mod limits;
 mod metrics;
+mod named;
 pub(super) mod nearest;
 mod panic;
 mod policy;

@@ -3,10 +3,12 @@
 //! A service has a pool for all its clients, and one more for each route; what a route does not say of choosing, the
 //! service says. Knows what is configured, not how it is looked up.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::health::{Panic, Recovery};
-use super::{Affinity, AffinityPrefix, Algorithm, Backend, List, Service};
+use super::{Affinity, AffinityPrefix, Algorithm, Backend, List, Name, Named, Service};
 
 /// Sources that have backends of their own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -14,6 +16,9 @@ use super::{Affinity, AffinityPrefix, Algorithm, Backend, List, Service};
 pub struct Route {
     /// Which: prefixes that no other route of the service has. The longest that a source is in decides.
     pub source: List,
+    /// Names whose addresses are among them.
+    #[serde(skip)]
+    pub source_names: Vec<Name>,
     /// How a backend is picked for a new flow.
     pub algorithm: Algorithm,
     /// Whether clients are kept together.
@@ -22,6 +27,8 @@ pub struct Route {
     pub affinity_prefix: AffinityPrefix,
     /// The backends of its pool, both families in one list, in the order of the file.
     pub backends: Vec<Backend>,
+    /// Those that are configured by a name.
+    pub named: Vec<Arc<Named>>,
 }
 
 impl Route {
@@ -44,6 +51,8 @@ pub struct Pool<'a> {
     pub affinity_prefix: AffinityPrefix,
     /// The backends.
     pub backends: &'a [Backend],
+    /// Those that are configured by a name.
+    pub named: &'a [Arc<Named>],
     /// What becomes of it when too few are usable.
     pub panic: Panic,
     /// How a backend that has become healthy gets its share again.
@@ -67,17 +76,20 @@ impl Service {
             affinity: self.affinity,
             affinity_prefix: self.affinity_prefix,
             backends: &self.backends,
+            named: &self.named,
             panic,
             recovery,
         };
         let of = move |route| {
-            let &Route { algorithm, affinity, affinity_prefix, ref backends, .. } = route;
+            let &Route { algorithm, affinity, affinity_prefix, ref backends, ref named, .. } =
+                route;
             Pool {
                 route: Some(route),
                 algorithm,
                 affinity,
                 affinity_prefix,
                 backends,
+                named,
                 panic,
                 recovery,
             }

@@ -2,10 +2,12 @@
 //!
 //! What is written reads back as the same configuration. Files are named, not read in; what came from several files is one.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use super::health::PanicPolicy;
-use super::{Attach, Backend, BackendInterfaces, Config, Role, Route, Service, target};
+use super::{Attach, Backend, BackendInterfaces, Config, Named, Role, Route, Service, target};
 
 /// The configuration, as JSON with the keys of the file.
 pub fn written(config: &Config) -> Value {
@@ -20,6 +22,7 @@ pub fn written(config: &Config) -> Value {
         "drain": settings.drain,
         "limits": settings.limits,
         "least-connections": settings.least_connections,
+        "dns": settings.dns,
     });
     if let Some(breaker) = settings.breaker {
         written["breaker"] = json!(breaker);
@@ -38,7 +41,7 @@ fn service(service: &Service) -> Value {
         "affinity": service.affinity,
         "affinity-prefix": service.affinity_prefix,
         "manage-address": service.manage_address,
-        "backends": backends(&service.backends),
+        "backends": backends(&service.backends, &service.named),
         "recovery": service.recovery,
         "panic": panic(service),
     });
@@ -59,13 +62,15 @@ fn route(route: &Route) -> Value {
         "algorithm": route.algorithm,
         "affinity": route.affinity,
         "affinity-prefix": route.affinity_prefix,
-        "backends": backends(&route.backends),
+        "backends": backends(&route.backends, &route.named),
     })
 }
 
 /// Those of a pool, without those that step in when it panics.
-fn backends(backends: &[Backend]) -> Value {
-    backends.iter().filter(|backend| backend.role != Role::Fallback).map(backend).collect()
+fn backends(backends: &[Backend], names: &[Arc<Named>]) -> Value {
+    let backends = backends.iter().filter(|backend| backend.role != Role::Fallback).map(backend);
+    let names = names.iter().filter(|named| named.role != Role::Fallback);
+    backends.chain(names.map(|named| json!(named))).collect()
 }
 
 fn backend(backend: &Backend) -> Value {
@@ -85,7 +90,9 @@ fn panic(service: &Service) -> Value {
     let mut written = json!(service.panic);
     if service.panic.policy == PanicPolicy::Fallback {
         let fallback = service.backends.iter().filter(|backend| backend.role == Role::Fallback);
-        written["fallback-backends"] = fallback.map(backend).collect();
+        let names = service.named.iter().filter(|named| named.role == Role::Fallback);
+        written["fallback-backends"] =
+            fallback.map(backend).chain(names.map(|named| json!(named))).collect();
     }
     written
 }

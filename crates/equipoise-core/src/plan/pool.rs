@@ -192,18 +192,17 @@ fn follow_beliefs(
     if facts.beliefs.is_empty() && pool.pool.backends.iter().all(|b| b.role == Role::Regular) {
         return false;
     }
-    let roles: BTreeMap<SocketAddr, Role> =
-        pool.pool.backends.iter().map(|backend| (backend.address, backend.role)).collect();
+    let role = |backend: &Backend| (backend.address, (backend.role, backend.rank));
+    let roles: BTreeMap<SocketAddr, (Role, u16)> = pool.pool.backends.iter().map(role).collect();
     let belief = |address| {
         let (service, route) = (Arc::clone(&draft.name), pool.route.clone());
         facts.beliefs.get(&BackendKey { service, route, address }).copied().unwrap_or_default()
     };
     let candidates: Vec<_> = members
         .iter()
-        .map(|member| Candidate {
-            weight: member.weight,
-            role: roles.get(&member.address).copied().unwrap_or_default(),
-            belief: belief(member.address),
+        .map(|member| {
+            let (role, rank) = roles.get(&member.address).copied().unwrap_or_default();
+            Candidate { weight: member.weight, role, rank, belief: belief(member.address) }
         })
         .collect();
     let weighed = weight::weigh(&candidates, pool.pool.panic);
@@ -308,7 +307,7 @@ fn place_backends(
             max_flows: backend.max_flows,
         };
         desired.backends.insert(id, BackendPlan { value, term, out: None });
-        let member = Member { id, address, weight: Weight::configured(backend.weight), slots: 0 };
+        let member = Member { id, address, weight: backend.share(), slots: 0 };
         for family in Family::ALL {
             // What travels inside other packets may do so inside those of either family.
             if mode.is_tunnel() || family == Family::of(address.ip()) {

@@ -90,6 +90,15 @@ fn settle(file: &mut Value, names: &[String]) {
             settings["backend-interfaces"] = json!(["eth8", "eth0.9"]);
         }
     }
+    let dns = file.get_mut("settings").and_then(|settings| settings.get_mut("dns"));
+    if let Some(dns) = dns.and_then(Value::as_object_mut) {
+        // No range that is none, and no resolver twice.
+        if dns.contains_key("min-ttl") && dns.contains_key("max-ttl") {
+            dns.insert("max-ttl".to_owned(), json!("1day"));
+        }
+        let resolvers = dns.get_mut("resolvers").and_then(Value::as_array_mut);
+        resolvers.into_iter().for_each(|resolvers| resolvers.truncate(1));
+    }
     // Commands are checks only where that is said.
     file["settings"]["exec-checks"] = json!(true);
     let services = file["service"].as_array_mut().unwrap();
@@ -132,7 +141,8 @@ fn settle_service(service: &mut Value, index: usize) {
     let routes = service.get_mut("source-route").and_then(Value::as_array_mut);
     for (position, route) in routes.into_iter().flatten().enumerate() {
         route["source"] = match position {
-            0 => json!("192.168.0.0/16"),
+            0 if index.is_multiple_of(2) => json!("192.168.0.0/16"),
+            0 => json!(["office.internal", "192.168.0.0/16"]),
             other => json!([format!("172.16.{other}.0/24"), format!("2001:db8:{other}::/48")]),
         };
         checks(route);
@@ -158,12 +168,30 @@ fn backends(list: &mut Value, network: usize, keeps_packets: bool, only_v6: Opti
         let is_v6 = only_v6.unwrap_or(written.matches(':').count() > 1);
         let host = index + 1;
         let has_port = written.contains("80") && !keeps_packets;
-        backend["address"] = json!(match (is_v6, has_port) {
-            (false, false) => format!("10.{network}.0.{host}"),
-            (false, true) => format!("10.{network}.0.{host}:8080"),
-            (true, false) => format!("2001:db8:{network}::{host}"),
-            (true, true) => format!("[2001:db8:{network}::{host}]:8080"),
-        });
+        let fields = backend.as_object_mut().unwrap();
+        let is_named = fields.remove("host").is_some();
+        let is_srv = fields.remove("srv").is_some() && !keeps_packets;
+        if is_named || is_srv {
+            fields.remove("address");
+            if is_srv || keeps_packets {
+                fields.remove("port");
+            }
+            let name = format!("host-{network}.{host}.internal");
+            if is_srv {
+                backend["srv"] = json!(format!("_http._tcp.{name}"));
+            } else {
+                backend["host"] = json!(name);
+            }
+        } else {
+            fields.remove("port");
+            fields.remove("refresh");
+            backend["address"] = json!(match (is_v6, has_port) {
+                (false, false) => format!("10.{network}.0.{host}"),
+                (false, true) => format!("10.{network}.0.{host}:8080"),
+                (true, false) => format!("2001:db8:{network}::{host}"),
+                (true, true) => format!("[2001:db8:{network}::{host}]:8080"),
+            });
+        }
         if index == 0 && backend.get("weight").is_some_and(|weight| weight == 0) {
             backend["weight"] = json!(1);
         }

@@ -20,6 +20,7 @@ use crate::status::change::{
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord};
 use crate::status::history::{ConfirmAnswer, HistoryEntry};
+use crate::status::names::NameStatus;
 use crate::status::operate::{
     BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer,
     UndrainRequest,
@@ -194,6 +195,25 @@ impl Client {
     ) -> Result<Vec<BackendHealth>, ClientError> {
         let path =
             format!("{}/check?{}", health_of(name), pairs(&[("route", name.route.as_deref())]));
+        self.read(self.send(Method::POST, &path, Bytes::new()).await?).await
+    }
+
+    /// The names that are looked up.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer.
+    pub async fn names(&self) -> Result<Vec<NameStatus>, ClientError> {
+        self.read(self.send(Method::GET, "dns", Bytes::new()).await?).await
+    }
+
+    /// Has a name looked up; answered when that is done.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, or no service has the name.
+    pub async fn refresh_names(&self, name: &str) -> Result<Vec<NameStatus>, ClientError> {
+        let path = format!("dns/{}/refresh", encode(name));
         self.read(self.send(Method::POST, &path, Bytes::new()).await?).await
     }
 

@@ -15,6 +15,7 @@ use super::{Access, Command, ProblemDetails};
 
 mod change;
 mod events;
+mod names;
 mod operate;
 
 use crate::metrics::{self, Exporter};
@@ -35,6 +36,7 @@ pub(super) fn router(access: Access, exporter: Exporter) -> Router {
         .merge(operate::router())
         .merge(change::router())
         .merge(events::router())
+        .merge(names::router())
         .route("/api/v1/health", get(health))
         .route("/api/v1/services/{service}/backends/{backend}/health", put(set_health))
         .route("/api/v1/services/{service}/backends/{backend}/health/check", post(check_health))

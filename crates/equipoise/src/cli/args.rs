@@ -9,6 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 mod change;
 mod decap;
+mod dns;
 mod explain;
 mod files;
 mod health;
@@ -16,6 +17,7 @@ mod operate;
 
 pub use change::{AddBackend, Backend, BackendAction, Config, Reload, Weight};
 pub use decap::Decap;
+pub use dns::{Dns, DnsAction, LookUp};
 pub use explain::Explain;
 pub use files::{Check, Convert, From, Import};
 pub use health::{Health, HealthAction, OneBackend, Probe, Wait};
@@ -98,6 +100,9 @@ pub enum Command {
     /// Check something once, here and now, with or without a running instance
     #[command(after_long_help = health::EXAMPLES)]
     Probe(Probe),
+    /// Show the names that are looked up, look one up again, or look up any name
+    #[command(after_long_help = dns::EXAMPLES)]
+    Dns(Dns),
     /// Wait until so many backends of a service are healthy
     Wait(Wait),
     /// Have the running instance read its file again

@@ -6,7 +6,9 @@ use super::args::Global;
 use super::{Failure, change, print, print_json, table};
 use equipoise_core::config::target;
 
-use crate::status::{FlowTable, Health, PassiveStatus, ServiceState, ServiceStatus, Status};
+use crate::status::{
+    BackendStatus, Decimal, FlowTable, Health, PassiveStatus, ServiceState, ServiceStatus, Status,
+};
 
 pub(super) async fn status(global: &Global) -> Result<(), Failure> {
     let status = global.client().status().await?;
@@ -124,7 +126,7 @@ fn write_service(text: &mut String, service: &ServiceStatus) -> std::fmt::Result
         ]);
         for backend in &pool.backends {
             table.add_row([
-                target::text(backend.address),
+                placed(backend),
                 backend.health.clone(),
                 weight(backend.effective_weight, backend.configured_weight),
                 format!("{:.1} %", backend.share * 100.0),
@@ -174,11 +176,23 @@ fn failed(passive: &PassiveStatus) -> String {
     (refused + unanswered + reset).to_string()
 }
 
-/// The weight in force, and the configured one where it is another.
-pub(super) fn weight(effective: f64, configured: u16) -> String {
-    if effective == f64::from(configured) {
-        configured.to_string()
+/// Where a backend is, and what name it comes of.
+fn placed(backend: &BackendStatus) -> String {
+    let address = target::text(backend.address);
+    if backend.names.is_empty() {
+        address
     } else {
-        format!("{effective} of {configured}")
+        format!("{address} ({})", backend.names.join(", "))
+    }
+}
+
+/// The weight in force, and the configured one where it is another.
+pub(super) fn weight(effective: f64, configured: Decimal) -> String {
+    // Parts of the weights of names have no end.
+    let short = |weight: f64| (weight * 1e4).round() / 1e4;
+    if effective == configured.0 {
+        short(effective).to_string()
+    } else {
+        format!("{} of {}", short(effective), short(configured.0))
     }
 }

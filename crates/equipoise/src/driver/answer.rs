@@ -9,7 +9,7 @@ use std::time::Duration;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::value::Traffic;
 use equipoise_common::verdict::Verdict;
-use equipoise_core::config::{Affinity, Algorithm, Protocol, Route};
+use equipoise_core::config::{Affinity, Algorithm, Backend, Protocol, Route};
 use equipoise_core::id::DEFAULT_ROUTE;
 use equipoise_core::state::{BackendView, PoolView, ServiceView};
 use tokio::time::Instant;
@@ -20,7 +20,7 @@ use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::KernelError;
 use crate::host::Machine;
 use crate::status::{
-    BackendStatus, ConfigStatus, Counters, FlowEvents, FlowTable, Health, ListenStatus,
+    BackendStatus, ConfigStatus, Counters, Decimal, FlowEvents, FlowTable, Health, ListenStatus,
     PassiveStatus, PoolStatus, ServiceState, ServiceStatus, Status,
 };
 
@@ -60,6 +60,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 drop(reply.send(self.breakers(service.as_deref())));
             }
             Command::TurnBreaker(request, reply) => drop(reply.send(self.turn_breaker(&request))),
+            Command::Names(reply) => drop(reply.send(Ok(self.names()))),
+            Command::RefreshNames(name, reply) => self.refresh_names(&name, reply),
             Command::Health(filter, reply) => drop(reply.send(self.health(&filter))),
             Command::SetHealth(name, word, reply) => {
                 drop(reply.send(self.take_word(&name, &word)));
@@ -230,20 +232,22 @@ fn service(view: &ServiceView<'_>, counted: &Counted) -> ServiceStatus {
 }
 
 fn pool(view: &PoolView<'_>, counted: &Counted) -> PoolStatus {
+    let members = view.backends.iter().zip(view.pool.backends);
     PoolStatus {
         route: view.pool.route.map_or(DEFAULT_ROUTE, Route::name).to_owned(),
         algorithm: algorithm(view.pool.algorithm).to_owned(),
         affinity: affinity(view.pool.affinity).map(str::to_owned),
         panic: view.panics,
-        backends: view.backends.iter().map(|b| backend(b, counted)).collect(),
+        backends: members.map(|(view, member)| backend(view, member, counted)).collect(),
     }
 }
 
-fn backend(view: &BackendView, counted: &Counted) -> BackendStatus {
+fn backend(view: &BackendView, member: &Backend, counted: &Counted) -> BackendStatus {
     let live = view.id.and_then(|id| counted.live.get(&id));
     BackendStatus {
         address: view.address,
-        configured_weight: view.configured_weight,
+        names: member.names().map(|named| named.text()).collect(),
+        configured_weight: Decimal(view.configured_weight.value()),
         effective_weight: view.effective_weight.value(),
         share: view.share,
         health: view.health.to_owned(),

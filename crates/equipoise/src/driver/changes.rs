@@ -3,6 +3,8 @@
 //! That configuration is checked and taken as one of a file is. What has been changed is kept for the next process, stays over
 //! reloads as long as the file says something else, and is dropped by a reload that asks for it.
 
+use std::collections::BTreeSet;
+
 use equipoise_core::config::{Change, Changes, NewBackend, Route, target};
 use equipoise_core::id::{BackendKey, DEFAULT_ROUTE};
 
@@ -50,8 +52,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         name: &BackendName,
         request: &WeightRequest,
     ) -> Result<ReloadAnswer, ProblemDetails> {
-        let BackendName { service, backend, route } = name;
-        let keys = self.backends(service, backend, route.as_deref())?;
+        let BackendName { service, backend, .. } = name;
+        let keys = self.of_the_file(name)?;
         let mut changes = self.written.changes.clone();
         let weight = request.weight;
         for key in keys {
@@ -88,11 +90,24 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 
     async fn remove_backend(&mut self, name: &BackendName) -> Result<ReloadAnswer, ProblemDetails> {
-        let BackendName { service, backend, route } = name;
-        let keys = self.backends(service, backend, route.as_deref())?;
+        let BackendName { service, backend, .. } = name;
+        let keys = self.of_the_file(name)?;
         let mut changes = self.written.changes.clone();
         keys.into_iter().for_each(|key| changes.remove(key));
         self.change(changes, format!("{backend} of {service} is removed")).await
+    }
+
+    /// Backends that are meant, all of which the file has by their addresses, or an earlier change.
+    fn of_the_file(&self, name: &BackendName) -> Result<Vec<BackendKey>, ProblemDetails> {
+        let BackendName { service, backend, route } = name;
+        let keys = self.backends(service, backend, route.as_deref())?;
+        let written: BTreeSet<_> =
+            BackendKey::all(self.state.written()).map(|(key, _)| key).collect();
+        if let Some(key) = keys.iter().find(|key| !written.contains(key)) {
+            let message = format!("{} comes of a name, of which the file tells", in_words(key));
+            return Err(ProblemDetails::bad_request(message));
+        }
+        Ok(keys)
     }
 
     /// What is otherwise than the file says.
@@ -128,7 +143,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 }
 
 /// What is asked for, in words.
-fn asked(what: &Configure) -> String {
+pub(super) fn asked(what: &Configure) -> String {
     let of = |name: &BackendName| format!("{} of {}", name.backend, name.service);
     match what {
         Configure::Reload(ReloadRequest { file: Some(file), .. }) => format!("reload {file}"),

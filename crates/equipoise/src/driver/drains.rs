@@ -17,6 +17,7 @@ use crate::admin::{ProblemDetails, Reply};
 use crate::dataplane::DataPlane;
 use crate::events::{Event, Kind};
 use crate::host::Machine;
+use crate::status::Decimal;
 use crate::status::operate::{
     DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, UndrainRequest,
 };
@@ -256,7 +257,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             timeout_ms: millis(request.timeout),
             on_timeout: request.on_timeout.name().to_owned(),
             forced: request.is_forced,
-            configured_weight: self.state.configured_weight(key).unwrap_or_default(),
+            configured_weight: Decimal(
+                self.state.configured_weight(key).unwrap_or_default().value(),
+            ),
             initial_flows,
             live_flows,
             closing_flows: all.saturating_sub(live_flows),

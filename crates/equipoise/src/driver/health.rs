@@ -18,11 +18,11 @@ use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::Part;
 use crate::host::{Machine, Way};
 use crate::probe::Vip;
-use crate::status::PassiveStatus;
 use crate::status::health::{
     BackendHealth, BackendName, CheckError, CheckHealth, HealthFilter, HealthWord, ManualHealth,
     Word,
 };
+use crate::status::{Decimal, PassiveStatus};
 
 /// What is due within this is done together: thousands of checks a second are not as many turns of the loop.
 const TOGETHER: Duration = Duration::from_millis(5);
@@ -239,7 +239,7 @@ fn backend_health(
         check: standing.checked.map(|(target, record)| check_health(now, target, record)),
         passive,
         recovered: standing.belief.recovered,
-        configured_weight: view.configured_weight,
+        configured_weight: Decimal(view.configured_weight.value()),
         effective_weight: view.effective_weight.value(),
     }
 }

@@ -19,7 +19,8 @@ use crate::status::{Flow, FlowFilter};
 /// A filter, with its names resolved.
 struct Filter {
     service: Option<u32>,
-    backend: Option<SocketAddr>,
+    /// A backend, or all of a name.
+    backend: Option<Vec<SocketAddr>>,
     client: Option<IpNet>,
 }
 
@@ -30,7 +31,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             services.iter().filter_map(|s| Some((s.id?, s.service.name.as_str()))).collect();
         let filter = Filter {
             service: asked.service.as_deref().map(|name| service_id(&names, name)).transpose()?,
-            backend: asked.backend.as_deref().map(backend).transpose()?,
+            backend: asked.backend.as_deref().map(|text| self.places(text)).transpose()?,
             client: asked.client.as_deref().map(client).transpose()?,
         };
         let mut flows = Vec::new();
@@ -42,7 +43,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 true
             })
             .map_err(unreadable)?;
-        if let Some(address) = filter.backend.filter(|_| flows.is_empty()) {
+        if let Some([address]) = filter.backend.as_deref().filter(|_| flows.is_empty()) {
+            let address = *address;
             // A backend that has left the configuration is known as long as flows go to it.
             let mut backends = services.iter().flat_map(ServiceView::backends);
             let configured = backends.any(|b| {
@@ -56,12 +58,23 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         }
         Ok(flows)
     }
+
+    /// The addresses of a backend, or of all of a name.
+    fn places(&self, text: &str) -> Result<Vec<SocketAddr>, ProblemDetails> {
+        let named = self.state.named(&text.to_ascii_lowercase());
+        if named.is_empty() {
+            return backend(text).map(|address| vec![address]);
+        }
+        Ok(named.into_iter().map(|key| key.address).collect())
+    }
 }
 
 impl Filter {
     fn takes(&self, row: &FlowRow) -> bool {
         self.service.is_none_or(|id| id == row.service)
-            && self.backend.is_none_or(|address| is_at(row.backend_address, address))
+            && self.backend.as_ref().is_none_or(|backends| {
+                backends.iter().any(|backend| is_at(row.backend_address, *backend))
+            })
             && self.client.is_none_or(|prefix| prefix.contains(&row.client.ip()))
     }
 }

@@ -11,18 +11,19 @@ use equipoise_core::config::{self, Changed, Changes, Config, Problem, Service};
 use equipoise_core::diff::diff;
 use equipoise_core::dump::dump;
 
-use super::changes::Written;
+use super::changes::{Written, asked};
 use super::health::in_words;
 use super::trouble::Topic;
 use super::{Driver, Source};
-use crate::admin::ProblemDetails;
 use crate::admin::problem::ConfigError;
+use crate::admin::{Configure, ProblemDetails};
 use crate::config_file;
 use crate::config_file::Base;
 use crate::dataplane::DataPlane;
 use crate::events::{Event, Kind};
 use crate::host::{Machine, Reading, check};
 use crate::status::change::{ReloadAnswer, ReloadRequest, ReloadResult, ServiceChanges};
+use crate::status::history::Author;
 use crate::status::{PlanAnswer, PlanRequest};
 
 impl<M: Machine, P: DataPlane> Driver<M, P> {
@@ -32,15 +33,56 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         request: &ReloadRequest,
     ) -> Result<ReloadAnswer, ProblemDetails> {
         let taken = self.try_reload(request).await;
-        self.tell_taken(&taken, "the file has been read");
-        self.generation.last_error = taken.as_ref().err().map(|problem| problem.detail.clone());
+        self.note_reload(&taken);
         taken
+    }
+
+    /// Takes note of how a reload went.
+    fn note_reload(&mut self, taken: &Result<ReloadAnswer, ProblemDetails>) {
+        self.tell_taken(taken, "the file has been read");
+        self.generation.last_error = taken.as_ref().err().map(|problem| problem.detail.clone());
+    }
+
+    /// Has a reload come to nothing.
+    pub(super) fn refuse_reload(
+        &mut self,
+        (what, by): (&Configure, Author),
+        reason: String,
+    ) -> Result<ReloadAnswer, ProblemDetails> {
+        let before = self.snapshot.borrow().config.clone();
+        let refused = Err(ProblemDetails::failed(reason));
+        self.note_reload(&refused);
+        self.remember(by, &asked(what), &before, &refused);
+        refused
     }
 
     async fn try_reload(
         &mut self,
         request: &ReloadRequest,
     ) -> Result<ReloadAnswer, ProblemDetails> {
+        let (path, written) = self.read_file(request)?;
+        let within = match request.confirm_seconds.map(Duration::try_from_secs_f64) {
+            None => None,
+            Some(Ok(within)) if !within.is_zero() => Some(within),
+            Some(_) => {
+                let message = "this is no time in which anything can be confirmed";
+                return Err(ProblemDetails::bad_request(message));
+            }
+        };
+        let name = written.base.name.clone();
+        let taken = self.take(written, within).await;
+        // Also where the maps do not follow yet.
+        if self.written.base.name == name {
+            self.source = Source::File(path);
+        }
+        taken
+    }
+
+    /// What is written in the file, or in another one.
+    pub(super) fn read_file(
+        &self,
+        request: &ReloadRequest,
+    ) -> Result<(PathBuf, Written), ProblemDetails> {
         let path = match (&request.file, &self.source) {
             (Some(file), _) => PathBuf::from(file),
             (None, Source::File(path)) => path.clone(),
@@ -59,21 +101,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             ProblemDetails::bad_config(message.clone(), vec![ConfigError::whole(&name, &message)])
         })?;
         let changes = if request.reset { Changes::default() } else { self.written.changes.clone() };
-        let within = match request.confirm_seconds.map(Duration::try_from_secs_f64) {
-            None => None,
-            Some(Ok(within)) if !within.is_zero() => Some(within),
-            Some(_) => {
-                let message = "this is no time in which anything can be confirmed";
-                return Err(ProblemDetails::bad_request(message));
-            }
-        };
-        let written = Written { base: Base::new(&*name, text), changes };
-        let taken = self.take(written, within).await;
-        // Also where the maps do not follow yet.
-        if self.written.base.name == name {
-            self.source = Source::File(path);
-        }
-        taken
+        Ok((path, Written { base: Base::new(&*name, text), changes }))
     }
 
     /// Takes what is written, if it is right, and makes the maps that. Where that cannot be done, or nobody confirms it
@@ -88,7 +116,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let Changed { checked, changes } = found?;
         let Base { name, .. } = &written.base;
         let config = checked.config;
-        let targets = self.targets(&config);
+        let targets = self.targets(&self.state.expanded(&config));
         let reading = self.machine.read(&targets).await;
         let reading = reading.map_err(|error| ProblemDetails::failed(error.to_string()))?;
         let findings = check::check(&config, &reading);
@@ -111,8 +139,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         }
         let name = name.clone();
         let before = std::mem::replace(&mut self.written, Written { changes, ..written });
-        let services = differing(&self.state.config().services, &config.services);
-        let running = self.state.config();
+        let services = differing(&self.state.written().services, &config.services);
+        let running = self.state.written();
         let is_new = (&running.services, &running.settings) != (&config.services, &config.settings);
         let steps = self.applier.steps();
         if is_new {
@@ -139,6 +167,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let generation = self.generation.clone();
         self.generation.number += 1;
         self.generation.loaded_at = SystemTime::now();
+        // What may run again keeps what is known of its names.
+        let unconfirmed = self.unconfirmed.as_ref().map(|unconfirmed| &unconfirmed.before.config);
+        self.state.keep_names([&before.config].into_iter().chain(unconfirmed));
         let cancelled = self.state.handle_config(config);
         self.state.handle_facts(reading.facts());
         self.reading = reading;
@@ -157,6 +188,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if let Some(within) = confirm_within {
             self.expect_confirmation(within, before);
         }
+        self.forget_names();
         match self.troubles.reason(&Topic::Maps) {
             None => Ok(()),
             // They were not right before, either.

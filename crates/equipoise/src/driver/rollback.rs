@@ -32,7 +32,8 @@ const BETWEEN: Duration = Duration::from_millis(50);
 /// What ran before another configuration was taken.
 #[derive(Debug)]
 pub(super) struct Before {
-    config: Config,
+    /// As it was written.
+    pub(super) config: Config,
     source: Source,
     written: Written,
     drains: Vec<(BackendKey, Drain)>,
@@ -50,7 +51,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// What runs now, made of this.
     pub(super) fn before(&self, written: Written) -> Before {
         Before {
-            config: self.state.config().clone(),
+            config: self.state.written().clone(),
             source: self.source.clone(),
             written,
             drains: self.state.drains().iter().map(|(key, drain)| (key.clone(), *drain)).collect(),
@@ -86,6 +87,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let Before { config, source, written, drains, words } = before;
         (self.source, self.written) = (source, written);
         self.state.handle_config(config);
+        self.forget_names();
         for (key, drain) in drains {
             if !self.state.drains().is_drained(&key) {
                 self.state.restore_drain(&key, drain);
@@ -109,8 +111,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// Tells others which configuration runs.
     pub(super) fn publish(&self) {
-        let config = running_config::to_json(self.state.config());
+        let config = running_config::to_json(self.state.written());
         self.snapshot.send_replace(Arc::new(Snapshot { config }));
+    }
+
+    /// Keeps what is known of the names of a configuration that may run again, and of no other.
+    pub(super) fn forget_names(&mut self) {
+        let before = self.unconfirmed.as_ref().map(|unconfirmed| &unconfirmed.before.config);
+        self.state.keep_names(before);
     }
 
     /// The configuration that runs goes again at a time, unless that is confirmed before.
@@ -128,6 +136,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if self.unconfirmed.take().is_none() {
             return Err(ProblemDetails::conflict("there is nothing to be confirmed"));
         }
+        self.forget_names();
         tracing::info!(generation = self.generation.number, "confirmed");
         Ok(ConfirmAnswer { generation: self.generation.number })
     }

@@ -1,7 +1,5 @@
 //! Which backends an operator means.
 
-use std::net::SocketAddr;
-
 use equipoise_core::config::{self, target};
 use equipoise_core::id::BackendKey;
 
@@ -32,20 +30,23 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         }
     }
 
-    /// A backend of a service, in all pools that name it, or that of a route.
+    /// A backend of a service by its address, or all of a name, in all pools that have them, or in that of a route.
     pub(super) fn backends(
         &self,
         service: &str,
         backend: &str,
         route: Option<&str>,
     ) -> Result<Vec<BackendKey>, ProblemDetails> {
-        let address: SocketAddr = target::parse(backend).ok_or_else(|| {
-            ProblemDetails::bad_request(format!("{backend:?} is no address with a port"))
-        })?;
         self.service(service)?;
+        let named = self.state.named(&backend.to_ascii_lowercase());
+        let address = target::parse(backend);
+        if address.is_none() && named.is_empty() && !backend.contains('.') {
+            let message = format!("{backend:?} is no address with a port, and no name");
+            return Err(ProblemDetails::bad_request(message));
+        }
         let is_meant = |key: &BackendKey| {
             *key.service == *service
-                && key.address == address
+                && (Some(key.address) == address || named.contains(key))
                 && route.is_none_or(|route| route == key.route_name())
         };
         let found = self.all_backends(is_meant);
@@ -64,9 +65,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         found.ok_or_else(|| ProblemDetails::not_found(format!("there is no service {name:?}")))
     }
 
-    /// The backends of all pools that are meant, in the order of the file.
+    /// The backends of all pools that are meant, in the order of the file, and then those that a name may bring back.
     pub(super) fn all_backends(&self, is_meant: impl Fn(&BackendKey) -> bool) -> Vec<BackendKey> {
         let all = BackendKey::all(self.state.config()).map(|(key, _)| key);
-        all.filter(is_meant).collect()
+        all.chain(self.state.absent().cloned()).filter(is_meant).collect()
     }
 }

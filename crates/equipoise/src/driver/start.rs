@@ -3,12 +3,14 @@
 //! No packet meets a program before the maps are right. A failure at any point takes back all
 //! that was done before it, so that nothing is left half-started.
 
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use equipoise_core::config::{Changed, Changes, Config};
+use equipoise_core::facts::Facts;
 use equipoise_core::state::{Beginning, State};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -21,6 +23,7 @@ use super::health::in_words;
 use super::history::History;
 use super::interfaces::{self, Interfaces};
 use super::keep::Kept;
+use super::names::look_up_first;
 use super::passive::Passive;
 use super::tell::Lasting;
 use super::trouble::Troubles;
@@ -38,6 +41,7 @@ use crate::host::forwarding::{Forwarding, Wanted};
 use crate::host::{HostError, Machine, Reading, check};
 use crate::metrics::{self, Exporter};
 use crate::probe::{Outcomes, Prober};
+use crate::resolver::{Answers, Resolver};
 use crate::running_config;
 
 /// Commands that wait at most; more wait at their sockets.
@@ -95,6 +99,12 @@ pub enum StartError {
     /// Health checks cannot be made.
     #[error("starting health checks: {0}")]
     Checks(#[source] std::io::Error),
+    /// Names cannot be looked up.
+    #[error("starting look-ups of names: {0}")]
+    Names(#[source] std::io::Error),
+    /// A name stands for nothing, and that is refused.
+    #[error("{0}; `on-first-failure` is \"refuse\"")]
+    Name(String),
     /// The admin socket cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -113,7 +123,17 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let watch = files::watched(&source, &base, start.watching);
         let mut begun = Begun::new(Kept::read(&state_file));
         match begun.all(&mut machine, &mut plane, (config, base), &socket).await {
-            Ok(Running { written, state, reading, listening, events, prober, outcomes }) => {
+            Ok(Running {
+                written,
+                state,
+                reading,
+                listening,
+                events,
+                prober,
+                outcomes,
+                resolver,
+                answers,
+            }) => {
                 let (flows, bytes) = (state.config().settings.max_flows, plane.occupancy().memory);
                 tracing::info!(
                     flows,
@@ -122,7 +142,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 );
                 let (sender, commands) = mpsc::channel(COMMANDS);
                 let snapshot =
-                    Arc::new(Snapshot { config: running_config::to_json(state.config()) });
+                    Arc::new(Snapshot { config: running_config::to_json(state.written()) });
                 let (publish, snapshot) = watch::channel(snapshot);
                 let access = Access { commands: sender, snapshot };
                 let exporter = Exporter::new(access.clone());
@@ -159,6 +179,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     prober,
                     outcomes,
                     waiting: Vec::new(),
+                    resolver,
+                    answers,
+                    asking: Vec::new(),
+                    awaiting: VecDeque::new(),
                     explainer: None,
                     waiters: Vec::new(),
                     is_drained: begun.kept.itself,
@@ -198,6 +222,8 @@ struct Running {
     events: EventTask,
     prober: Prober,
     outcomes: Outcomes,
+    resolver: Resolver,
+    answers: Answers,
 }
 
 /// What has been done so far.
@@ -261,16 +287,19 @@ impl Begun {
         socket: &Path,
     ) -> Result<Running, StartError> {
         let (config, written) = self.changed(machine, config, base).await?;
-        let targets = targets(&config);
-        let before = machine.read(&targets).await?;
-        self.managed.follow(machine, &config, &before).await?;
-        // Again, with the addresses that have just been added.
-        let reading = machine.read(&targets).await?;
-        let wanted = Wanted::new(&config, interfaces::wanted_here(&config, &reading));
-        self.forwarding.follow(machine, &wanted, &reading)?;
         let seed = RandomState::new().build_hasher().finish();
         let beginning = Beginning { now: self.clock.now(), seed };
-        let mut state = State::begun(config, reading.facts(), beginning);
+        let mut state = State::begun(config, Facts::default(), beginning);
+        let (resolver, mut answers) = Resolver::start().map_err(StartError::Names)?;
+        look_up_first(&mut state, (&resolver, &mut answers)).await.map_err(StartError::Name)?;
+        let targets = targets(state.config());
+        let before = machine.read(&targets).await?;
+        self.managed.follow(machine, state.config(), &before).await?;
+        // Again, with the addresses that have just been added.
+        let reading = machine.read(&targets).await?;
+        let wanted = Wanted::new(state.config(), interfaces::wanted_here(state.config(), &reading));
+        self.forwarding.follow(machine, &wanted, &reading)?;
+        state.handle_facts(reading.facts());
         for (key, drain) in self.kept.drains() {
             if state.restore_drain(&key, drain) {
                 tracing::info!(backend = in_words(&key), "drained, as before");
@@ -295,6 +324,16 @@ impl Begun {
         let events = EventTask::start(plane.events()?).map_err(StartError::Events)?;
         let (prober, outcomes) = Prober::start().map_err(StartError::Checks)?;
         let listening = AdminSocket::bind(socket).await?;
-        Ok(Running { written, state, reading, listening, events, prober, outcomes })
+        Ok(Running {
+            written,
+            state,
+            reading,
+            listening,
+            events,
+            prober,
+            outcomes,
+            resolver,
+            answers,
+        })
     }
 }

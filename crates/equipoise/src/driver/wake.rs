@@ -33,6 +33,8 @@ pub(super) struct Due {
     pub(super) sweep: Instant,
     /// Where weights follow live flows: when these are counted again.
     pub(super) loads: Option<Instant>,
+    /// Names: when something of them is to be done that is not a look-up.
+    pub(super) names: Option<Instant>,
     /// Drains: when live flows are counted.
     pub(super) drains: Option<Instant>,
     /// When what runs goes again, unless it is confirmed.
@@ -60,6 +62,7 @@ impl Due {
             resting: now + RESTING,
             sweep: now + SWEEP,
             loads: None,
+            names: None,
             drains: Some(now),
             confirmation: None,
             health: Some(now),
@@ -78,6 +81,7 @@ impl Due {
             Some(self.resting),
             Some(self.sweep),
             self.loads,
+            self.names,
             self.drains,
             self.confirmation,
             self.health,

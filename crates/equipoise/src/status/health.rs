@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use equipoise_core::config::target;
 use serde::{Deserialize, Serialize};
 
-use super::PassiveStatus;
+use super::{Decimal, PassiveStatus};
 
 /// The health of a backend of a pool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub struct BackendHealth {
     /// Percent of its share that it has again since it was unhealthy.
     pub recovered: u8,
     /// The weight that the configuration gives it.
-    pub configured_weight: u16,
+    pub configured_weight: Decimal,
     /// The weight in force; 0 only when it gets no new flow.
     pub effective_weight: f64,
 }

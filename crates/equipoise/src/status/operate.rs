@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use equipoise_core::config::target;
 use serde::{Deserialize, Serialize};
 
+use super::Decimal;
+
 /// Which backends are meant: one of a service, all of a host, or this balancer itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -128,7 +130,7 @@ pub struct DrainStatus {
     /// Whether it gets no new flow even where nobody else can have it.
     pub forced: bool,
     /// The weight that the configuration gives it.
-    pub configured_weight: u16,
+    pub configured_weight: Decimal,
     /// Live flows when it began, without those that were over.
     pub initial_flows: u64,
     /// Those that are left.

@@ -27,7 +27,7 @@ impl Lab {
     async fn backends(&self) -> Vec<(String, u16)> {
         let status = self.client.status().await.unwrap();
         let backends = status.services[0].pools[0].backends.iter();
-        backends.map(|b| (b.address.to_string(), b.configured_weight)).collect()
+        backends.map(|b| (b.address.to_string(), b.configured_weight.0 as u16)).collect()
     }
 
     async fn changes(&self) -> Vec<String> {

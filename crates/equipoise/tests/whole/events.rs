@@ -10,11 +10,11 @@ use super::*;
 use health::{name, word};
 use operate::{FIRST, SECOND, drain, of};
 
-const FOLLOWED: Wanted = Wanted { follows: true, after: 0 };
+pub(super) const FOLLOWED: Wanted = Wanted { follows: true, after: 0 };
 const KEPT: Wanted = Wanted { follows: false, after: 0 };
 
 /// The next event, which is to come.
-async fn next(stream: &mut EventStream) -> Event {
+pub(super) async fn next(stream: &mut EventStream) -> Event {
     let told = tokio::time::timeout(DEADLINE, stream.next()).await.expect("an event comes");
     match told.unwrap() {
         Some(Told::Event(event)) => *event,
@@ -23,7 +23,7 @@ async fn next(stream: &mut EventStream) -> Event {
 }
 
 /// The next event of a kind, and whether those before it had their numbers without a gap.
-async fn next_of(stream: &mut EventStream, kind: Kind) -> Event {
+pub(super) async fn next_of(stream: &mut EventStream, kind: Kind) -> Event {
     loop {
         let event = next(stream).await;
         if event.kind == kind {
@@ -32,7 +32,7 @@ async fn next_of(stream: &mut EventStream, kind: Kind) -> Event {
     }
 }
 
-fn text(part: &Option<String>) -> &str {
+pub(super) fn text(part: &Option<String>) -> &str {
     part.as_deref().unwrap_or_default()
 }
 

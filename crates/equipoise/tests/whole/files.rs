@@ -4,6 +4,7 @@ use std::os::unix::fs::symlink;
 
 use equipoise::admin::problem::ROLLED_BACK;
 use equipoise::driver::Watching;
+use equipoise::status::Decimal;
 use equipoise::status::change::{ReloadRequest, ReloadResult};
 use equipoise::status::history::{Author, HistoryEntry};
 use tokio::time::sleep;
@@ -29,8 +30,9 @@ impl Lab {
     }
 
     async fn weighs(&self, weight: u16) -> Status {
-        let is_so =
-            |status: &Status| status.services[0].pools[0].backends[0].configured_weight == weight;
+        let is_so = |status: &Status| {
+            status.services[0].pools[0].backends[0].configured_weight == Decimal(f64::from(weight))
+        };
         self.status_when(is_so).await
     }
 

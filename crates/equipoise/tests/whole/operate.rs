@@ -1,11 +1,11 @@
 //! Drains and breakers, asked for as operators do.
 
 use equipoise::admin::client::ClientError;
-use equipoise::status::BackendStatus;
 use equipoise::status::health::HealthFilter;
 use equipoise::status::operate::{
     BreakerRequest, DrainAnswer, DrainRequest, DrainStatus, Selection, UndrainRequest,
 };
+use equipoise::status::{BackendStatus, Decimal};
 
 use super::*;
 
@@ -76,7 +76,7 @@ async fn drained_backend_is_in_no_slot_when_that_is_answered_and_comes_back() {
         assert!(!lab.is_chosen(0) && lab.is_chosen(1));
         assert_eq!((statuses(&answer), answer.last), (vec!["draining"], false));
         let drain = &answer.drains[0];
-        assert_eq!((drain.initial_flows, drain.configured_weight), (2, 3));
+        assert_eq!((drain.initial_flows, drain.configured_weight), (2, Decimal(3.0)));
         assert_eq!((drain.timeout_ms, &*drain.on_timeout), (30_000, "keep"));
         let backend = lab.backend(0).await;
         assert!(backend.draining && backend.effective_weight == 0.0 && backend.live_flows == 2);

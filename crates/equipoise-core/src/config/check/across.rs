@@ -191,10 +191,15 @@ fn comes_back(listen: &ListenDraft, to: SocketAddr, other: &Draft) -> bool {
 fn families(report: &mut Report<'_>, services: &[Draft]) {
     for service in services {
         let (Some(listen), Some((name, _))) = (&service.listen, &service.name) else { continue };
+        // Which families a name has is not known.
+        if !service.backends.named.is_empty() {
+            continue;
+        }
         // Any backend will do for what travels inside other packets.
         let any = service.delivery.mode.is_tunnel();
-        let has =
-            |v6: bool| service.backends.iter().any(|b| any || b.backend.address.is_ipv6() == v6);
+        let has = |v6: bool| {
+            service.backends.placed.iter().any(|b| any || b.backend.address.is_ipv6() == v6)
+        };
         for (family, v6) in [("IPv4", false), ("IPv6", true)] {
             if has(v6) {
                 continue;
@@ -225,10 +230,11 @@ fn families(report: &mut Report<'_>, services: &[Draft]) {
 /// Clients of a route that are of a family without a backend.
 fn routes(report: &mut Report<'_>, services: &[Draft]) {
     for service in services.iter().filter(|service| !service.delivery.mode.is_tunnel()) {
-        for route in &service.routes {
+        for route in service.routes.iter().filter(|route| route.backends.named.is_empty()) {
             for (family, v6) in [("IPv4", false), ("IPv6", true)] {
                 let has_clients = route.source.prefixes.iter().any(|p| p.address.is_ipv6() == v6);
-                let has_backend = route.backends.iter().any(|b| b.backend.address.is_ipv6() == v6);
+                let has_backend =
+                    route.backends.placed.iter().any(|b| b.backend.address.is_ipv6() == v6);
                 if has_clients && !has_backend {
                     let message =
                         format!("this route has {family} sources, and no {family} backend");

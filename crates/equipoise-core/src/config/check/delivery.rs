@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use equipoise_common::limit;
 
 use super::address;
+use super::named::NamedDraft;
 use super::report::{At, Fields, Report, shown};
-use super::service::{BackendDraft, ListenDraft, Reach};
-use crate::config::{Delivery, Mode, MssClamp, target};
+use super::service::{BackendDraft, Backends, ListenDraft, Reach};
+use crate::config::{Delivery, Mode, MssClamp, Name, target};
 
 pub(super) const MODES: [(&str, Mode); 5] = [
     ("nat", Mode::Nat),
@@ -81,7 +82,7 @@ pub(super) fn check_backends(
     report: &mut Report<'_>,
     mode: Mode,
     listen: Option<&ListenDraft>,
-    backends: &[BackendDraft],
+    backends: &Backends,
 ) {
     if !mode.keeps_packets() {
         return;
@@ -91,7 +92,18 @@ pub(super) fn check_backends(
         Reach::Exact(address, _) => Some(address),
         Reach::Own | Reach::Wrong => None,
     });
-    for BackendDraft { place, backend } in backends {
+    for NamedDraft { place, named } in &backends.named {
+        let text = named.text();
+        let (is_srv, is_other) =
+            (matches!(named.name, Name::Srv(_)), named.port != 0 && Some(named.port) != only);
+        if is_srv || is_other {
+            let message = format!(
+                "`{text}` has ports of its own, and in mode `{mode}` packets keep the VIP's"
+            );
+            report.problem(place, message, "a `host` alone, or with the port of `listen`");
+        }
+    }
+    for BackendDraft { place, backend } in &backends.placed {
         let (text, port) = (target::text(backend.address), backend.address.port());
         if port != 0 && Some(port) != only {
             let message = format!(

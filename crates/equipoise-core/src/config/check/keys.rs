@@ -18,7 +18,7 @@ use super::report::quoted;
 pub(in crate::config) use health::{BREAKER, DRAIN, HEALTH_CHECK, PANIC, RECOVERY};
 pub(in crate::config) use policy::{LIMITS, PER_BACKEND, PER_SOURCE, SOURCE_PREFIX, TIMEOUTS};
 pub(in crate::config) use service::{AFFINITY_PREFIX, BACKEND, LISTEN, SERVICE, SOURCE_ROUTE};
-pub(in crate::config) use settings::{LEAST_CONNECTIONS, METRICS, SETTINGS};
+pub(in crate::config) use settings::{DNS, LEAST_CONNECTIONS, METRICS, SETTINGS};
 
 /// A table of a configuration.
 #[derive(Debug)]

@@ -10,8 +10,8 @@ use equipoise_common::limit;
 use super::health::CheckDraft;
 use super::keys;
 use super::policy::duration;
-use super::report::{Fields, Report};
-use super::service::{BackendDraft, backend_drafts};
+use super::report::{Fields, Place, Report};
+use super::service::{Backends, backend_drafts};
 use crate::config::health::{Panic, PanicPolicy, Recovery, RecoveryMode};
 use crate::config::{Role, target};
 
@@ -46,10 +46,12 @@ pub(super) fn panic(
     report: &mut Report<'_>,
     fields: &Fields<'_>,
     check: &CheckDraft,
-) -> (Panic, Vec<BackendDraft>) {
+) -> (Panic, Backends) {
     let mut panic = Panic::default();
-    let Some(at) = fields.get("panic") else { return (panic, Vec::new()) };
-    let Some(fields) = report.fields(&at, &keys::PANIC) else { return (panic, Vec::new()) };
+    let Some(at) = fields.get("panic") else { return (panic, Backends::default()) };
+    let Some(fields) = report.fields(&at, &keys::PANIC) else {
+        return (panic, Backends::default());
+    };
     if let Some(found) = fields.get("threshold").and_then(|at| report.number(&at, &THRESHOLD)) {
         panic.threshold = found;
     }
@@ -69,31 +71,35 @@ pub(super) fn panic(
         (PanicPolicy::Fallback, Some(_)) | (PanicPolicy::All | PanicPolicy::None, None) => {}
     }
     let mut fallback = list.map(|at| backend_drafts(report, &at, check)).unwrap_or_default();
-    for draft in &mut fallback {
-        draft.backend.role = Role::Fallback;
-    }
+    fallback.placed.iter_mut().for_each(|draft| draft.backend.role = Role::Fallback);
+    fallback.named.iter_mut().for_each(|draft| draft.named.role = Role::Fallback);
     (panic, fallback)
 }
 
 /// Makes the backends that step in members of a pool.
-pub(super) fn add_fallback(
-    report: &mut Report<'_>,
-    fallback: &[BackendDraft],
-    backends: &mut Vec<BackendDraft>,
-) {
-    let there: BTreeSet<_> = backends.iter().map(|draft| draft.backend.address).collect();
-    for draft in fallback {
-        let address = draft.backend.address;
-        if there.contains(&address) {
-            let address = target::text(address);
-            let message = format!("backend `{address}` is in a pool of the service already");
-            report.once(&draft.place, &message, "backends that no pool of the service has");
-            continue;
+pub(super) fn add_fallback(report: &mut Report<'_>, fallback: &Backends, backends: &mut Backends) {
+    let placed = backends.placed.iter().map(|draft| target::text(draft.backend.address));
+    let named = backends.named.iter().map(|draft| draft.named.text());
+    let there: BTreeSet<_> = placed.chain(named).collect();
+    let mut is_new = |text: String, place: &Place| {
+        if there.contains(&text) {
+            let message = format!("backend `{text}` is in a pool of the service already");
+            report.once(place, &message, "backends that no pool of the service has");
         }
-        backends.push(draft.clone());
+        !there.contains(&text)
+    };
+    for draft in &fallback.placed {
+        if is_new(target::text(draft.backend.address), &draft.place) {
+            backends.placed.push(draft.clone());
+        }
     }
-    if let Some(first) = fallback.first().filter(|_| backends.len() > limit::POOL_BACKENDS as usize)
-    {
+    for draft in &fallback.named {
+        if is_new(draft.named.text(), &draft.place) {
+            backends.named.push(draft.clone());
+        }
+    }
+    let is_too_long = backends.placed.len() > limit::POOL_BACKENDS as usize;
+    if let Some(first) = fallback.placed.first().filter(|_| is_too_long) {
         let message = "with these a pool of the service has too many backends";
         report.once(&first.place, message, &format!("at most {}", limit::POOL_BACKENDS));
     }

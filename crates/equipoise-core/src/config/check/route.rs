@@ -9,30 +9,35 @@ use equipoise_common::limit;
 use super::affinity::{self, Choosing};
 use super::health::{self, CheckDraft};
 use super::keys;
+use super::named;
 use super::prefixes::{self, Item, TOLD};
-use super::report::{At, Place, Report, shown};
-use super::service::{BackendDraft, backend_drafts, finished};
-use crate::config::{List, Prefix, Route};
+use super::report::{At, Place, Report};
+use super::service::{Backends, backend_drafts};
+use crate::config::{List, Name, Prefix, Route};
 
-const SOURCE: &str = "a prefix such as \"192.168.0.0/16\", an address, a file such as \"@/etc/equipoise/office.txt\", or a list of them";
+const SOURCE: &str = "a prefix such as \"192.168.0.0/16\", an address, the name of a host, a file such as \"@/etc/equipoise/office.txt\", or a list of them";
 
 /// A route as far as it is right.
 pub(super) struct RouteDraft {
     pub(super) place: Place,
     pub(super) source: List,
     choosing: Choosing,
-    pub(super) backends: Vec<BackendDraft>,
+    pub(super) source_names: Vec<Name>,
+    pub(super) backends: Backends,
 }
 
 impl RouteDraft {
     /// The route.
     pub(super) fn finish(self) -> Route {
+        let (backends, named) = self.backends.finish();
         Route {
             source: self.source,
+            source_names: self.source_names,
             algorithm: self.choosing.algorithm,
             affinity: self.choosing.affinity,
             affinity_prefix: self.choosing.affinity_prefix,
-            backends: finished(self.backends),
+            backends,
+            named,
         }
     }
 }
@@ -53,42 +58,59 @@ pub(super) fn all(
         let message = format!("with these {} routes there are too many", items.len());
         report.problem(&at.place, message, format!("at most {MOST} in all services together"));
     }
-    let mut seen = BTreeMap::new();
+    let mut seen = Seen::default();
     items.iter().filter_map(|at| route(report, at, above, &mut seen)).collect()
+}
+
+/// What has a route already, and where.
+#[derive(Default)]
+struct Seen {
+    prefixes: BTreeMap<Prefix, Place>,
+    names: BTreeMap<Name, Place>,
 }
 
 fn route(
     report: &mut Report<'_>,
     at: &At<'_>,
     (choosing, above_check): (Choosing, &CheckDraft),
-    seen: &mut BTreeMap<Prefix, Place>,
+    seen: &mut Seen,
 ) -> Option<RouteDraft> {
     let fields = report.fields(at, &keys::SOURCE_ROUTE)?;
     let source = report.need(&fields, "source", SOURCE);
-    let source = source.map(|at| source_list(report, &at, seen)).unwrap_or_default();
+    let source = source.map(|at| source_list(report, &at, seen));
+    let (source, source_names) = source.unwrap_or_default();
     let check = fields.get("health-check").map(|at| health::check(report, &at, above_check));
     let check = check.as_ref().unwrap_or(above_check);
     let list = report.need(&fields, "backends", "at least one backend");
     let backends = list.map(|at| backend_drafts(report, &at, check)).unwrap_or_default();
     let choosing = affinity::choosing(report, &fields, choosing);
-    Some(RouteDraft { place: at.place.clone(), source, choosing, backends })
+    Some(RouteDraft { place: at.place.clone(), source, source_names, choosing, backends })
 }
 
 /// The sources of a route: one, or a list.
-fn source_list(report: &mut Report<'_>, at: &At<'_>, seen: &mut BTreeMap<Prefix, Place>) -> List {
+fn source_list(report: &mut Report<'_>, at: &At<'_>, seen: &mut Seen) -> (List, Vec<Name>) {
     let items =
         if at.is_text() { vec![at.clone()] } else { report.list(at, SOURCE).unwrap_or_default() };
     let problems = report.problems.len();
-    let (mut written, mut found) = (Vec::new(), Vec::new());
+    let (mut written, mut found, mut names) = (Vec::new(), Vec::new(), Vec::new());
     for at in &items {
-        if is_host_name(report, at) {
+        if let Some(name) = host_name(report, at) {
+            written.push(name.text().to_owned());
+            if let Some(first) = seen.names.get(&name) {
+                let message =
+                    format!("`{name}` has a route already, on line {}", report.line(first));
+                report.problem(&at.place, message, "each name once in a service");
+                continue;
+            }
+            seen.names.insert(name.clone(), at.place.clone());
+            names.push(name);
             continue;
         }
         let Some(Item { place, text, prefixes }) = prefixes::item(report, at) else { continue };
         written.push(text);
         let mut again = 0;
         for prefix in prefixes {
-            if let Some(first) = seen.get(&prefix) {
+            if let Some(first) = seen.prefixes.get(&prefix) {
                 again += 1;
                 if again <= TOLD {
                     let line = report.line(first);
@@ -97,7 +119,7 @@ fn source_list(report: &mut Report<'_>, at: &At<'_>, seen: &mut BTreeMap<Prefix,
                 }
                 continue;
             }
-            seen.insert(prefix, place.clone());
+            seen.prefixes.insert(prefix, place.clone());
             found.push(prefix);
         }
         if again > TOLD {
@@ -106,13 +128,13 @@ fn source_list(report: &mut Report<'_>, at: &At<'_>, seen: &mut BTreeMap<Prefix,
         }
     }
     let is_wrong = report.problems.len() > problems || !(at.is_list() || at.is_text());
-    if found.is_empty() && !is_wrong {
+    if found.is_empty() && names.is_empty() && !is_wrong {
         let message = "nothing here is a prefix".to_owned();
         report.problem(&at.place, message, "at least one prefix");
     }
     count(report, at, found.len());
     found.sort_unstable();
-    List { written, prefixes: found.into() }
+    (List { written, prefixes: found.into() }, names)
 }
 
 fn count(report: &mut Report<'_>, at: &At<'_>, prefixes: usize) {
@@ -128,18 +150,11 @@ fn count(report: &mut Report<'_>, at: &At<'_>, prefixes: usize) {
     }
 }
 
-/// Reports a source that is a name, whose addresses nobody looks up.
-fn is_host_name(report: &mut Report<'_>, at: &At<'_>) -> bool {
+/// The name that a source is, if it is one.
+fn host_name(report: &mut Report<'_>, at: &At<'_>) -> Option<Name> {
     if !at.is_text() {
-        return false;
+        return None;
     }
-    let Some(text) = report.text(at, SOURCE) else { return false };
-    let is_of_names = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-    let is_name = text.bytes().all(is_of_names) && text.bytes().any(|b| b.is_ascii_alphabetic());
-    if is_name {
-        let message =
-            format!("{} is a host name, and names of sources are not looked up", shown(text));
-        report.problem(&at.place, message, SOURCE);
-    }
-    is_name
+    let text = report.text(at, SOURCE)?;
+    named::is_host(text).then(|| Name::Host(text.to_ascii_lowercase().into()))
 }

@@ -4,20 +4,21 @@
 //! compared with the others. Knows one service at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use equipoise_common::limit;
 
 use super::affinity::{self, Choosing};
 use super::health::{self, CheckDraft};
-use super::report::{At, Place, Report, clipped};
+use super::named::{self, NamedDraft, Whom};
+use super::report::{At, Fields, Place, Report, clipped};
 use super::route::{self, RouteDraft};
 use super::{address, breaker, delivery, keys, panic, policy, ports};
 use crate::config::breaker::Thresholds;
 use crate::config::health::{Panic, Recovery};
 use crate::config::{
-    Backend, Delivery, HealthCheck, Listen, Policy, Ports, Protocol, Role, Service, target,
+    Backend, Delivery, HealthCheck, Listen, Named, Policy, Ports, Protocol, Role, Service, target,
 };
 
 /// A service as far as it is right.
@@ -26,7 +27,7 @@ pub(super) struct Draft {
     pub(super) name: Option<(String, Place)>,
     pub(super) listen: Option<ListenDraft>,
     pub(super) choosing: Choosing,
-    pub(super) backends: Vec<BackendDraft>,
+    pub(super) backends: Backends,
     pub(super) routes: Vec<RouteDraft>,
     pub(super) delivery: Delivery,
     pub(super) manage_address: bool,
@@ -62,20 +63,34 @@ pub(super) struct BackendDraft {
     pub(super) backend: Backend,
 }
 
-/// The backends of drafts.
-pub(super) fn finished(backends: Vec<BackendDraft>) -> Vec<Backend> {
-    backends.into_iter().map(|draft| draft.backend).collect()
+/// The backends of a pool.
+#[derive(Default)]
+pub(super) struct Backends {
+    /// By their addresses.
+    pub(super) placed: Vec<BackendDraft>,
+    /// By a name.
+    pub(super) named: Vec<NamedDraft>,
+}
+
+impl Backends {
+    /// As they are configured.
+    pub(super) fn finish(self) -> (Vec<Backend>, Vec<Arc<Named>>) {
+        let placed = self.placed.into_iter().map(|draft| draft.backend);
+        (placed.collect(), named::finished(self.named))
+    }
 }
 
 impl Draft {
     /// The backends of all its pools, as far as they are right.
     pub(super) fn all_backends(&self) -> impl Iterator<Item = &BackendDraft> {
-        self.backends.iter().chain(self.routes.iter().flat_map(|route| &route.backends))
+        let routed = self.routes.iter().flat_map(|route| &route.backends.placed);
+        self.backends.placed.iter().chain(routed)
     }
 
     /// The service, when nothing is missing.
     pub(super) fn finish(self) -> Option<Service> {
         let listen = self.listen?;
+        let (backends, named) = self.backends.finish();
         Some(Service {
             name: self.name?.0,
             listen: Listen {
@@ -91,7 +106,8 @@ impl Draft {
             algorithm: self.choosing.algorithm,
             affinity: self.choosing.affinity,
             affinity_prefix: self.choosing.affinity_prefix,
-            backends: finished(self.backends),
+            backends,
+            named,
             routes: self.routes.into_iter().map(RouteDraft::finish).collect(),
             delivery: self.delivery,
             manage_address: self.manage_address,
@@ -255,13 +271,10 @@ pub(super) fn interfaces(report: &mut Report<'_>, at: &At<'_>, allowed: &str) ->
 /// Backends of a pool, as far as they are right.
 ///
 /// They are checked as `check` says, unless they say so themselves.
-pub(super) fn backend_drafts(
-    report: &mut Report<'_>,
-    at: &At<'_>,
-    check: &CheckDraft,
-) -> Vec<BackendDraft> {
+pub(super) fn backend_drafts(report: &mut Report<'_>, at: &At<'_>, check: &CheckDraft) -> Backends {
     let items = report.list(at, "a list such as [{ address = \"10.0.0.1:8080\" }]");
-    let Some(items) = items else { return Vec::new() };
+    let mut drafts = Backends::default();
+    let Some(items) = items else { return drafts };
     if items.is_empty() {
         report.problem(&at.place, "there is no backend".to_owned(), "at least one backend");
     }
@@ -270,47 +283,47 @@ pub(super) fn backend_drafts(
         report.problem(&at.place, message, format!("at most {}", limit::POOL_BACKENDS));
     }
     let mut idle = 0;
-    // One for all that say nothing of it.
-    let mut common: Option<Option<Arc<HealthCheck>>> = None;
-    let mut drafts: Vec<BackendDraft> = Vec::with_capacity(items.len());
-    let mut seen: BTreeMap<SocketAddr, usize> = BTreeMap::new();
+    let mut checks = Checks { above: check, common: None };
+    let mut seen: BTreeMap<String, Place> = BTreeMap::new();
     for at in &items {
         let Some(fields) = report.fields(at, &keys::BACKEND) else { continue };
-        let address =
-            report.need(&fields, "address", "an address, and a port unless it is the client's");
-        let address = address.and_then(|at| Some((backend_address(report, &at)?, at.place)));
+        let whom = named::whom(report, &fields);
         let weight = match fields.get("weight") {
             Some(at) => report.number(&at, &(0..=u16::MAX)),
             None => Some(1),
         };
         idle += usize::from(weight == Some(0));
-        let Some((address, place)) = address else { continue };
-        if let Some(first) = seen.get(&address).and_then(|first| drafts.get(*first)) {
-            let line = report.line(&first.place);
-            let address = target::text(address);
-            let message = format!("backend `{address}` is in this pool already, on line {line}");
+        let weight = weight.unwrap_or(1);
+        let Some((whom, place)) = whom else { continue };
+        let text = match &whom {
+            Whom::Address(address) => target::text(*address),
+            Whom::Name(named, _) => named.text(),
+        };
+        if let Some(first) = seen.get(&text) {
+            let line = report.line(first);
+            let message = format!("backend `{text}` is in this pool already, on line {line}");
             report.problem(&place, message, "each backend once in a pool");
             continue;
         }
-        seen.insert(address, drafts.len());
+        seen.insert(text, place.clone());
         let max_flows = fields.get("max-flows").and_then(|at| policy::max_flows(report, &at));
+        let max_flows = max_flows.unwrap_or_default();
         let is_backup = fields.get("backup").and_then(|at| report.boolean(&at));
-        let own = fields.get("health-check").map(|at| health::check(report, &at, check));
-        let health_check = match (own, address.port()) {
-            (Some(own), port) => own.finish(report, &place, port),
-            (None, 0) => check.finish(report, &place, 0),
-            (None, port) => {
-                common.get_or_insert_with(|| check.finish(report, &place, port)).clone()
+        let role = if is_backup == Some(true) { Role::Backup } else { Role::Regular };
+        match whom {
+            Whom::Address(address) => {
+                let health_check = checks.of(report, &fields, (&place, address.port()));
+                let (rank, origin) = (0, None);
+                let backend =
+                    Backend { address, weight, max_flows, role, health_check, rank, origin };
+                drafts.placed.push(BackendDraft { place, backend });
             }
-        };
-        let backend = Backend {
-            address,
-            weight: weight.unwrap_or(1),
-            max_flows: max_flows.unwrap_or_default(),
-            role: if is_backup == Some(true) { Role::Backup } else { Role::Regular },
-            health_check,
-        };
-        drafts.push(BackendDraft { place, backend });
+            Whom::Name(named, port) => {
+                let health_check = checks.of(report, &fields, (&place, port));
+                let named = Named { weight, max_flows, role, health_check, ..named };
+                drafts.named.push(NamedDraft { place, named });
+            }
+        }
     }
     if !items.is_empty() && idle == items.len() {
         let message = "all weights are 0, so that no new flow finds a backend".to_owned();
@@ -319,13 +332,28 @@ pub(super) fn backend_drafts(
     drafts
 }
 
-fn backend_address(report: &mut Report<'_>, at: &At<'_>) -> Option<SocketAddr> {
-    let text = report.text(at, "an address and a port, such as \"10.0.0.1:8080\"")?;
-    match address::backend(text) {
-        Ok(address) => Some(address),
-        Err((message, allowed)) => {
-            report.problem(&at.place, message, allowed);
-            None
+/// How the backends of a pool are checked.
+struct Checks<'a> {
+    above: &'a CheckDraft,
+    /// One for all that say nothing of it.
+    common: Option<Option<Arc<HealthCheck>>>,
+}
+
+impl Checks<'_> {
+    /// The check of a backend at this port.
+    fn of(
+        &mut self,
+        report: &mut Report<'_>,
+        fields: &Fields<'_>,
+        (place, port): (&Place, u16),
+    ) -> Option<Arc<HealthCheck>> {
+        let own = fields.get("health-check").map(|at| health::check(report, &at, self.above));
+        match (own, port) {
+            (Some(own), port) => own.finish(report, place, port),
+            (None, 0) => self.above.finish(report, place, 0),
+            (None, port) => {
+                self.common.get_or_insert_with(|| self.above.finish(report, place, port)).clone()
+            }
         }
     }
 }

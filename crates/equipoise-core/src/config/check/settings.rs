@@ -7,7 +7,7 @@ use super::limits::{self, Owner};
 use super::policy::duration;
 use super::report::{At, Report, shown};
 use super::service::interfaces;
-use super::{address, breaker, keys, metrics};
+use super::{address, breaker, keys, metrics, named};
 use crate::config::breaker::Thresholds;
 use crate::config::{Attach, AttachMode, BackendInterfaces, LeastConnections, OnExit, Settings};
 
@@ -53,6 +53,9 @@ pub(super) fn settings(report: &mut Report<'_>, at: &At<'_>) -> Settings {
     }
     if let Some(at) = fields.get("drain") {
         settings.drain = breaker::drain(report, &at);
+    }
+    if let Some(at) = fields.get("dns") {
+        settings.dns = named::dns(report, &at);
     }
     if let Some(at) = fields.get("limits") {
         settings.limits = limits::limits(report, &at, Owner::Settings);

@@ -115,7 +115,7 @@ fn out(view: &BackendView) -> Option<String> {
     if view.effective_weight.value() > 0.0 {
         return None;
     }
-    let why = if view.configured_weight == 0 {
+    let why = if view.configured_weight.parts() == 0 {
         "its weight is 0".to_owned()
     } else if view.is_drained {
         "it is draining".to_owned()

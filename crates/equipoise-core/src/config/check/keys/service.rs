@@ -4,10 +4,8 @@ use equipoise_common::limit;
 
 use super::health::{BREAKER, HEALTH_CHECK, PANIC, RECOVERY};
 use super::policy::{LIMITS, TIMEOUTS};
-use super::{
-    Absent, Form, INTERFACES, Key, Kind, List, PREFIX_OR_FILE, PREFIXES, Table, number, word,
-};
-use crate::config::check::{affinity, delivery, policy, service};
+use super::{Absent, Form, INTERFACES, Key, Kind, List, Table, duration, number, word};
+use crate::config::check::{affinity, delivery, named, policy, service};
 
 /// A service.
 pub(in crate::config) static SERVICE: Table = Table {
@@ -187,14 +185,39 @@ pub(in crate::config) static BACKEND: Table = Table {
         Key {
             name: "address",
             kind: Kind::Text(&BACKEND_ADDRESS),
-            absent: Absent::Required,
+            absent: Absent::Words("`host` or `srv` in its place"),
             doc: "Address and port; an address alone keeps the port that the client has sent to. No VIP of ours.",
+        },
+        Key {
+            name: "host",
+            kind: Kind::Text(&HOST),
+            absent: Absent::Words("`address` or `srv` in its place"),
+            doc: "In place of `address`: a backend for each address of this host, looked up again and again.",
+        },
+        Key {
+            name: "srv",
+            kind: Kind::Text(&SRV),
+            absent: Absent::Words("`address` or `host` in its place"),
+            doc: "In place of `address`: a backend for each address and port of these SRV records, with their weights; those of later priorities \
+                  stand by. Not where packets keep the port of the VIP.",
+        },
+        Key {
+            name: "port",
+            kind: number!(named::PORT),
+            absent: Absent::Words("the port that the client has sent to"),
+            doc: "With `host`: the port of its backends.",
+        },
+        Key {
+            name: "refresh",
+            kind: duration(&named::REFRESH),
+            absent: Absent::Words("as long as answers say, within `settings.dns`"),
+            doc: "With `host` or `srv`: how often it is looked up, 10 percent more or less.",
         },
         Key {
             name: "weight",
             kind: Kind::Number(0, u16::MAX as u64),
             absent: Absent::Value("1"),
-            doc: "Its share of new flows; 0 keeps its flows and gets no new ones.",
+            doc: "Its share of new flows, which a name divides among its addresses; 0 keeps its flows and gets no new ones.",
         },
         Key {
             name: "backup",
@@ -219,9 +242,9 @@ pub(in crate::config) static SOURCE_ROUTE: Table = Table {
     keys: &[
         Key {
             name: "source",
-            kind: Kind::Either(&[Kind::Text(&PREFIX_OR_FILE), Kind::List(&PREFIXES)]),
+            kind: Kind::Either(&[Kind::Text(&SOURCE), Kind::List(&SOURCES)]),
             absent: Absent::Required,
-            doc: "Which clients: each prefix once in a service; 131072 in all. No host names.",
+            doc: "Which clients: each prefix once in a service; 131072 in all. A name is all of its addresses, followed as they change.",
         },
         Key { absent: OF_SERVICE, ..ALGORITHM },
         Key { absent: OF_SERVICE, ..AFFINITY },
@@ -299,6 +322,14 @@ static BACKEND_ADDRESS: Form = Form {
     words: "`IPv4:PORT`, `[IPv6]:PORT`, or an address alone",
     examples: &["10.0.0.1:8080", "[2001:db8:1::1]:8080", "10.0.0.2", "2001:db8:1::2"],
 };
+static HOST: Form = Form { words: "the name of a host", examples: &["api.internal", "db"] };
+static SRV: Form =
+    Form { words: "the name of SRV records", examples: &["_http._tcp.api.internal"] };
+static SOURCE: Form = Form {
+    words: "a prefix, an address, the name of a host, or after an `@` the whole path of a file with one a line",
+    examples: &["10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "office.example.com"],
+};
+static SOURCES: List = List { of: Kind::Text(&SOURCE), least: 0, most: None };
 static PORT_RANGE: Form =
     Form { words: "a range such as `8000-8100`, or `all`", examples: &["8000-8100"] };
 static ADDRESSES: List =

@@ -3,9 +3,10 @@
 use super::health::{BREAKER, DRAIN, HEALTH_CHECK};
 use super::policy::LIMITS;
 use super::{
-    Absent, Form, INTERFACES, Key, Kind, NAME_OF_INTERFACE, Names, Table, duration, number, word,
+    Absent, Form, INTERFACES, Key, Kind, List, NAME_OF_INTERFACE, Names, Table, duration, number,
+    word,
 };
-use crate::config::check::{policy, settings};
+use crate::config::check::{named, policy, settings};
 
 /// Everything that is not of one service.
 pub(in crate::config) static SETTINGS: Table = Table {
@@ -79,6 +80,12 @@ pub(in crate::config) static SETTINGS: Table = Table {
             doc: "A listener for who scrapes metrics.",
         },
         Key {
+            name: "dns",
+            kind: Kind::Table(&DNS),
+            absent: Absent::Value("{}"),
+            doc: "How the names of backends and sources are looked up.",
+        },
+        Key {
             name: "least-connections",
             kind: Kind::Table(&LEAST_CONNECTIONS),
             absent: Absent::Value("{}"),
@@ -109,6 +116,51 @@ pub(in crate::config) static METRICS: Table = Table {
             kind: Kind::Text(&PATH),
             absent: Absent::Value("\"/metrics\""),
             doc: "The path that is scraped; `/health` and `/ready` are beside it.",
+        },
+    ],
+};
+
+static RESOLVERS: List =
+    List { of: Kind::Text(&RESOLVER), least: 0, most: Some(named::MOST_RESOLVERS as u32) };
+static RESOLVER: Form = Form {
+    words: "an address, with a port unless it is 53",
+    examples: &["10.0.0.53", "127.0.0.1:5353", "2001:db8::53"],
+};
+
+/// How names are looked up.
+pub(in crate::config) static DNS: Table = Table {
+    home: "`dns`",
+    doc: "How the names of backends and sources are looked up. The last good answer stays until a better one comes.",
+    keys: &[
+        Key {
+            name: "resolvers",
+            kind: Kind::List(&RESOLVERS),
+            absent: Absent::Value("[]"),
+            doc: "Who is asked, for names as they are written; none: the system's resolvers, hosts file and search domains.",
+        },
+        Key {
+            name: "min-ttl",
+            kind: duration(&named::REFRESH),
+            absent: Absent::Value("\"1s\""),
+            doc: "The shortest time that an answer is believed, whatever it says.",
+        },
+        Key {
+            name: "max-ttl",
+            kind: duration(&named::REFRESH),
+            absent: Absent::Value("\"5m\""),
+            doc: "The longest.",
+        },
+        Key {
+            name: "max-shrink",
+            kind: number!(named::SHRINK),
+            absent: Absent::Value("50"),
+            doc: "By how many percent one answer may make the number of addresses smaller; those that are down do not count.",
+        },
+        Key {
+            name: "on-first-failure",
+            kind: word!(named::FIRST),
+            absent: Absent::Value("\"start\""),
+            doc: "What becomes of a configuration with a name that has never been looked up with success: `\"start\"` takes it, with no address for the name yet.",
         },
     ],
 };

@@ -1,0 +1,88 @@
+//! A name that changes under traffic: new flows follow it at once, and those that are there go on.
+
+use std::net::Ipv4Addr;
+
+use equipoise_lab::client::{Connect, EchoConnection, UdpAsker};
+use equipoise_lab::dns::DnsServer;
+use equipoise_lab::topology::{Lab, Options};
+use equipoise_lab::{scale, wait_until};
+use serde_json::Value;
+
+use crate::balanced::{
+    Balancer, DEADLINE, PORT, TC, backends, echo_servers, service, udp_servers, vips,
+};
+
+#[test]
+fn a_name_that_changes_moves_new_flows_and_no_established_one() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let (_echoes, _udp) = (echo_servers(&lab), udp_servers(&lab));
+    let server = DnsServer::start_in(&lab.balancer, Ipv4Addr::LOCALHOST.into()).unwrap();
+    // The name of each service stands for one backend at a time.
+    let host = |name: &str| format!("{name}.internal");
+    let stands_for = |number: usize| {
+        for (name, vip) in vips() {
+            let address = backends(&lab, vip)[number].0.ip().to_string();
+            server.host(&host(name), &[&address], 1);
+        }
+    };
+    stands_for(0);
+    let services = vips().map(|(name, vip)| {
+        let named = format!("{{ host = \"{}\", port = {PORT}, refresh = \"200ms\" }}", host(name));
+        service(name, vip, &[]).replace("backends = [\n", &format!("backends = [{named}"))
+    });
+    let settings = format!(
+        "[settings]\nattach = \"{}\"\nmax-flows = 20000\n[settings.dns]\nresolvers = [\"{}\"]\n",
+        TC.asked,
+        server.address()
+    );
+    let balancer = Balancer::start(&lab.balancer, &(settings + &services.concat()));
+    let client = &lab.client().netns;
+    let live = scale(60, 500);
+    let mut established = Vec::new();
+    for (_, vip) in vips() {
+        let open = |_| EchoConnection::open(client, vip, &Connect::default()).unwrap();
+        established.extend((0..live).map(open));
+    }
+    assert!(established.iter().all(|connection| connection.backend() == "b1"));
+    let silent = established.split_off(established.len() / 2);
+    let askers = vips().map(|(_, vip)| UdpAsker::open(client, vip, &Connect::default()).unwrap());
+    askers.iter().for_each(|asker| assert_eq!(asker.ask(b"?").unwrap(), "b1"));
+
+    let mut fresh = 0;
+    for (number, backend) in [(1, "b2"), (2, "b3"), (1, "b2")] {
+        stands_for(number);
+        for (name, vip) in vips() {
+            let address: Value = backends(&lab, vip)[number].0.to_string().into();
+            // All that come meanwhile are served, by one or the other.
+            wait_until(DEADLINE, "new flows at the other address", || {
+                fresh += 1;
+                let mut new = EchoConnection::open(client, vip, &Connect::default()).unwrap();
+                new.ask(b"who?").unwrap();
+                new.backend() == backend
+            })
+            .unwrap();
+            let told = balancer.backend(name, 0);
+            assert_eq!(told["address"], address);
+            assert_eq!(told["names"], serde_json::json!([format!("{}:{PORT}", host(name))]));
+        }
+        for connection in &mut established {
+            connection.ask(b"still there?").unwrap();
+        }
+        askers.iter().for_each(|asker| assert_eq!(asker.ask(b"?").unwrap(), backend));
+    }
+    assert!(fresh > 6, "the name changes while they come");
+    // Those that have said nothing all the while, too.
+    let mut all: Vec<_> = established.into_iter().chain(silent).collect();
+    for connection in &mut all {
+        connection.ask(b"and now?").unwrap();
+        assert_eq!(connection.backend(), "b1");
+    }
+    assert_eq!(balancer.status()["state"], "ok");
+    let (code, said) = balancer.ask(&["dns", "--json"]);
+    assert_eq!(code, 0, "{said}");
+    let names: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (&names[0]["name"], &names[0]["consecutive_failures"]),
+        (&host("web").into(), &0.into())
+    );
+}
