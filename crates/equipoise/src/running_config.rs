@@ -101,8 +101,6 @@ mod tests {
         limits = { per-backend = { rate = 9 }, allow = ["::/0"] }
         least-connections = { update-interval = "500ms", weighted = false }
         dns = { resolvers = ["10.0.0.53"], min-ttl = "2s", max-ttl = "1m", max-shrink = 9, on-first-failure = "refuse" }
-        breaker = { window = "10s" }
-        drain = { timeout = "5m", on-timeout = "reset" }
         metrics = { listen = "[::1]:9100", path = "/m" }
     "#;
 
