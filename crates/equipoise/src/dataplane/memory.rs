@@ -235,7 +235,7 @@ impl Memory {
                 self.contents.backends.insert(*id, *value);
             }
             Step::WriteSlots { run, slots } => self.write_slots(*run, slots)?,
-            Step::PutPool { id, value } => {
+            Step::PutPool { id, holder, value } => {
                 within(*id, limit::POOLS)?;
                 let old = self.contents.pools.insert(*id, *value);
                 self.give_up(old.filter(|old| Run::of(old) != Run::of(value)));
