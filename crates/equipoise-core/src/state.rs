@@ -4,6 +4,8 @@
 //! answers with what the data plane should be. Sans-IO: no clock, no sockets, no maps. What has
 //! been applied is not kept here.
 
+mod lasting;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

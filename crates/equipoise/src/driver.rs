@@ -51,7 +51,7 @@ mod trouble;
 mod wake;
 
 pub use ending::EndError;
-pub use keep::path as state_file;
+pub use keep::{path as state_file, release_left};
 pub use listing::parse_prefix;
 pub use start::{Start, StartError};
 pub use wake::Signals;
@@ -282,6 +282,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.interfaces.follow(&mut self.plane, &config, &self.reading);
         self.troubles.note_interfaces(self.interfaces.failed());
         self.troubles.schedule(Instant::now());
+        self.save();
     }
 
     fn follow_forwarding(&mut self, config: &Config) -> Result<(), HostError> {
@@ -299,6 +300,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.events.tell(expiry.events);
         }
         let converged = converged?;
+        // After the maps: what is kept is not to be ahead of them.
+        self.save();
         if converged.steps > 0 {
             tracing::info!(steps = converged.steps, "applied");
             // Flows of a backend that has gone are not to wait for their next packet.

@@ -20,6 +20,8 @@ mod lifecycle;
 mod modes;
 #[path = "traffic/paths.rs"]
 mod paths;
+#[path = "traffic/restart.rs"]
+mod restart;
 #[path = "traffic/routes.rs"]
 mod routes;
 #[path = "traffic/start.rs"]
@@ -90,6 +92,7 @@ at_each_hook! {
     a_backend_that_fails_its_checks_gets_no_new_flows_until_it_passes_them
     flows_of_a_backend_that_is_down_are_treated_as_the_service_says
     pages_and_datagrams_are_checked_past_the_programs
+    connections_outlive_killed_processes
 }
 
 use denied::a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back;
@@ -110,6 +113,8 @@ use health::{
     flows_of_a_backend_that_is_down_are_treated_as_the_service_says,
     pages_and_datagrams_are_checked_past_the_programs,
 };
+use restart::connections_outlive_killed_processes;
+
 use modes::{
     a_backend_reaches_its_own_vip, backends_answer_clients_themselves,
     backends_that_know_no_way_to_clients_answer_us,

@@ -4,6 +4,8 @@
 mod health;
 #[path = "whole/operate.rs"]
 mod operate;
+#[path = "whole/restart.rs"]
+mod restart;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -86,14 +88,31 @@ impl Lab {
         text: &str,
         prepare: impl FnOnce(&mut Plane),
     ) -> (Result<TestDriver, StartError>, Self) {
-        let file = directory.path().join("a.toml");
-        fs::write(&file, text).unwrap();
         let mut plane = Plane { memory: Memory::new(65_536), ..Plane::default() };
         prepare(&mut plane);
         let (plane, plane_handle) = SimulatedPlane::new(plane);
         let (machine, world) = SimulatedMachine::new(world);
-        let socket = directory.path().join("test.sock");
-        let lab = Self { plane: plane_handle, world, client: Client::new(&socket), directory };
+        let client = Client::new(&directory.path().join("test.sock"));
+        let lab = Self { plane: plane_handle, world, client, directory };
+        lab.start_with(text, machine, plane).await
+    }
+
+    /// The next process, on what one that is gone has left: with another configuration perhaps.
+    async fn start_again(self, text: &str) -> (Result<TestDriver, StartError>, Self) {
+        let plane = SimulatedPlane::left(&self.plane);
+        let (machine, world) = SimulatedMachine::new(self.world.borrow().clone());
+        Self { world, ..self }.start_with(text, machine, plane).await
+    }
+
+    async fn start_with(
+        self,
+        text: &str,
+        machine: SimulatedMachine,
+        plane: SimulatedPlane,
+    ) -> (Result<TestDriver, StartError>, Self) {
+        let lab = self;
+        let (file, socket) = (lab.path("a.toml"), lab.path("test.sock"));
+        fs::write(&file, text).unwrap();
         let driver = Driver::start(Start {
             instance: "test".to_owned(),
             signals: Signals::hear().unwrap(),

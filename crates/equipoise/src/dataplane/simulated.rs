@@ -10,7 +10,7 @@ use equipoise_common::flow::count::Pressure;
 use equipoise_common::value::{Host, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::{AttachMode, Prefix};
-use equipoise_core::diff::Step;
+use equipoise_core::diff::{Found, Step};
 use equipoise_core::id::Named;
 use equipoise_core::plan::{Listed, Rule};
 use ipnet::IpNet;
@@ -62,13 +62,20 @@ pub enum End {
 #[derive(Debug)]
 pub struct Simulated {
     plane: watch::Sender<Plane>,
+    /// Whether there was something before.
+    has_inherited: bool,
 }
 
 impl Simulated {
     /// A data plane and the handle by which a test watches and changes it.
     pub fn new(plane: Plane) -> (Self, watch::Sender<Plane>) {
         let (plane, _) = watch::channel(plane);
-        (Self { plane: plane.clone() }, plane)
+        (Self { plane: plane.clone(), has_inherited: false }, plane)
+    }
+
+    /// The data plane of a process that is gone, as another takes it over.
+    pub fn left(plane: &watch::Sender<Plane>) -> Self {
+        Self { plane: plane.clone(), has_inherited: true }
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Plane) -> T) -> T {
@@ -206,6 +213,18 @@ impl DataPlane for Simulated {
 
     fn events(&mut self) -> Result<Option<Events>, KernelError> {
         Ok(None)
+    }
+
+    fn found(&mut self) -> Result<Option<Found>, KernelError> {
+        Ok(self.has_inherited.then(|| self.plane.borrow().memory.found()))
+    }
+
+    fn conclude(&mut self) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn abandon(self) -> Result<(), KernelError> {
+        if self.has_inherited { self.keep() } else { self.remove() }
     }
 
     fn keep(self) -> Result<(), KernelError> {

@@ -23,7 +23,15 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Ending::Signal => self.state.config().settings.on_exit == OnExit::Keep,
             Ending::Stop(_) => false,
         };
-        tracing::info!(instance = self.instance, keep, "stopping");
+        let instance = &self.instance;
+        if keep {
+            tracing::info!(
+                instance,
+                "ending: packets flow on without this process, until `equipoise stop`"
+            );
+        } else {
+            tracing::info!(instance, "stopping: everything goes");
+        }
         self.interrupt_waiters();
         let ended = if keep {
             self.plane.keep()
@@ -31,6 +39,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             let removed = self.plane.remove();
             self.managed.release(&mut self.machine).await;
             self.forwarding.release(&mut self.machine);
+            self.kept.note_machine(&self.managed, &self.forwarding);
+            self.kept.save(&self.state_file);
             removed
         };
         // From here on another instance of this name may start.

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use equipoise_common::limit;
 use equipoise_core::config::Config;
+use equipoise_core::diff::Applied;
 use equipoise_core::state::{Beginning, State};
 use tokio::sync::{mpsc, watch};
 
@@ -97,7 +99,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let Start { instance, signals, lock, socket, source, config, .. } = start;
         let (mut machine, mut plane, state_file) = (start.machine, start.plane, start.state_file);
         let mut begun = Begun::new(Kept::read(&state_file));
-        match begun.all(&mut machine, &mut plane, config, &socket).await {
+        match begun.all(&mut machine, &mut plane, config, (&socket, &state_file)).await {
             Ok(Running { state, reading, listening, events, prober, outcomes }) => {
                 let (flows, bytes) = (state.config().settings.max_flows, plane.occupancy().memory);
                 tracing::info!(
@@ -148,11 +150,16 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 })
             }
             Err(error) => {
-                if let Err(error) = plane.remove() {
+                if let Err(error) = plane.abandon() {
                     tracing::error!(%error, "something is left after the failed start");
                 }
-                begun.managed.release(&mut machine).await;
-                begun.forwarding.release(&mut machine);
+                // What is in force again goes on needing it.
+                if !begun.has_inherited {
+                    begun.managed.release(&mut machine).await;
+                    begun.forwarding.release(&mut machine);
+                    begun.kept.note_machine(&begun.managed, &begun.forwarding);
+                    begun.kept.save(&state_file);
+                }
                 Err(error)
             }
         }
@@ -177,17 +184,21 @@ struct Begun {
     interfaces: Interfaces,
     forwarding: Forwarding,
     managed: Managed,
+    /// Whether the data plane is one that an earlier process has left.
+    has_inherited: bool,
 }
 
 impl Begun {
     fn new(kept: Kept) -> Self {
+        let (managed, forwarding) = kept.machine();
         Self {
             clock: Clock::start(),
             kept,
             applier: Applier::default(),
             interfaces: Interfaces::default(),
-            forwarding: Forwarding::default(),
-            managed: Managed::default(),
+            forwarding,
+            managed,
+            has_inherited: false,
         }
     }
 
@@ -196,8 +207,10 @@ impl Begun {
         machine: &mut M,
         plane: &mut P,
         config: Config,
-        socket: &Path,
+        (socket, state_file): (&Path, &Path),
     ) -> Result<Running, StartError> {
+        let found = plane.found()?;
+        self.has_inherited = found.is_some();
         let targets = targets(&config);
         let before = machine.read(&targets).await?;
         self.managed.follow(machine, &config, &before).await?;
@@ -207,7 +220,12 @@ impl Begun {
         self.forwarding.follow(machine, &wanted, &reading)?;
         let seed = RandomState::new().build_hasher().finish();
         let beginning = Beginning { now: self.clock.now(), seed };
-        let mut state = State::begun(config, reading.facts(), beginning);
+        self.kept.note_machine(&self.managed, &self.forwarding);
+        self.kept.save(state_file);
+        let mut state = match &found {
+            Some(found) => State::taken_over(config, reading.facts(), beginning, found),
+            None => State::begun(config, reading.facts(), beginning),
+        };
         for (key, drain) in self.kept.drains() {
             if state.restore_drain(&key, drain) {
                 tracing::info!(backend = in_words(&key), "drained, as before");
@@ -224,7 +242,27 @@ impl Begun {
                 );
             }
         }
-        self.applier.converge(plane, state.plan())?;
+        for (key, lasting) in self.kept.health() {
+            if state.restore_health(&key, lasting) {
+                let verdict = lasting.verdict.name();
+                tracing::info!(backend = in_words(&key), verdict, "health as before");
+            }
+        }
+        for (key, lasting) in self.kept.breakers() {
+            if state.restore_breaker(&key, lasting) {
+                let breaker = lasting.state.name();
+                tracing::info!(backend = in_words(&key), breaker, "breaker as before");
+            }
+        }
+        if let Some(found) = found {
+            self.applier = Applier::new(Applied::found(limit::SLOTS, found));
+            // Weights that follow live flows are what they were, and not what they would be without any.
+            state.plan();
+            let live = |id| (id, plane.live_flows(id));
+            state.handle_loads(state.followed().into_iter().map(live).collect());
+        }
+        let converged = self.applier.converge(plane, state.plan())?;
+        tracing::info!(steps = converged.steps, "applied");
         self.interfaces.follow(plane, state.config(), &reading);
         if let Some((name, reason)) = self.interfaces.failed().first_key_value() {
             return Err(StartError::Interface { name: name.clone(), reason: reason.clone() });
@@ -232,6 +270,7 @@ impl Begun {
         let events = EventTask::start(plane.events()?).map_err(StartError::Events)?;
         let (prober, outcomes) = Prober::start().map_err(StartError::Checks)?;
         let listening = AdminSocket::bind(socket).await?;
+        plane.conclude()?;
         Ok(Running { state, reading, listening, events, prober, outcomes })
     }
 }

@@ -12,7 +12,9 @@ use aya::maps::{MapData, ProgramArray};
 use aya::programs::{Program, ProgramError, ProgramFd};
 use aya::{Ebpf, EbpfLoader};
 use equipoise_common::flow::sets_for;
+use equipoise_common::value::{LAYOUT, Layout};
 
+use super::inherit::{self, Left};
 use super::pin::{Pins, refused};
 use super::{Clock, Eviction, KernelError, Options, attach};
 
@@ -38,6 +40,19 @@ impl Sizes {
         let seed = RandomState::new().build_hasher().finish();
         let Options { max_flows, clock, eviction, .. } = *options;
         Self { max_flows, sets: sets_for(max_flows), seed, clock, eviction }
+    }
+
+    /// Of maps that are there already, whose flows are found by their secret.
+    pub(super) fn of(layout: &Layout, options: &Options<'_>) -> Self {
+        let Layout { max_flows, sets, seed, .. } = *layout;
+        let Options { clock, eviction, .. } = *options;
+        Self { max_flows, sets, seed, clock, eviction }
+    }
+
+    /// What maps of these sizes are said to be like.
+    pub(super) fn layout(self) -> Layout {
+        let Self { max_flows, sets, seed, .. } = self;
+        Layout { tag: LAYOUT, seed, max_flows, sets, ..Layout::default() }
     }
 }
 
@@ -70,7 +85,7 @@ pub(super) fn open(pins: &Pins, sizes: Sizes) -> Result<Ebpf, KernelError> {
     for name in [STAGES_XDP, STAGES_TC] {
         // The kernel empties such a map when nobody in user space holds it any more; a pin does.
         let places = stages(&mut ebpf, name)?;
-        places.pin(pins.map(name)).map_err(|error| filling(name, &error))?;
+        places.pin(pins.stages(name)).map_err(|error| filling(name, &error))?;
     }
     Ok(ebpf)
 }
@@ -256,9 +271,20 @@ fn link_stages(ebpf: &mut Ebpf, group: Group) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// Whether a map is a flow table, of which the number of flows decides the size.
+pub(super) fn is_flow_table(name: &str) -> bool {
+    ["FLOWS_V4", "FLOWS_V6"].contains(&name)
+}
+
+/// What earlier processes have left of maps that this build would take over.
+pub(super) fn look(pins: &Pins) -> Result<Left, KernelError> {
+    inherit::look(pins, OBJECT, MAPS)
+}
+
 /// Every map that is pinned, and so shared with the programs that only explain.
 const MAPS: &[&str] = &[
     "LAYOUT",
+    "HOLDERS",
     "SERVICES_V4",
     "SERVICES_V6",
     "PORTS_V4",
