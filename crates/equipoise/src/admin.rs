@@ -4,6 +4,7 @@
 //! [`Command`]s, never the state; the client side ([`client`]) is what the commands of the command
 //! line use. Errors are problem details (RFC 9457).
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -14,7 +15,7 @@ use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord
 use crate::status::operate::{
     BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, Selection,
 };
-use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
+use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer, UpgradeAnswer};
 
 pub mod client;
 pub mod lock;
@@ -61,6 +62,8 @@ pub enum Command {
     SetHealth(BackendName, HealthWord, Reply<Vec<BackendHealth>>),
     /// Check a backend now; answered when that is done.
     CheckHealth(BackendName, Reply<Vec<BackendHealth>>),
+    /// Run another binary in place of this process; answered when it runs.
+    Upgrade(PathBuf, Reply<UpgradeAnswer>),
     /// Detach, remove everything, and end; answered when it is done.
     Stop(Reply<StopAnswer>),
 }

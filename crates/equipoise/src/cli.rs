@@ -28,6 +28,7 @@ mod run;
 mod source;
 mod status;
 mod stop;
+mod upgrade;
 mod wait;
 
 use args::{Arguments, Command, Global};
@@ -134,6 +135,7 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Wait(asked) => wait::wait(global, asked).await,
             Command::Config => config::config(global).await,
             Command::Decap(asked) => decap::decap(global, asked).await,
+            Command::Upgrade(asked) => upgrade::upgrade(global, asked).await,
             Command::Stop => stop::stop(global).await,
         }
     })

@@ -163,6 +163,14 @@ pub trait DataPlane: Maps {
     /// When something could not be taken back.
     fn abandon(self) -> Result<(), KernelError>;
 
+    /// A process that was to take over has come to nothing: the programs of this one are in force again, and what is in the
+    /// maps now is told.
+    ///
+    /// # Errors
+    ///
+    /// When something is not in force again, or cannot be read.
+    fn reclaim(&mut self) -> Result<Found, KernelError>;
+
     /// Leaves everything in force without this process.
     ///
     /// # Errors

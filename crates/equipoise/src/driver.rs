@@ -25,11 +25,12 @@ use crate::admin::{Command, Reply, Snapshot};
 use crate::apply::{Applier, Converged};
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::Part;
+use crate::handover::Word;
 use crate::host::addresses::Managed;
 use crate::host::forwarding::{self, Forwarding};
 use crate::host::{HostError, Machine, Reading, Way};
 use crate::probe::{Outcomes, Prober};
-use crate::status::StopAnswer;
+use crate::status::{StopAnswer, UpgradeAnswer};
 
 mod answer;
 mod breakers;
@@ -48,12 +49,13 @@ mod reload;
 mod select;
 mod start;
 mod trouble;
+mod upgrade;
 mod wake;
 
 pub use ending::EndError;
 pub use keep::{path as state_file, release_left};
 pub use listing::parse_prefix;
-pub use start::{Start, StartError};
+pub use start::{Place, Start, StartError};
 pub use wake::Signals;
 
 use answer::FlowSample;
@@ -65,6 +67,7 @@ use health::Waiting;
 use interfaces::Interfaces;
 use keep::Kept;
 use trouble::{Topic, Troubles};
+use upgrade::{Next, hear};
 use wake::{BURST, Due, NEIGHBOURS, RESTING, SWEEP, SWEEP_PARTS};
 
 /// Where the configuration comes from.
@@ -111,6 +114,10 @@ pub struct Driver<M, P> {
     due: Due,
     signals: Signals,
     commands: mpsc::Receiver<Command>,
+    /// What the admin API asks by.
+    admin: mpsc::Sender<Command>,
+    /// Who is to come after this process, while it makes ready.
+    next: Option<Next>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     server: Server,
     lock: InstanceLock,
@@ -131,6 +138,7 @@ enum Event {
     Command(Command),
     Machine,
     Probed(ProbeId, Outcome),
+    Next(Word),
     Timer,
 }
 
@@ -140,6 +148,8 @@ enum Ending {
     Signal,
     /// A command: everything goes.
     Stop(Reply<StopAnswer>),
+    /// Another process has everything.
+    HandedOver(Reply<UpgradeAnswer>, UpgradeAnswer),
 }
 
 impl<M: Machine, P: DataPlane> Driver<M, P> {
@@ -183,6 +193,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             _ = self.signals.hangup.recv() => Event::Reload,
             Some(command) = self.commands.recv() => Event::Command(command),
             Some((probe, outcome)) = self.outcomes.recv() => Event::Probed(probe, outcome),
+            word = hear(&mut self.next) => Event::Next(word),
             () = self.machine.changed() => Event::Machine,
             () = sleep_until(wake) => Event::Timer,
         }
@@ -203,6 +214,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             }
             Event::Probed(probe, outcome) => self.take_outcome(probe, outcome),
             Event::Timer => {}
+            Event::Next(word) => return self.heard(word).await,
+            Event::Command(Command::Upgrade(binary, reply)) => self.upgrade(binary, reply),
             Event::Command(Command::Stop(reply)) => return Some(Ending::Stop(reply)),
             Event::Command(command) => self.answer(command),
         }

@@ -10,6 +10,7 @@ pub mod config_file;
 pub mod dataplane;
 pub mod decap;
 pub mod driver;
+pub mod handover;
 pub mod host;
 pub mod probe;
 pub mod running_config;

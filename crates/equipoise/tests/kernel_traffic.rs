@@ -93,6 +93,7 @@ at_each_hook! {
     flows_of_a_backend_that_is_down_are_treated_as_the_service_says
     pages_and_datagrams_are_checked_past_the_programs
     connections_outlive_killed_processes
+    connections_outlive_an_upgrade_and_a_rollback
 }
 
 use denied::a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back;
@@ -113,7 +114,9 @@ use health::{
     flows_of_a_backend_that_is_down_are_treated_as_the_service_says,
     pages_and_datagrams_are_checked_past_the_programs,
 };
-use restart::connections_outlive_killed_processes;
+use restart::{
+    connections_outlive_an_upgrade_and_a_rollback, connections_outlive_killed_processes,
+};
 
 use modes::{
     a_backend_reaches_its_own_vip, backends_answer_clients_themselves,

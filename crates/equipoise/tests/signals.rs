@@ -7,7 +7,7 @@ use equipoise::admin::client::Client;
 use equipoise::admin::lock::InstanceLock;
 use equipoise::dataplane::memory::Memory;
 use equipoise::dataplane::simulated::{End, Plane, Simulated as SimulatedPlane};
-use equipoise::driver::{Driver, Signals, Source, Start};
+use equipoise::driver::{Driver, Place, Signals, Source, Start};
 use equipoise::host::simulated::{Simulated as SimulatedMachine, World};
 use equipoise::host::{Device, Reading};
 use equipoise_core::config;
@@ -51,6 +51,7 @@ async fn ended_by(signal: i32, on_exit: &str) -> (Option<End>, String, bool) {
         config: config::parse("a.toml", &text).unwrap().config,
         machine,
         plane,
+        place: Place::Free,
     })
     .await
     .unwrap();

@@ -17,7 +17,7 @@ use equipoise::admin::lock::InstanceLock;
 use equipoise::dataplane::kernel::FlowRow;
 use equipoise::dataplane::memory::{Fault, Memory};
 use equipoise::dataplane::simulated::{End, Plane, Simulated as SimulatedPlane};
-use equipoise::driver::{Driver, EndError, Signals, Source, Start, StartError};
+use equipoise::driver::{Driver, EndError, Place, Signals, Source, Start, StartError};
 use equipoise::host::simulated::{Simulated as SimulatedMachine, World};
 use equipoise::host::{Device, Features, Reading, Way};
 use equipoise::status::{FlowFilter, Health, PlanRequest, Status};
@@ -123,6 +123,7 @@ impl Lab {
             config: config::parse("a.toml", text).unwrap().config,
             machine,
             plane,
+            place: Place::Free,
         })
         .await;
         (driver, lab)

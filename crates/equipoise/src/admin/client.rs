@@ -19,7 +19,9 @@ use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord
 use crate::status::operate::{
     BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, Selection,
 };
-use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
+use crate::status::{
+    Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer, UpgradeAnswer, UpgradeRequest,
+};
 
 /// Asks a running instance.
 #[derive(Clone, Debug)]
@@ -186,6 +188,15 @@ impl Client {
         let path =
             format!("{}/check?{}", health_of(name), pairs(&[("route", name.route.as_deref())]));
         self.read(self.send(Method::POST, &path, Bytes::new()).await?).await
+    }
+
+    /// Runs another binary in place of the process that runs.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, or the binary has not come to run.
+    pub async fn upgrade(&self, request: &UpgradeRequest) -> Result<UpgradeAnswer, ClientError> {
+        self.read(self.send(Method::POST, "upgrade", json(request)?).await?).await
     }
 
     /// Ends the instance; answered when everything is removed.

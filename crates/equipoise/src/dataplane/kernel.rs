@@ -209,6 +209,18 @@ impl Kernel {
         self.need(&Group::ALL)
     }
 
+    /// Loads the programs that an earlier process has pinned, which devices are likely to need again.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses; with the verifier's own log where it was the verifier.
+    pub fn load_as_before(&mut self) -> Result<(), KernelError> {
+        let before = self.pins.before();
+        let is_there = |group: &Group| group.programs().all(|name| before.program(name).exists());
+        let groups: Vec<Group> = Group::ALL.into_iter().filter(is_there).collect();
+        self.need(&groups)
+    }
+
     fn need(&mut self, groups: &[Group]) -> Result<(), KernelError> {
         let is_missing = |group: &Group| !self.loaded.contains(group);
         let missing: Vec<Group> = groups.iter().copied().filter(is_missing).collect();
@@ -345,8 +357,8 @@ fn groups(device: &Device<'_>, mode: AttachMode) -> Vec<Group> {
 
 impl DataPlane for Kernel {
     fn attach(&mut self, device: &Device<'_>, mode: AttachMode) -> Result<Attachment, KernelError> {
-        // One that is there already has the names of its pins, and the one place of XDP.
-        self.detach(device.index);
+        // Links of before get the programs in their place.
+        self.attached.remove(&device.index);
         self.need(&groups(device, mode))?;
         let place = Place { pins: &self.pins, tc: self.tc };
         let (attached, attachment) = attach::attach(&mut self.ebpf, &place, device, mode)?;
@@ -468,7 +480,7 @@ impl DataPlane for Kernel {
     }
 
     fn events(&mut self) -> Result<Option<Events>, KernelError> {
-        Events::of(&mut self.ebpf).map(Some)
+        Events::of(&self.pins).map(Some)
     }
 
     fn found(&mut self) -> Result<Option<Found>, KernelError> {
@@ -507,11 +519,20 @@ impl DataPlane for Kernel {
         for attached in self.attached.values() {
             attached.take_off_new();
             for link in attached.links.iter().filter(|link| !link.is_new) {
-                attach::put_back(&self.pins, link).map_err(|error| failed(&error))?;
+                attach::put_back(&self.pins.before(), link).map_err(|error| failed(&error))?;
             }
         }
         table::grace().map_err(|error| failed(&error))?;
         self.pins.forget_turn().map_err(|error| failed(&error))
+    }
+
+    fn reclaim(&mut self) -> Result<Found, KernelError> {
+        let failed = |error: &dyn std::fmt::Display| refused("taking the data plane back", error);
+        self.pins = self.pins.clone().next_turn().map_err(|error| failed(&error))?;
+        let programs = self.loaded.iter().flat_map(|group| group.programs());
+        load::pin_again(&mut self.ebpf, &self.pins, programs)?;
+        table::grace().map_err(|error| failed(&error))?;
+        self.tables.found().map_err(|error| failed(&error))
     }
 
     fn keep(self) -> Result<(), KernelError> {

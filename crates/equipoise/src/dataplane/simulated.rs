@@ -227,6 +227,10 @@ impl DataPlane for Simulated {
         if self.has_inherited { self.keep() } else { self.remove() }
     }
 
+    fn reclaim(&mut self) -> Result<Found, KernelError> {
+        Ok(self.plane.borrow().memory.found())
+    }
+
     fn keep(self) -> Result<(), KernelError> {
         self.with(|plane| plane.end = Some(End::Kept));
         Ok(())

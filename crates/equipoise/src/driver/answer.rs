@@ -65,6 +65,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             }
             Command::CheckHealth(name, reply) => self.check_now(&name, reply),
             // The loop ends with this one and answers it at the very end.
+            Command::Upgrade(_, reply) => drop(reply),
             Command::Stop(reply) => drop(reply),
         }
     }

@@ -54,8 +54,19 @@ pub struct Start<M, P> {
     pub config: Config,
     /// The machine.
     pub machine: M,
-    /// The data plane, with empty maps.
+    /// The data plane: new, or what an earlier process has left.
     pub plane: P,
+    /// Whether a process that runs has let go of everything for this one.
+    pub place: Place,
+}
+
+/// Whose place an instance takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nobody's who runs.
+    Free,
+    /// That of a process which runs until this one does.
+    OfAnother,
 }
 
 /// Why an instance does not start.
@@ -96,10 +107,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     ///
     /// When anything fails; nothing is left then.
     pub async fn start(start: Start<M, P>) -> Result<Self, StartError> {
-        let Start { instance, signals, lock, socket, source, config, .. } = start;
+        let Start { instance, signals, lock, socket, source, config, place, .. } = start;
         let (mut machine, mut plane, state_file) = (start.machine, start.plane, start.state_file);
         let mut begun = Begun::new(Kept::read(&state_file));
-        match begun.all(&mut machine, &mut plane, config, (&socket, &state_file)).await {
+        match begun.all(&mut machine, &mut plane, config, (&socket, place, &state_file)).await {
             Ok(Running { state, reading, listening, events, prober, outcomes }) => {
                 let (flows, bytes) = (state.config().settings.max_flows, plane.occupancy().memory);
                 tracing::info!(
@@ -111,7 +122,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 let snapshot =
                     Arc::new(Snapshot { config: running_config::to_json(state.config()) });
                 let (publish, snapshot) = watch::channel(snapshot);
-                let server = listening.serve(Access { commands: sender, snapshot });
+                let server = listening.serve(Access { commands: sender.clone(), snapshot });
                 Ok(Self {
                     instance,
                     source,
@@ -144,6 +155,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     due: Due::at_start(),
                     signals,
                     commands,
+                    admin: sender,
+                    next: None,
                     snapshot: publish,
                     server,
                     lock,
@@ -207,7 +220,7 @@ impl Begun {
         machine: &mut M,
         plane: &mut P,
         config: Config,
-        (socket, state_file): (&Path, &Path),
+        (socket, place, state_file): (&Path, Place, &Path),
     ) -> Result<Running, StartError> {
         let found = plane.found()?;
         self.has_inherited = found.is_some();
@@ -269,7 +282,10 @@ impl Begun {
         }
         let events = EventTask::start(plane.events()?).map_err(StartError::Events)?;
         let (prober, outcomes) = Prober::start().map_err(StartError::Checks)?;
-        let listening = AdminSocket::bind(socket).await?;
+        let listening = match place {
+            Place::Free => AdminSocket::bind(socket).await?,
+            Place::OfAnother => AdminSocket::take_place(socket)?,
+        };
         plane.conclude()?;
         Ok(Running { state, reading, listening, events, prober, outcomes })
     }

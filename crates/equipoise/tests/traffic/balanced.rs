@@ -67,14 +67,19 @@ impl Balancer {
 
     pub(crate) fn run(&mut self) {
         let mut command = self.command();
-        command.args(["run", "-c"]).arg(self.folder.path().join("equipoise.toml"));
+        command.args(["run", "-c"]).arg(self.file());
         let mut daemon = Daemon::start(command).unwrap();
         daemon.wait_for_log("running: instance", DEADLINE).unwrap();
         self.daemon = Some(daemon);
     }
 
     pub(crate) fn write(&self, config: &str) {
-        std::fs::write(self.folder.path().join("equipoise.toml"), config).unwrap();
+        std::fs::write(self.file(), config).unwrap();
+    }
+
+    /// Its configuration's file.
+    pub(crate) fn file(&self) -> std::path::PathBuf {
+        self.folder.path().join("equipoise.toml")
     }
 
     /// `equipoise` with this instance's name.
@@ -161,6 +166,9 @@ impl Drop for Balancer {
         }
         // Whatever the test has left of it.
         let _ = self.ask(&["stop"]);
+        // Drains outlive that.
+        let _ = std::fs::remove_dir_all(format!("/var/lib/equipoise/{}", self.instance));
+        let _ = std::fs::remove_dir("/var/lib/equipoise");
     }
 }
 

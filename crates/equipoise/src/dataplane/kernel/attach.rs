@@ -113,25 +113,25 @@ fn release_others(pins: &Pins, device: &Device<'_>, attached: &Attached) {
     }
 }
 
-/// Puts the programs of before back into the links that have been taken over from them.
+/// Puts programs that are pinned back into a link that has been taken over from them.
 pub(super) fn put_back(pins: &Pins, link: &Link) -> Result<(), Cause> {
     let path = &link.path;
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if let Some(hook) = clsact::hook_of(path) {
         let name = if hook == TcAttachType::Ingress { IN } else { OUT };
-        let mut program = SchedClassifier::from_pin(pins.before().program(name))?;
+        let mut program = SchedClassifier::from_pin(pins.program(name))?;
         return clsact::put_back(&mut program, path);
     }
     let standing = FdLink::from(PinnedLink::from_pin(path)?);
     match name.split('-').next() {
         Some("in" | "out") => {
             let name = if name.starts_with("in") { IN } else { OUT };
-            let mut program = SchedClassifier::from_pin(pins.before().program(name))?;
+            let mut program = SchedClassifier::from_pin(pins.program(name))?;
             program.attach_to_link(standing.try_into()?)?;
         }
         Some(kind @ ("xdp" | "xdpg")) => {
             let name = if kind == "xdp" { XDP } else { XDP_GENERIC };
-            let path = pins.before().program(name);
+            let path = pins.program(name);
             let mut program = Xdp::from_pin(path, XdpAttachType::Interface)?;
             program.attach_to_link(standing.try_into()?)?;
         }

@@ -82,12 +82,40 @@ pub(super) fn has_programs(object: &[u8]) -> Result<(), KernelError> {
 /// Makes the maps, pinned under the instance's name. The programs come when they are needed.
 pub(super) fn open(pins: &Pins, sizes: Sizes) -> Result<Ebpf, KernelError> {
     let mut ebpf = open_object(OBJECT, pins, sizes, Dry::No)?;
+    pin_stages(&mut ebpf, pins)?;
+    Ok(ebpf)
+}
+
+/// Pins these programs of an object, and the maps of their stages, under the names that pins have now.
+pub(super) fn pin_again(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    programs: impl Iterator<Item = &'static str>,
+) -> Result<(), KernelError> {
+    pin_programs(ebpf, pins, programs)?;
+    pin_stages(ebpf, pins)
+}
+
+fn pin_programs<'a>(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    programs: impl Iterator<Item = &'a str>,
+) -> Result<(), KernelError> {
+    for name in programs {
+        let failed = |error: &dyn std::fmt::Display| refused(&format!("pinning {name}"), error);
+        let program = ebpf.program_mut(name).ok_or_else(|| failed(&"no such program"))?;
+        program.pin(pins.program(name)).map_err(|error| failed(&error))?;
+    }
+    Ok(())
+}
+
+fn pin_stages(ebpf: &mut Ebpf, pins: &Pins) -> Result<(), KernelError> {
     for name in [STAGES_XDP, STAGES_TC] {
         // The kernel empties such a map when nobody in user space holds it any more; a pin does.
-        let places = stages(&mut ebpf, name)?;
+        let places = stages(ebpf, name)?;
         places.pin(pins.stages(name)).map_err(|error| filling(name, &error))?;
     }
-    Ok(ebpf)
+    Ok(())
 }
 
 /// Makes or takes the maps of the twin; its programs are still to be loaded, which takes seconds.
@@ -116,15 +144,8 @@ pub(super) fn load_groups(
         ended.collect()
     });
     loaded.into_iter().collect::<Result<(), _>>()?;
-    for &name in &names {
-        let program = ebpf
-            .program_mut(name)
-            .ok_or_else(|| refused("loading", &format!("no program {name}")))?;
-        if let Some(pins) = pins {
-            program
-                .pin(pins.program(name))
-                .map_err(|error| refused(&format!("pinning {name}"), &error))?;
-        }
+    if let Some(pins) = pins {
+        pin_programs(ebpf, pins, names.iter().copied())?;
     }
     groups.iter().try_for_each(|&group| link_stages(ebpf, group))
 }
