@@ -41,6 +41,23 @@ impl AccessKey {
         };
         number << 1 | is_v6 as u32
     }
+
+    /// Whose list it is in, none for the settings', and whether it is for addresses of IPv6: what [`AccessKey::scope`] was made of.
+    #[cfg(any(test, feature = "user"))]
+    pub const fn list(&self) -> (Option<u32>, bool) {
+        ((self.scope >> 1).checked_sub(1), self.scope & 1 != 0)
+    }
+
+    /// The address, packed.
+    #[cfg(any(test, feature = "user"))]
+    pub const fn address(&self) -> V6 {
+        let [a, b, c, d] = self.address;
+        #[cfg(target_endian = "little")]
+        let words = [a as u64 | (b as u64) << 32, c as u64 | (d as u64) << 32];
+        #[cfg(target_endian = "big")]
+        let words = [(a as u64) << 32 | b as u64, (c as u64) << 32 | d as u64];
+        V6(words)
+    }
 }
 
 /// What is said of a prefix.
@@ -151,5 +168,10 @@ mod tests {
         let scopes = [None, Some(0), Some(1)]
             .map(|service| [false, true].map(|is_v6| AccessKey::scope(service, is_v6)));
         assert_eq!(scopes, [[0, 1], [2, 3], [4, 5]]);
+        let address = V6::from("2001:db8::17".parse::<Ipv6Addr>().unwrap());
+        for service in [None, Some(0), Some(7)] {
+            let key = AccessKey::new(AccessKey::scope(service, true), address);
+            assert_eq!((key.list(), key.address()), ((service, true), address));
+        }
     }
 }

@@ -13,6 +13,8 @@ pub const SOURCE_ROUTES: u32 = (POOLS - 2 * SERVICES) / 2;
 /// Backends over all pools: 1000 services with ten each, or eight pools of 4096, and as much
 /// again for ids that rest while a flow may still name them.
 pub const BACKENDS: u32 = 65_536;
+/// Ids whose holders are kept: all there are. Taken from memory as they come.
+pub const HOLDERS: u32 = SERVICES + POOLS + BACKENDS;
 /// Slots over all pools. 8 bytes each in the kernel: 32 MiB, allocated at once. Room for two full
 /// sets of runs, since a new run is written before the old one is given up.
 pub const SLOTS: u32 = 4_194_304;

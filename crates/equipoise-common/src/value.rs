@@ -8,8 +8,45 @@ use crate::bucket::Rate;
 use crate::key::{Be16, V4, V6};
 
 /// Tells one layout of the maps from another: raised with every change to a key, a value or to
-/// the meaning of either. A pinned map with another tag is not taken over.
-pub const LAYOUT: u64 = 7;
+/// the meaning of either. Maps with another tag are not taken over.
+pub const LAYOUT: u64 = 8;
+
+/// What maps are like that a process has left: the one thing that stays as it is in every version, so that each can read it.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub struct Layout {
+    /// [`LAYOUT`]; 0 where the maps are not complete.
+    pub tag: u64,
+    /// The secret that keys the hash of the flow tables.
+    pub seed: u64,
+    /// Live flows of each flow table at most.
+    pub max_flows: u32,
+    /// Sets of each flow table.
+    pub sets: u32,
+    /// Zero.
+    pub reserved: [u64; 5],
+}
+
+/// Whose ids the map of holders tells: these, above the id's 32 bits.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug))]
+pub enum Kind {
+    /// Services.
+    Service = 0,
+    /// Pools.
+    Pool = 1,
+    /// Backends.
+    Backend = 2,
+}
+
+impl Kind {
+    /// The key of an id of this kind.
+    pub const fn key(self, id: u32) -> u64 {
+        (self as u64) << 32 | id as u64
+    }
+}
 
 /// A service, as the packet program finds it by its key.
 ///
@@ -151,6 +188,18 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// From how it stands in an entry.
+    #[cfg(feature = "user")]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::FullNat,
+            2 => Self::Dsr,
+            3 => Self::Ipip,
+            4 => Self::Gue,
+            _ => Self::Nat,
+        }
+    }
+
     /// Whether packets with this [`Backend::mode`] stay as they are, and their answers do not come by us.
     #[inline(always)]
     pub const fn is_one_sided(number: u8) -> bool {
@@ -197,6 +246,18 @@ pub enum Fate {
     Reset = 1,
     /// Their next packet chooses anew.
     Reselect = 2,
+}
+
+impl Fate {
+    /// From how it stands in an entry.
+    #[cfg(feature = "user")]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Reset,
+            2 => Self::Reselect,
+            _ => Self::Keep,
+        }
+    }
 }
 
 /// How a service treats its flows, by service id. Stays while flows of the id may be there.
@@ -383,6 +444,7 @@ pub struct Traffic {
 }
 
 const _: () = {
+    assert!(size_of::<Layout>() == 64);
     assert!(size_of::<Service>() == 8);
     assert!(size_of::<Pool>() == 16);
     assert!(size_of::<Backend>() == 32);
@@ -398,11 +460,13 @@ const _: () = {
 mod user {
     use std::net::{IpAddr, SocketAddr};
 
-    use super::{Backend, Host, Limits, Mode, Policy, Pool, Reply, Service, Snat, Traffic};
+    use super::{Backend, Host, Layout, Limits, Mode, Policy, Pool, Reply, Service, Snat, Traffic};
     use crate::key::{Address as _, V4};
 
     // SAFETY: `repr(C)` words without padding (sizes asserted above); any bit pattern is a value.
     unsafe impl aya::Pod for Service {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Layout {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Pool {}
     // SAFETY: as above.

@@ -11,6 +11,21 @@ mod window;
 
 pub use pools::{Breakers, Standing, Told};
 
+/// What outlives a process of a breaker: all but what it has counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lasting {
+    /// What it lets through.
+    pub state: State,
+    /// When that last changed.
+    pub since: Moment,
+    /// When it is half-open, if it is open.
+    pub open_until: Moment,
+    /// Successes in a row, while half-open.
+    pub successes: u32,
+    /// How often it has opened lately.
+    pub repeats: u32,
+}
+
 use std::time::Duration;
 
 use crate::config::breaker::Thresholds;
@@ -83,6 +98,20 @@ impl Breaker {
             successes: 0,
             repeats: 0,
         }
+    }
+
+    /// What the next process begins with, if that is not a new one.
+    pub fn lasting(&self) -> Option<Lasting> {
+        let Self { state, since, open_until, successes, repeats, .. } = *self;
+        let is_new = state == State::Closed && repeats == 0;
+        (!is_new).then_some(Lasting { state, since, open_until, successes, repeats })
+    }
+
+    /// Goes on from what an earlier process has left; the time is still to be told.
+    pub fn restore(&mut self, lasting: Lasting) {
+        let Lasting { state, since, open_until, successes, repeats } = lasting;
+        let repeats = repeats.min(MOST_REPEATS);
+        *self = Self { state, since, open_until, successes, repeats, ..self.clone() };
     }
 
     /// Other thresholds: what has been counted stays, unless the window is another.

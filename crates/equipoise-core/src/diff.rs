@@ -7,6 +7,7 @@
 //! Does not know how steps are taken.
 
 mod applied;
+mod found;
 mod run;
 mod step;
 
@@ -19,6 +20,7 @@ use equipoise_common::value;
 
 pub use self::applied::Applied;
 use self::applied::AppliedPool;
+pub use self::found::Found;
 use self::run::Room;
 pub use self::run::Run;
 pub use self::step::Step;
@@ -225,14 +227,14 @@ impl<'a> Work<'a> {
 
     fn put_backends(&mut self) {
         let (applied, desired) = (self.applied, self.desired);
-        for (&id, wanted, there) in sides(&desired.service_terms, &applied.service_terms) {
-            if let Some(&term) = wanted.filter(|_| wanted != there) {
-                self.steps.push(Step::ResetServiceCounters { id, term });
+        for (&id, wanted, there) in sides(&desired.service_holders, &applied.service_holders) {
+            if let Some(&holder) = wanted.filter(|_| wanted != there) {
+                self.steps.push(Step::ResetServiceCounters { id, holder });
             }
         }
-        for (&id, wanted, there) in sides(&desired.backends, &applied.backend_terms) {
-            if let Some(backend) = wanted.filter(|b| !b.is_gone() && there != Some(&b.term)) {
-                self.steps.push(Step::ResetBackendCounters { id, term: backend.term });
+        for (&id, wanted, there) in sides(&desired.backends, &applied.backend_holders) {
+            if let Some(backend) = wanted.filter(|b| !b.is_gone() && there != Some(&b.holder)) {
+                self.steps.push(Step::ResetBackendCounters { id, holder: backend.holder });
             }
         }
         for (&id, wanted, there) in sides(&desired.backends, &applied.backends) {
@@ -278,7 +280,7 @@ impl<'a> Work<'a> {
         let there = self.applied.pools.get(&id);
         if let Some(there) = there.filter(|there| is_same_slots(&wanted.slots, &there.slots)) {
             let value = value::Pool { pick: wanted.pick.number(), ..there.value };
-            self.steps.push(Step::PutPool { id, value });
+            self.steps.push(Step::PutPool { id, holder: wanted.holder, value });
             return true;
         }
         let Some(run) = self.write_slots(&wanted.slots) else { return false };
@@ -286,7 +288,7 @@ impl<'a> Work<'a> {
         let epoch = there.map_or(0, |there| there.value.epoch).wrapping_add(1);
         let Run { offset, length } = run;
         let value = value::Pool { offset, length, epoch, pick: wanted.pick.number() };
-        self.steps.push(Step::PutPool { id, value });
+        self.steps.push(Step::PutPool { id, holder: wanted.holder, value });
         self.placed.insert(id);
         if let Some(there) = there {
             self.room.rest(Run::of(&there.value));
@@ -470,7 +472,9 @@ fn has_fallen(there: Option<&value::Backend>, wanted: &value::Backend) -> bool {
 }
 
 fn is_same_pool(wanted: &PoolPlan, there: &AppliedPool) -> bool {
-    wanted.pick.number() == there.value.pick && is_same_slots(&wanted.slots, &there.slots)
+    wanted.holder == there.holder
+        && wanted.pick.number() == there.value.pick
+        && is_same_slots(&wanted.slots, &there.slots)
 }
 
 /// Slots that have not been filled anew are the same allocation.
@@ -507,7 +511,7 @@ mod tests {
 
     use super::*;
     use crate::config::Prefix;
-    use crate::id::Family;
+    use crate::id::{Family, Holder};
     use crate::plan::BackendPlan;
 
     /// Services of one key, one pool and one backend each, with so many slots; all have the id.
@@ -517,13 +521,23 @@ mod tests {
             let slots = vec![id; slots].into();
             let (service, route, family, pick) = ("web".into(), None, Family::V4, Pick::Hash);
             let members = Vec::new();
-            let pool = PoolPlan { service, route, family, pick, members, panics: false, slots };
+            let pool = PoolPlan {
+                service,
+                route,
+                family,
+                holder: Holder(u64::from(id)),
+                pick,
+                members,
+                panics: false,
+                slots,
+            };
             desired.pools.insert(id, pool);
             desired.services.insert(key(id), value::Service { id, pool: id });
-            desired.service_terms.insert(id, 0);
-            desired
-                .backends
-                .insert(id, BackendPlan { value: value::Backend::default(), term: 0, out: None });
+            desired.service_holders.insert(id, Holder(0));
+            desired.backends.insert(
+                id,
+                BackendPlan { value: value::Backend::default(), holder: Holder(0), out: None },
+            );
         }
         desired
     }
@@ -731,8 +745,8 @@ mod tests {
         };
         assert_eq!(resets(&old), 0);
         let mut new = old.clone();
-        new.service_terms.insert(1, 1);
-        new.backends.get_mut(&1).unwrap().term = 1;
+        new.service_holders.insert(1, Holder(1));
+        new.backends.get_mut(&1).unwrap().holder = Holder(1);
         assert_eq!(resets(&new), 2);
     }
 }

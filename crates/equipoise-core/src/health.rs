@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use record::{Cause, Failure, FailureKind, Outcome, Record, Verdict};
+pub use record::{Cause, Failure, FailureKind, Lasting, Outcome, Record, Verdict};
 use schedule::Schedule;
 pub use schedule::Target;
 
@@ -260,6 +260,27 @@ impl Health {
     /// Operators' words that hold.
     pub fn words(&self) -> impl Iterator<Item = (&BackendKey, Manual)> {
         self.manual.iter().map(|(key, manual)| (key, *manual))
+    }
+
+    /// What checks have said of backends, as far as it outlives the process.
+    pub fn lasting(&self, now: Duration) -> impl Iterator<Item = (&BackendKey, Lasting)> {
+        self.backends.iter().filter_map(move |(key, checked)| {
+            let Checked { target, recovery } = (*checked)?;
+            let record = &self.schedule.watched(target)?.record;
+            Some((key, record.lasting(now, recovery)?))
+        })
+    }
+
+    /// What an earlier process has found out by checks goes on; false where the backend has none now.
+    pub fn restore(&mut self, now: Duration, key: &BackendKey, lasting: Lasting) -> bool {
+        let Some(Checked { target, .. }) = self.backends.get(key).copied().flatten() else {
+            return false;
+        };
+        let Some(record) = self.schedule.record_mut(target) else { return false };
+        record.restore(lasting);
+        let users = self.schedule.watched(target).map(|watched| watched.users.clone());
+        users.into_iter().flatten().for_each(|key| self.believe(now, &key));
+        true
     }
 
     /// Whether there is such a backend, or may be again.

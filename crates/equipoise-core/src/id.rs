@@ -6,8 +6,11 @@
 //! flow table; the shell says what flows name.
 
 mod backend;
+mod holder;
+mod numbers;
+mod remember;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -16,6 +19,9 @@ use equipoise_common::limit;
 use equipoise_common::value::{Fate, Mode};
 
 pub use backend::{BackendKey, DEFAULT_ROUTE, Member};
+pub use holder::Holder;
+use numbers::Numbers;
+pub use remember::Remembered;
 
 use crate::config::{self, Config, OnBackendRemoved};
 
@@ -50,13 +56,13 @@ impl fmt::Display for Family {
     }
 }
 
-/// A number, and which of its holders this is.
+/// A number, and who holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id {
     /// Index into the kernel's arrays.
     pub number: u32,
-    /// 0 for the first holder of the number, 1 for the second.
-    pub term: u32,
+    /// Who holds it.
+    pub holder: Holder,
 }
 
 /// What the configuration wants ids for.
@@ -138,9 +144,11 @@ pub struct Mark(u64);
 #[derive(Clone, Debug)]
 pub struct Ids {
     held: BTreeMap<Arc<str>, Held>,
-    services: Numbers<Arc<str>>,
-    pools: Numbers<(Arc<str>, RouteName, Family)>,
-    backends: Numbers<(Arc<str>, RouteName, SocketAddr, Mode)>,
+    services: Numbers,
+    pools: Numbers,
+    backends: Numbers,
+    /// Where packets went to backends that have left, and how, by id: those that rest.
+    left: BTreeMap<u32, (SocketAddr, Mode)>,
     /// By backend id, for those whose holder has left before, also when it is back.
     departures: BTreeMap<u32, Departure>,
     /// Raised at each [`Ids::hold`].
@@ -195,8 +203,7 @@ pub struct HeldPool {
 
 /// Whose backends are let go, and what becomes of their flows.
 #[derive(Clone, Copy)]
-struct Leaving<'a> {
-    service: &'a Arc<str>,
+struct Leaving {
     id: Option<Id>,
     mode: Mode,
     fate: Fate,
@@ -210,6 +217,7 @@ impl Ids {
             services: Numbers::new(limits.services),
             pools: Numbers::new(limits.pools),
             backends: Numbers::new(limits.backends),
+            left: BTreeMap::new(),
             departures: BTreeMap::new(),
             now: 0,
         }
@@ -221,51 +229,51 @@ impl Ids {
         let mut before = std::mem::take(&mut self.held);
         for Wanted { service, pools, removal, mode } in wanted {
             let mut old = before.remove(service).unwrap_or_default();
-            let id = old.service.or_else(|| self.services.give(service));
-            let leaving = Leaving { service, id, mode: *mode, fate: *removal };
+            let id = old.service.or_else(|| self.services.give(Holder::service(service)));
+            let leaving = Leaving { id, mode: *mode, fate: *removal };
             if old.mode != *mode {
-                for (route, pool) in &mut old.pools {
+                for pool in old.pools.values_mut() {
                     let backends = std::mem::take(&mut pool.backends);
-                    self.release_backends(Leaving { mode: old.mode, ..leaving }, route, backends);
+                    self.release_backends(Leaving { mode: old.mode, ..leaving }, backends);
                 }
             }
             let mut held =
                 Held { service: id, pools: BTreeMap::new(), removal: *removal, mode: *mode };
             for WantedPool { route, backends } in pools {
                 let old = old.pools.remove(route).unwrap_or_default();
-                let pool = self.hold_pool(leaving, route, backends, old);
+                let pool = self.hold_pool(leaving, (service, route), backends, old);
                 held.pools.insert(route.clone(), pool);
             }
-            for (route, pool) in old.pools {
-                self.release_pool(leaving, &route, pool);
+            for pool in old.pools.into_values() {
+                self.release_pool(leaving, pool);
             }
             self.held.insert(Arc::clone(service), held);
         }
-        for (service, old) in before {
-            self.release(service, old);
+        for old in before.into_values() {
+            self.release(old);
         }
     }
 
     fn hold_pool(
         &mut self,
-        holder: Leaving<'_>,
-        route: &RouteName,
+        leaving: Leaving,
+        (service, route): (&str, &RouteName),
         backends: &[SocketAddr],
         mut old: HeldPool,
     ) -> HeldPool {
         let mut held = HeldPool { ids: old.ids, backends: BTreeMap::new() };
         for (family, id) in Family::ALL.into_iter().zip(&mut held.ids) {
-            let holder = (Arc::clone(holder.service), route.clone(), family);
-            *id = id.or_else(|| self.pools.give(&holder));
+            let holder = Holder::pool(service, route, family);
+            *id = id.or_else(|| self.pools.give(holder));
         }
         for &address in backends {
-            let holder = (Arc::clone(holder.service), route.clone(), address, holder.mode);
-            let give = || self.backends.give(&holder);
+            let holder = Holder::backend(service, route, address, leaving.mode);
+            let give = || self.backends.give(holder);
             if let Some(id) = old.backends.remove(&address).or_else(give) {
                 held.backends.insert(address, id);
             }
         }
-        self.release_backends(holder, route, old.backends);
+        self.release_backends(leaving, old.backends);
         held
     }
 
@@ -277,8 +285,7 @@ impl Ids {
     /// The id that rests for a backend of a service that is there, since it has left; none where none does.
     pub fn absent(&self, key: &BackendKey) -> Option<Id> {
         let mode = self.held.get(&key.service)?.mode;
-        let holder = (Arc::clone(&key.service), key.route.clone(), key.address, mode);
-        self.backends.resting.get(&holder).map(|resting| resting.id)
+        self.backends.resting_of(Holder::backend(&key.service, &key.route, key.address, mode))
     }
 
     /// The backends of those ids of backends that are asked for, and these.
@@ -311,11 +318,9 @@ impl Ids {
 
     /// The backends that have left and whose ids rest.
     pub fn gone(&self) -> impl Iterator<Item = Gone> {
-        self.backends.resting.iter().map(|((_, _, address, mode), resting)| Gone {
-            id: resting.id,
-            address: *address,
-            mode: *mode,
-            departure: self.departure(resting.id),
+        self.backends.resting().filter_map(|id| {
+            let (address, mode) = *self.left.get(&id.number)?;
+            Some(Gone { id, address, mode, departure: self.departure(id) })
         })
     }
 
@@ -338,35 +343,32 @@ impl Ids {
         self.pools.rested(mark, &BTreeSet::new());
         let backends = self.backends.rested(mark, &still_named.backends);
         for id in &backends {
-            self.departures.remove(&id.number);
+            self.departures.remove(id);
+            self.left.remove(id);
         }
         !backends.is_empty()
     }
 
-    fn release(&mut self, service: Arc<str>, held: Held) {
+    fn release(&mut self, held: Held) {
         let Held { service: id, pools, removal: fate, mode } = held;
-        for (route, pool) in pools {
-            self.release_pool(Leaving { service: &service, id, mode, fate }, &route, pool);
+        for pool in pools.into_values() {
+            self.release_pool(Leaving { id, mode, fate }, pool);
         }
         if let Some(id) = id {
-            self.services.release(service, id, self.now);
+            self.services.release(id, self.now);
         }
     }
 
-    fn release_pool(&mut self, leaving: Leaving<'_>, route: &RouteName, pool: HeldPool) {
-        for (family, id) in Family::ALL.into_iter().zip(pool.ids) {
-            if let Some(id) = id {
-                let holder = (Arc::clone(leaving.service), route.clone(), family);
-                self.pools.release(holder, id, self.now);
-            }
+    fn release_pool(&mut self, leaving: Leaving, pool: HeldPool) {
+        for id in pool.ids.into_iter().flatten() {
+            self.pools.release(id, self.now);
         }
-        self.release_backends(leaving, route, pool.backends);
+        self.release_backends(leaving, pool.backends);
     }
 
     fn release_backends(
         &mut self,
-        Leaving { service, id: holder, mode, fate }: Leaving<'_>,
-        route: &RouteName,
+        Leaving { id: holder, mode, fate }: Leaving,
         backends: BTreeMap<SocketAddr, Id>,
     ) {
         for (address, id) in backends {
@@ -374,8 +376,8 @@ impl Ids {
             departure.generation = departure.generation.wrapping_add(1);
             departure.fate = fate;
             departure.service = holder.map_or(departure.service, |holder| holder.number);
-            let holder = (Arc::clone(service), route.clone(), address, mode);
-            self.backends.release(holder, id, self.now);
+            self.left.insert(id.number, (address, mode));
+            self.backends.release(id, self.now);
         }
     }
 }
@@ -383,64 +385,6 @@ impl Ids {
 impl Default for Ids {
     fn default() -> Self {
         Self::new(Limits::default())
-    }
-}
-
-/// The numbers of one kind that nobody holds.
-#[derive(Clone, Debug)]
-struct Numbers<K> {
-    limit: u32,
-    /// The lowest number that nobody has held.
-    unused: u32,
-    /// By who held them last.
-    resting: BTreeMap<K, Resting>,
-    /// Rested, the oldest first.
-    free: VecDeque<Id>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Resting {
-    id: Id,
-    since: u64,
-}
-
-impl<K: Ord> Numbers<K> {
-    fn new(limit: u32) -> Self {
-        Self { limit, unused: 0, resting: BTreeMap::new(), free: VecDeque::new() }
-    }
-
-    /// The id that `holder` has held before, or else another.
-    fn give(&mut self, holder: &K) -> Option<Id> {
-        if let Some(resting) = self.resting.remove(holder) {
-            return Some(resting.id);
-        }
-        if self.unused < self.limit {
-            self.unused += 1;
-            return Some(Id { number: self.unused - 1, term: 0 });
-        }
-        let Id { number, term } = self.free.pop_front()?;
-        Some(Id { number, term: term.wrapping_add(1) })
-    }
-
-    fn release(&mut self, holder: K, id: Id, now: u64) {
-        self.resting.insert(holder, Resting { id, since: now });
-    }
-
-    fn is_any_resting(&self) -> bool {
-        !self.resting.is_empty()
-    }
-
-    /// Answers with those that may be given out again.
-    fn rested(&mut self, mark: Mark, still_named: &BTreeSet<u32>) -> Vec<Id> {
-        let is_rested = |resting: &Resting| {
-            resting.since <= mark.0 && !still_named.contains(&resting.id.number)
-        };
-        let mut rested: Vec<Resting> =
-            self.resting.extract_if(.., |_, resting| is_rested(resting)).map(|(_, r)| r).collect();
-        rested.sort_by_key(|resting| resting.since);
-        let rested: Vec<Id> = rested.into_iter().map(|resting| resting.id).collect();
-        self.free.extend(&rested);
-        rested
     }
 }
 
@@ -470,8 +414,8 @@ mod tests {
         SocketAddr::from(([192, 0, 2, 1], port))
     }
 
-    fn backend(ids: &Ids, port: u16) -> Option<(u32, u32)> {
-        own(ids, "web").backends.get(&address(port)).map(|id| (id.number, id.term))
+    fn backend(ids: &Ids, port: u16) -> Option<u32> {
+        own(ids, "web").backends.get(&address(port)).map(|id| id.number)
     }
 
     /// Room for three backends.
@@ -490,7 +434,9 @@ mod tests {
             let Departure { generation, fate, service } = gone.departure;
             (gone.address.port(), generation, fate, service)
         };
-        ids.gone().map(of).collect()
+        let mut all: Vec<_> = ids.gone().map(of).collect();
+        all.sort_by_key(|gone| gone.0);
+        all
     }
 
     fn named(backends: &[u32]) -> Named {
@@ -547,8 +493,8 @@ mod tests {
         ids.hold(&[wanted("web", &[1, 2])]);
         ids.hold(&[wanted("web", &[2])]);
         ids.hold(&[wanted("web", &[3, 2, 1])]);
-        assert_eq!(backend(&ids, 1), Some((0, 0)));
-        assert_eq!(backend(&ids, 3), Some((2, 0)));
+        assert_eq!(backend(&ids, 1), Some(0));
+        assert_eq!(backend(&ids, 3), Some(2));
     }
 
     #[test]
@@ -559,10 +505,10 @@ mod tests {
         let mark = ids.resting().unwrap();
         ids.rested(mark, &named(&[0]));
         ids.hold(&[wanted("web", &[3, 4, 5])]);
-        assert_eq!(backend(&ids, 4), Some((1, 1)));
+        assert_eq!(backend(&ids, 4), Some(1));
         assert_eq!(backend(&ids, 5), None);
         ids.hold(&[wanted("web", &[3, 4, 1])]);
-        assert_eq!(backend(&ids, 1), Some((0, 0)));
+        assert_eq!(backend(&ids, 1), Some(0));
     }
 
     #[test]
@@ -573,7 +519,7 @@ mod tests {
         ids.hold(&[wanted("web", &[])]);
         ids.rested(ids.resting().unwrap(), &named(&[]));
         ids.hold(&[wanted("web", &[4, 5, 6])]);
-        assert_eq!([4, 5, 6].map(|port| backend(&ids, port).unwrap()), [(2, 0), (1, 1), (0, 1)]);
+        assert_eq!([4, 5, 6].map(|port| backend(&ids, port).unwrap()), [2, 1, 0]);
     }
 
     #[test]
@@ -593,13 +539,13 @@ mod tests {
     fn leavers_do_not_cost_newcomers_their_place_and_exhaustion_is_an_answer() {
         let mut ids = small();
         ids.hold(&[wanted("web", &[1, 2, 3, 4])]);
-        assert_eq!([1, 2, 3].map(|port| backend(&ids, port)), [0, 1, 2].map(|id| Some((id, 0))));
+        assert_eq!([1, 2, 3].map(|port| backend(&ids, port)), [0, 1, 2].map(Some));
         assert_eq!(backend(&ids, 4), None);
         ids.hold(&[wanted("web", &[4])]);
         assert_eq!(backend(&ids, 4), None);
         ids.rested(ids.resting().unwrap(), &named(&[]));
         ids.hold(&[wanted("web", &[4])]);
-        assert_eq!(backend(&ids, 4), Some((0, 1)));
+        assert_eq!(backend(&ids, 4), Some(0));
     }
 
     #[test]
@@ -621,7 +567,7 @@ mod tests {
         assert!(ids.rested(ids.resting().unwrap(), &named(&[])));
         assert_eq!(gone(&ids), []);
         ids.hold(&[wanted("web", &[2, 3, 1])]);
-        assert_eq!(backend(&ids, 1), Some((0, 1)));
+        assert_eq!(backend(&ids, 1), Some(0));
         assert_eq!(ids.departure(own(&ids, "web").backends[&address(1)]).generation, 0);
     }
 

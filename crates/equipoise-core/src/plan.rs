@@ -35,15 +35,15 @@ pub use self::route::Routed;
 pub use self::snat::{Crowded, crowded};
 use crate::config::{Config, Protocol, Service};
 use crate::facts::{Facts, Interface};
-use crate::id::{Family, Gone, Id, Ids};
+use crate::id::{Family, Gone, Holder, Id, Ids};
 
 /// What should be in the maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// The service maps.
     pub services: BTreeMap<ServiceKey, value::Service>,
-    /// Whose traffic the counters of each service id count.
-    pub service_terms: BTreeMap<u32, u32>,
+    /// Who holds each service id, and whose traffic its counters count.
+    pub service_holders: BTreeMap<u32, Holder>,
     /// The pools by id.
     pub pools: BTreeMap<u32, PoolPlan>,
     /// The backends by id; those that have left, too, while flows may name them.
@@ -69,8 +69,8 @@ pub struct Desired {
 pub struct BackendPlan {
     /// As it stands in the map.
     pub value: value::Backend,
-    /// Whose traffic the counters of its id count.
-    pub term: u32,
+    /// Who holds its id, and whose traffic its counters count.
+    pub holder: Holder,
     /// What becomes of its TCP flows, while it is kept out of its pool by what is believed about it.
     pub out: Option<value::Fate>,
 }
@@ -93,8 +93,8 @@ pub fn plan(config: &Config, facts: &Facts, ids: &Ids, previous: Option<&Desired
         .collect();
     find_keys(&mut drafts);
     for draft in &drafts {
-        let Id { number, term } = draft.id;
-        desired.service_terms.insert(number, term);
+        let Id { number, holder } = draft.id;
+        desired.service_holders.insert(number, holder);
         desired.policies.insert(number, policy::of(draft.service, &config.settings));
     }
     access::place(&drafts, &config.settings, &mut desired);
@@ -126,7 +126,7 @@ fn place_gone(ids: &Ids, desired: &mut Desired) {
             sources: 0,
             max_flows: 0,
         };
-        desired.backends.insert(id.number, BackendPlan { value, term: id.term, out: None });
+        desired.backends.insert(id.number, BackendPlan { value, holder: id.holder, out: None });
     }
 }
 
@@ -229,7 +229,7 @@ fn note_families_without_backend(draft: &Draft<'_>, desired: &mut Desired) {
     for (family, pool) in draft.own.ids {
         let is_reachable =
             exact == Some(family) || draft.keys.iter().any(|key| key.family() == family);
-        if is_reachable && desired.pools[&pool].slots.is_empty() {
+        if is_reachable && desired.pools[&pool.number].slots.is_empty() {
             desired.notes.push(Note::NoBackend { service: Arc::clone(&draft.name), family });
         }
     }
@@ -255,7 +255,7 @@ fn place_keys(drafts: &[Draft<'_>], desired: &mut Desired) {
             }
             *room -= 1;
             let (_, pool) = draft.own.ids[family];
-            desired.services.insert(key, value::Service { id: draft.id.number, pool });
+            desired.services.insert(key, value::Service { id: draft.id.number, pool: pool.number });
         }
         for (family, left_out) in
             Family::ALL.into_iter().zip(left_out).filter(|&(_, left_out)| left_out > 0)

@@ -22,6 +22,16 @@ impl Recovering {
         Self { since, good: 0 }
     }
 
+    /// As it was told of by [`told`](Self::told).
+    pub fn from_told((since, good): (Moment, u32)) -> Self {
+        Self { since, good }
+    }
+
+    /// Since when, and how often it has been found good since then.
+    pub fn told(self) -> (Moment, u32) {
+        (self.since, self.good)
+    }
+
     /// It has been found good once more.
     pub fn note_good(&mut self) {
         self.good = self.good.saturating_add(1);

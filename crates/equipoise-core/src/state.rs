@@ -4,21 +4,23 @@
 //! answers with what the data plane should be. Sans-IO: no clock, no sockets, no maps. What has
 //! been applied is not kept here.
 
+mod lasting;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use equipoise_common::key::{Address as _, V4};
-use equipoise_common::value::{Fate, Snat};
+use equipoise_common::value::{Backend, Fate, Snat};
 
 use crate::breaker::{self, Breakers};
 use crate::config::health::{Recovery, RecoveryMode};
 use crate::config::{self, Config};
-use crate::diff::Scope;
+use crate::diff::{Found, Scope};
 use crate::drain::{self, Drain, Drains, Pace};
 use crate::facts::{Facts, Moment};
 use crate::health::{Change, Effect, Health, Manual, Outcome, ProbeId, Standing};
-use crate::id::{BackendKey, Held, Ids, Mark, Named, RouteName, Wanted};
+use crate::id::{BackendKey, Held, Ids, Limits, Mark, Named, RouteName, Wanted};
 use crate::plan::{Desired, Note, PoolPlan, ServiceKey, plan, plan_again};
 use crate::ramp::Ramps;
 use crate::resolve::{Absent, LeftOut, Names};
@@ -50,6 +52,8 @@ pub struct State {
     scope: Option<Scope>,
     /// Whether flows are to be reset since backends have gone down.
     resets: bool,
+    /// Backends that an earlier process had kept out, and what becomes of their flows; asked for once.
+    were_out: BTreeMap<u32, Fate>,
 }
 
 /// When a state begins, and by which chance.
@@ -179,7 +183,18 @@ impl State {
             stale: true,
             scope: None,
             resets: false,
+            were_out: BTreeMap::new(),
         }
+    }
+
+    /// What an earlier process has left in the maps is gone on from; before anything is planned.
+    pub fn take_over(&mut self, found: &Found) {
+        let wanted = Wanted::all(&self.config);
+        self.ids = Ids::recovered(Limits::default(), &found.remembered(), &wanted);
+        let may_be_out =
+            |backend: &Backend| backend.generation > 0 && backend.state == Backend::LIVE;
+        let out = found.backends.iter().filter(|(_, backend)| may_be_out(backend));
+        self.were_out = out.map(|(&id, backend)| (id, Fate::from_number(backend.fate))).collect();
     }
 
     /// Another configuration is in force.
@@ -444,7 +459,8 @@ impl State {
             self.stale |= !changed.is_empty() && !self.plan_again(&changed);
         }
         if self.stale {
-            let was_out = self.out(self.desired.backends.keys());
+            let mut was_out = self.out(self.desired.backends.keys());
+            was_out.append(&mut self.were_out);
             self.desired = plan(&self.config, &self.facts, &self.ids, Some(&self.desired));
             self.note_departures(&was_out, None);
             self.stale = false;
@@ -715,7 +731,7 @@ mod tests {
     #[test]
     fn backend_that_was_left_out_is_placed_when_ids_have_rested() {
         let mut state = State::new(config("{ address = '10.0.0.1:80' }"), facts());
-        state.ids = Ids::new(crate::id::Limits { backends: 1, ..Default::default() });
+        state.ids = Ids::new(Limits { backends: 1, ..Default::default() });
         state.handle_config(config("{ address = '10.0.0.1:80' }"));
         state.handle_config(config("{ address = '10.0.0.2:80' }"));
         assert!(state.plan().backends.values().all(BackendPlan::is_gone));

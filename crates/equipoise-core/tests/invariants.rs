@@ -85,7 +85,7 @@ impl Maps {
                     Slots { ids: Arc::clone(slots), named: slots.iter().copied().collect() };
                 self.slots.insert(*run, slots);
             }
-            Step::PutPool { id, value } => {
+            Step::PutPool { id, value, .. } => {
                 let old = self.pools.insert(*id, *value).map(|old| Run::of(&old));
                 self.given_up.extend(old.filter(|&old| old != Run::of(value)));
             }

@@ -18,7 +18,9 @@ use equipoise_common::key::{HostKey, PortsKey, ServiceKey, V4, V6};
 use equipoise_common::limit;
 use equipoise_common::probe::AnswerKey;
 use equipoise_common::step::Step;
-use equipoise_common::value::{Backend, Host, Policy, Pool, Reply, Service, Snat, Traffic};
+use equipoise_common::value::{
+    Backend, Host, Layout, Policy, Pool, Reply, Service, Snat, Traffic,
+};
 use equipoise_common::verdict::COUNTERS;
 
 use crate::fragment::{First, PacketKey};
@@ -59,9 +61,13 @@ pub static TEST_CLOCK: Global<u8> = Global::new(0);
 #[btf_map(name = "CLOCK")]
 pub static CLOCK: Array<u64, 1> = Array::new();
 
-/// User space: the layout tag of these maps, checked before pinned ones are taken over.
+/// User space: what these maps are like, checked before pinned ones are taken over.
 #[btf_map(name = "LAYOUT")]
-pub static LAYOUT: Array<u64, 1> = Array::new();
+pub static LAYOUT: Array<Layout, 1> = Array::new();
+
+/// User space: who holds each id ([`equipoise_common::value::Kind::key`]), for the next process.
+#[btf_map(name = "HOLDERS")]
+pub static HOLDERS: HashMap<u64, u64, { limit::HOLDERS as usize }, NO_PREALLOC> = HashMap::new();
 
 /// User space: services by IPv4 VIP, interface, port and protocol.
 #[btf_map(name = "SERVICES_V4")]

@@ -16,7 +16,7 @@ use equipoise::admin::lock::InstanceLock;
 use equipoise::config_file::Base;
 use equipoise::dataplane::memory::Memory;
 use equipoise::dataplane::simulated::{Plane, Simulated as SimulatedPlane};
-use equipoise::driver::{Driver, Signals, Source, Start, Watching};
+use equipoise::driver::{Driver, Place, Signals, Source, Start, Watching};
 use equipoise::host::simulated::{Simulated as SimulatedMachine, World};
 use equipoise::host::{Device, Reading, Way};
 use equipoise::status::health::HealthFilter;
@@ -84,6 +84,7 @@ async fn measure(port: u16) -> Duration {
         config,
         machine,
         plane,
+        place: Place::Free,
     });
     let driver = driver.await.expect("it starts");
     let measured = async {

@@ -4,6 +4,7 @@
 //! [`Command`]s, never the state; the client side ([`client`]) is what the commands of the command
 //! line use. Errors are problem details (RFC 9457).
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -21,7 +22,7 @@ use crate::status::operate::{
     BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer,
     UndrainRequest,
 };
-use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
+use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer, UpgradeAnswer};
 
 pub mod client;
 pub mod lock;
@@ -83,6 +84,8 @@ pub enum Command {
     History(Reply<Vec<HistoryEntry>>),
     /// What is otherwise than the file says.
     Changes(Reply<Vec<RuntimeChange>>),
+    /// Run another binary in place of this process; answered when it runs.
+    Upgrade(PathBuf, Reply<UpgradeAnswer>),
     /// Detach, remove everything, and end; answered when it is done.
     Stop(Reply<StopAnswer>),
 }

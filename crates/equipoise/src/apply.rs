@@ -115,9 +115,12 @@ fn no_room(unplaced: Unplaced) -> StepError {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::net::SocketAddr;
 
+    use equipoise_common::limit;
     use equipoise_core::config::parse;
     use equipoise_core::facts::{Facts, Interface};
+    use equipoise_core::plan::ServiceKey;
     use equipoise_core::state::State;
 
     use super::*;
@@ -224,6 +227,52 @@ mod tests {
         let right = live(Fault::Never);
         for number in 2..6 {
             assert_eq!(live(Fault::Every(number)), right, "every step {number} refused");
+        }
+    }
+
+    /// What live backends there are at each service key, whatever their ids: each with the part of the slots that it has.
+    fn meant(maps: &Memory) -> BTreeMap<ServiceKey, BTreeMap<SocketAddr, usize>> {
+        let Contents { services, backends, .. } = maps.contents();
+        let mut meant = BTreeMap::new();
+        for (key, service) in services {
+            let places: &mut BTreeMap<SocketAddr, usize> = meant.entry(*key).or_default();
+            for slot in maps.slots(service.pool).unwrap() {
+                *places.entry(backends[slot].place()).or_default() += 1;
+            }
+        }
+        meant
+    }
+
+    #[test]
+    fn a_process_killed_between_any_two_steps_is_healed_by_the_next() {
+        for (before, after) in [(0, 1), (1, 2), (2, 0), (1, 1)] {
+            let mut state = state(CONFIGS[before]);
+            let (mut applier, mut maps) = (Applier::default(), Memory::default());
+            applier.converge(&mut maps, state.plan()).unwrap();
+            let facts = state.facts().clone();
+            reconfigure(&mut state, CONFIGS[after]);
+            let steps = diff(applier.applied(), state.plan()).steps;
+            let mut right = maps.clone();
+            applier.converge(&mut right, state.plan()).unwrap();
+            for killed_after in 0..=steps.len() {
+                let mut maps = maps.clone();
+                steps[..killed_after].iter().for_each(|step| maps.apply(step).unwrap());
+                let found = maps.found();
+                let config = parse("test.toml", CONFIGS[after]).unwrap().config;
+                let mut next = State::new(config, facts.clone());
+                next.take_over(&found);
+                let mut applier = Applier::new(Applied::found(limit::SLOTS, found));
+                // As the programs of before have left the maps.
+                maps.apply(&Step::Grace).unwrap();
+                let healed = applier.converge(&mut maps, next.plan()).unwrap();
+                assert_eq!(maps.check_references(), Ok(()), "after {killed_after} steps");
+                assert_eq!(meant(&maps), meant(&right), "after {killed_after} steps");
+                assert_eq!(applier.converge(&mut maps, next.plan()).unwrap().steps, 0);
+                if killed_after == steps.len() {
+                    let taken = healed.steps;
+                    assert_eq!((taken, seen(&maps)), (0, seen(&right)), "nothing was left to do");
+                }
+            }
         }
     }
 

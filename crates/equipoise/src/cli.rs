@@ -34,6 +34,7 @@ mod run;
 mod source;
 mod status;
 mod stop;
+mod upgrade;
 mod wait;
 
 use args::{Arguments, Command, Global};
@@ -150,6 +151,7 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Backend(asked) => change::backend(global, asked).await,
             Command::Config(asked) => config::config(global, asked).await,
             Command::Decap(asked) => decap::decap(global, asked).await,
+            Command::Upgrade(asked) => upgrade::upgrade(global, asked).await,
             Command::Stop => stop::stop(global).await,
         }
     })

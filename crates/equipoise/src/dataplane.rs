@@ -7,7 +7,7 @@ use equipoise_common::flow::count::Pressure;
 use equipoise_common::value::{Host, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::AttachMode;
-use equipoise_core::diff::Step;
+use equipoise_core::diff::{Found, Step};
 use equipoise_core::id::Named;
 
 use self::kernel::{
@@ -147,6 +147,36 @@ pub trait DataPlane: Maps {
     ///
     /// When it cannot be read.
     fn events(&mut self) -> Result<Option<Events>, KernelError>;
+
+    /// What is in the maps, where those of an earlier process have been taken over; none for new ones.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read.
+    fn found(&mut self) -> Result<Option<Found>, KernelError>;
+
+    /// Everything that is wanted is attached: what else an earlier process has left of attachments and programs goes.
+    ///
+    /// # Errors
+    ///
+    /// When something is left; packets do not meet it.
+    fn conclude(&mut self) -> Result<(), KernelError>;
+
+    /// Takes back a start that has come to nothing: what an earlier process had left is in force again, and where there was
+    /// nothing, nothing is left.
+    ///
+    /// # Errors
+    ///
+    /// When something could not be taken back.
+    fn abandon(self) -> Result<(), KernelError>;
+
+    /// A process that was to take over has come to nothing: the programs of this one are in force again, and what is in the
+    /// maps now is told.
+    ///
+    /// # Errors
+    ///
+    /// When something is not in force again, or cannot be read.
+    fn reclaim(&mut self) -> Result<Found, KernelError>;
 
     /// Leaves everything in force without this process.
     ///

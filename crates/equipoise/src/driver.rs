@@ -27,15 +27,16 @@ use crate::apply::{Applier, Converged};
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::Part;
 use crate::events::{Event as Told, Events, Kind};
+use crate::handover::Word;
 use crate::host::addresses::Managed;
 use crate::host::forwarding::{self, Forwarding};
 use crate::host::{HostError, Machine, Reading, Way};
 use crate::metrics;
 use crate::probe::{Outcomes, Prober};
 use crate::resolver::{Answers, Resolver};
-use crate::status::StopAnswer;
 use crate::status::change::ReloadRequest;
 use crate::status::history::Author;
+use crate::status::{StopAnswer, UpgradeAnswer};
 use crate::watch::Watch;
 
 mod answer;
@@ -63,14 +64,15 @@ mod select;
 mod start;
 mod tell;
 mod trouble;
+mod upgrade;
 mod wake;
 
 pub use ending::EndError;
 pub use files::Watching;
-pub use keep::path as state_file;
+pub use keep::{path as state_file, release_left};
 pub use listing::parse_prefix;
 pub(crate) use names::{addresses, error as name_error};
-pub use start::{Start, StartError};
+pub use start::{Place, Start, StartError};
 pub use wake::Signals;
 
 use answer::FlowSample;
@@ -88,6 +90,7 @@ use passive::Passive;
 use rollback::Unconfirmed;
 use tell::Lasting;
 use trouble::{Topic, Troubles};
+use upgrade::{Next, hear};
 use wake::{BURST, Due, NEIGHBOURS, RESTING, SWEEP, SWEEP_PARTS};
 
 /// Where the configuration comes from.
@@ -151,6 +154,10 @@ pub struct Driver<M, P> {
     due: Due,
     signals: Signals,
     commands: mpsc::Receiver<Command>,
+    /// What the admin API asks by.
+    admin: mpsc::Sender<Command>,
+    /// Who is to come after this process, while it makes ready.
+    next: Option<Next>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     server: Server,
     metrics: metrics::Listener,
@@ -173,6 +180,7 @@ enum Event {
     Machine,
     Probed(Vec<(ProbeId, Outcome)>),
     Answered(LookUpId, Result<Answer, Failure>),
+    Next(Word),
     Timer,
 }
 
@@ -182,6 +190,8 @@ enum Ending {
     Signal,
     /// A command: everything goes.
     Stop(Reply<StopAnswer>),
+    /// Another process has everything.
+    HandedOver(Reply<UpgradeAnswer>, UpgradeAnswer),
 }
 
 impl<M: Machine, P: DataPlane> Driver<M, P> {
@@ -231,6 +241,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Some(command) = self.commands.recv() => Event::Command(command),
             Some(ended) = self.outcomes.recv() => Event::Probed(ended),
             Some((id, answer)) = self.answers.recv() => Event::Answered(id, answer),
+            word = hear(&mut self.next) => Event::Next(word),
             () = self.machine.changed() => Event::Machine,
             () = sleep_until(wake) => Event::Timer,
         }
@@ -249,6 +260,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Event::Probed(ended) => self.take_outcomes(ended),
             Event::Answered(id, answer) => self.take_answer(id, answer),
             Event::Timer => {}
+            Event::Next(word) => return self.heard(word).await,
+            Event::Command(Command::Upgrade(binary, reply)) => self.upgrade(binary, reply),
             Event::Command(Command::Stop(reply)) => return Some(Ending::Stop(reply)),
             Event::Command(Command::Configure(Configure::Reload(request), by, reply)) => {
                 self.begin_reload(request, by, Some(reply)).await;
@@ -346,6 +359,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.interfaces.follow(&mut self.plane, &config, &self.reading);
         self.troubles.note_interfaces(self.interfaces.failed());
         self.troubles.schedule(Instant::now());
+        self.save();
     }
 
     fn follow_forwarding(&mut self, config: &Config) -> Result<(), HostError> {
@@ -369,6 +383,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.events.tell(expiry.events);
         }
         let converged = converged?;
+        // After the maps: what is kept is not to be ahead of them.
+        self.save();
         if converged.steps > 0 {
             tracing::info!(steps = converged.steps, "applied");
             // Flows of a backend that has gone are not to wait for their next packet.

@@ -11,6 +11,7 @@ pub mod dataplane;
 pub mod decap;
 pub mod driver;
 pub mod events;
+pub mod handover;
 pub mod host;
 pub mod metrics;
 pub mod probe;

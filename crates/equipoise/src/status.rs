@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use equipoise_core::config::{Ports, target};
 use serde::{Deserialize, Serialize};
@@ -340,6 +341,26 @@ pub struct MtuChange {
     pub before: u32,
     /// With the other configuration.
     pub after: u32,
+}
+
+/// Another binary runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeAnswer {
+    /// The process that runs now.
+    pub pid: Option<u32>,
+    /// Its version.
+    pub version: String,
+    /// The version of the process before it.
+    pub previous_version: String,
+    /// From the request to the end of the process before.
+    pub took_ms: u64,
+}
+
+/// What is to run in place of this process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeRequest {
+    /// The whole path of a binary.
+    pub binary: PathBuf,
 }
 
 /// How a stop ended.

@@ -24,6 +24,8 @@ mod names;
 mod paths;
 #[path = "traffic/reloads.rs"]
 mod reloads;
+#[path = "traffic/restart.rs"]
+mod restart;
 #[path = "traffic/routes.rs"]
 mod routes;
 #[path = "traffic/start.rs"]
@@ -98,6 +100,8 @@ at_each_hook! {
     pages_and_datagrams_are_checked_past_the_programs
     reloads_under_traffic_break_nothing_and_each_is_in_force
     checks_go_the_way_the_packets_go_and_tell_what_is_broken
+    connections_outlive_killed_processes
+    connections_outlive_an_upgrade_and_a_rollback
 }
 
 use denied::a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back;
@@ -118,6 +122,10 @@ use health::{
     flows_of_a_backend_that_is_down_are_treated_as_the_service_says,
     pages_and_datagrams_are_checked_past_the_programs,
 };
+use restart::{
+    connections_outlive_an_upgrade_and_a_rollback, connections_outlive_killed_processes,
+};
+
 use modes::{
     a_backend_reaches_its_own_vip, backends_answer_clients_themselves,
     backends_that_know_no_way_to_clients_answer_us,

@@ -14,6 +14,8 @@ mod metrics;
 mod names;
 #[path = "whole/operate.rs"]
 mod operate;
+#[path = "whole/restart.rs"]
+mod restart;
 #[path = "whole/shown.rs"]
 mod shown;
 
@@ -28,7 +30,7 @@ use equipoise::config_file::Base;
 use equipoise::dataplane::kernel::FlowRow;
 use equipoise::dataplane::memory::{Fault, Memory};
 use equipoise::dataplane::simulated::{End, Plane, Simulated as SimulatedPlane};
-use equipoise::driver::{Driver, EndError, Signals, Source, Start, StartError, Watching};
+use equipoise::driver::{Driver, EndError, Place, Signals, Source, Start, StartError, Watching};
 use equipoise::host::simulated::{Simulated as SimulatedMachine, World};
 use equipoise::host::{Device, Features, Reading, Way};
 use equipoise::status::{FlowFilter, Health, PlanRequest, Status};
@@ -115,13 +117,32 @@ impl Lab {
         prepare(&mut plane);
         let (plane, plane_handle) = SimulatedPlane::new(plane);
         let (machine, world) = SimulatedMachine::new(world);
-        let socket = directory.path().join("test.sock");
-        let lab = Self { plane: plane_handle, world, client: Client::new(&socket), directory };
+        let client = Client::new(&directory.path().join("test.sock"));
+        let lab = Self { plane: plane_handle, world, client, directory };
+        lab.start_with((file, watching), text, (machine, plane)).await
+    }
+
+    /// The next process, on what one that is gone has left: with another configuration perhaps.
+    async fn start_again(self, text: &str) -> (Result<TestDriver, StartError>, Self) {
+        let file = self.path("a.toml");
+        fs::write(&file, text).unwrap();
+        let plane = SimulatedPlane::left(&self.plane);
+        let (machine, world) = SimulatedMachine::new(self.world.borrow().clone());
+        Self { world, ..self }.start_with((file, Watching::No), text, (machine, plane)).await
+    }
+
+    async fn start_with(
+        self,
+        (file, watching): (PathBuf, Watching),
+        text: &str,
+        (machine, plane): (SimulatedMachine, SimulatedPlane),
+    ) -> (Result<TestDriver, StartError>, Self) {
+        let lab = self;
         let driver = Driver::start(Start {
             instance: "test".to_owned(),
             signals: Signals::hear().unwrap(),
             lock: InstanceLock::take(lab.directory.path(), "test").unwrap(),
-            socket,
+            socket: lab.path("test.sock"),
             state_file: lab.path("state.json"),
             source: Source::File(file),
             base: Base::new("a.toml", text),
@@ -129,6 +150,7 @@ impl Lab {
             config: config::parse("a.toml", text).unwrap().config,
             machine,
             plane,
+            place: Place::Free,
         })
         .await;
         (driver, lab)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::{Breaker, Change, State};
+use super::{Breaker, Change, Lasting, State};
 use crate::config::Config;
 use crate::config::breaker::Thresholds;
 use crate::facts::Moment;
@@ -174,6 +174,20 @@ impl Breakers {
     pub fn not_closed(&self) -> impl Iterator<Item = (&BackendKey, State)> {
         let all = self.breakers.iter().map(|(key, breaker)| (key, breaker.state()));
         all.filter(|(_, state)| *state != State::Closed)
+    }
+
+    /// What outlives the process.
+    pub fn lasting(&self) -> impl Iterator<Item = (&BackendKey, Lasting)> {
+        self.breakers.iter().filter_map(|(key, breaker)| Some((key, breaker.lasting()?)))
+    }
+
+    /// One goes on as an earlier process has left it; false where there is none now.
+    pub fn restore(&mut self, key: &BackendKey, lasting: Lasting) -> bool {
+        let Some(breaker) = self.breakers.get_mut(key) else { return false };
+        breaker.restore(lasting);
+        self.has_changed = true;
+        self.follow(key);
+        true
     }
 
     /// Whether any has changed since this was asked last.

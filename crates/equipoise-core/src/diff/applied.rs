@@ -12,6 +12,7 @@ use equipoise_common::value;
 
 use super::run::Room;
 use super::{Run, Scope, Step, within};
+use crate::id::Holder;
 use crate::plan::{Listed, Routed, Rule, ServiceKey};
 
 /// What is in the maps.
@@ -26,11 +27,10 @@ pub struct Applied {
     pub(super) replies: BTreeMap<ServiceKey, value::Reply>,
     pub(super) snat: BTreeMap<u64, value::Snat>,
     pub(super) hairpins: BTreeSet<HostKey>,
-    /// Whose traffic the counters of each service count.
-    pub(super) service_terms: BTreeMap<u32, u32>,
-    /// Whose traffic the counters of each backend count. Stays when the backend goes, so that a
-    /// backend that comes back goes on counting.
-    pub(super) backend_terms: BTreeMap<u32, u32>,
+    /// Who holds each service id, and whose traffic its counters count.
+    pub(super) service_holders: BTreeMap<u32, Holder>,
+    /// Who holds each backend id. Stays when the backend goes, so that one that comes back goes on counting.
+    pub(super) backend_holders: BTreeMap<u32, Holder>,
     pub(super) room: Room,
     /// Whether something that a packet in flight may hold has gone since the last grace period.
     pub(super) unsettled: bool,
@@ -41,6 +41,7 @@ pub struct Applied {
 /// A pool in the maps.
 #[derive(Clone, Debug)]
 pub(super) struct AppliedPool {
+    pub(super) holder: Holder,
     pub(super) value: value::Pool,
     pub(super) slots: Arc<[u32]>,
 }
@@ -64,8 +65,8 @@ impl Applied {
             replies: BTreeMap::new(),
             snat: BTreeMap::new(),
             hairpins: BTreeSet::new(),
-            service_terms: BTreeMap::new(),
-            backend_terms: BTreeMap::new(),
+            service_holders: BTreeMap::new(),
+            backend_holders: BTreeMap::new(),
             room: Room::new(slots),
             unsettled: false,
             written: Vec::new(),
@@ -77,7 +78,7 @@ impl Applied {
         Self {
             pools: within(&self.pools, &scope.pools),
             backends: within(&self.backends, &scope.backends),
-            backend_terms: within(&self.backend_terms, &scope.backends),
+            backend_holders: within(&self.backend_holders, &scope.backends),
             room: self.room.clone(),
             unsettled: self.unsettled,
             written: self.written.clone(),
@@ -133,11 +134,11 @@ impl Applied {
     /// Takes note that a step has been taken.
     pub fn record(&mut self, step: &Step) {
         match step {
-            Step::ResetServiceCounters { id, term } => {
-                self.service_terms.insert(*id, *term);
+            Step::ResetServiceCounters { id, holder } => {
+                self.service_holders.insert(*id, *holder);
             }
-            Step::ResetBackendCounters { id, term } => {
-                self.backend_terms.insert(*id, *term);
+            Step::ResetBackendCounters { id, holder } => {
+                self.backend_holders.insert(*id, *holder);
             }
             Step::PutPolicy { id, value } => {
                 self.policies.insert(*id, *value);
@@ -176,7 +177,7 @@ impl Applied {
                 self.written.retain(|(other, _)| !other.overlaps(*run));
                 self.written.push((*run, Arc::clone(slots)));
             }
-            Step::PutPool { id, value } => self.record_pool(*id, *value),
+            Step::PutPool { id, holder, value } => self.record_pool(*id, *holder, *value),
             Step::PutRoute { routed, pool } => {
                 self.unsettled |= self.routes.insert(*routed, *pool).is_some();
             }
@@ -205,7 +206,7 @@ impl Applied {
         }
     }
 
-    fn record_pool(&mut self, id: u32, value: value::Pool) {
+    fn record_pool(&mut self, id: u32, holder: Holder, value: value::Pool) {
         let run = Run::of(&value);
         let old = self.pools.remove(&id);
         let slots = match &old {
@@ -217,7 +218,7 @@ impl Applied {
             self.unsettled = true;
         }
         self.room.take(run);
-        self.pools.insert(id, AppliedPool { value, slots });
+        self.pools.insert(id, AppliedPool { holder, value, slots });
     }
     fn take_written(&mut self, run: Run) -> Arc<[u32]> {
         let at = self.written.iter().position(|(written, _)| *written == run);

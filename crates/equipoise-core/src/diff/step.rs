@@ -18,6 +18,7 @@ use equipoise_common::value::{
 
 use super::Run;
 use crate::config::target;
+use crate::id::Holder;
 use crate::plan::{Listed, Routed, Rule, ServiceKey};
 
 /// One change to the maps.
@@ -27,15 +28,15 @@ pub enum Step {
     ResetServiceCounters {
         /// The service.
         id: u32,
-        /// Which holder of the id this is; of no interest to the maps.
-        term: u32,
+        /// Who that is: kept for the next process.
+        holder: Holder,
     },
     /// All counters of this backend become 0: the id has a new holder.
     ResetBackendCounters {
         /// The backend.
         id: u32,
-        /// Which holder of the id this is; of no interest to the maps.
-        term: u32,
+        /// Who that is: kept for the next process.
+        holder: Holder,
     },
     /// How a service treats its flows is set; flows that are there go by it from their next packet on.
     PutPolicy {
@@ -108,6 +109,8 @@ pub enum Step {
     PutPool {
         /// Its key.
         id: u32,
+        /// Who holds that: kept for the next process.
+        holder: Holder,
         /// Its value.
         value: Pool,
     },
@@ -173,7 +176,7 @@ impl fmt::Display for Step {
                 write!(f, "put backend {id}: {}", describe_backend(value))
             }
             Self::WriteSlots { run, .. } => write!(f, "write slots {run}"),
-            Self::PutPool { id, value } => {
+            Self::PutPool { id, value, .. } => {
                 let (run, epoch) = (Run::of(value), value.epoch);
                 write!(f, "put pool {id}: slots {run}, {}, epoch {epoch}", pick(value.pick))
             }

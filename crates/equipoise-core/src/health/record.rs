@@ -138,10 +138,34 @@ pub struct Record {
     recovering: Option<Recovering>,
 }
 
+/// What outlives a process of what checks have said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lasting {
+    /// What was believed.
+    pub verdict: Verdict,
+    /// How it gets its share back, where it has not all of it.
+    pub recovering: Option<Recovering>,
+}
+
 impl Record {
     /// What another check of the same backend starts with: the verdict, and nothing counted.
     pub fn heir(&self) -> Self {
         Self { verdict: self.verdict, recovering: self.recovering, ..Self::default() }
+    }
+
+    /// What the next process begins with, if that is not what it would anyway: who is down, or has its share again in part.
+    pub fn lasting(&self, now: Duration, recovery: Recovery) -> Option<Lasting> {
+        let Self { verdict, recovering, .. } = *self;
+        let is_recovering = self.recovered(now, recovery) < 100;
+        let lasts = verdict == Verdict::Unhealthy || is_recovering;
+        lasts.then_some(Lasting { verdict, recovering: recovering.filter(|_| is_recovering) })
+    }
+
+    /// Begins with what an earlier process has found out; where a check has ended since, that counts.
+    pub fn restore(&mut self, lasting: Lasting) {
+        if self.checked_at.is_none() {
+            (self.verdict, self.recovering) = (lasting.verdict, lasting.recovering);
+        }
     }
 
     /// Takes an outcome; true if the verdict is another now.

@@ -105,6 +105,10 @@ impl Schedule {
         self.watched.get(&id)
     }
 
+    pub(super) fn record_mut(&mut self, id: u64) -> Option<&mut Record> {
+        self.watched.get_mut(&id).map(|watched| &mut watched.record)
+    }
+
     pub(super) fn next_due(&self) -> Option<Duration> {
         if !self.cancelled.is_empty() {
             return Some(Duration::ZERO);

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 
 use equipoise_common::access::{Access, AccessKey};
 use equipoise_common::bucket::Rate;
+use equipoise_common::key::{Address as _, V4};
 use equipoise_common::value;
 
 use super::{Desired, Draft};
@@ -26,6 +28,16 @@ impl Listed {
         let scope = AccessKey::scope(self.service, address.is_ipv6());
         let bits = AccessKey::SCOPE_BITS + u32::from(length);
         (bits, AccessKey::new(scope, address.into()))
+    }
+
+    /// From how the kernel has it; none for what is no prefix.
+    pub fn from_key(bits: u32, key: AccessKey) -> Option<Self> {
+        let (service, is_v6) = key.list();
+        let length = u8::try_from(bits.checked_sub(AccessKey::SCOPE_BITS)?).ok()?;
+        let address = key.address();
+        let address: IpAddr = if is_v6 { address.into() } else { V4::unpack(address).into() };
+        let is_one = length <= if is_v6 { 128 } else { 32 };
+        is_one.then_some(Self { service, prefix: Prefix { address, length } })
     }
 }
 
@@ -54,6 +66,11 @@ impl Rule {
             Self::Allow => "allow",
             Self::Deny => "deny",
         }
+    }
+
+    /// From how the kernel has it.
+    pub fn from_value(value: Access) -> Self {
+        if value.what == Access::DENY { Self::Deny } else { Self::Allow }
     }
 
     /// As the kernel has it, for a prefix.

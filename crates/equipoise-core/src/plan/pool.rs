@@ -18,7 +18,7 @@ use crate::config::{
 };
 use crate::facts::Facts;
 use crate::id::BackendKey;
-use crate::id::{Departure, Family, Held, Id, Ids, RouteName};
+use crate::id::{Departure, Family, Held, Holder, Id, Ids, RouteName};
 use crate::load;
 use crate::maglev::{self, Resolution};
 use crate::weight::{self, Candidate, Weight};
@@ -32,6 +32,8 @@ pub struct PoolPlan {
     pub route: RouteName,
     /// The family.
     pub family: Family,
+    /// Who holds its id: these three.
+    pub holder: Holder,
     /// How a slot is picked.
     pub pick: Pick,
     /// The backends, ordered by address; those without a weight too.
@@ -66,7 +68,7 @@ impl PoolPlan {
 pub(super) struct PoolDraft<'a> {
     pool: Pool<'a>,
     pub(super) route: RouteName,
-    pub(super) ids: [(Family, u32); 2],
+    pub(super) ids: [(Family, Id); 2],
     pub(super) backends: Vec<Placed<'a>>,
 }
 
@@ -88,7 +90,7 @@ impl<'a> PoolDraft<'a> {
             id: held.backends.get(&backend.address).map(|&id| (id, ids.departure(id))),
         };
         let backends = pool.backends.iter().map(placed).collect();
-        let ids = [(Family::V4, v4.number), (Family::V6, v6.number)];
+        let ids = [(Family::V4, v4), (Family::V6, v6)];
         Some(Self { pool, route, ids, backends })
     }
 
@@ -153,6 +155,7 @@ fn place_pool(
     desired: &mut Desired,
 ) {
     for ((family, id), (mut members, panics)) in pool.ids.into_iter().zip(members) {
+        let Id { number: id, holder } = id;
         let pick = pick(draft.service, pool.pool, family);
         let shape = Shape::of(pick, &members, resolution);
         let known = known.previous.and_then(|previous| previous.pools.get(&id));
@@ -166,7 +169,7 @@ fn place_pool(
             let policy = pool.pool.panic.policy;
             desired.notes.push(Note::Panic { service, route, family, policy });
         }
-        let plan = PoolPlan { service, route, family, pick, members, panics, slots };
+        let plan = PoolPlan { service, route, family, holder, pick, members, panics, slots };
         desired.pools.insert(id, plan);
     }
 }
@@ -290,7 +293,7 @@ fn place_backends(
     let mode = draft.service.delivery.mode;
     for &Placed { backend, id } in &pool.backends {
         let address = backend.address;
-        let Some((Id { number: id, term }, departure)) = id else {
+        let Some((Id { number: id, holder }, departure)) = id else {
             left_out.push(address);
             continue;
         };
@@ -306,7 +309,7 @@ fn place_backends(
             sources: 0,
             max_flows: backend.max_flows,
         };
-        desired.backends.insert(id, BackendPlan { value, term, out: None });
+        desired.backends.insert(id, BackendPlan { value, holder, out: None });
         let member = Member { id, address, weight: backend.share(), slots: 0 };
         for family in Family::ALL {
             // What travels inside other packets may do so inside those of either family.

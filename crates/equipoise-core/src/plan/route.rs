@@ -4,7 +4,7 @@ use std::fmt;
 
 use equipoise_common::access::AccessKey;
 
-use super::{Desired, Draft};
+use super::{Desired, Draft, Listed};
 use crate::config::Prefix;
 use crate::id::Family;
 
@@ -25,6 +25,12 @@ impl Routed {
         let bits = AccessKey::SCOPE_BITS + u32::from(length);
         (bits, AccessKey::new(scope, address.into()))
     }
+
+    /// From how the kernel has it; none for what is no prefix of a service's.
+    pub fn from_key(bits: u32, key: AccessKey) -> Option<Self> {
+        let Listed { service, prefix } = Listed::from_key(bits, key)?;
+        Some(Self { service: service?, prefix })
+    }
 }
 
 impl fmt::Display for Routed {
@@ -41,7 +47,7 @@ pub(super) fn place(drafts: &[Draft<'_>], desired: &mut Desired) {
         let prefixes = pool.route().map_or(&[][..], |route| &route.source.prefixes);
         prefixes.iter().map(move |&prefix| {
             let (_, pool) = pool.ids[Family::of(prefix.address) as usize];
-            (Routed { service: draft.id.number, prefix }, pool)
+            (Routed { service: draft.id.number, prefix }, pool.number)
         })
     });
     desired.routes = entries.collect();

@@ -188,6 +188,7 @@ mod tests {
     use equipoise_common::value::Backend;
 
     use super::*;
+    use crate::id::Holder;
 
     #[test]
     fn backends_are_told_of_when_most_of_the_ports_there_are_in_use() {
@@ -200,7 +201,7 @@ mod tests {
                 sources: 1,
                 ..Backend::default()
             };
-            BackendPlan { value, term: 0, out: None }
+            BackendPlan { value, holder: Holder::default(), out: None }
         };
         let backends = ["10.0.0.1:80", "10.0.0.1:80", "[fd00::1]:80"].map(entry);
         let snat = |id: u32| {

@@ -52,7 +52,7 @@ fn standing_for(drafts: &[Draft<'_>]) -> BTreeMap<ServiceKey, value::Service> {
         let whole = ServiceKey::new(vip, key.interface(), ServiceKey::ANY);
         let (_, pool) = draft.own.ids[key.family() as usize];
         let by_hash = draft.service.policy.fragments == Fragments::Hash;
-        let service = value::Service { id: draft.id.number, pool };
+        let service = value::Service { id: draft.id.number, pool: pool.number };
         let standing = found.entry(whole).or_insert((service, by_hash));
         if standing.1 && !by_hash {
             *standing = (service, by_hash);

@@ -25,7 +25,9 @@ use crate::status::operate::{
     BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer,
     UndrainRequest,
 };
-use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
+use crate::status::{
+    Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer, UpgradeAnswer, UpgradeRequest,
+};
 
 mod events;
 
@@ -289,6 +291,15 @@ impl Client {
     pub async fn remove_backend(&self, name: &BackendName) -> Result<ReloadAnswer, ClientError> {
         let path = format!("{}?{}", path_of(name), pairs(&[("route", name.route.as_deref())]));
         self.read(self.send(Method::DELETE, &path, Bytes::new()).await?).await
+    }
+
+    /// Runs another binary in place of the process that runs.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, or the binary has not come to run.
+    pub async fn upgrade(&self, request: &UpgradeRequest) -> Result<UpgradeAnswer, ClientError> {
+        self.read(self.send(Method::POST, "upgrade", json(request)?).await?).await
     }
 
     /// Ends the instance; answered when everything is removed.

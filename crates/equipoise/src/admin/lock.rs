@@ -15,6 +15,8 @@ pub struct InstanceLock {
     path: PathBuf,
     file: File,
     made_directory: bool,
+    /// Whether it is another process's by now.
+    is_left: bool,
 }
 
 /// Why there is no lock.
@@ -80,15 +82,44 @@ impl InstanceLock {
             }
             let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
             written.map_err(failed)?;
-            return Ok(Self { path, file, made_directory });
+            return Ok(Self { path, file, made_directory, is_left: false });
         }
+    }
+}
+
+impl InstanceLock {
+    /// Takes the lock that the process before has handed over: it has never been free.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written who has it now.
+    pub fn adopt(directory: &Path, instance: &str, mut file: File) -> Result<Self, LockError> {
+        let path = directory.join(format!("{instance}.lock"));
+        let written = file
+            .rewind()
+            .and_then(|()| file.set_len(0))
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
+        match written {
+            Ok(()) => Ok(Self { path, file, made_directory: true, is_left: false }),
+            Err(source) => Err(LockError::File { path, source }),
+        }
+    }
+
+    /// The file that is locked.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Another process has been handed it, and holds it from here on.
+    pub fn leave(mut self) {
+        self.is_left = true;
     }
 }
 
 impl Drop for InstanceLock {
     fn drop(&mut self) {
         // Removed while still locked, so that it is ours that goes.
-        if !still_named(&self.file, &self.path) {
+        if self.is_left || !still_named(&self.file, &self.path) {
             return;
         }
         if let Err(error) = fs::remove_file(&self.path) {
@@ -160,6 +191,19 @@ mod tests {
         assert!(made.exists());
         drop(first);
         assert!(!made.exists());
+    }
+
+    #[test]
+    fn lock_that_is_handed_over_is_never_free_and_goes_with_the_one_who_has_it() {
+        let dir = TempDir::new().unwrap();
+        let first = InstanceLock::take(dir.path(), "web").unwrap();
+        let file = first.file().try_clone().unwrap();
+        let second = InstanceLock::adopt(dir.path(), "web", file).unwrap();
+        first.leave();
+        let refused = InstanceLock::take(dir.path(), "web").unwrap_err();
+        assert!(matches!(refused, LockError::Held { pid: Some(_), .. }), "{refused}");
+        drop(second);
+        InstanceLock::take(dir.path(), "web").unwrap();
     }
 
     #[test]

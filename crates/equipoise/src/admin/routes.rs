@@ -21,7 +21,9 @@ mod operate;
 use crate::metrics::{self, Exporter};
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord, OfRoute};
-use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer};
+use crate::status::{
+    Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer, UpgradeAnswer, UpgradeRequest,
+};
 
 /// Flows written at a time: a chunk of about 100 kB.
 const CHUNK: usize = 512;
@@ -40,6 +42,7 @@ pub(super) fn router(access: Access, exporter: Exporter) -> Router {
         .route("/api/v1/health", get(health))
         .route("/api/v1/services/{service}/backends/{backend}/health", put(set_health))
         .route("/api/v1/services/{service}/backends/{backend}/health/check", post(check_health))
+        .route("/api/v1/upgrade", post(upgrade))
         .route("/api/v1/stop", post(stop))
         .fallback(async || ProblemDetails::not_found("there is no such resource"))
         .method_not_allowed_fallback(async || ProblemDetails::wrong_method())
@@ -109,6 +112,18 @@ async fn check_health(
     let Query(OfRoute { route }) = query?;
     let name = BackendName { service, backend, route };
     access.ask(|reply| Command::CheckHealth(name, reply)).await.map(Json)
+}
+
+async fn upgrade(
+    State(access): State<Access>,
+    request: Result<Json<UpgradeRequest>, JsonRejection>,
+) -> Result<Json<UpgradeAnswer>, ProblemDetails> {
+    let Json(UpgradeRequest { binary }) = request?;
+    if !binary.is_absolute() {
+        let message = format!("{} is not the whole path of a binary", binary.display());
+        return Err(ProblemDetails::bad_request(message));
+    }
+    access.ask(|reply| Command::Upgrade(binary, reply)).await.map(Json)
 }
 
 async fn stop(State(access): State<Access>) -> Result<Json<StopAnswer>, ProblemDetails> {

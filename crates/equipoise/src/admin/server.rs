@@ -57,7 +57,17 @@ impl AdminSocket {
                 "another process answers there",
             )));
         }
-        // Bound under another name and moved, so that nobody finds it before its mode is right.
+        Self::take_place(path)
+    }
+
+    /// Binds the socket in place of whoever answers there.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made.
+    pub fn take_place(path: &Path) -> Result<Self, SocketError> {
+        let failed = |source| SocketError { path: path.to_owned(), source };
+        // Bound under another name and moved, so that nobody finds it before its mode is right, and everybody finds one.
         let fresh = path.with_extension(format!("sock.{}", std::process::id()));
         remove(&fresh).map_err(failed)?;
         let listener = UnixListener::bind(&fresh).map_err(failed)?;
@@ -97,9 +107,20 @@ impl Server {
         }
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Is served at another socket, too: that of before is nobody's way in any more.
+    pub fn replace(&mut self, other: Self) {
+        let before = std::mem::replace(self, other);
+        // Those who are connected are answered; it ends with the process.
+        drop(before.task);
+    }
+
     /// Lets answers on their way arrive, and ends.
     pub async fn end(self) {
-        self.unlink();
         if self.end.send(()).is_err() {
             return;
         }

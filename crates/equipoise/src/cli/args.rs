@@ -119,6 +119,8 @@ pub enum Command {
     Backend(Backend),
     /// Show the configuration that runs
     Config(Config),
+    /// Run another binary in place of the one that runs; packets flow on, and no connection breaks
+    Upgrade(Upgrade),
     /// Stop the running instance and remove everything of it
     Stop,
     /// On a backend: take packets out of ipip and GUE, without a tunnel device, until told to stop
@@ -141,6 +143,16 @@ pub struct Run {
     /// Balance over these backends
     #[arg(short, long, value_name = "ADDR:PORT", num_args = 1..)]
     pub target: Vec<String>,
+    /// Come after the process at the other end of standard input
+    #[arg(long, hide = true)]
+    pub take_over: bool,
+}
+
+/// Arguments of `upgrade`.
+#[derive(Debug, Args)]
+pub struct Upgrade {
+    /// The binary; to roll back, that of before
+    pub binary: PathBuf,
 }
 
 /// Arguments of `plan`.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use equipoise_core::config;
+use equipoise_core::config::{self, Config};
 use serde_json::json;
 
 use super::args::{Global, RUN_DIRECTORY, Run};
@@ -12,12 +12,38 @@ use super::source::Text;
 use super::{Exit, Failure, print, print_json, report};
 use crate::admin::lock::InstanceLock;
 use crate::config_file::Base;
+use crate::dataplane::DataPlane as _;
 use crate::dataplane::kernel::{Clock, Eviction, Kernel, Options, TcWay};
-use crate::driver::{Driver, Signals, Source, Start, Watching, state_file, targets};
+use crate::driver::{Driver, Place, Signals, Source, Start, Watching, state_file, targets};
+use crate::handover::{Predecessor, Word};
 use crate::host::{Machine, Netlink, check, requirements};
 use crate::running_config;
 
+/// The machine, and what is to run on it.
+struct Known {
+    machine: Netlink,
+    config: Config,
+    source: Source,
+    base: Base,
+    watching: Watching,
+}
+
 pub(super) async fn run(global: &Global, flags: &Run) -> Result<(), Failure> {
+    if flags.take_over {
+        return take_over(global, flags).await;
+    }
+    let known = known(global, flags).await?;
+    let lock =
+        InstanceLock::take(Path::new(RUN_DIRECTORY), &global.instance).map_err(Failure::failed)?;
+    let plane = Kernel::load(&options(global, &known.config)).map_err(Failure::failed)?;
+    let start = starting(global, known, (plane, lock, Place::Free))?;
+    let driver = Driver::start(start).await.map_err(Failure::failed)?;
+    said(global)?;
+    driver.run().await.map_err(Failure::failed)
+}
+
+/// Checks everything that can be checked before anything is touched.
+async fn known(global: &Global, flags: &Run) -> Result<Known, Failure> {
     usage(global, flags)?;
     requirements::check().map_err(|missing| Failure::new(Exit::Failed, missing))?;
     let (loaded, source) = configuration(global, flags)?;
@@ -31,35 +57,88 @@ pub(super) async fn run(global: &Global, flags: &Run) -> Result<(), Failure> {
     };
     let mut machine = Netlink::open().map_err(Failure::failed)?;
     check_host(&mut machine, &loaded).await?;
-    let config = loaded.config;
+    let watching = if flags.no_watch { Watching::No } else { Watching::Yes };
+    Ok(Known { machine, config: loaded.config, source, base, watching })
+}
 
-    let lock =
-        InstanceLock::take(Path::new(RUN_DIRECTORY), &global.instance).map_err(Failure::failed)?;
-    let signals = Signals::hear().map_err(Failure::failed)?;
-    let options = Options {
+/// In place of a process that runs, which goes on if this one does not come to run.
+async fn take_over(global: &Global, flags: &Run) -> Result<(), Failure> {
+    let mut other = Predecessor::at_stdin().map_err(Failure::failed)?;
+    let begun = match known(global, flags).await {
+        Ok(known) => begin_after(global, known, &mut other).await,
+        Err(failure) => Err(failure),
+    };
+    let word = match &begun {
+        Ok(_) => Word::Running { version: env!("CARGO_PKG_VERSION").to_owned() },
+        Err(failure) => {
+            let said = || "its configuration is refused; the log says why".to_owned();
+            Word::Failed(failure.message.clone().unwrap_or_else(said))
+        }
+    };
+    // Where nobody hears it any more the lock is ours, and so is everything else.
+    let told = other.say(&word);
+    let driver = begun?;
+    if let Err(error) = told {
+        tracing::warn!(%error, "the process before has not heard that this one runs");
+    }
+    said(global)?;
+    driver.run().await.map_err(Failure::failed)
+}
+
+async fn begin_after(
+    global: &Global,
+    known: Known,
+    other: &mut Predecessor,
+) -> Result<Driver<Netlink, Kernel>, Failure> {
+    let mut plane = Kernel::load(&options(global, &known.config)).map_err(Failure::failed)?;
+    // What takes longest, while the other process still follows everything.
+    let taken = plane.load_as_before().map_err(Failure::failed).and_then(|()| {
+        let file = other.take().map_err(Failure::failed)?;
+        InstanceLock::adopt(Path::new(RUN_DIRECTORY), &global.instance, file)
+            .map_err(Failure::failed)
+    });
+    let lock = match taken {
+        Ok(lock) => lock,
+        Err(failure) => {
+            if let Err(error) = plane.abandon() {
+                tracing::warn!(%error, "something of a start that has come to nothing stays");
+            }
+            return Err(failure);
+        }
+    };
+    let start = starting(global, known, (plane, lock, Place::OfAnother))?;
+    Driver::start(start).await.map_err(Failure::failed)
+}
+
+fn options<'a>(global: &'a Global, config: &Config) -> Options<'a> {
+    Options {
         instance: &global.instance,
         max_flows: config.settings.max_flows,
         tc: TcWay::default(),
         clock: Clock::default(),
         eviction: Eviction::default(),
-    };
-    let plane = Kernel::load(&options).map_err(Failure::failed)?;
-    let start = Start {
+    }
+}
+
+fn starting(
+    global: &Global,
+    Known { machine, config, source, base, watching }: Known,
+    (plane, lock, place): (Kernel, InstanceLock, Place),
+) -> Result<Start<Netlink, Kernel>, Failure> {
+    Ok(Start {
         instance: global.instance.clone(),
-        signals,
+        signals: Signals::hear().map_err(Failure::failed)?,
         lock,
         socket: global.socket(),
         state_file: state_file(&global.instance),
         source,
         base,
-        watching: if flags.no_watch { Watching::No } else { Watching::Yes },
+        watching,
         config,
         machine,
         plane,
-    };
-    let driver = Driver::start(start).await.map_err(Failure::failed)?;
-    said(global)?;
-    driver.run().await.map_err(Failure::failed)
+        place,
+    })
 }
 
 /// What clap cannot say of the flags.

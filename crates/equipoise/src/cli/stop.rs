@@ -7,27 +7,32 @@ use super::{Exit, Failure, print, print_json};
 use crate::admin::client::ClientError;
 use crate::admin::lock::InstanceLock;
 use crate::dataplane::kernel::Kernel;
+use crate::driver::{release_left, state_file};
+use crate::host::Netlink;
 use crate::status::StopAnswer;
 
 pub(super) async fn stop(global: &Global) -> Result<(), Failure> {
     match global.client().stop().await {
         Ok(answer) => said(global, &answer, "stopped"),
-        Err(ClientError::NoInstance(_)) => clear(global),
+        Err(ClientError::NoInstance(_)) => clear(global).await,
         Err(error) => Err(error.into()),
     }
 }
 
 /// With the lock in hand, so that no instance starts while its name's leftovers go.
-fn clear(global: &Global) -> Result<(), Failure> {
+async fn clear(global: &Global) -> Result<(), Failure> {
     let lock =
         InstanceLock::take(Path::new(RUN_DIRECTORY), &global.instance).map_err(Failure::failed)?;
     // A socket without its process is a leftover as well.
     let socket = std::fs::remove_file(global.socket()).is_ok();
     let pins = Kernel::remove_left(&global.instance).map_err(Failure::failed)?;
+    let state_file = state_file(&global.instance);
+    let mut machine = Netlink::open().map_err(Failure::failed)?;
+    let changes = release_left(&mut machine, &state_file).await;
     drop(lock);
     // It stays when another instance is in it.
     let _: std::io::Result<()> = std::fs::remove_dir(RUN_DIRECTORY);
-    if !socket && !pins {
+    if !socket && !pins && !changes {
         let message =
             format!("no instance {:?} is running, and nothing of one is left", global.instance);
         return Err(Failure::new(Exit::NoInstance, message));

@@ -4,6 +4,7 @@
 //! what the programs have counted; what should be where is decided elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::Ebpf;
@@ -11,14 +12,15 @@ use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::{Live as Count, tick};
 use equipoise_common::key::{V4, V6};
 use equipoise_common::limit;
-use equipoise_common::value::{Host, LAYOUT, Traffic};
+use equipoise_common::value::{Host, Layout, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::AttachMode;
-use equipoise_core::diff::Step;
+use equipoise_core::diff::{Found, Step};
 use equipoise_core::id::Named;
 
 use self::attach::{Attached, Place};
 use self::flow::{FIRST_V4, FIRST_V6, Table};
+use self::inherit::Left;
 use self::load::{Group, Sizes, open};
 use self::pin::{Pins, refused};
 use self::table::{SET_V4, SET_V6, Tables};
@@ -30,6 +32,8 @@ mod clsact;
 pub mod decap;
 mod event;
 mod flow;
+mod found;
+mod inherit;
 mod load;
 mod mapped;
 #[cfg(feature = "kernel-tests")]
@@ -96,13 +100,16 @@ pub struct Kernel {
     /// Nanoseconds, where the clock is one that is set.
     time: u64,
     tc: TcWay,
+    /// Whether an earlier process's maps have been taken over.
+    has_inherited: bool,
 }
 
 impl Kernel {
     /// Makes the maps, pinned under the instance's name. The programs are loaded when a device needs them, which takes
     /// a second or two for each hook.
     ///
-    /// What an earlier process of that name has left is removed first.
+    /// Maps that an earlier process of that name has left are taken over, with their flows, where they are as this build makes
+    /// them; its programs stay in force until others are attached in their place. Else they are removed first.
     ///
     /// # Errors
     ///
@@ -110,31 +117,87 @@ impl Kernel {
     pub fn load(options: &Options<'_>) -> Result<Self, KernelError> {
         load::present()?;
         let pins = Pins::of(options.instance);
-        if pins.exists() {
-            tracing::info!(instance = options.instance, "replacing what an earlier process left");
-            pins.remove()
-                .map_err(|error| refused("removing what an earlier process left", &error))?;
+        let layout = match load::look(&pins)? {
+            Left::Maps(layout) if layout.max_flows == options.max_flows => Some(layout),
+            Left::Maps(layout) => {
+                let reason = format!("its tables hold {} flows", layout.max_flows);
+                Self::give_up(options.instance, &pins, &reason)?;
+                None
+            }
+            Left::Unusable(reason) => {
+                Self::give_up(options.instance, &pins, &reason)?;
+                None
+            }
+            Left::Nothing => None,
+        };
+        match layout {
+            Some(layout) => Self::inherit(options, pins, &layout),
+            None => Self::make(options, &pins),
         }
+    }
+
+    /// With maps of its own.
+    fn make(options: &Options<'_>, pins: &Pins) -> Result<Self, KernelError> {
         pins.prepare()?;
-        let sizes = Sizes::new(options);
-        let loaded = open(&pins, sizes).and_then(|mut ebpf| {
-            let mut tables = Tables::take(&mut ebpf, sizes.max_flows)?;
-            tables.tag(LAYOUT)?;
-            Ok((ebpf, tables))
+        let made = Self::open(options, pins.clone(), Sizes::new(options)).and_then(|mut kernel| {
+            kernel.tables.tag(kernel.sizes.layout())?;
+            Ok(kernel)
         });
-        match loaded {
-            Ok((ebpf, tables)) => {
-                let attached = BTreeMap::new();
-                let (tc, loaded) = (options.tc, BTreeSet::new());
-                Ok(Self { ebpf, pins, tables, attached, sizes, loaded, cursor: 0, time: 0, tc })
+        if made.is_err()
+            && let Err(left) = pins.remove()
+        {
+            tracing::warn!(error = %left, "pins of a failed start stay");
+        }
+        made
+    }
+
+    /// With the maps that an earlier process has left.
+    fn inherit(options: &Options<'_>, pins: Pins, layout: &Layout) -> Result<Self, KernelError> {
+        let taking = |error: &dyn std::fmt::Display| {
+            refused("taking over what an earlier process left", error)
+        };
+        let pins = pins.next_turn().map_err(|error| taking(&error))?;
+        pins.prepare()?;
+        let taken = Self::open(options, pins.clone(), Sizes::of(layout, options));
+        match taken {
+            Ok(mut kernel) => {
+                tracing::info!(instance = options.instance, "flows of an earlier process go on");
+                kernel.tables.learn().map_err(|error| taking(&error))?;
+                Ok(Self { has_inherited: true, ..kernel })
             }
             Err(error) => {
-                if let Err(left) = pins.remove() {
+                if let Err(left) = pins.forget_turn() {
                     tracing::warn!(error = %left, "pins of a failed start stay");
                 }
                 Err(error)
             }
         }
+    }
+
+    fn give_up(instance: &str, pins: &Pins, reason: &str) -> Result<(), KernelError> {
+        tracing::warn!(
+            instance,
+            reason,
+            "what an earlier process left cannot be taken over: its flows end"
+        );
+        pins.remove().map_err(|error| refused("removing what an earlier process left", &error))
+    }
+
+    fn open(options: &Options<'_>, pins: Pins, sizes: Sizes) -> Result<Self, KernelError> {
+        let mut ebpf = open(&pins, sizes)?;
+        let tables = Tables::take(&mut ebpf, sizes.sets)?;
+        Ok(Self {
+            ebpf,
+            pins,
+            tables,
+            attached: BTreeMap::new(),
+            sizes,
+            loaded: BTreeSet::new(),
+            cursor: 0,
+            time: 0,
+            tc: options.tc,
+            has_inherited: false,
+        })
     }
 
     /// Loads the programs of all hooks that are not loaded yet.
@@ -144,6 +207,18 @@ impl Kernel {
     /// When the kernel refuses; with the verifier's own log where it was the verifier.
     pub fn load_all(&mut self) -> Result<(), KernelError> {
         self.need(&Group::ALL)
+    }
+
+    /// Loads the programs that an earlier process has pinned, which devices are likely to need again.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses; with the verifier's own log where it was the verifier.
+    pub fn load_as_before(&mut self) -> Result<(), KernelError> {
+        let before = self.pins.before();
+        let is_there = |group: &Group| group.programs().all(|name| before.program(name).exists());
+        let groups: Vec<Group> = Group::ALL.into_iter().filter(is_there).collect();
+        self.need(&groups)
     }
 
     fn need(&mut self, groups: &[Group]) -> Result<(), KernelError> {
@@ -282,8 +357,8 @@ fn groups(device: &Device<'_>, mode: AttachMode) -> Vec<Group> {
 
 impl DataPlane for Kernel {
     fn attach(&mut self, device: &Device<'_>, mode: AttachMode) -> Result<Attachment, KernelError> {
-        // One that is there already has the names of its pins, and the one place of XDP.
-        self.detach(device.index);
+        // Links of before get the programs in their place.
+        self.attached.remove(&device.index);
         self.need(&groups(device, mode))?;
         let place = Place { pins: &self.pins, tc: self.tc };
         let (attached, attachment) = attach::attach(&mut self.ebpf, &place, device, mode)?;
@@ -417,7 +492,59 @@ impl DataPlane for Kernel {
     }
 
     fn events(&mut self) -> Result<Option<Events>, KernelError> {
-        Events::of(&mut self.ebpf).map(Some)
+        Events::of(&self.pins).map(Some)
+    }
+
+    fn found(&mut self) -> Result<Option<Found>, KernelError> {
+        if !self.has_inherited {
+            return Ok(None);
+        }
+        let failed = |error: &dyn std::fmt::Display| refused("reading maps", error);
+        // Whatever packets of before have read, they are through with it.
+        table::grace().map_err(|error| failed(&error))?;
+        self.tables.found().map(Some).map_err(|error| failed(&error))
+    }
+
+    fn conclude(&mut self) -> Result<(), KernelError> {
+        let failed =
+            |error: &dyn std::fmt::Display| refused("removing what an earlier process left", error);
+        let attached = self.attached.values().flat_map(|attached| &attached.links);
+        let ours: BTreeSet<&PathBuf> = attached.map(|link| &link.path).collect();
+        for path in self.pins.links().map_err(|error| failed(&error))? {
+            if !ours.contains(&path) {
+                pin::release(&path).map_err(|error| failed(&error))?;
+            }
+        }
+        self.tables.forget_devices();
+        // Programs of before that still run go on in stages that are about to go.
+        table::grace().map_err(|error| failed(&error))?;
+        self.pins.settle().map_err(|error| failed(&error))
+    }
+
+    fn abandon(self) -> Result<(), KernelError> {
+        if !self.has_inherited {
+            return self.remove();
+        }
+        let failed = |error: &dyn std::fmt::Display| {
+            refused("putting back the programs of an earlier process", error)
+        };
+        for attached in self.attached.values() {
+            attached.take_off_new();
+            for link in attached.links.iter().filter(|link| !link.is_new) {
+                attach::put_back(&self.pins.before(), link).map_err(|error| failed(&error))?;
+            }
+        }
+        table::grace().map_err(|error| failed(&error))?;
+        self.pins.forget_turn().map_err(|error| failed(&error))
+    }
+
+    fn reclaim(&mut self) -> Result<Found, KernelError> {
+        let failed = |error: &dyn std::fmt::Display| refused("taking the data plane back", error);
+        self.pins = self.pins.clone().next_turn().map_err(|error| failed(&error))?;
+        let programs = self.loaded.iter().flat_map(|group| group.programs());
+        load::pin_again(&mut self.ebpf, &self.pins, programs)?;
+        table::grace().map_err(|error| failed(&error))?;
+        self.tables.found().map_err(|error| failed(&error))
     }
 
     fn keep(self) -> Result<(), KernelError> {

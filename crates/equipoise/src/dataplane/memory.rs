@@ -9,8 +9,9 @@ use std::io;
 
 use equipoise_common::key::HostKey;
 use equipoise_common::limit;
-use equipoise_common::value::{Backend, Policy, Pool, Reply, Service, Snat, Traffic};
-use equipoise_core::diff::{Run, Step};
+use equipoise_common::value::{Backend, Kind, Policy, Pool, Reply, Service, Snat, Traffic};
+use equipoise_core::diff::{Found, Run, Step};
+use equipoise_core::id::Holder;
 use equipoise_core::plan::{Listed, Routed, Rule, ServiceKey};
 
 use super::{Maps, StepError};
@@ -34,6 +35,8 @@ pub struct Memory {
     slots: Vec<u32>,
     service_traffic: BTreeMap<u32, Traffic>,
     backend_traffic: BTreeMap<u32, Traffic>,
+    /// Who holds ids: of services, pools and backends.
+    holders: [BTreeMap<u32, Holder>; 3],
     fault: Fault,
     tried: u64,
     /// Runs that packets in flight may be reading although no pool leads there any more.
@@ -81,6 +84,7 @@ impl Memory {
             slots: vec![UNWRITTEN; slots as usize],
             service_traffic: BTreeMap::new(),
             backend_traffic: BTreeMap::new(),
+            holders: Default::default(),
             fault: Fault::Never,
             tried: 0,
             given_up: Vec::new(),
@@ -97,6 +101,33 @@ impl Memory {
     /// Everything but slots and counters.
     pub fn contents(&self) -> &Contents {
         &self.contents
+    }
+
+    /// Steps that have been tried since the last fault was injected.
+    pub fn tried(&self) -> u64 {
+        self.tried
+    }
+
+    /// What another process would find here.
+    pub fn found(&self) -> Found {
+        let contents = self.contents.clone();
+        let pool =
+            |(&id, pool): (&u32, &Pool)| (id, (*pool, self.slots(id).unwrap_or_default().into()));
+        let [service_holders, pool_holders, backend_holders] = self.holders.clone();
+        Found {
+            pools: contents.pools.iter().map(pool).collect(),
+            services: contents.services,
+            backends: contents.backends,
+            policies: contents.policies,
+            access: contents.access,
+            routes: contents.routes,
+            replies: contents.replies,
+            snat: contents.snat,
+            hairpins: contents.hairpins,
+            service_holders,
+            pool_holders,
+            backend_holders,
+        }
     }
 
     /// The slots that packets of a pool pick from.
@@ -189,12 +220,14 @@ impl Memory {
 
     fn take(&mut self, step: &Step) -> io::Result<()> {
         match step {
-            Step::ResetServiceCounters { id, .. } => {
+            Step::ResetServiceCounters { id, holder } => {
                 within(*id, limit::SERVICES)?;
+                self.holders[Kind::Service as usize].insert(*id, *holder);
                 self.service_traffic.insert(*id, Traffic::default());
             }
-            Step::ResetBackendCounters { id, .. } => {
+            Step::ResetBackendCounters { id, holder } => {
                 within(*id, limit::BACKENDS)?;
+                self.holders[Kind::Backend as usize].insert(*id, *holder);
                 self.backend_traffic.insert(*id, Traffic::default());
             }
             Step::PutPolicy { id, value } => {
@@ -235,8 +268,9 @@ impl Memory {
                 self.contents.backends.insert(*id, *value);
             }
             Step::WriteSlots { run, slots } => self.write_slots(*run, slots)?,
-            Step::PutPool { id, value } => {
+            Step::PutPool { id, holder, value } => {
                 within(*id, limit::POOLS)?;
+                self.holders[Kind::Pool as usize].insert(*id, *holder);
                 let old = self.contents.pools.insert(*id, *value);
                 self.give_up(old.filter(|old| Run::of(old) != Run::of(value)));
             }
@@ -345,7 +379,8 @@ mod tests {
     }
 
     fn pool(offset: u32, length: u32) -> Step {
-        Step::PutPool { id: 0, value: Pool { offset, length, ..Pool::default() } }
+        let value = Pool { offset, length, ..Pool::default() };
+        Step::PutPool { id: 0, holder: Holder::default(), value }
     }
 
     fn after(steps: &[Step]) -> Result<(), String> {

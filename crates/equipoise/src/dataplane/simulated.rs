@@ -11,7 +11,7 @@ use equipoise_common::flow::count::Pressure;
 use equipoise_common::value::{Host, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::{AttachMode, Prefix};
-use equipoise_core::diff::Step;
+use equipoise_core::diff::{Found, Step};
 use equipoise_core::id::Named;
 use equipoise_core::plan::{Listed, Rule};
 use ipnet::IpNet;
@@ -67,13 +67,20 @@ pub enum End {
 #[derive(Debug)]
 pub struct Simulated {
     plane: watch::Sender<Plane>,
+    /// Whether there was something before.
+    has_inherited: bool,
 }
 
 impl Simulated {
     /// A data plane and the handle by which a test watches and changes it.
     pub fn new(plane: Plane) -> (Self, watch::Sender<Plane>) {
         let (plane, _) = watch::channel(plane);
-        (Self { plane: plane.clone() }, plane)
+        (Self { plane: plane.clone(), has_inherited: false }, plane)
+    }
+
+    /// The data plane of a process that is gone, as another takes it over.
+    pub fn left(plane: &watch::Sender<Plane>) -> Self {
+        Self { plane: plane.clone(), has_inherited: true }
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Plane) -> T) -> T {
@@ -230,6 +237,22 @@ impl DataPlane for Simulated {
 
     fn events(&mut self) -> Result<Option<Events>, KernelError> {
         Ok(None)
+    }
+
+    fn found(&mut self) -> Result<Option<Found>, KernelError> {
+        Ok(self.has_inherited.then(|| self.plane.borrow().memory.found()))
+    }
+
+    fn conclude(&mut self) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn abandon(self) -> Result<(), KernelError> {
+        if self.has_inherited { self.keep() } else { self.remove() }
+    }
+
+    fn reclaim(&mut self) -> Result<Found, KernelError> {
+        Ok(self.plane.borrow().memory.found())
     }
 
     fn keep(self) -> Result<(), KernelError> {

@@ -74,6 +74,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             // Taken before it comes here, as that waits for the machine.
             Command::Configure(_, _, reply) => drop(reply),
             // The loop ends with this one and answers it at the very end.
+            Command::Upgrade(_, reply) => drop(reply),
             Command::Stop(reply) => drop(reply),
         }
     }
@@ -147,7 +148,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     fn count(&self) -> Result<Counted, KernelError> {
         let planned = self.state.planned();
-        let services: Vec<u32> = planned.service_terms.keys().copied().collect();
+        let services: Vec<u32> = planned.service_holders.keys().copied().collect();
         let live = planned.backends.iter().filter(|(_, backend)| !backend.is_gone());
         let backends: Vec<u32> = live.map(|(&id, _)| id).collect();
         let mut verdicts: BTreeMap<String, u64> =

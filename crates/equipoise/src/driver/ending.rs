@@ -3,12 +3,12 @@
 use equipoise_core::config::OnExit;
 
 use super::{Driver, Ending};
-use crate::admin::ProblemDetails;
+use crate::admin::{ProblemDetails, Reply};
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::KernelError;
 use crate::events::{Event, Kind};
 use crate::host::Machine;
-use crate::status::StopAnswer;
+use crate::status::{StopAnswer, UpgradeAnswer};
 
 /// What went wrong at the end.
 #[derive(Debug, thiserror::Error)]
@@ -19,11 +19,34 @@ pub enum EndError {
 }
 
 impl<M: Machine, P: DataPlane> Driver<M, P> {
+    /// Ends without touching anything: another process has it all.
+    async fn leave(
+        mut self,
+        reply: Reply<UpgradeAnswer>,
+        answer: UpgradeAnswer,
+    ) -> Result<(), EndError> {
+        tracing::info!(pid = answer.pid, version = answer.version, "handed over; ending");
+        self.interrupt_waiters();
+        self.lock.leave();
+        let kept = self.plane.keep();
+        drop(self.commands);
+        // Whoever asked may be gone.
+        drop(reply.send(Ok(answer)));
+        self.server.end().await;
+        kept.map_err(EndError::Left)
+    }
+
     pub(super) async fn end(mut self, ending: Ending) -> Result<(), EndError> {
-        let keep = match &ending {
-            Ending::Signal => self.state.config().settings.on_exit == OnExit::Keep,
-            Ending::Stop(_) => false,
+        if let Some(next) = self.next.take() {
+            next.give_up().await;
+        }
+        let stopped = match ending {
+            Ending::Signal => None,
+            Ending::Stop(reply) => Some(reply),
+            Ending::HandedOver(reply, answer) => return self.leave(reply, answer).await,
         };
+        let keeps = self.state.config().settings.on_exit == OnExit::Keep;
+        let keep = keeps && stopped.is_none();
         let why = if keep { "packets flow on" } else { "everything is removed" };
         self.tell(Event::new(Kind::Stopping).because(why));
         self.interrupt_waiters();
@@ -33,6 +56,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             let removed = self.plane.remove();
             self.managed.release(&mut self.machine).await;
             self.forwarding.release(&mut self.machine);
+            self.kept.note_machine(&self.managed, &self.forwarding);
+            self.kept.save(&self.state_file);
             removed
         };
         // Whoever follows has been told all there was.
@@ -42,7 +67,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         drop(self.lock);
         // What is still asked is answered by that.
         drop(self.commands);
-        if let Ending::Stop(reply) = ending {
+        if let Some(reply) = stopped {
             let answer = match &ended {
                 Ok(()) => Ok(StopAnswer { pid: Some(std::process::id()), stopped: true }),
                 Err(error) => Err(ProblemDetails::failed(error.to_string())),

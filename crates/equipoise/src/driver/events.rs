@@ -140,6 +140,24 @@ impl EventTask {
         Ok(Self { sender, tally, task })
     }
 
+    /// Reads no events any more; those of sweeps until [`EventTask::resume`] are lost, and counted so.
+    pub(super) fn stop_reading(&mut self) {
+        self.task.abort();
+    }
+
+    /// Reads them again.
+    ///
+    /// # Errors
+    ///
+    /// When the source cannot be waited for.
+    pub(super) fn resume(&mut self, source: Option<Events>) -> io::Result<()> {
+        let (sender, receiver) = mpsc::channel(BATCHES);
+        let source = source.map(Events::listen).transpose()?;
+        self.task = tokio::spawn(run(source, receiver, self.tally.clone()));
+        self.sender = sender;
+        Ok(())
+    }
+
     /// Hands over what a sweep has found.
     pub(super) fn tell(&self, events: Vec<Event>) {
         if events.is_empty() {

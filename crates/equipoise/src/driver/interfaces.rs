@@ -26,7 +26,7 @@ pub(super) struct Interfaces {
     /// From which addresses packets are answered, as it has been told, by index.
     hosts: BTreeMap<u32, Host>,
     /// Whether it may keep next hops, as it has been told.
-    shortcuts: bool,
+    shortcuts: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -65,6 +65,14 @@ impl Interfaces {
         self.tell_redirects(plane, reading);
         self.tell_hosts(plane, config, reading);
         self.tell_shortcuts(plane, reading);
+    }
+
+    /// Everything is to be attached, and told to the data plane, once more.
+    pub(super) fn begin_again(&mut self) {
+        self.attached.clear();
+        self.redirects.clear();
+        self.hosts.clear();
+        self.shortcuts = None;
     }
 
     /// Why wanted interfaces are not attached, by name.
@@ -192,13 +200,14 @@ impl Interfaces {
 
     fn tell_shortcuts<P: DataPlane>(&mut self, plane: &mut P, reading: &Reading) {
         let allowed = reading.plain_ways;
-        if allowed == self.shortcuts {
+        // Not so until it is told.
+        if self.shortcuts == Some(allowed) {
             return;
         }
         match plane.allow_shortcuts(allowed) {
             Ok(()) => {
                 tracing::debug!(allowed, "next hops kept for a moment");
-                self.shortcuts = allowed;
+                self.shortcuts = Some(allowed);
             }
             Err(error) => {
                 tracing::warn!(%error, "whether next hops may be kept is not told, and tried again");

@@ -1,5 +1,5 @@
-//! What outlives the process: drains, operators' words about health, and backends that they have changed, in a small file of the
-//! instance.
+//! What outlives the process: drains, operators' words, backends that they have changed, what checks and breakers have come to, and
+//! what has been changed on the machine, in a small file of the instance.
 //!
 //! Written whole beside the old one and renamed over it, so that a crash leaves one or the other. A file that is lost or
 //! cannot be read is said and carried on without: traffic matters more than what was asked for before.
@@ -10,17 +10,24 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use equipoise_core::breaker;
 use equipoise_core::config::breaker::OnTimeout;
 use equipoise_core::config::{Change, Changes, target};
 use equipoise_core::drain::{Drain, Request, Status};
-use equipoise_core::health::Manual;
+use equipoise_core::health::{self, Manual};
 use equipoise_core::id::BackendKey;
 use serde::{Deserialize, Serialize};
+
+mod facts;
+
+use facts::{KeptBreaker, KeptHealth};
 
 use super::Driver;
 use super::clock::millis;
 use crate::dataplane::DataPlane;
 use crate::host::Machine;
+use crate::host::addresses::Managed;
+use crate::host::forwarding::Forwarding;
 
 /// The form of the file.
 const VERSION: u32 = 1;
@@ -36,8 +43,14 @@ pub(super) struct Kept {
     drains: Vec<KeptDrain>,
     #[serde(default)]
     words: Vec<KeptWord>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     changes: Vec<KeptChange>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    health: Vec<KeptHealth>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    breakers: Vec<KeptBreaker>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    machine: Option<KeptMachine>,
 }
 
 /// What is otherwise about a backend than the file says.
@@ -46,6 +59,15 @@ struct KeptChange {
     #[serde(flatten)]
     of: KeptBackend,
     change: Change,
+}
+
+/// What has been changed on the machine, to be taken back at the end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct KeptMachine {
+    /// Which start of the machine: the next one knows nothing of all this.
+    boot: String,
+    addresses: Managed,
+    settings: Forwarding,
 }
 
 /// A backend by its names.
@@ -130,8 +152,7 @@ impl Kept {
     /// Writes it, so that it is whole whatever happens. Where there is nothing to be kept, there is no file.
     fn write(&self, path: &Path) -> io::Result<()> {
         let directory = path.parent().unwrap_or(Path::new("."));
-        let is_empty = self.drains.is_empty() && self.words.is_empty() && self.changes.is_empty();
-        if is_empty && !self.itself {
+        if *self == (Self { version: VERSION, ..Self::default() }) {
             match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -152,6 +173,40 @@ impl Kept {
     /// What is otherwise about backends than the file says.
     pub(super) fn changes(&self) -> Changes {
         self.changes.iter().map(|kept| (kept.of.key(), kept.change)).collect()
+    }
+
+    /// What has been changed on the machine since it was started.
+    pub(super) fn machine(&self) -> (Managed, Forwarding) {
+        let ours = self.machine.clone().filter(|machine| machine.boot == boot());
+        ours.map_or_else(Default::default, |machine| (machine.addresses, machine.settings))
+    }
+
+    /// So much has been changed on the machine by now.
+    pub(super) fn note_machine(&mut self, addresses: &Managed, settings: &Forwarding) {
+        let is_any = !addresses.is_empty() || !settings.is_empty();
+        let (addresses, settings) = (addresses.clone(), settings.clone());
+        self.machine = is_any.then(|| KeptMachine { boot: boot(), addresses, settings });
+    }
+
+    /// Writes it; what stands in the file for longer is said.
+    pub(super) fn save(&self, path: &Path) -> bool {
+        let written = Self { version: VERSION, ..self.clone() }.write(path);
+        written
+            .inspect_err(|error| {
+                let path = path.display();
+                tracing::error!(%path, %error, "what is to outlive this process is not kept");
+            })
+            .is_ok()
+    }
+
+    /// What checks had said.
+    pub(super) fn health(&self) -> impl Iterator<Item = (BackendKey, health::Lasting)> {
+        self.health.iter().filter_map(KeptHealth::read)
+    }
+
+    /// Breakers that were not as new.
+    pub(super) fn breakers(&self) -> impl Iterator<Item = (BackendKey, breaker::Lasting)> {
+        self.breakers.iter().filter_map(KeptBreaker::read)
     }
 
     /// Operators' words about the health of backends.
@@ -190,6 +245,25 @@ pub fn path(instance: &str) -> PathBuf {
     Path::new("/var/lib/equipoise").join(instance).join("state.json")
 }
 
+/// Takes back what a process that is gone has changed on the machine; says if there was anything.
+pub async fn release_left<M: Machine>(machine: &mut M, state_file: &Path) -> bool {
+    let mut kept = Kept::read(state_file);
+    let (mut addresses, mut settings) = kept.machine();
+    let is_any = !addresses.is_empty() || !settings.is_empty();
+    addresses.release(machine).await;
+    settings.release(machine);
+    kept.note_machine(&addresses, &settings);
+    if is_any {
+        kept.save(state_file);
+    }
+    is_any
+}
+
+fn boot() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
 impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// Keeps what outlives the process, where it has changed.
     pub(super) fn save(&mut self) {
@@ -213,16 +287,24 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let changes =
             changes.map(|(key, change)| KeptChange { of: KeptBackend::of(key), change: *change });
         let changes = changes.collect();
-        let kept = Kept { version: VERSION, itself: self.is_drained, drains, words, changes };
-        if kept == self.kept {
-            return;
-        }
-        match kept.write(&self.state_file) {
-            Ok(()) => self.kept = kept,
-            Err(error) => {
-                let path = self.state_file.display();
-                tracing::error!(%path, %error, "what operators have said would not outlive this process");
-            }
+        let health =
+            self.state.lasting_health().map(|(key, lasting)| KeptHealth::new(key, lasting));
+        let breakers =
+            self.state.lasting_breakers().map(|(key, lasting)| KeptBreaker::new(key, lasting));
+        let (health, breakers) = (health.collect(), breakers.collect());
+        let mut kept = Kept {
+            version: VERSION,
+            itself: self.is_drained,
+            drains,
+            words,
+            changes,
+            health,
+            breakers,
+            machine: None,
+        };
+        kept.note_machine(&self.managed, &self.forwarding);
+        if kept != self.kept && kept.save(&self.state_file) {
+            self.kept = kept;
         }
     }
 }
@@ -259,7 +341,8 @@ mod tests {
         let new = NewBackend { weight: 3, max_flows: 4, backup: true };
         let changes = [Change::Weight(7), Change::Added(new), Change::Removed];
         let changes = changes.map(|change| KeptChange { of: word.of.clone(), change }).into();
-        Kept { version: VERSION, itself: true, drains: vec![drain], words: vec![word], changes }
+        let (drains, words) = (vec![drain], vec![word]);
+        Kept { version: VERSION, itself: true, drains, words, changes, ..Kept::default() }
     }
 
     #[test]

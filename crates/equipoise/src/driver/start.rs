@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use equipoise_common::limit;
 use equipoise_core::config::{Changed, Changes, Config};
+use equipoise_core::diff::Applied;
 use equipoise_core::facts::Facts;
 use equipoise_core::state::{Beginning, State};
 use tokio::sync::{mpsc, watch};
@@ -69,8 +71,19 @@ pub struct Start<M, P> {
     pub config: Config,
     /// The machine.
     pub machine: M,
-    /// The data plane, with empty maps.
+    /// The data plane: new, or what an earlier process has left.
     pub plane: P,
+    /// Whether a process that runs has let go of everything for this one.
+    pub place: Place,
+}
+
+/// Whose place an instance takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nobody's who runs.
+    Free,
+    /// That of a process which runs until this one does.
+    OfAnother,
 }
 
 /// Why an instance does not start.
@@ -117,12 +130,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     ///
     /// When anything fails; nothing is left then.
     pub async fn start(start: Start<M, P>) -> Result<Self, StartError> {
-        let Start { instance, signals, lock, socket, source, base, config, .. } = start;
+        let Start { instance, signals, lock, socket, source, base, config, place, .. } = start;
         let (mut machine, mut plane, state_file) = (start.machine, start.plane, start.state_file);
         // Before it is first looked at whether all is right: what changes from here on is heard of.
         let watch = files::watched(&source, &base, start.watching);
         let mut begun = Begun::new(Kept::read(&state_file));
-        match begun.all(&mut machine, &mut plane, (config, base), &socket).await {
+        let from = (config, base);
+        match begun.all(&mut machine, &mut plane, from, (&socket, place, &state_file)).await {
             Ok(Running {
                 written,
                 state,
@@ -144,7 +158,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 let snapshot =
                     Arc::new(Snapshot { config: running_config::to_json(state.written()) });
                 let (publish, snapshot) = watch::channel(snapshot);
-                let access = Access { commands: sender, snapshot };
+                let access = Access { commands: sender.clone(), snapshot };
                 let exporter = Exporter::new(access.clone());
                 let metrics = metrics::Listener::new(exporter.clone());
                 let server = listening.serve(access, exporter);
@@ -191,6 +205,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     due: Due::at_start(),
                     signals,
                     commands,
+                    admin: sender,
+                    next: None,
                     snapshot: publish,
                     server,
                     metrics,
@@ -202,11 +218,16 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 Ok(driver)
             }
             Err(error) => {
-                if let Err(error) = plane.remove() {
+                if let Err(error) = plane.abandon() {
                     tracing::error!(%error, "something is left after the failed start");
                 }
-                begun.managed.release(&mut machine).await;
-                begun.forwarding.release(&mut machine);
+                // What is in force again goes on needing it.
+                if !begun.has_inherited {
+                    begun.managed.release(&mut machine).await;
+                    begun.forwarding.release(&mut machine);
+                    begun.kept.note_machine(&begun.managed, &begun.forwarding);
+                    begun.kept.save(&state_file);
+                }
                 Err(error)
             }
         }
@@ -234,17 +255,21 @@ struct Begun {
     interfaces: Interfaces,
     forwarding: Forwarding,
     managed: Managed,
+    /// Whether the data plane is one that an earlier process has left.
+    has_inherited: bool,
 }
 
 impl Begun {
     fn new(kept: Kept) -> Self {
+        let (managed, forwarding) = kept.machine();
         Self {
             clock: Clock::start(),
             kept,
             applier: Applier::default(),
             interfaces: Interfaces::default(),
-            forwarding: Forwarding::default(),
-            managed: Managed::default(),
+            forwarding,
+            managed,
+            has_inherited: false,
         }
     }
 
@@ -284,14 +309,19 @@ impl Begun {
         machine: &mut M,
         plane: &mut P,
         (config, base): (Config, Base),
-        socket: &Path,
+        (socket, place, state_file): (&Path, Place, &Path),
     ) -> Result<Running, StartError> {
+        let found = plane.found()?;
+        self.has_inherited = found.is_some();
         let (config, written) = self.changed(machine, config, base).await?;
         let seed = RandomState::new().build_hasher().finish();
         let beginning = Beginning { now: self.clock.now(), seed };
         let mut state = State::begun(config, Facts::default(), beginning);
         let (resolver, mut answers) = Resolver::start().map_err(StartError::Names)?;
         look_up_first(&mut state, (&resolver, &mut answers)).await.map_err(StartError::Name)?;
+        if let Some(found) = &found {
+            state.take_over(found);
+        }
         let targets = targets(state.config());
         let before = machine.read(&targets).await?;
         self.managed.follow(machine, state.config(), &before).await?;
@@ -300,6 +330,8 @@ impl Begun {
         let wanted = Wanted::new(state.config(), interfaces::wanted_here(state.config(), &reading));
         self.forwarding.follow(machine, &wanted, &reading)?;
         state.handle_facts(reading.facts());
+        self.kept.note_machine(&self.managed, &self.forwarding);
+        self.kept.save(state_file);
         for (key, drain) in self.kept.drains() {
             if state.restore_drain(&key, drain) {
                 tracing::info!(backend = in_words(&key), "drained, as before");
@@ -316,14 +348,38 @@ impl Begun {
                 );
             }
         }
-        self.applier.converge(plane, state.plan())?;
+        for (key, lasting) in self.kept.health() {
+            if state.restore_health(&key, lasting) {
+                let verdict = lasting.verdict.name();
+                tracing::info!(backend = in_words(&key), verdict, "health as before");
+            }
+        }
+        for (key, lasting) in self.kept.breakers() {
+            if state.restore_breaker(&key, lasting) {
+                let breaker = lasting.state.name();
+                tracing::info!(backend = in_words(&key), breaker, "breaker as before");
+            }
+        }
+        if let Some(found) = found {
+            self.applier = Applier::new(Applied::found(limit::SLOTS, found));
+            // Weights that follow live flows are what they were, and not what they would be without any.
+            state.plan();
+            let live = |id| (id, plane.live_flows(id));
+            state.handle_loads(state.followed().into_iter().map(live).collect());
+        }
+        let converged = self.applier.converge(plane, state.plan())?;
+        tracing::info!(steps = converged.steps, "applied");
         self.interfaces.follow(plane, state.config(), &reading);
         if let Some((name, reason)) = self.interfaces.failed().first_key_value() {
             return Err(StartError::Interface { name: name.clone(), reason: reason.clone() });
         }
         let events = EventTask::start(plane.events()?).map_err(StartError::Events)?;
         let (prober, outcomes) = Prober::start().map_err(StartError::Checks)?;
-        let listening = AdminSocket::bind(socket).await?;
+        let listening = match place {
+            Place::Free => AdminSocket::bind(socket).await?,
+            Place::OfAnother => AdminSocket::take_place(socket)?,
+        };
+        plane.conclude()?;
         Ok(Running {
             written,
             state,

@@ -9,16 +9,22 @@ use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope,
 };
 use rtnetlink::{Error, Handle};
+use serde::{Deserialize, Serialize};
 
 use super::{HostError, Machine, Reading, Scope};
 
 /// The addresses that we have added and nobody else.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Managed {
     ours: BTreeSet<(u32, IpAddr)>,
 }
 
 impl Managed {
+    /// Whether nothing has been added.
+    pub fn is_empty(&self) -> bool {
+        self.ours.is_empty()
+    }
+
     /// Adds what `config` asks for and no interface has yet, and removes what it no longer asks
     /// for.
     ///

@@ -8,18 +8,19 @@
 use std::collections::BTreeSet;
 
 use equipoise_core::config::{Config, Service};
+use serde::{Deserialize, Serialize};
 
 use super::{HostError, Machine, Reading};
 
 const V6_ALL: &str = "ipv6/conf/all/forwarding";
 
 /// Settings that have been changed, with what they were.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forwarding {
     changed: Vec<Change>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Change {
     /// The interface that it was changed for; none for the whole machine's.
     interface: Option<String>,
@@ -51,6 +52,11 @@ impl Wanted {
 }
 
 impl Forwarding {
+    /// Whether nothing has been changed.
+    pub fn is_empty(&self) -> bool {
+        self.changed.is_empty()
+    }
+
     /// Sets what is wanted and not so yet, and puts back what was set for interfaces that are no
     /// longer attached.
     ///

@@ -16,6 +16,7 @@ use equipoise_common::flow::GRACE;
 use equipoise_common::value::Policy;
 use equipoise_core::config::Limits;
 use equipoise_core::diff::Step;
+use equipoise_core::id::Holder;
 use equipoise_core::state::State;
 
 use super::{BACKENDS, numbered, seconds};
@@ -165,7 +166,10 @@ impl Balancer {
         for id in SERVICES {
             let value = Policy::default();
             bench.kernel.apply(&Step::PutPolicy { id, value }).unwrap();
-            bench.kernel.apply(&Step::ResetServiceCounters { id, term: 0 }).unwrap();
+            bench
+                .kernel
+                .apply(&Step::ResetServiceCounters { id, holder: Holder::default() })
+                .unwrap();
         }
         bench.kernel.allow_shortcuts(false).unwrap();
         // Ids and their terms begin anew.

@@ -166,6 +166,9 @@ impl Drop for Balancer {
         }
         // Whatever the test has left of it.
         let _ = self.ask(&["stop"]);
+        // Drains outlive that.
+        let _ = std::fs::remove_dir_all(format!("/var/lib/equipoise/{}", self.instance));
+        let _ = std::fs::remove_dir("/var/lib/equipoise");
     }
 }
 

@@ -292,12 +292,12 @@ async fn what_is_said_of_a_backend_by_its_name_or_address_stands_when_it_comes_b
         lab.reload(&config(&server, "{ address = '10.0.0.3:8080' }", ""));
         lab.status_when(|s| s.config.generation == 2).await;
         assert!(lab.client.drains().await.unwrap().drains.is_empty());
-        assert!(!lab.path("state.json").exists());
         assert!(lab.client.names().await.unwrap().is_empty());
         lab.client.stop().await.unwrap();
     })
     .await
     .unwrap();
+    assert!(!lab.path("state.json").exists(), "nothing is left to be kept");
 }
 
 #[tokio::test]

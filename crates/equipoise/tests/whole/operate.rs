@@ -86,11 +86,11 @@ async fn drained_backend_is_in_no_slot_when_that_is_answered_and_comes_back() {
         assert_eq!(ended[0].status, "cancelled");
         assert!(lab.is_chosen(0));
         assert_eq!(lab.weights().await, [3.0, 1.0]);
-        assert!(!lab.path("state.json").exists(), "nothing is left to be kept");
         lab.client.stop().await.unwrap();
     })
     .await
     .unwrap();
+    assert!(!lab.path("state.json").exists(), "nothing is left to be kept");
 }
 
 #[tokio::test]
@@ -377,9 +377,9 @@ async fn word_about_health_outlives_the_process_until_it_is_taken_back() {
         assert_eq!(lab.backend(1).await.health, "none");
         lab.client.set_health(&name(FIRST), &word(Word::Auto, None)).await.unwrap();
         assert_eq!(lab.weights().await, [3.0, 1.0]);
-        assert!(!lab.path("state.json").exists());
         lab.client.stop().await.unwrap();
     })
     .await
     .unwrap();
+    assert!(!lab.path("state.json").exists(), "nothing is left to be kept");
 }

@@ -3,6 +3,7 @@
 //! And the end of flows whose clients have come to be denied: a packet of a flow is not asked for its source, so
 //! user space looks through the flows when the lists have changed.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
@@ -39,6 +40,16 @@ impl AccessList {
     pub(super) fn remove(&mut self, listed: &Listed) -> io::Result<()> {
         let (bits, key) = listed.key();
         self.prefixes.remove(&Key::new(bits, key)).map_err(io_error)
+    }
+
+    /// All that is in it.
+    pub(super) fn all(&self) -> Result<BTreeMap<Listed, Rule>, MapError> {
+        let decoded = |entry: Result<(Key<AccessKey>, Access), MapError>| {
+            let (key, value) = entry?;
+            let listed = Listed::from_key(key.prefix_len(), key.data());
+            Ok(listed.map(|listed| (listed, Rule::from_value(value))))
+        };
+        self.prefixes.iter().map(decoded).filter_map(Result::transpose).collect()
     }
 
     /// Whether the prefix that decides about this client of a service denies it. One of no prefix is not denied here:

@@ -8,12 +8,13 @@
 
 use std::fmt::Display;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use aya::programs::links::FdLink;
+use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{TcAttachOptions, TcAttachType};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, Xdp, XdpMode, loaded_programs};
+use aya_obj::programs::xdp::XdpAttachType;
 use equipoise_core::config::AttachMode;
 
 use super::pin::{self, Pins, refused};
@@ -33,18 +34,35 @@ pub(super) struct Place<'a> {
     pub(super) tc: TcWay,
 }
 
+/// What stands for a program on a device.
+pub(super) struct Link {
+    /// Where it is pinned.
+    pub(super) path: PathBuf,
+    /// Whether nothing hung there before; else an earlier process's program has given its place.
+    pub(super) is_new: bool,
+}
+
 /// The links of one device.
 pub(super) struct Attached {
-    /// Where they are pinned, in the order in which they were attached.
-    links: Vec<PathBuf>,
+    /// In the order in which they were attached.
+    pub(super) links: Vec<Link>,
     name: String,
 }
 
 impl Attached {
     /// Takes the programs off.
     pub(super) fn detach(self) {
-        for link in self.links.iter().rev() {
-            if let Err(error) = pin::release(link) {
+        self.take_off(|_| true);
+    }
+
+    /// Takes off what was not there before.
+    pub(super) fn take_off_new(&self) {
+        self.take_off(|link| link.is_new);
+    }
+
+    fn take_off(&self, which: impl Fn(&Link) -> bool) {
+        for link in self.links.iter().rev().filter(|link| which(link)) {
+            if let Err(error) = pin::release(&link.path) {
                 tracing::warn!(interface = self.name, %error, "a program could not be taken off");
             }
         }
@@ -72,12 +90,69 @@ pub(super) fn attach(
         Ok(attachment.unwrap_or_else(|reason| Attachment { hook: "tc", mode: tc_mode, reason }))
     })();
     match result {
-        Ok(attachment) => Ok((attached, attachment)),
+        Ok(attachment) => {
+            release_others(place.pins, device, &attached);
+            Ok((attached, attachment))
+        }
         Err(error) => {
-            attached.detach();
+            attached.take_off_new();
             Err(error)
         }
     }
+}
+
+/// Takes off what an earlier process has hung on the device and we have not taken over.
+fn release_others(pins: &Pins, device: &Device<'_>, attached: &Attached) {
+    let all = pins.links_of(device.index).unwrap_or_default();
+    let is_other = |path: &&PathBuf| attached.links.iter().all(|link| link.path != **path);
+    for path in all.iter().filter(is_other) {
+        if let Err(error) = pin::release(path) {
+            let (interface, path) = (device.name, path.display());
+            tracing::warn!(interface, %path, %error, "what an earlier process has left stays");
+        }
+    }
+}
+
+/// Puts programs that are pinned back into a link that has been taken over from them.
+pub(super) fn put_back(pins: &Pins, link: &Link) -> Result<(), Cause> {
+    let path = &link.path;
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if let Some(hook) = clsact::hook_of(path) {
+        let name = if hook == TcAttachType::Ingress { IN } else { OUT };
+        let mut program = SchedClassifier::from_pin(pins.program(name))?;
+        return clsact::put_back(&mut program, path);
+    }
+    let standing = FdLink::from(PinnedLink::from_pin(path)?);
+    match name.split('-').next() {
+        Some("in" | "out") => {
+            let name = if name.starts_with("in") { IN } else { OUT };
+            let mut program = SchedClassifier::from_pin(pins.program(name))?;
+            program.attach_to_link(standing.try_into()?)?;
+        }
+        Some(kind @ ("xdp" | "xdpg")) => {
+            let name = if kind == "xdp" { XDP } else { XDP_GENERIC };
+            let path = pins.program(name);
+            let mut program = Xdp::from_pin(path, XdpAttachType::Interface)?;
+            program.attach_to_link(standing.try_into()?)?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The link that is pinned there, if the device has its program; one that hung on a device that has gone is removed.
+fn standing(path: &Path, is_on: impl Fn(u32) -> bool) -> Option<FdLink> {
+    if !path.exists() {
+        return None;
+    }
+    let link = PinnedLink::from_pin(path).map(FdLink::from);
+    let found = link.ok().filter(|link| link.info().is_ok_and(|info| is_on(info.program_id())));
+    if found.is_none()
+        && let Err(error) = pin::release(path)
+    {
+        tracing::warn!(path = %path.display(), %error, "an old pin stays");
+    }
+    found
 }
 
 /// Hangs the XDP program on the device if it is to have one; else says why TC has it alone.
@@ -105,9 +180,20 @@ fn incoming(
             Err(error) if is_busy(&error) => "it has an XDP program already".to_owned(),
             Err(error) => format!("the driver refused XDP: {}", root(error.as_ref())),
         },
-        AttachMode::Auto => without_xdp(device),
+        AttachMode::Auto => {
+            let others = device.xdp_program.filter(|&id| !is_ours(pins, device.index, id));
+            without_xdp(&Device { xdp_program: others, ..*device })
+        }
     };
     Ok(Err(reason))
+}
+
+/// Whether an earlier process of ours has hung this program on the device.
+fn is_ours(pins: &Pins, interface: u32, program: u32) -> bool {
+    ["xdp", "xdpg"].iter().any(|what| {
+        let link = PinnedLink::from_pin(pins.link(what, interface)).map(FdLink::from);
+        link.is_ok_and(|link| link.info().is_ok_and(|info| info.program_id() == program))
+    })
 }
 
 /// Why a device has no XDP of ours where nobody has asked for it.
@@ -125,21 +211,34 @@ pub(super) fn without_xdp(device: &Device<'_>) -> String {
 }
 
 impl Attached {
-    fn xdp(&mut self, link: PathBuf, mode: &'static str, reason: &str) -> Attachment {
+    fn xdp(&mut self, link: Link, mode: &'static str, reason: &str) -> Attachment {
         self.links.push(link);
         Attachment { hook: "xdp", mode, reason: reason.to_owned() }
     }
 }
 
-fn xdp(ebpf: &mut Ebpf, pins: &Pins, device: &Device<'_>, mode: XdpMode) -> Result<PathBuf, Cause> {
-    let name = if matches!(mode, XdpMode::Skb) { XDP_GENERIC } else { XDP };
+fn xdp(ebpf: &mut Ebpf, pins: &Pins, device: &Device<'_>, mode: XdpMode) -> Result<Link, Cause> {
+    let ways = [(XDP, "xdp"), (XDP_GENERIC, "xdpg")];
+    let [(name, what), (_, other)] =
+        if matches!(mode, XdpMode::Skb) { [ways[1], ways[0]] } else { ways };
     let program: &mut Xdp = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()?;
+    let path = pins.link(what, device.index);
+    if let Some(link) = standing(&path, |program| device.xdp_program == Some(program)) {
+        let id = program.attach_to_link(link.try_into()?)?;
+        drop(program.take_link(id)?);
+        return Ok(Link { path, is_new: false });
+    }
+    let other = pins.link(other, device.index);
+    if other.exists() {
+        // It has the one place of XDP; TC has its packets meanwhile.
+        pin::release(&other)?;
+    }
     let id = program.attach_to_if_index(device.index, mode)?;
     let link = program.take_link(id)?;
     // Where links are refused aya falls back to netlink, whose attachments cannot be pinned: the
     // conversion fails then, and the attachment goes with the link.
     let link = FdLink::try_from(link)?;
-    Ok(pinned(link, pins.link("xdp", device.index))?)
+    Ok(pinned(link, path)?)
 }
 
 /// Hangs a program on a side of TC; gives what stands for that among the pins, and how it hangs.
@@ -148,7 +247,7 @@ fn tc(
     place: &Place<'_>,
     device: &Device<'_>,
     hook: TcAttachType,
-) -> Result<(Vec<PathBuf>, &'static str), KernelError> {
+) -> Result<(Vec<Link>, &'static str), KernelError> {
     let name = if hook == TcAttachType::Ingress { IN } else { OUT };
     let attached = (|| -> Result<_, Cause> {
         let program: &mut SchedClassifier =
@@ -174,23 +273,24 @@ fn tcx(
     pins: &Pins,
     device: &Device<'_>,
     hook: TcAttachType,
-) -> Result<PathBuf, Cause> {
+) -> Result<Link, Cause> {
     let path = pins.link(if hook == TcAttachType::Ingress { "in" } else { "out" }, device.index);
+    let there =
+        SchedClassifier::query_tcx(device.name, hook).map_or_else(|_| Vec::new(), |(_, all)| all);
+    if let Some(link) = standing(&path, |id| there.iter().any(|program| program.id() == id)) {
+        let id = program.attach_to_link(link.try_into()?)?;
+        drop(program.take_link(id)?);
+        return Ok(Link { path, is_new: false });
+    }
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
     let id = program.attach_with_options(device.name, hook, options)?;
     let link = FdLink::try_from(program.take_link(id)?)?;
     Ok(pinned(link, path)?)
 }
 
-fn pinned(link: FdLink, path: PathBuf) -> Result<PathBuf, aya::pin::PinError> {
-    // A pin of that name is of a device that has gone.
-    match std::fs::remove_file(&path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => tracing::warn!(path = %path.display(), %error, "an old pin stays"),
-    }
+fn pinned(link: FdLink, path: PathBuf) -> Result<Link, aya::pin::PinError> {
     // The pin holds the link from here on.
-    link.pin(&path).map(|_| path)
+    link.pin(&path).map(|_| Link { path, is_new: true })
 }
 
 pub(super) fn why_not(device: &Device<'_>, error: &Cause) -> KernelError {
@@ -214,10 +314,14 @@ pub(super) fn why_not(device: &Device<'_>, error: &Cause) -> KernelError {
     })
 }
 
-/// The name of a loaded program.
+/// The name of a loaded program, and of whose instance it is if it is one of ours.
 fn name_of(id: u32) -> Option<String> {
     let program = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id)?;
-    Some(format!("{} (id {id})", program.name_as_str()?))
+    let name = program.name_as_str()?;
+    Some(match pin::instance_of(id) {
+        Some(instance) => format!("{name} (id {id}) of instance {instance:?}"),
+        None => format!("{name} (id {id})"),
+    })
 }
 
 pub(super) fn is_busy(error: &Cause) -> bool {

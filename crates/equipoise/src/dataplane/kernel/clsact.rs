@@ -5,19 +5,20 @@
 //! qdisc that others use by then stays.
 
 use std::ffi::CString;
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use aya::programs::SchedClassifier;
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcHandle, qdisc_add_clsact,
 };
+use aya::programs::{ProgramInfo, SchedClassifier};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
 
-use super::attach::Cause;
+use super::attach::{Cause, Link};
 use super::pin::Pins;
 
 /// Begins the name of every mark.
@@ -27,18 +28,28 @@ pub(super) const MARK: &str = "clsact";
 /// ours they might end.
 const FIRST: u16 = 1;
 
-/// Hangs the program on the device and gives the marks that this has made, the filter's last.
+/// Hangs the program on the device and gives the marks that stand for that, the filter's last. Where a filter of an earlier
+/// process hangs there, it gets this program in place of its own, so that no packet meets none.
 pub(super) fn attach(
     program: &mut SchedClassifier,
     pins: &Pins,
     device: (&str, u32),
     hook: TcAttachType,
-) -> Result<Vec<PathBuf>, Cause> {
+) -> Result<Vec<Link>, Cause> {
     let (name, index) = device;
     let mut marks = Vec::new();
+    let own = pins.link(&format!("{MARK}-own"), index);
+    if own.exists() && has_qdisc(index)? {
+        marks.push(Link { path: own, is_new: false });
+    }
+    if let Some(path) = replace(program, pins, device, hook)? {
+        marks.push(Link { path, is_new: false });
+        return Ok(marks);
+    }
     if !has_qdisc(index)? {
         qdisc_add_clsact(name)?;
-        marks.push(mark(program, pins, &format!("{MARK}-own"), index)?);
+        let path = mark(program, pins, &format!("{MARK}-own"), index)?;
+        marks.push(Link { path, is_new: true });
     }
     let options = TcAttachOptions::Netlink(NlOptions { priority: FIRST, ..NlOptions::default() });
     let id = program.attach_with_options(name, hook, options)?;
@@ -47,26 +58,139 @@ pub(super) fn attach(
     // Dropping the link would take the filter off.
     std::mem::forget(link);
     let what = format!("{MARK}-{}-{priority}-{handle}", side(hook));
-    marks.push(mark(program, pins, &what, index)?);
+    marks.push(Link { path: mark(program, pins, &what, index)?, is_new: true });
     Ok(marks)
+}
+
+/// Gives this program to the filter that hangs on that side of the device, and its mark; none where there is none of ours.
+fn replace(
+    program: &mut SchedClassifier,
+    pins: &Pins,
+    (name, index): (&str, u32),
+    hook: TcAttachType,
+) -> Result<Option<PathBuf>, Cause> {
+    for path in pins.links_of(index)? {
+        let Some(filter) = Filter::of(&path).filter(|filter| filter.hook == hook) else { continue };
+        if !filter.is_ours(&path)? {
+            // It hung on a device that has gone.
+            fs::remove_file(&path)?;
+            continue;
+        }
+        put(program, name, filter)?;
+        // Under its name only when it is there: a crash before leaves the mark of the program before, which does as well.
+        let what = format!("next-{MARK}-{}-{}-{}", side(hook), filter.priority, filter.handle);
+        let next = mark(program, pins, &what, index)?;
+        fs::rename(next, &path)?;
+        return Ok(Some(path));
+    }
+    Ok(None)
+}
+
+fn put(program: &mut SchedClassifier, device: &str, filter: Filter) -> Result<(), Cause> {
+    let Filter { hook, priority, handle, .. } = filter;
+    let link = SchedClassifierLink::attached(device, hook, priority, TcHandle::from(handle), None)?;
+    let id = program.attach_to_link(link)?;
+    // Dropping the link would take the filter off.
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+/// Gives a filter of ours another program, such as that of before.
+pub(super) fn put_back(program: &mut SchedClassifier, mark: &Path) -> Result<(), Cause> {
+    let Some(filter) = Filter::of(mark) else { return Ok(()) };
+    match device_name(filter.index) {
+        Some(name) => put(program, &name, filter),
+        None => Ok(()),
+    }
+}
+
+/// The side of TC that a mark's filter hangs on; none for what is no mark of a filter.
+pub(super) fn hook_of(mark: &Path) -> Option<TcAttachType> {
+    Filter::of(mark).map(|filter| filter.hook)
+}
+
+/// Where a filter hangs, as the name of its mark says it.
+#[derive(Clone, Copy)]
+struct Filter {
+    hook: TcAttachType,
+    priority: u16,
+    handle: u32,
+    index: u32,
+}
+
+impl Filter {
+    /// None for what is no mark of a filter.
+    fn of(mark: &Path) -> Option<Self> {
+        let name = mark.file_name()?.to_str()?;
+        let parts: Vec<&str> = name.split('-').collect();
+        let [MARK, side, priority, handle, index] = parts[..] else { return None };
+        let hook = match side {
+            "in" => TcAttachType::Ingress,
+            "out" => TcAttachType::Egress,
+            _ => return None,
+        };
+        let (priority, handle) = (priority.parse().ok()?, handle.parse().ok()?);
+        Some(Self { hook, priority, handle, index: index.parse().ok()? })
+    }
+
+    /// Whether the filter that hangs there runs the program of the mark, and is not one that came after ours had gone with
+    /// its device.
+    fn is_ours(self, mark: &Path) -> io::Result<bool> {
+        let ours = ProgramInfo::from_pin(mark).map_err(io::Error::other)?.id();
+        let parent = if self.hook == TcAttachType::Ingress { INGRESS } else { EGRESS };
+        let filters = dump(libc::RTM_GETTFILTER, self.index, parent)?;
+        Ok(filters.iter().any(|filter| {
+            let (handle, info) = (word(filter, HEADER + 8), word(filter, HEADER + 16));
+            let is_there = handle == self.handle && info >> 16 == u32::from(self.priority);
+            is_there && program_of(filter) == Some(ours)
+        }))
+    }
+}
+
+/// The id of the program that a filter runs, out of the kernel's answer about it.
+fn program_of(answer: &[u8]) -> Option<u32> {
+    const TCA_OPTIONS: u16 = 2;
+    const TCA_BPF_ID: u16 = 11;
+    let options = attribute(answer.get(HEADER + 20..)?, TCA_OPTIONS)?;
+    Some(word(attribute(options, TCA_BPF_ID)?, 0))
+}
+
+/// What an attribute of this kind holds, among those in a row.
+fn attribute(mut all: &[u8], wanted: u16) -> Option<&[u8]> {
+    const NESTED: u16 = 1 << 15;
+    while all.len() >= 4 {
+        let head = word(all, 0);
+        let (length, kind) = ((head & 0xffff) as usize, (head >> 16) as u16 & !NESTED);
+        if kind == wanted {
+            return all.get(4..length);
+        }
+        all = all.get(length.max(4).next_multiple_of(4)..).unwrap_or_default();
+    }
+    None
 }
 
 /// Takes off what a mark stands for; what is gone is no error.
 pub(super) fn release(mark: &Path) -> io::Result<()> {
+    if let Some(filter) = Filter::of(mark) {
+        let Some(device) =
+            device_name(filter.index).filter(|_| filter.is_ours(mark).unwrap_or(true))
+        else {
+            return Ok(());
+        };
+        let Filter { hook, priority, handle, .. } = filter;
+        // It is taken off when it is dropped.
+        return SchedClassifierLink::attached(
+            &device,
+            hook,
+            priority,
+            TcHandle::from(handle),
+            None,
+        )
+        .map(drop);
+    }
     let name = mark.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let parts: Vec<&str> = name.split('-').collect();
-    match parts[..] {
-        [_, "own", index] => remove_unused_qdisc(number(index)?),
-        [_, side, priority, handle, index] => {
-            let Some(device) = device_name(number(index)?) else {
-                return Ok(());
-            };
-            let hook = if side == "in" { TcAttachType::Ingress } else { TcAttachType::Egress };
-            let handle = TcHandle::from(number(handle)?);
-            let priority = u16::try_from(number(priority)?).map_err(io::Error::other)?;
-            // It is taken off when it is dropped.
-            SchedClassifierLink::attached(&device, hook, priority, handle, None).map(drop)
-        }
+    match name.rsplit_once('-') {
+        Some(("clsact-own", index)) => remove_unused_qdisc(number(index)?),
         _ => Err(io::Error::other(format!("{name} is no mark of a filter"))),
     }
 }
@@ -122,7 +246,7 @@ const EGRESS: u32 = 0xffff_fff3;
 
 fn has_qdisc(index: u32) -> io::Result<bool> {
     let found = dump(libc::RTM_GETQDISC, index, 0)?;
-    Ok(found.contains(&CLSACT))
+    Ok(found.iter().any(|qdisc| word(qdisc, HEADER + 12) == CLSACT))
 }
 
 fn remove_unused_qdisc(index: u32) -> io::Result<()> {
@@ -153,11 +277,11 @@ fn route_socket() -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The parents of what a dump lists for a device.
-fn dump(kind: u16, index: u32, parent: u32) -> io::Result<Vec<u32>> {
+/// What a dump lists for a device, as the kernel's messages.
+fn dump(kind: u16, index: u32, parent: u32) -> io::Result<Vec<Vec<u8>>> {
     let socket = route_socket()?;
     socket.send(&message(kind, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, index, (0, parent)), 0)?;
-    let mut parents = Vec::new();
+    let mut found = Vec::new();
     loop {
         let (datagram, _) = socket.recv_from_full()?;
         let mut rest = &datagram[..];
@@ -165,9 +289,11 @@ fn dump(kind: u16, index: u32, parent: u32) -> io::Result<Vec<u32>> {
             let length = word(rest, 0) as usize;
             let kind = word(rest, 4) as u16;
             match i32::from(kind) {
-                libc::NLMSG_DONE => return Ok(parents),
+                libc::NLMSG_DONE => return Ok(found),
                 libc::NLMSG_ERROR => return Err(io::Error::from_raw_os_error(code(rest))),
-                _ if word(rest, HEADER + 4) == index => parents.push(word(rest, HEADER + 12)),
+                _ if word(rest, HEADER + 4) == index => {
+                    found.push(rest.get(..length).unwrap_or_default().to_vec());
+                }
                 _ => {}
             }
             rest = rest.get(length.next_multiple_of(4).max(HEADER)..).unwrap_or_default();

@@ -317,7 +317,7 @@ impl Decap {
             }
             self.pins.prepare()?;
             let marks = clsact::attach(program, &self.pins, (device.name, device.index), hook)?;
-            links.marks.extend(marks);
+            links.marks.extend(marks.into_iter().map(|mark| mark.path));
             Ok("clsact")
         })();
         attached.map_err(|error| {

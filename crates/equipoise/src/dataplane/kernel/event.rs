@@ -3,13 +3,12 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use aya::Ebpf;
-use aya::maps::{MapData, RingBuf};
+use aya::maps::{Map, MapData, RingBuf};
 use equipoise_common::event::Event;
 use tokio::io::unix::AsyncFd;
 
 use super::KernelError;
-use super::pin::refused;
+use super::pin::{Pins, refused};
 
 /// The events of one data plane. Readable, as a file descriptor, while there are any.
 pub struct Events {
@@ -17,12 +16,10 @@ pub struct Events {
 }
 
 impl Events {
-    pub(super) fn of(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        let map = ebpf.take_map("EVENTS").ok_or_else(|| {
-            refused("reading flow events", &"the map is not there, or is read already")
-        })?;
-        let ring =
-            RingBuf::try_from(map).map_err(|error| refused("reading flow events", &error))?;
+    pub(super) fn of(pins: &Pins) -> Result<Self, KernelError> {
+        let failed = |error: &dyn std::fmt::Display| refused("reading flow events", error);
+        let map = MapData::from_pin(pins.map("EVENTS")).map_err(|error| failed(&error))?;
+        let ring = RingBuf::try_from(Map::RingBuf(map)).map_err(|error| failed(&error))?;
         Ok(Self { ring })
     }
 

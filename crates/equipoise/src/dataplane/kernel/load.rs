@@ -12,7 +12,9 @@ use aya::maps::{MapData, ProgramArray};
 use aya::programs::{Program, ProgramError, ProgramFd};
 use aya::{Ebpf, EbpfLoader};
 use equipoise_common::flow::sets_for;
+use equipoise_common::value::{LAYOUT, Layout};
 
+use super::inherit::{self, Left};
 use super::pin::{Pins, refused};
 use super::{Clock, Eviction, KernelError, Options, attach};
 
@@ -38,6 +40,19 @@ impl Sizes {
         let seed = RandomState::new().build_hasher().finish();
         let Options { max_flows, clock, eviction, .. } = *options;
         Self { max_flows, sets: sets_for(max_flows), seed, clock, eviction }
+    }
+
+    /// Of maps that are there already, whose flows are found by their secret.
+    pub(super) fn of(layout: &Layout, options: &Options<'_>) -> Self {
+        let Layout { max_flows, sets, seed, .. } = *layout;
+        let Options { clock, eviction, .. } = *options;
+        Self { max_flows, sets, seed, clock, eviction }
+    }
+
+    /// What maps of these sizes are said to be like.
+    pub(super) fn layout(self) -> Layout {
+        let Self { max_flows, sets, seed, .. } = self;
+        Layout { tag: LAYOUT, seed, max_flows, sets, ..Layout::default() }
     }
 }
 
@@ -67,12 +82,40 @@ pub(super) fn has_programs(object: &[u8]) -> Result<(), KernelError> {
 /// Makes the maps, pinned under the instance's name. The programs come when they are needed.
 pub(super) fn open(pins: &Pins, sizes: Sizes) -> Result<Ebpf, KernelError> {
     let mut ebpf = open_object(OBJECT, pins, sizes, Dry::No)?;
+    pin_stages(&mut ebpf, pins)?;
+    Ok(ebpf)
+}
+
+/// Pins these programs of an object, and the maps of their stages, under the names that pins have now.
+pub(super) fn pin_again(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    programs: impl Iterator<Item = &'static str>,
+) -> Result<(), KernelError> {
+    pin_programs(ebpf, pins, programs)?;
+    pin_stages(ebpf, pins)
+}
+
+fn pin_programs<'a>(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    programs: impl Iterator<Item = &'a str>,
+) -> Result<(), KernelError> {
+    for name in programs {
+        let failed = |error: &dyn std::fmt::Display| refused(&format!("pinning {name}"), error);
+        let program = ebpf.program_mut(name).ok_or_else(|| failed(&"no such program"))?;
+        program.pin(pins.program(name)).map_err(|error| failed(&error))?;
+    }
+    Ok(())
+}
+
+fn pin_stages(ebpf: &mut Ebpf, pins: &Pins) -> Result<(), KernelError> {
     for name in [STAGES_XDP, STAGES_TC] {
         // The kernel empties such a map when nobody in user space holds it any more; a pin does.
-        let places = stages(&mut ebpf, name)?;
-        places.pin(pins.map(name)).map_err(|error| filling(name, &error))?;
+        let places = stages(ebpf, name)?;
+        places.pin(pins.stages(name)).map_err(|error| filling(name, &error))?;
     }
-    Ok(ebpf)
+    Ok(())
 }
 
 /// Makes or takes the maps of the twin; its programs are still to be loaded, which takes seconds.
@@ -101,15 +144,8 @@ pub(super) fn load_groups(
         ended.collect()
     });
     loaded.into_iter().collect::<Result<(), _>>()?;
-    for &name in &names {
-        let program = ebpf
-            .program_mut(name)
-            .ok_or_else(|| refused("loading", &format!("no program {name}")))?;
-        if let Some(pins) = pins {
-            program
-                .pin(pins.program(name))
-                .map_err(|error| refused(&format!("pinning {name}"), &error))?;
-        }
+    if let Some(pins) = pins {
+        pin_programs(ebpf, pins, names.iter().copied())?;
     }
     groups.iter().try_for_each(|&group| link_stages(ebpf, group))
 }
@@ -256,9 +292,20 @@ fn link_stages(ebpf: &mut Ebpf, group: Group) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// Whether a map is a flow table, of which the number of flows decides the size.
+pub(super) fn is_flow_table(name: &str) -> bool {
+    ["FLOWS_V4", "FLOWS_V6"].contains(&name)
+}
+
+/// What earlier processes have left of maps that this build would take over.
+pub(super) fn look(pins: &Pins) -> Result<Left, KernelError> {
+    inherit::look(pins, OBJECT, MAPS)
+}
+
 /// Every map that is pinned, and so shared with the programs that only explain.
 const MAPS: &[&str] = &[
     "LAYOUT",
+    "HOLDERS",
     "SERVICES_V4",
     "SERVICES_V6",
     "PORTS_V4",

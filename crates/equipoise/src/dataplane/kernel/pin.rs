@@ -10,25 +10,36 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use aya::programs::ProgramInfo;
+
 use super::{KernelError, clsact};
 
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 
 /// The folder of one instance.
+///
+/// Programs, and the maps that say where they go on, are pinned under another number than those that are still in force
+/// while a process takes over, and get their names when that is done.
 #[derive(Clone)]
 pub(super) struct Pins {
     root: PathBuf,
+    /// 0 for the plain names.
+    turn: u32,
 }
 
 impl Pins {
     /// The folder that `instance` has, whether it is there or not.
     pub(super) fn of(instance: &str) -> Self {
-        Self { root: Path::new(BPF_FILE_SYSTEM).join("equipoise").join(instance) }
+        Self::at(Path::new(BPF_FILE_SYSTEM).join("equipoise").join(instance))
     }
 
     /// The folder of what decapsulates under this name. No instance is named like that.
     pub(super) fn of_decap(name: &str) -> Self {
-        Self { root: Path::new(BPF_FILE_SYSTEM).join("equipoise-decap").join(name) }
+        Self::at(Path::new(BPF_FILE_SYSTEM).join("equipoise-decap").join(name))
+    }
+
+    fn at(root: PathBuf) -> Self {
+        Self { root, turn: 0 }
     }
 
     /// Makes the folders, on a BPF file system that is mounted if it is not.
@@ -47,7 +58,96 @@ impl Pins {
     }
 
     pub(super) fn program(&self, name: &str) -> PathBuf {
-        self.root.join("programs").join(name)
+        self.root.join("programs").join(self.turned(name))
+    }
+
+    /// A map that is of programs, and goes with them.
+    pub(super) fn stages(&self, name: &str) -> PathBuf {
+        self.root.join("maps").join(self.turned(name))
+    }
+
+    fn turned(&self, name: &str) -> String {
+        if self.turn == 0 { name.to_owned() } else { format!("{name}-{}", self.turn) }
+    }
+
+    /// The same, for programs that come in place of those that are there.
+    pub(super) fn next_turn(mut self) -> io::Result<Self> {
+        let names = [self.names("programs")?, self.names("maps")?].concat();
+        let turns = names.iter().filter_map(|name| Some(turn(name)?.1));
+        self.turn = turns.max().unwrap_or(0) + 1;
+        Ok(self)
+    }
+
+    /// The same folder under the names of programs that were in force before.
+    pub(super) fn before(&self) -> Self {
+        Self::at(self.root.clone())
+    }
+
+    /// Programs of this turn get their names, in place of those before, which nothing runs any more.
+    pub(super) fn settle(&mut self) -> io::Result<()> {
+        if self.turn == 0 {
+            return Ok(());
+        }
+        for folder in ["programs", "maps"] {
+            let path = self.root.join(folder);
+            let names = self.names(folder)?;
+            let is_ours =
+                |name: &&String| turn(name).is_some_and(|(_, number)| number == self.turn);
+            for name in names.iter().filter(is_ours) {
+                let (plain, _) = turn(name).unwrap_or((name, 0));
+                fs::rename(path.join(name), path.join(plain))?;
+            }
+            // Those of turns that came to nothing, and programs that have no successor.
+            let named = |name: &str| names.iter().any(|n| turn(n) == Some((name, self.turn)));
+            let is_over = |name: &&String| match turn(name) {
+                Some((_, number)) => number != self.turn,
+                None => folder == "programs" && !named(name),
+            };
+            for name in names.iter().filter(is_over) {
+                fs::remove_file(path.join(name))?;
+            }
+        }
+        self.turn = 0;
+        Ok(())
+    }
+
+    /// What has been pinned in this turn goes.
+    pub(super) fn forget_turn(&self) -> io::Result<()> {
+        for folder in ["programs", "maps"] {
+            for name in self.names(folder)? {
+                if self.turn > 0 && turn(&name).is_some_and(|(_, number)| number == self.turn) {
+                    fs::remove_file(self.root.join(folder).join(name))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What stands for attachments: filters before the qdisc that they hang on.
+    pub(super) fn links(&self) -> io::Result<Vec<PathBuf>> {
+        let mut names = self.names("links")?;
+        names.sort_by_key(|name| name.contains("-own-"));
+        Ok(names.into_iter().map(|name| self.root.join("links").join(name)).collect())
+    }
+
+    /// Those of a device.
+    pub(super) fn links_of(&self, interface: u32) -> io::Result<Vec<PathBuf>> {
+        let mut links = self.links()?;
+        let end = format!("-{interface}");
+        links.retain(|path| path.to_string_lossy().ends_with(&end));
+        Ok(links)
+    }
+
+    fn names(&self, folder: &str) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(self.root.join(folder)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut names = entries
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<io::Result<Vec<_>>>()?;
+        names.sort();
+        Ok(names)
     }
 
     /// `what` says which hook; an interface's name may hold characters that BPF paths may not.
@@ -63,15 +163,13 @@ impl Pins {
     pub(super) fn remove(&self) -> io::Result<()> {
         for folder in ["links", "programs", "maps"] {
             let path = self.root.join(folder);
-            let entries = match fs::read_dir(&path) {
-                Ok(entries) => entries,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
+            if !path.is_dir() {
+                continue;
+            }
+            let paths = match folder {
+                "links" => self.links()?,
+                _ => self.names(folder)?.into_iter().map(|name| path.join(name)).collect(),
             };
-            let mut paths =
-                entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
-            // Filters go before the qdisc that they hang on.
-            paths.sort_by_key(|path| path.to_string_lossy().contains("-own-"));
             for path in paths {
                 if folder == "links" { release(&path)? } else { fs::remove_file(path)? }
             }
@@ -88,6 +186,12 @@ impl Pins {
         }
         Ok(())
     }
+}
+
+/// The plain name and the number of what is pinned under a number.
+fn turn(name: &str) -> Option<(&str, u32)> {
+    let (plain, number) = name.rsplit_once('-')?;
+    Some((plain, number.parse().ok()?))
 }
 
 /// Takes off what a pin among the links stands for, and the pin away.
@@ -133,6 +237,18 @@ fn detach(path: &Path) -> io::Result<()> {
     // SAFETY: a whole attribute with its size.
     unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw const detach, size_of::<ByFd>()) };
     fs::remove_file(path)
+}
+
+/// The instance that has pinned a program, by the program's id.
+pub(super) fn instance_of(program: u32) -> Option<String> {
+    let instances = fs::read_dir(Path::new(BPF_FILE_SYSTEM).join("equipoise")).ok()?;
+    let has_it = |pins: &Pins| {
+        let names = pins.names("programs").unwrap_or_default();
+        let paths = names.iter().map(|name| pins.root.join("programs").join(name));
+        paths.into_iter().any(|path| ProgramInfo::from_pin(path).is_ok_and(|p| p.id() == program))
+    };
+    let mut names = instances.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.find(|name| has_it(&Pins::of(name)))
 }
 
 fn mount_if_missing() -> Result<(), KernelError> {

@@ -1,6 +1,6 @@
 //! The maps as user space writes and reads them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,12 +13,14 @@ use aya::util::nr_cpus;
 use equipoise_common::access::AccessKey;
 use equipoise_common::filter;
 use equipoise_common::flow::count::Pressure;
-use equipoise_common::flow::sets_for;
 use equipoise_common::key::{Address, HostKey, PortsKey, ServiceKey as Key, V4, V6};
 use equipoise_common::limit;
-use equipoise_common::value::{Backend, Host, Policy, Pool, Reply, Service, Snat, Traffic};
+use equipoise_common::value::{
+    Backend, Host, Kind, Layout, Policy, Pool, Reply, Service, Snat, Traffic,
+};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::diff::Step;
+use equipoise_core::id::Holder;
 use equipoise_core::plan::ServiceKey;
 
 use super::KernelError;
@@ -33,40 +35,45 @@ pub(super) struct Tables {
     pub(super) flows_v6: Mapped,
     pub(super) live: Live,
     handshakes: Mapped,
-    services_v4: HashMap<MapData, Key<V4>, Service>,
-    services_v6: HashMap<MapData, Key<V6>, Service>,
-    ports_v4: LpmTrie<MapData, PortsKey<V4>, Service>,
-    ports_v6: LpmTrie<MapData, PortsKey<V6>, Service>,
+    pub(super) services_v4: HashMap<MapData, Key<V4>, Service>,
+    pub(super) services_v6: HashMap<MapData, Key<V6>, Service>,
+    pub(super) ports_v4: LpmTrie<MapData, PortsKey<V4>, Service>,
+    pub(super) ports_v6: LpmTrie<MapData, PortsKey<V6>, Service>,
     addresses: Mapped,
-    pools: Mapped,
-    slots: Mapped,
-    policies: Array<MapData, Policy>,
+    pub(super) pools: Mapped,
+    pub(super) slots: Mapped,
+    pub(super) policies: Array<MapData, Policy>,
     access: AccessList,
-    routes: LpmTrie<MapData, AccessKey, u32>,
+    pub(super) routes: LpmTrie<MapData, AccessKey, u32>,
     backend_tokens: Array<MapData, [u64; 2]>,
-    replies_v4: HashMap<MapData, Key<V4>, Reply>,
-    replies_v6: HashMap<MapData, Key<V6>, Reply>,
-    backends: Array<MapData, Backend>,
-    snat: HashMap<MapData, u64, Snat>,
-    hairpins: HashMap<MapData, HostKey, u32>,
+    pub(super) replies_v4: HashMap<MapData, Key<V4>, Reply>,
+    pub(super) replies_v6: HashMap<MapData, Key<V6>, Reply>,
+    pub(super) backends: Array<MapData, Backend>,
+    pub(super) snat: HashMap<MapData, u64, Snat>,
+    pub(super) hairpins: HashMap<MapData, HostKey, u32>,
     /// As they are in the map, by id.
-    known_backends: Vec<Backend>,
+    pub(super) known_backends: Vec<Backend>,
     /// As they are in the map, by service id.
-    known_policies: Vec<Policy>,
+    pub(super) known_policies: Vec<Policy>,
     redirects: DevMapHash<MapData>,
     hosts: HashMap<MapData, u32, Host>,
     pressure: PerCpuArray<MapData, u64>,
     verdicts: PerCpuArray<MapData, u64>,
     service_traffic: PerCpuArray<MapData, Traffic>,
     backend_traffic: PerCpuArray<MapData, Traffic>,
-    layout: Array<MapData, u64>,
+    layout: Array<MapData, Layout>,
+    pub(super) holders: HashMap<MapData, u64, u64>,
+    /// Devices that the programs have been told about by this process.
+    told: BTreeSet<u32>,
+    /// As they are in the map, of pools.
+    pub(super) known_pools: BTreeMap<u32, u64>,
     clock: Array<MapData, u64>,
     shortcuts: Array<MapData, u64>,
 }
 
 impl Tables {
-    pub(super) fn take(ebpf: &mut Ebpf, max_flows: u32) -> Result<Self, KernelError> {
-        let sets = sets_for(max_flows) as usize;
+    pub(super) fn take(ebpf: &mut Ebpf, sets: u32) -> Result<Self, KernelError> {
+        let sets = sets as usize;
         let mut mapped = |name: &str, length| Mapped::new(taken(ebpf, name)?, length);
         let flows_v4 = mapped("FLOWS_V4", sets * SET_V4)?;
         let flows_v6 = mapped("FLOWS_V6", sets * SET_V6)?;
@@ -110,12 +117,15 @@ impl Tables {
             service_traffic: typed(ebpf, "SERVICE_TRAFFIC")?,
             backend_traffic: typed(ebpf, "BACKEND_TRAFFIC")?,
             layout: typed(ebpf, "LAYOUT")?,
+            holders: typed(ebpf, "HOLDERS")?,
+            told: BTreeSet::new(),
+            known_pools: BTreeMap::new(),
             clock: typed(ebpf, "CLOCK")?,
             shortcuts: typed(ebpf, "SHORTCUTS")?,
         })
     }
 
-    pub(super) fn tag(&mut self, layout: u64) -> Result<(), KernelError> {
+    pub(super) fn tag(&mut self, layout: Layout) -> Result<(), KernelError> {
         self.layout.set(0, layout, 0).map_err(|error| refused("tagging the maps", &error))
     }
 
@@ -131,8 +141,14 @@ impl Tables {
 
     pub(super) fn apply(&mut self, step: &Step) -> io::Result<()> {
         match step {
-            Step::ResetServiceCounters { id, .. } => reset(&mut self.service_traffic, *id),
-            Step::ResetBackendCounters { id, .. } => self.reset_backend(*id),
+            Step::ResetServiceCounters { id, holder } => {
+                reset(&mut self.service_traffic, *id)?;
+                self.hold(Kind::Service, *id, *holder)
+            }
+            Step::ResetBackendCounters { id, holder } => {
+                self.reset_backend(*id)?;
+                self.hold(Kind::Backend, *id, *holder)
+            }
             Step::PutPolicy { id, value } => self.put_policy(*id, value),
             Step::PutAccess { listed, rule } => self.access.put(listed, *rule),
             Step::RemoveAccess { listed } => self.access.remove(listed),
@@ -153,7 +169,13 @@ impl Tables {
             Step::PutBackend { id, value } => self.put_backend(*id, value),
             Step::RemoveBackend { id } => self.put_backend(*id, &Backend::default()),
             Step::WriteSlots { run, slots } => write_slots(&self.slots, run.offset, slots),
-            Step::PutPool { id, value } => write_pool(&self.pools, *id, value),
+            Step::PutPool { id, holder, value } => {
+                if self.known_pools.get(id) != Some(&holder.0) {
+                    self.hold(Kind::Pool, *id, *holder)?;
+                    self.known_pools.insert(*id, holder.0);
+                }
+                write_pool(&self.pools, *id, value)
+            }
             Step::RemovePool { id } => write_pool(&self.pools, *id, &Pool::default()),
             Step::PutRoute { routed, pool } => {
                 let (bits, key) = routed.key();
@@ -191,6 +213,11 @@ impl Tables {
             .map_err(io_error),
             Step::Grace => grace(),
         }
+    }
+
+    /// Keeps who holds an id for the next process: before anything names it.
+    fn hold(&mut self, kind: Kind, id: u32, holder: Holder) -> io::Result<()> {
+        self.holders.insert(kind.key(id), holder.0, 0).map_err(io_error)
     }
 
     /// Who is let in.
@@ -262,6 +289,7 @@ impl Tables {
     }
 
     pub(super) fn allow_redirect(&mut self, index: u32, allowed: bool) -> Result<(), KernelError> {
+        self.told.insert(index);
         let what = |error: &dyn std::fmt::Display| {
             refused(&format!("redirecting to interface {index}"), error)
         };
@@ -279,6 +307,7 @@ impl Tables {
         index: u32,
         host: Option<Host>,
     ) -> Result<(), KernelError> {
+        self.told.insert(index);
         let done = match host {
             Some(host) => self.hosts.insert(index, host, 0),
             None => self.hosts.remove(&index),
@@ -288,6 +317,24 @@ impl Tables {
                 Err(refused(&format!("answering on interface {index}"), &error))
             }
             Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// What the programs have been told about devices by an earlier process, and not by this one, is true no more.
+    pub(super) fn forget_devices(&mut self) {
+        let is_old = |index: &u32| !self.told.contains(index);
+        let redirects: Vec<u32> =
+            self.redirects.keys().filter_map(Result::ok).filter(is_old).collect();
+        let hosts: Vec<u32> = self.hosts.keys().filter_map(Result::ok).filter(is_old).collect();
+        for index in redirects {
+            if let Err(error) = self.allow_redirect(index, false) {
+                tracing::warn!(interface = index, %error, "an old entry stays");
+            }
+        }
+        for index in hosts {
+            if let Err(error) = self.answer_from(index, None) {
+                tracing::warn!(interface = index, %error, "an old entry stays");
+            }
         }
     }
 
@@ -328,7 +375,7 @@ pub(super) fn by_hook<V: Copy>(
 }
 
 /// Elements of an array map are rounded up to 8 bytes.
-const SLOT: usize = 8;
+pub(super) const SLOT: usize = 8;
 
 /// Bytes of a set of flows.
 pub(super) const SET_V4: usize = 16 * 64;
@@ -356,6 +403,11 @@ fn write_pool(pools: &Mapped, id: u32, pool: &Pool) -> io::Result<()> {
     Ok(())
 }
 
+/// A word's low and high halves.
+pub(super) fn words(word: u64) -> (u32, u32) {
+    (word as u32, (word >> 32) as u32)
+}
+
 /// A key of ranges as the map has it.
 fn prefix<A: Address + aya::Pod>(key: &PortsKey<A>, bits: u8) -> Prefix<PortsKey<A>> {
     Prefix::new(PortsKey::<A>::bits(bits), *key)
@@ -373,7 +425,7 @@ fn beyond(what: &str) -> io::Error {
 ///
 /// Programs run inside RCU read sections; the global command of `membarrier` waits for all of
 /// those (`synchronize_rcu`, kernel/sched/membarrier.c).
-fn grace() -> io::Result<()> {
+pub(super) fn grace() -> io::Result<()> {
     const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
     // SAFETY: takes plain numbers.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };

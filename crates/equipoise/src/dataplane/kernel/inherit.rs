@@ -1,0 +1,97 @@
+//! What an earlier process has left pinned: whether it can be taken over, and what is in its maps.
+//!
+//! Every pinned map is compared with what this build would make before any is used: its kind, the sizes of keys and values,
+//! how many entries, flags, and the tag of all layouts. Maps that a process has not come to fill, since it was killed before, have no
+//! tag, and are as good as none. Reads; takes nothing over and removes nothing.
+
+use std::collections::BTreeMap;
+
+use aya::maps::{Array, MapData, MapInfo};
+use aya_obj::Object;
+use equipoise_common::value::{LAYOUT, Layout};
+
+use super::pin::{Pins, refused};
+use super::{KernelError, load};
+
+/// What the pins of an instance come to.
+pub(super) enum Left {
+    /// There are none.
+    Nothing,
+    /// Maps as this build makes them.
+    Maps(Layout),
+    /// Something that cannot be used, and why.
+    Unusable(String),
+}
+
+/// What a map is made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    kind: u32,
+    key: u32,
+    value: u32,
+    entries: u32,
+    flags: u32,
+}
+
+/// Looks at the pins of an instance, for maps of these names. How many flows the tables hold is for them to say.
+pub(super) fn look(pins: &Pins, object: &[u8], names: &[&str]) -> Result<Left, KernelError> {
+    if !pins.exists() {
+        return Ok(Left::Nothing);
+    }
+    let Some(layout) = layout(pins) else {
+        return Ok(Left::Unusable("it has not come to fill its maps".to_owned()));
+    };
+    if layout.tag != LAYOUT {
+        let theirs = layout.tag;
+        return Ok(Left::Unusable(format!("its maps have layout {theirs}, and not {LAYOUT}")));
+    }
+    let shapes = shapes(object)?;
+    for &name in names {
+        let Some(wanted) = shapes.get(name) else { continue };
+        let entries = if load::is_flow_table(name) { layout.sets } else { wanted.entries };
+        let wanted = Shape { entries, ..*wanted };
+        match shape(pins, name) {
+            Err(error) => return Ok(Left::Unusable(format!("map {name}: {error}"))),
+            Ok(there) if there != wanted => {
+                return Ok(Left::Unusable(format!("map {name} is {there:?}, and not {wanted:?}")));
+            }
+            Ok(_) => {}
+        }
+    }
+    Ok(Left::Maps(layout))
+}
+
+/// What the maps are said to be like; none where nothing is said.
+fn layout(pins: &Pins) -> Option<Layout> {
+    let map = MapData::from_pin(pins.map("LAYOUT")).ok()?;
+    let map: Array<_, Layout> = aya::maps::Map::Array(map).try_into().ok()?;
+    let layout = map.get(&0, 0).ok()?;
+    (layout.tag != 0).then_some(layout)
+}
+
+/// The kernel sets this for maps of devices by itself.
+const READ_ONLY_FOR_PROGRAMS: u32 = 1 << 7;
+
+fn shape(pins: &Pins, name: &str) -> Result<Shape, Box<dyn std::error::Error>> {
+    let info = MapInfo::from_pin(pins.map(name))?;
+    Ok(Shape {
+        kind: info.map_type()? as u32,
+        key: info.key_size(),
+        value: info.value_size(),
+        entries: info.max_entries(),
+        flags: info.map_flags() & !READ_ONLY_FOR_PROGRAMS,
+    })
+}
+
+/// What the maps of an object are made with, by name.
+fn shapes(object: &[u8]) -> Result<BTreeMap<String, Shape>, KernelError> {
+    let object = Object::parse(object).map_err(|error| refused("reading the programs", &error))?;
+    let shape = |map: &aya_obj::Map| Shape {
+        kind: map.map_type(),
+        key: map.key_size(),
+        value: map.value_size(),
+        entries: map.max_entries(),
+        flags: map.map_flags() & !READ_ONLY_FOR_PROGRAMS,
+    };
+    Ok(object.maps.iter().map(|(name, map)| (name.clone(), shape(map))).collect())
+}

@@ -1,0 +1,162 @@
+//! Another binary in place of this one, while packets flow: `equipoise upgrade`.
+//!
+//! The next process makes ready beside this one, which goes on meanwhile. Then this one touches nothing any more until it
+//! hears how that has ended: it ends itself, and leaves everything as it is, or the next one is ended, and all that it may have
+//! changed is this one's again. Rolling back is the same, with the binary of before.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use equipoise_common::limit;
+use equipoise_core::diff::Applied;
+use tokio::time::{Instant, timeout};
+
+use super::keep::Kept;
+use super::{Driver, Ending};
+use crate::admin::server::AdminSocket;
+use crate::admin::{Access, ProblemDetails, Reply};
+use crate::apply::Applier;
+use crate::dataplane::DataPlane;
+use crate::handover::{Successor, Word};
+use crate::host::Machine;
+use crate::metrics::Exporter;
+use crate::status::UpgradeAnswer;
+
+/// How long the next process may take once everything is its own: maps are read, and programs get their places.
+const START_WITHIN: Duration = Duration::from_secs(60);
+
+/// The next process, while it makes ready.
+#[derive(Debug)]
+pub(super) struct Next {
+    process: Successor,
+    binary: PathBuf,
+    began: Instant,
+    reply: Reply<UpgradeAnswer>,
+}
+
+impl Next {
+    /// It is not to come.
+    pub(super) async fn give_up(self) {
+        self.process.end().await;
+        drop(self.reply.send(Err(ProblemDetails::ending())));
+    }
+}
+
+/// What it says; nothing as long as there is none.
+pub(super) async fn hear(next: &mut Option<Next>) -> Word {
+    match next {
+        Some(next) => next.process.hear().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl<M: Machine, P: DataPlane> Driver<M, P> {
+    /// Starts another binary, to come after this process.
+    pub(super) fn upgrade(&mut self, binary: PathBuf, reply: Reply<UpgradeAnswer>) {
+        let started = if self.next.is_some() {
+            Err(ProblemDetails::conflict("another binary is being started already"))
+        } else {
+            Successor::start(&binary).map_err(|error| {
+                ProblemDetails::bad_request(format!("starting {}: {error}", binary.display()))
+            })
+        };
+        match started {
+            Ok(process) => {
+                let pid = process.pid();
+                tracing::info!(binary = %binary.display(), pid, "the next process makes ready");
+                self.next = Some(Next { process, binary, began: Instant::now(), reply });
+            }
+            // Whoever asked may be gone.
+            Err(problem) => drop(reply.send(Err(problem))),
+        }
+    }
+
+    /// The next process has said something before anything is its own.
+    pub(super) async fn heard(&mut self, word: Word) -> Option<Ending> {
+        let mut next = self.next.take()?;
+        let reason = match word {
+            Word::Failed(reason) => reason,
+            Word::Running { .. } => "it runs without having been told to".to_owned(),
+            Word::Ready => match self.hand_over(&mut next).await {
+                Ok(version) => return Some(ending(next, version)),
+                Err(reason) => {
+                    next.process.end().await;
+                    self.take_back().await;
+                    self.refuse(next.reply, &next.binary.display().to_string(), &reason);
+                    return None;
+                }
+            },
+        };
+        next.process.end().await;
+        self.refuse(next.reply, &next.binary.display().to_string(), &reason);
+        None
+    }
+
+    fn refuse(&self, reply: Reply<UpgradeAnswer>, binary: &str, reason: &str) {
+        tracing::error!(binary, reason, "the next process has not come to run; this one goes on");
+        let detail =
+            format!("{binary} has not come to run, and the process of before goes on: {reason}");
+        drop(reply.send(Err(ProblemDetails::failed(detail))));
+    }
+
+    /// Lets go of everything; answers with the version that runs then.
+    async fn hand_over(&mut self, next: &mut Next) -> Result<String, String> {
+        self.save();
+        // Two that read events would each have half of them.
+        self.events.stop_reading();
+        // Its address is to be had.
+        self.follow_metrics(None).await;
+        next.process.go(self.lock.file()).map_err(|error| error.to_string())?;
+        match timeout(START_WITHIN, next.process.hear()).await {
+            Ok(Word::Running { version }) => Ok(version),
+            Ok(Word::Failed(reason)) => Err(reason),
+            Ok(Word::Ready) => Err("it makes ready again".to_owned()),
+            Err(_) => Err(format!("it has not come to run within {START_WITHIN:?}")),
+        }
+    }
+
+    /// Everything is this process's own again, whatever the other has come to do.
+    async fn take_back(&mut self) {
+        (self.managed, self.forwarding) = Kept::read(&self.state_file).machine();
+        let maps = self.plane.reclaim();
+        if let Ok(found) = &maps {
+            self.applier = Applier::new(Applied::found(limit::SLOTS, found.clone()));
+        }
+        if let Err(error) = maps {
+            tracing::error!(%error, "what is in the maps is not known");
+        }
+        self.interfaces.begin_again();
+        let resumed = self.plane.events().map_err(|error| error.to_string());
+        let resumed = resumed
+            .and_then(|source| self.events.resume(source).map_err(|error| error.to_string()));
+        if let Err(error) = resumed {
+            tracing::error!(error, "flow events are not read any more");
+        }
+        match AdminSocket::take_place(self.server.path()) {
+            Ok(listening) => {
+                let access =
+                    Access { commands: self.admin.clone(), snapshot: self.snapshot.subscribe() };
+                let exporter = Exporter::new(access.clone());
+                self.server.replace(listening.serve(access, exporter));
+            }
+            Err(error) => tracing::error!(%error, "the admin socket is another's"),
+        }
+        let metrics = self.state.config().settings.metrics.clone();
+        self.follow_metrics(metrics.as_ref()).await;
+        self.read_machine().await;
+        self.settle().await;
+        if let Err(error) = self.plane.conclude() {
+            tracing::warn!(%error, "something of the process that was to come next stays");
+        }
+    }
+}
+
+fn ending(next: Next, version: String) -> Ending {
+    let answer = UpgradeAnswer {
+        pid: next.process.pid(),
+        version,
+        previous_version: env!("CARGO_PKG_VERSION").to_owned(),
+        took_ms: u64::try_from(next.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+    };
+    Ending::HandedOver(next.reply, answer)
+}
