@@ -9,7 +9,9 @@ use equipoise_common::flow::entry::{count, facts, owner, uncount};
 use equipoise_common::flow::find::{Expected, find_as, is_expired};
 use equipoise_common::flow::set::{End, Way, at};
 use equipoise_common::flow::track::note;
-use equipoise_common::flow::{Meta, Reason, State, Storage, Word as _, flag, moment, tick};
+use equipoise_common::flow::{
+    Meta, Reason, State, Storage, Word as _, flag, long_tick, moment, tick,
+};
 use equipoise_common::key::{FiveTuple, UDP};
 use equipoise_common::step::What;
 use equipoise_common::value::Fate;
@@ -216,11 +218,23 @@ where
 /// The coarse clock, in ticks: the exact one costs 20 ns on a VM.
 #[inline(always)]
 pub fn now() -> u32 {
+    tick(coarse())
+}
+
+/// The coarse clock, in ticks that do not wrap.
+#[inline(always)]
+pub fn long_now() -> u64 {
+    long_tick(coarse())
+}
+
+/// In nanoseconds.
+#[inline(always)]
+fn coarse() -> u64 {
     if TEST_CLOCK.load() != 0 {
-        return tick(CLOCK.get(0).copied().unwrap_or_default());
+        return CLOCK.get(0).copied().unwrap_or_default();
     }
     // SAFETY: takes nothing.
-    tick(unsafe { bpf_ktime_get_coarse_ns() })
+    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 /// The exact clock, in moments.

@@ -4,7 +4,6 @@
 //! addresses, the protocol and the identification (RFC 791, RFC 8200 section 4.5). The others get its addresses;
 //! the transport checksum is in the first alone, and right for all.
 
-use equipoise_common::flow::find::is_past;
 use equipoise_common::key::{Address, Be16, FiveTuple, ServiceKey};
 use equipoise_common::value::{self, Mode};
 use equipoise_common::verdict::Verdict;
@@ -36,10 +35,11 @@ pub struct First<F> {
     destination: F,
     service: u32,
     backend: u32,
-    /// When it came, ticks.
-    since: u32,
+    /// When it came, ticks that do not wrap: nobody takes away what is not followed any more.
+    since: u64,
     /// [`REQUEST`], [`REPLY`], [`CARRIED`], or 0 for a packet that is not ours.
     direction: u32,
+    reserved: u32,
 }
 
 const REQUEST: u32 = 1;
@@ -52,7 +52,7 @@ const DROP: u8 = value::Fragments::Drop as u8;
 const FULL_NAT: u8 = Mode::FullNat as u8;
 
 /// How long fragments follow their first: as long as any receiver keeps them (RFC 8200 section 4.5: 60 s), ticks.
-const FOLLOWED: u32 = 57_220;
+const FOLLOWED: u64 = 57_220;
 
 impl<F: Address> PacketKey<F> {
     #[inline(always)]
@@ -132,7 +132,7 @@ pub fn later<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Resul
     let mut decision = Decision { now: flow::now(), ..Decision::none(&headers) };
     let is_in = hook.passage() == Passage::In;
     match F::first_fragment(&PacketKey::of(&ip.tuple, ip.part)) {
-        Some(first) if !is_past(first.since, FOLLOWED, decision.now) => {
+        Some(first) if flow::long_now().saturating_sub(first.since) <= FOLLOWED => {
             if first.direction == 0 {
                 return Err(Verdict::Fragment);
             }
@@ -239,8 +239,9 @@ fn keep<F: Family>(direction: u32) {
         destination: decision.to.destination,
         service: decision.service,
         backend: decision.backend,
-        since: flow::now(),
+        since: flow::long_now(),
         direction,
+        reserved: 0,
     };
     F::keep_fragment(&PacketKey::of(&work.headers.tuple, work.part), &first);
 }

@@ -18,9 +18,7 @@ use equipoise_common::key::{HostKey, PortsKey, ServiceKey, V4, V6};
 use equipoise_common::limit;
 use equipoise_common::probe::AnswerKey;
 use equipoise_common::step::Step;
-use equipoise_common::value::{
-    Backend, Host, Layout, Policy, Pool, Reply, Service, Snat, Traffic,
-};
+use equipoise_common::value::{Backend, Host, Layout, Policy, Pool, Reply, Service, Snat, Traffic};
 use equipoise_common::verdict::COUNTERS;
 
 use crate::fragment::{First, PacketKey};

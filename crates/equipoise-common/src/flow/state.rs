@@ -8,7 +8,13 @@
 /// their difference, which is right for up to half of that.
 #[inline(always)]
 pub const fn tick(nanoseconds: u64) -> u32 {
-    (nanoseconds >> 20) as u32
+    long_tick(nanoseconds) as u32
+}
+
+/// Coarse time in the same units, for what may be older than half of 52 days when it is looked at.
+#[inline(always)]
+pub const fn long_tick(nanoseconds: u64) -> u64 {
+    nanoseconds >> 20
 }
 
 /// Bits that a moment is finer than a tick.

@@ -61,7 +61,13 @@ impl Balancer {
 
     pub(super) fn wait(&mut self, ticks: u32) {
         self.now += ticks;
-        self.bench.kernel.set_time(Duration::from_nanos(u64::from(self.now) << 20)).unwrap();
+        self.at(0);
+    }
+
+    /// Has it be so many ticks later, until the next wait.
+    pub(super) fn at(&mut self, ahead: u64) {
+        let ticks = u64::from(self.now) + ahead;
+        self.bench.kernel.set_time(Duration::from_nanos(ticks << 20)).unwrap();
     }
 
     pub(super) fn sweep(&mut self) -> Expiry {

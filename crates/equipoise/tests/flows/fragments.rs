@@ -158,6 +158,10 @@ fn fragments_are_not_followed_for_longer_than_receivers_keep_them() {
         cut.passes(&world, talk.hook, 1);
         world.wait(1);
         cut.ends(&world, talk.hook, 1, Verdict::FragmentUnknown);
+        // Nor when a clock of 32 bits would be as far as it was then.
+        world.at(u64::from(u32::MAX) - 3_000_000);
+        cut.ends(&world, talk.hook, 1, Verdict::FragmentUnknown);
+        world.at(0);
     }
 }
 

@@ -138,6 +138,11 @@ impl World {
         self.balancer_mut().wait(ticks);
     }
 
+    /// Has it be so many ticks later, until the next wait.
+    pub(crate) fn at(&mut self, ahead: u64) {
+        self.balancer_mut().at(ahead);
+    }
+
     pub(crate) fn sweep(&mut self) -> Expiry {
         self.balancer_mut().sweep()
     }
