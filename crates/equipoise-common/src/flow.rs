@@ -30,7 +30,7 @@ pub mod word;
 pub use count::{Live, Refused};
 pub use entry::{At, Facts, Meta, Reason, flag};
 pub use set::{GRACE, Position, Set, Storage, WAYS, sets_for};
-pub use state::{State, moment, long_tick, tick};
+pub use state::{State, long_tick, moment, tick};
 pub use word::Word;
 
 #[cfg(test)]

@@ -158,6 +158,15 @@ impl Resolved {
         }
     }
 
+    /// It stood for this when an earlier process ran; where it has been answered since, that counts. Whether it is taken.
+    pub fn restore(&mut self, places: Places) -> bool {
+        let is_taken = self.answered.is_none() && !places.is_empty();
+        if is_taken {
+            self.places = places;
+        }
+        is_taken
+    }
+
     /// Other settings: it is due no later than they say.
     pub fn set(&mut self, settings: Settings, now: Moment) {
         if self.settings != settings {

@@ -211,7 +211,7 @@ fn backends_by_name_and_their_header_are_taken_where_they_are_served() {
         "{:ip \"10.0.0.1\" :port 8080}",
         "[{:ip \"10.0.0.1\" :port 8080 :weight 50 :proxy-protocol :v2}\n{:host \"api.internal\" :port 8080 :weight 50 :dns-refresh-seconds 9}]",
     );
-    let Checked { ignored, .. } = load(&text);
+    let Checked { config, ignored, .. } = load(&text);
     let is_served = |name| {
         keys::all()
             .iter()
@@ -220,7 +220,10 @@ fn backends_by_name_and_their_header_are_taken_where_they_are_served() {
     let ignored: Vec<_> = ignored.iter().map(|problem| problem.key.as_str()).collect();
     let key = |name: &str, index: u8| format!("proxies[0].default-target[{index}].{name}");
     assert_eq!(ignored.contains(&key("proxy-protocol", 0).as_str()), !is_served("proxy-protocol"));
-    assert_eq!(ignored.contains(&key("host", 1).as_str()), !is_served("host"));
+    assert!(!ignored.contains(&key("host", 1).as_str()));
+    let [named] = &config.services[0].named[..] else { panic!("{config:?}") };
+    assert_eq!((named.text().as_str(), named.weight), ("api.internal:8080", 50));
+    assert_eq!(named.refresh, Some(Duration::from_secs(9)));
 }
 
 #[test]

@@ -252,6 +252,14 @@ impl Names {
         lacking.map(|(name, looked)| (name, looked.resolved.failures().1))
     }
 
+    /// A name stood for this when an earlier process ran; false where there is no such name, or it is known already.
+    pub fn restore(&mut self, name: &Name, places: Places) -> bool {
+        let is_taken =
+            self.names.get_mut(name).is_some_and(|looked| looked.resolved.restore(places));
+        self.has_changed |= is_taken;
+        is_taken
+    }
+
     /// Whether any stands for something else since this was asked last.
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.has_changed)

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use super::State;
 use crate::config::{Config, Name};
 use crate::id::{BackendKey, Wanted};
-use crate::resolve::{Answer, Effect, Expanded, Failure, LeftOut, LookUpId, Names, Told, expand};
+use crate::resolve::{
+    Answer, Effect, Expanded, Failure, LeftOut, LookUpId, Names, Places, Told, expand,
+};
 
 impl State {
     /// The names that are looked up.
@@ -70,6 +72,11 @@ impl State {
     /// These configurations may be taken again: what is known of their names is kept, and followed.
     pub fn keep_names<'a>(&mut self, configs: impl IntoIterator<Item = &'a Config>) {
         self.names.keep(self.now, configs);
+    }
+
+    /// A name stood for this when an earlier process ran; false where there is no such name, or it is known already.
+    pub fn restore_name(&mut self, name: &Name, places: Places) -> bool {
+        self.names.restore(name, places)
     }
 
     /// A configuration with what its names stand for, as far as that is known.

@@ -57,6 +57,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.managed.release(&mut self.machine).await;
             self.forwarding.release(&mut self.machine);
             self.kept.note_machine(&self.managed, &self.forwarding);
+            if stopped.is_some() {
+                self.kept.forget_names();
+            }
             self.kept.save(&self.state_file);
             removed
         };

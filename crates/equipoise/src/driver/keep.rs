@@ -1,5 +1,5 @@
-//! What outlives the process: drains, operators' words, backends that they have changed, what checks and breakers have come to, and
-//! what has been changed on the machine, in a small file of the instance.
+//! What outlives the process: drains, operators' words, backends that they have changed, what checks and breakers have come to, what
+//! names stand for, and what has been changed on the machine, in a small file of the instance.
 //!
 //! Written whole beside the old one and renamed over it, so that a crash leaves one or the other. A file that is lost or
 //! cannot be read is said and carried on without: traffic matters more than what was asked for before.
@@ -12,15 +12,16 @@ use std::time::Duration;
 
 use equipoise_core::breaker;
 use equipoise_core::config::breaker::OnTimeout;
-use equipoise_core::config::{Change, Changes, target};
+use equipoise_core::config::{Change, Changes, Name, target};
 use equipoise_core::drain::{Drain, Request, Status};
 use equipoise_core::health::{self, Manual};
 use equipoise_core::id::BackendKey;
+use equipoise_core::resolve::Places;
 use serde::{Deserialize, Serialize};
 
 mod facts;
 
-use facts::{KeptBreaker, KeptHealth};
+use facts::{KeptBreaker, KeptHealth, KeptName};
 
 use super::Driver;
 use super::clock::millis;
@@ -49,6 +50,8 @@ pub(super) struct Kept {
     health: Vec<KeptHealth>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     breakers: Vec<KeptBreaker>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    names: Vec<KeptName>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     machine: Option<KeptMachine>,
 }
@@ -209,6 +212,16 @@ impl Kept {
         self.breakers.iter().filter_map(KeptBreaker::read)
     }
 
+    /// What names stood for.
+    pub(super) fn names(&self) -> impl Iterator<Item = (Name, Places)> {
+        self.names.iter().map(KeptName::read)
+    }
+
+    /// Names are not to be known to the next process.
+    pub(super) fn forget_names(&mut self) {
+        self.names.clear();
+    }
+
     /// Operators' words about the health of backends.
     pub(super) fn words(&self) -> impl Iterator<Item = (BackendKey, Manual)> {
         self.words.iter().map(|kept| {
@@ -292,6 +305,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let breakers =
             self.state.lasting_breakers().map(|(key, lasting)| KeptBreaker::new(key, lasting));
         let (health, breakers) = (health.collect(), breakers.collect());
+        let names = self.state.names().iter();
+        let names = names.filter(|(_, known)| !known.places().is_empty());
+        let names = names.map(|(name, known)| KeptName::new(name, known.places())).collect();
         let mut kept = Kept {
             version: VERSION,
             itself: self.is_drained,
@@ -300,6 +316,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             changes,
             health,
             breakers,
+            names,
             machine: None,
         };
         kept.note_machine(&self.managed, &self.forwarding);

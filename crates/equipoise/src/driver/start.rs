@@ -318,6 +318,11 @@ impl Begun {
         let beginning = Beginning { now: self.clock.now(), seed };
         let mut state = State::begun(config, Facts::default(), beginning);
         let (resolver, mut answers) = Resolver::start().map_err(StartError::Names)?;
+        for (name, places) in self.kept.names() {
+            if state.restore_name(&name, places) {
+                tracing::info!(name = name.text(), "known from before, until it is answered");
+            }
+        }
         look_up_first(&mut state, (&resolver, &mut answers)).await.map_err(StartError::Name)?;
         if let Some(found) = &found {
             state.take_over(found);

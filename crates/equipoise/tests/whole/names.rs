@@ -8,6 +8,7 @@ use equipoise_lab::dns::{Data, DnsServer, Kind, Says};
 
 use super::events::{FOLLOWED, next_of, text};
 use super::health::{chosen, name, word};
+use super::restart::run_and_kill;
 use super::*;
 use equipoise::status::health::Word;
 
@@ -183,6 +184,35 @@ async fn what_runs_again_has_the_addresses_of_its_names_though_nobody_answers() 
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn name_that_nobody_answers_at_the_start_is_what_it_was_for_the_process_before() {
+    let server = server();
+    server.host(NAME, &["10.0.0.1", "10.0.0.2"], 1);
+    let text = config(&server, API, "on-first-failure = 'refuse'");
+    let (driver, lab) = Lab::start(&text).await;
+    run_and_kill(driver, async {
+        server.host(NAME, &["10.0.0.2", "10.0.0.9"], 1);
+        lab.status_when(|s| chosen_of(s) == ["10.0.0.2:8080", "10.0.0.9:8080"]).await;
+    })
+    .await;
+    server.forget(NAME);
+    let (driver, lab) = lab.start_again(&text).await;
+    run(driver.expect("starts"), async {
+        let status = lab.client.status().await.unwrap();
+        assert_eq!(chosen_of(&status), ["10.0.0.2:8080", "10.0.0.9:8080"]);
+        server.host(NAME, &["10.0.0.3"], 1);
+        lab.status_when(|s| chosen_of(s).contains(&"10.0.0.3:8080".to_owned())).await;
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+    assert!(!lab.path("state.json").exists(), "what has been stopped knows nothing");
+}
+
+fn chosen_of(status: &Status) -> Vec<String> {
+    backends(status, 0).into_iter().map(|(address, _)| address).collect()
 }
 
 #[tokio::test]

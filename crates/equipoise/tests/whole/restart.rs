@@ -8,7 +8,7 @@ const FIRST: &str = "10.0.0.1:8080";
 const SECOND: &str = "10.0.0.2:8080";
 
 /// Runs an instance until the test is through with it, and kills it.
-async fn run_and_kill(driver: TestDriver, test: impl Future<Output = ()>) {
+pub(crate) async fn run_and_kill(driver: TestDriver, test: impl Future<Output = ()>) {
     tokio::select! {
         ended = driver.run() => panic!("it has ended by itself: {ended:?}"),
         () = test => {}

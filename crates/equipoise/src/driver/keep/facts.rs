@@ -1,11 +1,14 @@
-//! Rows of the file about breakers and about what checks have said.
+//! Rows of the file about breakers, about what checks have said, and about names.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use equipoise_core::breaker::{self, State};
+use equipoise_core::config::Name;
 use equipoise_core::health::{self, Verdict};
 use equipoise_core::id::BackendKey;
 use equipoise_core::recovery::Recovering;
+use equipoise_core::resolve::{Part, Places};
 use serde::{Deserialize, Serialize};
 
 use super::KeptBackend;
@@ -49,6 +52,43 @@ impl KeptBreaker {
             repeats: self.repeats,
         };
         Some((self.of.key(), lasting))
+    }
+}
+
+/// What a name stands for, for a start while nobody can be asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(in crate::driver) struct KeptName {
+    name: String,
+    srv: bool,
+    places: Vec<KeptPlace>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct KeptPlace {
+    address: SocketAddr,
+    weight: u32,
+    priority: u16,
+}
+
+impl KeptName {
+    pub(in crate::driver) fn new(name: &Name, places: &Places) -> Self {
+        let place = |(&address, part): (&SocketAddr, &Part)| KeptPlace {
+            address,
+            weight: part.weight,
+            priority: part.priority,
+        };
+        Self {
+            name: name.text().to_owned(),
+            srv: matches!(name, Name::Srv(_)),
+            places: places.iter().map(place).collect(),
+        }
+    }
+
+    pub(in crate::driver) fn read(&self) -> (Name, Places) {
+        let text = self.name.as_str().into();
+        let name = if self.srv { Name::Srv(text) } else { Name::Host(text) };
+        let part = |kept: &KeptPlace| Part { weight: kept.weight, priority: kept.priority };
+        (name, self.places.iter().map(|kept| (kept.address, part(kept))).collect())
     }
 }
 

@@ -122,7 +122,7 @@ pub(super) static TARGET: Table = Table {
     home: "a target",
     keys: &[
         key("ip", Kind::Text, "`ip` or `host` is required", "`address`, IPv4 or IPv6"),
-        key("host", Kind::Text, "none", "`host`, where that is served"),
+        key("host", Kind::Text, "none", "`host`"),
         key("port", Kind::Number(1, 65_535), NEEDED, "the port of `address`"),
         key(
             "weight",

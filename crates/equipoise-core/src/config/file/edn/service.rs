@@ -110,7 +110,7 @@ fn backend(at: &At<'_>, settings: &Settings, findings: &mut Findings) -> Option<
     let fields = at.fields();
     let mut entries = Vec::new();
     match (fields.get("host"), fields.get("ip")) {
-        (Some(host), _) => entries.extend(named(&host, &fields, findings)?),
+        (Some(host), _) => entries.extend(named(&host, &fields)),
         (None, Some(ip)) => entries.push(address(&ip, &fields, findings)?),
         (None, None) => {
             let message = "there is neither `:ip` nor `:host`".to_owned();
@@ -146,17 +146,12 @@ fn address(ip: &At<'_>, fields: &Fields<'_>, findings: &mut Findings) -> Option<
     Some(ip.entry("address", Value::Text(std::net::SocketAddr::new(parsed, port).to_string())))
 }
 
-/// A backend by its name, where such are served.
-fn named(host: &At<'_>, fields: &Fields<'_>, findings: &mut Findings) -> Option<Vec<Entry>> {
-    if keys::BACKEND.key("host").is_none() {
-        let message = "backends by name are not served yet, and this one is ignored";
-        host.ignored(findings, message.to_owned());
-        return None;
-    }
+/// A backend by its name.
+fn named(host: &At<'_>, fields: &Fields<'_>) -> Vec<Entry> {
     let refresh = fields.get("dns-refresh-seconds");
     let refresh = refresh.map(|at| at.entry("refresh", Value::Text(words(at.number() * 1_000))));
     let port = fields.get("port").map(|at| at.same_number("port"));
-    Some([host.entry("host", plain(host.text()))].into_iter().chain(port).chain(refresh).collect())
+    [host.entry("host", plain(host.text()))].into_iter().chain(port).chain(refresh).collect()
 }
 
 /// What a route leads to: exactly one of two keys says it.
@@ -190,9 +185,7 @@ fn route(
     match prefix(source.text()) {
         Some(prefix) => entries.push(source.entry("source", Value::Text(prefix))),
         None if is_name(source.text()) => {
-            let message = "sources by name are not served yet, and this route is ignored";
-            source.ignored(findings, message.to_owned());
-            return None;
+            entries.push(source.entry("source", plain(source.text())));
         }
         None => {
             let message = format!("`{}` is neither an address nor a prefix", source.text());
