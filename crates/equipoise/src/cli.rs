@@ -31,6 +31,7 @@ mod import;
 mod plan;
 mod report;
 mod run;
+mod shell;
 mod source;
 mod status;
 mod stop;
@@ -133,6 +134,7 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Schema => convert::schema(),
             Command::Plan(asked) => plan::plan(global, asked).await,
             Command::Status => status::status(global).await,
+            Command::Services(asked) => status::services(global, asked).await,
             Command::Flows(filter) => flows::flows(global, filter).await,
             Command::Explain(asked) => explain::explain(global, asked).await,
             Command::Drain(asked) => drain::drain(global, asked).await,
@@ -153,6 +155,8 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Decap(asked) => decap::decap(global, asked).await,
             Command::Upgrade(asked) => upgrade::upgrade(global, asked).await,
             Command::Stop => stop::stop(global).await,
+            Command::Completions(asked) => shell::completions(asked),
+            Command::Man(asked) => shell::man(asked),
         }
     })
 }

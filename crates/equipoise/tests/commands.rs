@@ -271,3 +271,28 @@ fn names_are_looked_up_without_a_running_instance() {
     assert_eq!(place.run(&["dns", "refresh", "api.internal"]).exit, 4);
     assert_eq!(place.run(&["dns", "lookup", "x", "--resolver", "here"]).exit, 2);
 }
+
+#[test]
+fn shells_complete_every_command_and_each_has_a_page() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let answer = place.run(&["completions", shell]);
+        assert_eq!((answer.exit, answer.err.as_str()), (0, ""));
+        assert!(answer.out.contains("undrain") && answer.out.contains("sum-by"), "{shell}");
+    }
+    assert_eq!(place.run(&["completions", "tcsh"]).exit, 2);
+    let page = place.run(&["man", "backend", "add"]);
+    assert!(page.exit == 0 && page.out.contains(".TH equipoise-backend-add 8"), "{}", page.out);
+    assert_eq!(place.run(&["man", "backend", "paint"]).exit, 2);
+    let pages = place.path("man");
+    assert_eq!(place.run(&["man", "--dir", pages.to_str().unwrap()]).exit, 0);
+    let help = place.run(&["--help"]).out;
+    let (_, commands) = help.split_once("Commands:\n").unwrap();
+    let commands: Vec<_> =
+        commands.lines().map_while(|line| line.split_whitespace().next()).collect();
+    assert!(commands.len() > 20, "{commands:?}");
+    for command in commands.into_iter().filter(|command| *command != "help") {
+        let page = fs::read_to_string(pages.join(format!("equipoise-{command}.8"))).unwrap();
+        assert!(page.contains(&format!("equipoise\\-{command}")), "{page}");
+    }
+}

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
 
 use equipoise_common::decap;
 use equipoise_common::verdict::Verdict::{self, *};
@@ -184,4 +186,36 @@ fn decap_md_has_a_row_for_each_verdict() {
     };
     let expected: Vec<_> = decap::Verdict::ALL.iter().map(row).collect();
     assert_eq!(rows, expected, "the table should be:\n{}", expected.join("\n"));
+}
+
+/// All files of Rust below a directory, by their names without the ending.
+fn sources(directory: &Path, found: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            found.push((name, fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+#[test]
+fn tests_that_reliability_names_are_there() {
+    let text = include_str!("../../../docs/reliability.md");
+    let mut files = Vec::new();
+    for part in ["src", "tests"] {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(part), &mut files);
+    }
+    let quoted = text.split('`').skip(1).step_by(2);
+    let named: Vec<_> = quoted.filter_map(|quoted| quoted.split_once("::")).collect();
+    assert!(named.len() > 15, "{named:?}");
+    for (file, test) in named.into_iter().filter(|name| *name != ("x", "y")) {
+        let begins = [format!("fn {test}("), format!("fn {test}\n")];
+        let has = |(name, text): &(String, String)| {
+            name == file && begins.iter().any(|begin| text.contains(begin))
+        };
+        assert!(files.iter().any(has), "{file}::{test}");
+    }
 }

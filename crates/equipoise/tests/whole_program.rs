@@ -846,6 +846,18 @@ async fn commands_show_a_running_instance() {
         assert_eq!((exit, flows.as_array().unwrap().len()), (0, 1));
         assert_eq!(command("flows --service nosuch").await.0, 3);
         assert_eq!(command("flows --backend 10.9.9.9:1").await.0, 3);
+        let (exit, sums) = command("flows --sum-by client --json").await;
+        let sums: Value = serde_json::from_str(&sums).unwrap();
+        assert_eq!((exit, &sums[0]["key"]), (0, &json!("198.51.100.1")), "{sums}");
+        assert_eq!((&sums[0]["flows"], sums.as_array().unwrap().len()), (&json!(1), 1));
+        let (exit, sums) = command("flows --sum-by backend").await;
+        assert!(exit == 0 && sums.starts_with(" BACKEND") && sums.contains("10.0.0.1:8080"));
+        let (exit, services) = command("services web --json").await;
+        let services: Value = serde_json::from_str(&services).unwrap();
+        assert_eq!((exit, &services), (0, &json["services"]));
+        let (exit, services) = command("services").await;
+        assert!(exit == 0 && services.starts_with("service web: "), "{services}");
+        assert_eq!(command("services nosuch").await.0, 3);
         let (exit, config) = command("config").await;
         assert_eq!(exit, 0, "{config}");
         let again = config::parse("again.toml", &config).unwrap().config;

@@ -12,16 +12,20 @@ mod decap;
 mod dns;
 mod explain;
 mod files;
+mod flows;
 mod health;
 mod operate;
+mod shell;
 
 pub use change::{AddBackend, Backend, BackendAction, Config, Reload, Weight};
 pub use decap::Decap;
 pub use dns::{Dns, DnsAction, LookUp};
 pub use explain::Explain;
 pub use files::{Check, Convert, From, Import};
+pub use flows::{Flows, Services, SumBy};
 pub use health::{Health, HealthAction, OneBackend, Probe, Wait};
 pub use operate::{Breaker, Drain, Events, Turn as BreakerTurn, Turned, Undrain, Which};
+pub use shell::{Completions, Man};
 
 /// Where the configuration is when no file is named.
 pub const DEFAULT_CONFIG: &str = "/etc/equipoise/equipoise.toml";
@@ -79,7 +83,10 @@ pub enum Command {
     Plan(Plan),
     /// Show how the running instance is
     Status,
-    /// List the flows in the flow table
+    /// Show the services, their pools and backends
+    Services(Services),
+    /// List the flows in the flow table, or sum them up
+    #[command(after_long_help = flows::EXAMPLES)]
     Flows(Flows),
     /// Say what becomes of a packet; nothing is sent and nothing changes
     #[command(after_long_help = explain::EXAMPLES)]
@@ -126,6 +133,12 @@ pub enum Command {
     /// On a backend: take packets out of ipip and GUE, without a tunnel device, until told to stop
     #[command(after_long_help = decap::EXAMPLES)]
     Decap(Decap),
+    /// Print what a shell needs to complete commands and flags
+    #[command(after_long_help = shell::COMPLETIONS)]
+    Completions(Completions),
+    /// Print a manual page, or write all of them
+    #[command(after_long_help = shell::MAN)]
+    Man(Man),
 }
 
 /// Arguments of `run`.
@@ -163,20 +176,6 @@ pub struct Plan {
     /// Show the whole desired state, not the difference
     #[arg(long)]
     pub dump: bool,
-}
-
-/// Arguments of `flows`.
-#[derive(Debug, Args)]
-pub struct Flows {
-    /// Only flows of this service
-    #[arg(long, value_name = "NAME")]
-    pub service: Option<String>,
-    /// Only flows to this backend
-    #[arg(long, value_name = "ADDR:PORT")]
-    pub backend: Option<String>,
-    /// Only flows of clients in this prefix
-    #[arg(long, value_name = "PREFIX")]
-    pub client: Option<String>,
 }
 
 impl Run {

@@ -1,8 +1,12 @@
 //! `equipoise flows`: the flow table as rows.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::args::{Flows, Global};
+use serde::Serialize;
+
+use super::args::{Flows, Global, SumBy};
 use super::{Exit, Failure, print, print_json, table};
 use crate::driver::parse_prefix;
 use crate::status::{Flow, FlowFilter};
@@ -17,10 +21,62 @@ pub(super) async fn flows(global: &Global, asked: &Flows) -> Result<(), Failure>
         client: asked.client.clone(),
     };
     let flows = global.client().flows(&filter).await?;
+    if let Some(by) = asked.sum_by {
+        let sums = sums(&flows, by);
+        return if global.json { print_json(&sums) } else { print(&shown_sums(&sums, by)) };
+    }
     if global.json {
         return print_json(&flows);
     }
     print(&shown(&flows))
+}
+
+/// What flows come to that have something in common.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+struct Sum {
+    /// Address of the client, backend, or protocol.
+    key: String,
+    flows: u64,
+    packets_in: u64,
+    bytes_in: u64,
+    packets_out: u64,
+    bytes_out: u64,
+}
+
+/// The most flows first.
+fn sums(flows: &[Flow], by: SumBy) -> Vec<Sum> {
+    let mut sums: BTreeMap<String, Sum> = BTreeMap::new();
+    for flow in flows {
+        let key = match by {
+            SumBy::Client => flow.client.ip().to_string(),
+            SumBy::Backend => flow.backend.to_string(),
+            SumBy::Protocol => flow.protocol.clone(),
+        };
+        let sum = sums.entry(key).or_default();
+        sum.flows += 1;
+        sum.packets_in += flow.packets_in;
+        sum.bytes_in += flow.bytes_in;
+        sum.packets_out += flow.packets_out;
+        sum.bytes_out += flow.bytes_out;
+    }
+    let mut sums: Vec<_> = sums.into_iter().map(|(key, sum)| Sum { key, ..sum }).collect();
+    sums.sort_by_key(|sum| Reverse(sum.flows));
+    sums
+}
+
+fn shown_sums(sums: &[Sum], by: SumBy) -> String {
+    let what = match by {
+        SumBy::Client => "CLIENT",
+        SumBy::Backend => "BACKEND",
+        SumBy::Protocol => "PROTO",
+    };
+    let mut table = table(&[what, "FLOWS", "PKTS IN", "BYTES IN", "PKTS OUT", "BYTES OUT"]);
+    for sum in sums {
+        let numbers = [sum.flows, sum.packets_in, sum.bytes_in, sum.packets_out, sum.bytes_out];
+        let cells = std::iter::once(sum.key.clone()).chain(numbers.map(|n| n.to_string()));
+        table.add_row(cells);
+    }
+    if sums.is_empty() { "0 flows\n".to_owned() } else { format!("{table}\n") }
 }
 
 fn shown(flows: &[Flow]) -> String {

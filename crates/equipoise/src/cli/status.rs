@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::args::Global;
-use super::{Failure, change, print, print_json, table};
+use super::args::{Global, Services};
+use super::{Exit, Failure, change, print, print_json, table};
 use equipoise_core::config::target;
 
 use crate::status::{
@@ -16,6 +16,27 @@ pub(super) async fn status(global: &Global) -> Result<(), Failure> {
         return print_json(&status);
     }
     print(&shown(&status))
+}
+
+/// `equipoise services`: of the status, that part alone.
+pub(super) async fn services(global: &Global, asked: &Services) -> Result<(), Failure> {
+    let mut services = global.client().status().await?.services;
+    if let Some(name) = &asked.service {
+        services.retain(|service| service.name == *name);
+        if services.is_empty() {
+            let message = format!("there is no service {name:?}");
+            return Err(Failure::new(Exit::NotFound, message));
+        }
+    }
+    if global.json {
+        return print_json(&services);
+    }
+    let mut text = String::new();
+    for service in &services {
+        // Writing to a string cannot fail.
+        let _: std::fmt::Result = write_service(&mut text, service);
+    }
+    print(text.trim_start())
 }
 
 fn shown(status: &Status) -> String {
