@@ -2,6 +2,7 @@
 //! and backends that are clients of each other.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use equipoise_lab::Daemon;
 use equipoise_lab::client::{Connect, UdpAsker, download, http_get, udp_ask, upload};
@@ -93,8 +94,10 @@ pub(crate) fn backends_answer_clients_themselves(attach: Attach) {
 
 /// `equipoise decap` on a backend, until it is dropped.
 pub(crate) fn decapsulating(host: &Host) -> Daemon {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     let mut command = host.netns.command(BINARY);
-    let instance = format!("tunnels-{}-{}", std::process::id(), host.name);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let instance = format!("tunnels-{}-{number}-{}", std::process::id(), host.name);
     command.args(["decap", "-i", "eth0", "--lo", "--instance", &instance]);
     command.args(["--from", "198.18.0.0/15", "100::/64", "10.0.0.1/32", "2001:db8:b::1/128"]);
     command.arg("--address").args(vips().map(|(_, vip)| vip.ip().to_string()));
