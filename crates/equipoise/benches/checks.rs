@@ -16,7 +16,7 @@ use equipoise::admin::lock::InstanceLock;
 use equipoise::config_file::Base;
 use equipoise::dataplane::memory::Memory;
 use equipoise::dataplane::simulated::{Plane, Simulated as SimulatedPlane};
-use equipoise::driver::{Driver, Place, Signals, Source, Start, Watching};
+use equipoise::driver::{Driver, Place, Signals, Source, Start, Supervisor, Watching};
 use equipoise::host::simulated::{Simulated as SimulatedMachine, World};
 use equipoise::host::{Device, Reading, Way};
 use equipoise::status::health::HealthFilter;
@@ -85,6 +85,7 @@ async fn measure(port: u16) -> Duration {
         machine,
         plane,
         place: Place::Free,
+        supervisor: Supervisor::None,
     });
     let driver = driver.await.expect("it starts");
     let measured = async {

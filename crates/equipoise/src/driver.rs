@@ -62,6 +62,7 @@ mod reload;
 mod rollback;
 mod select;
 mod start;
+mod supervisor;
 mod tell;
 mod trouble;
 mod upgrade;
@@ -73,6 +74,7 @@ pub use keep::{path as state_file, release_left};
 pub use listing::parse_prefix;
 pub(crate) use names::{addresses, error as name_error};
 pub use start::{Place, Start, StartError};
+pub use supervisor::Supervisor;
 pub use wake::Signals;
 
 use answer::FlowSample;
@@ -152,6 +154,7 @@ pub struct Driver<M, P> {
     state_file: PathBuf,
     kept: Kept,
     due: Due,
+    supervisor: Supervisor,
     signals: Signals,
     commands: mpsc::Receiver<Command>,
     /// What the admin API asks by.
@@ -202,6 +205,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// When something of ours could not be removed.
     pub async fn run(mut self) -> Result<(), EndError> {
         self.tell(Told::new(Kind::Started));
+        self.supervisor.ready(self.generation.number);
+        self.show_life(Instant::now());
         let ending = loop {
             if let Some(ending) = self.turn().await {
                 break ending;
@@ -308,6 +313,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.ask_for_resting_ids();
         }
         self.tell_lasting();
+        if self.due.life.is_some_and(|at| at <= now) {
+            self.show_life(now);
+        }
+    }
+
+    fn show_life(&mut self, now: Instant) {
+        self.supervisor.alive();
+        self.due.life = self.supervisor.pause().map(|pause| now + pause);
     }
 
     /// Reads the machine; a change of it is due to be settled.

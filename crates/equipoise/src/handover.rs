@@ -64,6 +64,8 @@ impl Successor {
         let (ours, theirs) = UnixStream::pair()?;
         let child = Command::new(binary)
             .args(arguments(std::env::args_os().skip(1)))
+            // Who watches over this process is to watch over that one.
+            .env_remove("WATCHDOG_PID")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()?;
         let (tell, words) = mpsc::channel(4);

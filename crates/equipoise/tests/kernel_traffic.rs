@@ -30,6 +30,8 @@ mod restart;
 mod routes;
 #[path = "traffic/start.rs"]
 mod start;
+#[path = "traffic/supervised.rs"]
+mod supervised;
 #[path = "traffic/vip_checks.rs"]
 mod vip_checks;
 

@@ -8,7 +8,7 @@ use equipoise::admin::lock::InstanceLock;
 use equipoise::config_file::Base;
 use equipoise::dataplane::memory::Memory;
 use equipoise::dataplane::simulated::{End, Plane, Simulated as SimulatedPlane};
-use equipoise::driver::{Driver, Place, Signals, Source, Start, Watching};
+use equipoise::driver::{Driver, Place, Signals, Source, Start, Supervisor, Watching};
 use equipoise::host::simulated::{Simulated as SimulatedMachine, World};
 use equipoise::host::{Device, Reading};
 use equipoise_core::config;
@@ -55,6 +55,7 @@ async fn ended_by(signal: i32, on_exit: &str) -> (Option<End>, String, bool) {
         machine,
         plane,
         place: Place::Free,
+        supervisor: Supervisor::None,
     })
     .await
     .unwrap();

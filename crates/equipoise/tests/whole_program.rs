@@ -30,7 +30,9 @@ use equipoise::config_file::Base;
 use equipoise::dataplane::kernel::FlowRow;
 use equipoise::dataplane::memory::{Fault, Memory};
 use equipoise::dataplane::simulated::{End, Plane, Simulated as SimulatedPlane};
-use equipoise::driver::{Driver, EndError, Place, Signals, Source, Start, StartError, Watching};
+use equipoise::driver::{
+    Driver, EndError, Place, Signals, Source, Start, StartError, Supervisor, Watching,
+};
 use equipoise::host::simulated::{Simulated as SimulatedMachine, World};
 use equipoise::host::{Device, Features, Reading, Way};
 use equipoise::status::{FlowFilter, Health, PlanRequest, Status};
@@ -151,6 +153,7 @@ impl Lab {
             machine,
             plane,
             place: Place::Free,
+            supervisor: Supervisor::None,
         })
         .await;
         (driver, lab)

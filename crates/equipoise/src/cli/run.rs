@@ -14,7 +14,9 @@ use crate::admin::lock::InstanceLock;
 use crate::config_file::Base;
 use crate::dataplane::DataPlane as _;
 use crate::dataplane::kernel::{Clock, Eviction, Kernel, Options, TcWay};
-use crate::driver::{Driver, Place, Signals, Source, Start, Watching, state_file, targets};
+use crate::driver::{
+    Driver, Place, Signals, Source, Start, Supervisor, Watching, state_file, targets,
+};
 use crate::handover::{Predecessor, Word};
 use crate::host::{Machine, Netlink, check, requirements};
 use crate::running_config;
@@ -138,6 +140,7 @@ fn starting(
         machine,
         plane,
         place,
+        supervisor: Supervisor::of_process().map_err(Failure::failed)?,
     })
 }
 

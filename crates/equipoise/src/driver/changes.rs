@@ -37,12 +37,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         by: Author,
     ) -> Result<ReloadAnswer, ProblemDetails> {
         let before = self.snapshot.borrow().config.clone();
+        self.supervisor.reloading();
         let taken = match what {
             Configure::Reload(request) => self.reload(request).await,
             Configure::Weight(name, request) => self.set_weight(name, request).await,
             Configure::Add(service, request) => self.add_backend(service, request).await,
             Configure::Remove(name) => self.remove_backend(name).await,
         };
+        self.supervisor.ready(self.generation.number);
         self.remember(by, &asked(what), &before, &taken);
         taken
     }

@@ -26,6 +26,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         answer: UpgradeAnswer,
     ) -> Result<(), EndError> {
         tracing::info!(pid = answer.pid, version = answer.version, "handed over; ending");
+        if let Some(pid) = answer.pid {
+            self.supervisor.handed_over(pid);
+        }
         self.interrupt_waiters();
         self.lock.leave();
         let kept = self.plane.keep();
@@ -49,6 +52,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let keep = keeps && stopped.is_none();
         let why = if keep { "packets flow on" } else { "everything is removed" };
         self.tell(Event::new(Kind::Stopping).because(why));
+        self.supervisor.stopping(keep);
         self.interrupt_waiters();
         let ended = if keep {
             self.plane.keep()

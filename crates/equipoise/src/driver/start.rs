@@ -27,6 +27,7 @@ use super::interfaces::{self, Interfaces};
 use super::keep::Kept;
 use super::names::look_up_first;
 use super::passive::Passive;
+use super::supervisor::Supervisor;
 use super::tell::Lasting;
 use super::trouble::Troubles;
 use super::{Driver, Due, Generation, Signals, Source, targets};
@@ -75,6 +76,8 @@ pub struct Start<M, P> {
     pub plane: P,
     /// Whether a process that runs has let go of everything for this one.
     pub place: Place,
+    /// Who is told that it is ready, alive and ending.
+    pub supervisor: Supervisor,
 }
 
 /// Whose place an instance takes.
@@ -203,6 +206,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     state_file,
                     kept: begun.kept,
                     due: Due::at_start(),
+                    supervisor: start.supervisor,
                     signals,
                     commands,
                     admin: sender,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use equipoise_common::limit;
 use equipoise_core::diff::Applied;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::keep::Kept;
 use super::{Driver, Ending};
@@ -107,11 +107,25 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         // Its address is to be had.
         self.follow_metrics(None).await;
         next.process.go(self.lock.file()).map_err(|error| error.to_string())?;
-        match timeout(START_WITHIN, next.process.hear()).await {
-            Ok(Word::Running { version }) => Ok(version),
-            Ok(Word::Failed(reason)) => Err(reason),
-            Ok(Word::Ready) => Err("it makes ready again".to_owned()),
-            Err(_) => Err(format!("it has not come to run within {START_WITHIN:?}")),
+        match self.hear_alive(next).await {
+            Some(Word::Running { version }) => Ok(version),
+            Some(Word::Failed(reason)) => Err(reason),
+            Some(Word::Ready) => Err("it makes ready again".to_owned()),
+            None => Err(format!("it has not come to run within {START_WITHIN:?}")),
+        }
+    }
+
+    /// What the next process says, if it does in time. Meanwhile this one is the one that is watched.
+    async fn hear_alive(&self, next: &mut Next) -> Option<Word> {
+        let until = Instant::now() + START_WITHIN;
+        loop {
+            let pause = self.supervisor.pause().unwrap_or(START_WITHIN);
+            let wake = until.min(Instant::now() + pause);
+            match timeout_at(wake, next.process.hear()).await {
+                Ok(word) => return Some(word),
+                Err(_) if wake == until => return None,
+                Err(_) => self.supervisor.alive(),
+            }
         }
     }
 

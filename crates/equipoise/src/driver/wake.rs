@@ -41,6 +41,8 @@ pub(super) struct Due {
     pub(super) confirmation: Option<Instant>,
     /// Health: when a check is due, or time alone changes something.
     pub(super) health: Option<Instant>,
+    /// When the supervisor is to be told that the loop turns.
+    pub(super) life: Option<Instant>,
 }
 
 /// The signals that are heard, from when this is made.
@@ -66,6 +68,7 @@ impl Due {
             drains: Some(now),
             confirmation: None,
             health: Some(now),
+            life: None,
         }
     }
 
@@ -85,6 +88,7 @@ impl Due {
             self.drains,
             self.confirmation,
             self.health,
+            self.life,
         ];
         timers.into_iter().flatten().min().unwrap_or(self.neighbours)
     }

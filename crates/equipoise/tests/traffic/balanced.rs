@@ -66,7 +66,13 @@ impl Balancer {
     }
 
     pub(crate) fn run(&mut self) {
+        self.run_with(&[]);
+    }
+
+    /// Starts with these variables in its environment.
+    pub(crate) fn run_with(&mut self, environment: &[(&str, &str)]) {
         let mut command = self.command();
+        command.envs(environment.iter().copied());
         command.args(["run", "-c"]).arg(self.file());
         let mut daemon = Daemon::start(command).unwrap();
         daemon.wait_for_log("running: instance", DEADLINE).unwrap();

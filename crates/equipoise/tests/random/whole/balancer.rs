@@ -134,16 +134,17 @@ impl Balancer {
         let Some(flow) = self.request(segment.protocol, from, to) else {
             return self.unknown(shot, segment, is_cut);
         };
-        if refused(flow.service) {
-            return vec![Fate::Left(Verdict::FragmentRefused)];
-        }
-        let mut fates = vec![Fate::Request(Request {
-            service: flow.service,
-            backends: flow.backends.clone(),
-            naming: flow.name.map_or(Naming::Any, Naming::Known),
-            outer: flow.outer,
-            opens: true,
-        })];
+        let mut fates = vec![if refused(flow.service) {
+            Fate::Left(Verdict::FragmentRefused)
+        } else {
+            Fate::Request(Request {
+                service: flow.service,
+                backends: flow.backends.clone(),
+                naming: flow.name.map_or(Naming::Any, Naming::Known),
+                outer: flow.outer,
+                opens: true,
+            })
+        }];
         if flow.ending && is_syn(segment) {
             fates.extend(self.unknown(shot, segment, is_cut));
         }
