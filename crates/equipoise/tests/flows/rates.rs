@@ -332,7 +332,8 @@ fn two_busy_cpus_at_one_bucket_get_its_rate_to_a_hundredth() {
         let tokens = scale(least, 50 * least);
         for what in ["per-source", "per-backend"] {
             // Twice as many as come in a step of the clock, which is coarse here.
-            let burst = (tokens / 100).max(8).max(3 * rate / 1_000);
+            // And no more than ten seconds bring, which is all that a bucket gets however long nobody has asked it.
+            let burst = (tokens / 100).max(8).max(3 * rate / 1_000).min(10 * rate);
             let prefix = if what == "per-source" { ", prefix = { v4 = 24 }" } else { "" };
             let config =
                 limited(&format!("{what} = {{ rate = {rate}, burst = {burst}{prefix} }}"), 1);
