@@ -55,7 +55,7 @@ fn supervisor_hears_of_start_reload_upgrade_life_and_end() {
     // Twice within the time that it is given.
     let began = Instant::now();
     (0..6).for_each(|_| drop(hear(&socket, &["WATCHDOG=1"])));
-    assert!(began.elapsed() < Duration::from_millis(1_500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 
     balancer.write(&text.replace("weight = 50", "weight = 49"));
     let heard = hear(&socket, &["READY=1", "STATUS=packets flow by generation 2 "]);
