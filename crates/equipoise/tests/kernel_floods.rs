@@ -5,21 +5,19 @@
 #[path = "traffic/balanced.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod balanced;
+#[path = "traffic/bare.rs"]
+mod bare;
 
 use std::time::Duration;
 
 use balanced::{Attach, Balancer, GENERIC, NATIVE, PORT, TC, backends, vips};
 use equipoise::apply::Applier;
 use equipoise::dataplane::DataPlane as _;
-use equipoise::dataplane::kernel::{
-    Clock, Device, Eviction, Kernel, Options as KernelOptions, TcWay,
-};
+use equipoise::dataplane::kernel::{Eviction, Kernel, TcWay};
 use equipoise_core::config::{AttachMode, parse};
-use equipoise_core::facts::{Facts, Interface};
 use equipoise_core::state::State;
 use equipoise_lab::crowd::{Crowd, Outcome};
 use equipoise_lab::flood::{Flood, Frames, Kind, Random, Report, hardware_address};
-use equipoise_lab::link::index;
 use equipoise_lab::load::{Load, Tally};
 use equipoise_lab::scale;
 use equipoise_lab::serve::{HttpServer, TcpEcho, UdpEcho};
@@ -191,32 +189,13 @@ fn a_table_without_classes_breaks_the_silent_ones() {
 /// The data plane alone, without a control plane that sweeps.
 fn loaded(scene: &Scene, eviction: Eviction) -> Kernel {
     let netns = &scene.lab.balancer;
-    let options = KernelOptions {
-        instance: &format!("floods-{}", std::process::id()),
-        max_flows: MAX_FLOWS,
-        tc: TcWay::default(),
-        clock: Clock::default(),
-        eviction,
-    };
-    let mut kernel = Kernel::load(&options).unwrap();
-    let interface = |name: &str| {
-        let index = index(netns, name).unwrap();
-        (name.to_owned(), Interface { index, addresses: Vec::new() })
-    };
-    let facts =
-        Facts { interfaces: [interface("front"), interface("back")].into(), ..Facts::default() };
+    let instance = format!("floods-{}", std::process::id());
+    let mut kernel = bare::load(&instance, MAX_FLOWS, (TcWay::default(), eviction));
     let config = parse("floods.toml", &scene.config("tc")).unwrap().config;
-    let mut state = State::new(config, facts);
+    let mut state = State::new(config, bare::facts(netns));
     Applier::default().converge(&mut kernel, state.plan()).unwrap();
-    for name in ["front", "back"] {
-        let device = Device {
-            name,
-            index: index(netns, name).unwrap(),
-            native_xdp: false,
-            xdp_program: None,
-            kind: Some("veth"),
-        };
-        kernel.attach(&device, AttachMode::Tc).unwrap();
+    for name in bare::DEVICES {
+        kernel.attach(&bare::device(netns, name), AttachMode::Tc).unwrap();
     }
     kernel
 }

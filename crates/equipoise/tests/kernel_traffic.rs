@@ -2,6 +2,8 @@
 
 #[path = "traffic/balanced.rs"]
 mod balanced;
+#[path = "traffic/bare.rs"]
+mod bare;
 #[path = "traffic/denied.rs"]
 mod denied;
 #[path = "traffic/drains.rs"]

@@ -14,6 +14,7 @@ use crate::balanced::{
     Balanced, Balancer, DEADLINE, GENERIC, NATIVE, PORT, TC, backends, config, service, vips,
     web_servers,
 };
+use crate::bare;
 
 #[test]
 fn forwarding_that_is_off_is_set_with_a_message_and_put_back() {
@@ -176,13 +177,9 @@ fn a_new_configuration_moves_new_connections_and_breaks_none() {
 fn filters_on_a_clsact_qdisc_balance_and_leave_others_alone() {
     use equipoise::apply::Applier;
     use equipoise::dataplane::DataPlane as _;
-    use equipoise::dataplane::kernel::{
-        Clock, Device, Eviction, Kernel, Options as KernelOptions, TcWay,
-    };
+    use equipoise::dataplane::kernel::{Eviction, Kernel, TcWay};
     use equipoise_core::config::{AttachMode, parse};
-    use equipoise_core::facts::{Facts, Interface};
     use equipoise_core::state::State;
-    use equipoise_lab::link::index;
 
     let lab = Lab::new(Options::default()).unwrap();
     let servers = web_servers(&lab);
@@ -203,35 +200,12 @@ fn filters_on_a_clsact_qdisc_balance_and_leave_others_alone() {
 
     let instance = format!("clsact-{}", std::process::id());
     let start = || {
-        let mut kernel = Kernel::load(&KernelOptions {
-            instance: &instance,
-            max_flows: 1000,
-            tc: TcWay::Clsact,
-            clock: Clock::default(),
-            eviction: Eviction::default(),
-        })
-        .unwrap();
-        let interface = |name: &str| {
-            (
-                name.to_owned(),
-                Interface { index: index(netns, name).unwrap(), addresses: Vec::new() },
-            )
-        };
-        let facts = Facts {
-            interfaces: [interface("front"), interface("back")].into(),
-            ..Facts::default()
-        };
-        let mut state =
-            State::new(parse("clsact.toml", &config(&lab, "tc")).unwrap().config, facts);
+        let mut kernel = bare::load(&instance, 1000, (TcWay::Clsact, Eviction::default()));
+        let checked = parse("clsact.toml", &config(&lab, "tc")).unwrap().config;
+        let mut state = State::new(checked, bare::facts(netns));
         Applier::default().converge(&mut kernel, state.plan()).unwrap();
-        for name in ["front", "back"] {
-            let device = Device {
-                name,
-                index: index(netns, name).unwrap(),
-                native_xdp: false,
-                xdp_program: None,
-                kind: Some("veth"),
-            };
+        for name in bare::DEVICES {
+            let device = bare::device(netns, name);
             let attachment = kernel.attach(&device, AttachMode::Auto).unwrap();
             assert_eq!((attachment.hook, attachment.mode), ("tc", "clsact"));
         }

@@ -1,23 +1,19 @@
 //! One process after another under traffic: no connection breaks, silent ones least of all, and none fails to open.
 //!
-//! What became of connections is told in a line of `docs/reliability.md`'s table each, with `--nocapture`.
+//! What became of connections is told in a line each, with `--nocapture`.
 
 use std::net::SocketAddr;
 use std::path::Path;
 
 use equipoise::apply::Applier;
 use equipoise::dataplane::DataPlane as _;
-use equipoise::dataplane::kernel::{
-    Clock, Device, Eviction, Kernel, Options as KernelOptions, TcWay,
-};
+use equipoise::dataplane::kernel::{Eviction, Kernel, TcWay};
 use equipoise_common::limit;
 use equipoise_core::config::{AttachMode, parse};
 use equipoise_core::diff::Applied;
-use equipoise_core::facts::{Facts, Interface};
 use equipoise_core::state::State;
 use equipoise_lab::client::{Connect, UdpAsker};
 use equipoise_lab::crowd::{Crowd, RunningCrowd};
-use equipoise_lab::link::index;
 use equipoise_lab::load::{Load, RunningLoad};
 use equipoise_lab::scale;
 use equipoise_lab::serve::{HttpServer, TcpEcho, UdpEcho};
@@ -28,6 +24,7 @@ use crate::balanced::{
     Attach, BINARY, Balancer, DEADLINE, GENERIC, NATIVE, PORT, TC, backends, echo_servers, service,
     udp_servers, vips, web_servers,
 };
+use crate::bare;
 
 /// Where the backends echo.
 const ECHO: u16 = PORT + 1;
@@ -252,43 +249,17 @@ fn filters_on_a_clsact_qdisc_get_other_programs_in_their_place() {
     };
     let instance = format!("restart-{}", std::process::id());
     let start = || {
-        let mut kernel = Kernel::load(&KernelOptions {
-            instance: &instance,
-            max_flows: 20_000,
-            tc: TcWay::Clsact,
-            clock: Clock::default(),
-            eviction: Eviction::default(),
-        })
-        .unwrap();
-        let interface = |name: &str| {
-            let index = index(netns, name).unwrap();
-            (name.to_owned(), Interface { index, addresses: Vec::new() })
-        };
-        let facts = Facts {
-            interfaces: [interface("front"), interface("back")].into(),
-            ..Facts::default()
-        };
+        let mut kernel = bare::load(&instance, 20_000, (TcWay::Clsact, Eviction::default()));
         let checked = parse("clsact.toml", &config(&lab, "tc", 20_000)).unwrap().config;
-        let steps = match kernel.found().unwrap() {
-            None => {
-                let mut state = State::new(checked, facts);
-                Applier::default().converge(&mut kernel, state.plan()).unwrap().steps
-            }
-            Some(found) => {
-                let mut state = State::new(checked, facts);
-                state.take_over(&found);
-                let mut applier = Applier::new(Applied::found(limit::SLOTS, found));
-                applier.converge(&mut kernel, state.plan()).unwrap().steps
-            }
-        };
-        for name in ["front", "back"] {
-            let device = Device {
-                name,
-                index: index(netns, name).unwrap(),
-                native_xdp: false,
-                xdp_program: None,
-                kind: Some("veth"),
-            };
+        let mut state = State::new(checked, bare::facts(netns));
+        let mut applier = Applier::default();
+        if let Some(found) = kernel.found().unwrap() {
+            state.take_over(&found);
+            applier = Applier::new(Applied::found(limit::SLOTS, found));
+        }
+        let steps = applier.converge(&mut kernel, state.plan()).unwrap().steps;
+        for name in bare::DEVICES {
+            let device = bare::device(netns, name);
             assert_eq!(kernel.attach(&device, AttachMode::Tc).unwrap().mode, "clsact");
         }
         kernel.conclude().unwrap();
