@@ -87,9 +87,7 @@ fn replace(
 }
 
 fn put(program: &mut SchedClassifier, device: &str, filter: Filter) -> Result<(), Cause> {
-    let Filter { hook, priority, handle, .. } = filter;
-    let link = SchedClassifierLink::attached(device, hook, priority, TcHandle::from(handle), None)?;
-    let id = program.attach_to_link(link)?;
+    let id = program.attach_to_link(filter.link(device)?)?;
     // Dropping the link would take the filter off.
     std::mem::forget(program.take_link(id)?);
     Ok(())
@@ -131,6 +129,12 @@ impl Filter {
         };
         let (priority, handle) = (priority.parse().ok()?, handle.parse().ok()?);
         Some(Self { hook, priority, handle, index: index.parse().ok()? })
+    }
+
+    /// The filter on this device; it is taken off when that is dropped.
+    fn link(self, device: &str) -> io::Result<SchedClassifierLink> {
+        let Self { hook, priority, handle, .. } = self;
+        SchedClassifierLink::attached(device, hook, priority, TcHandle::from(handle), None)
     }
 
     /// Whether the filter that hangs there runs the program of the mark, and is not one that came after ours had gone with
@@ -177,16 +181,7 @@ pub(super) fn release(mark: &Path) -> io::Result<()> {
         else {
             return Ok(());
         };
-        let Filter { hook, priority, handle, .. } = filter;
-        // It is taken off when it is dropped.
-        return SchedClassifierLink::attached(
-            &device,
-            hook,
-            priority,
-            TcHandle::from(handle),
-            None,
-        )
-        .map(drop);
+        return filter.link(&device).map(drop);
     }
     let name = mark.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     match name.rsplit_once('-') {
