@@ -140,17 +140,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let mut begun = Begun::new(Kept::read(&state_file));
         let from = (config, base);
         match begun.all(&mut machine, &mut plane, from, (&socket, place, &state_file)).await {
-            Ok(Running {
-                written,
-                state,
-                reading,
-                listening,
-                events,
-                prober,
-                outcomes,
-                resolver,
-                answers,
-            }) => {
+            Ok(running) => {
+                let state = running.state;
                 let (flows, bytes) = (state.config().settings.max_flows, plane.occupancy().memory);
                 tracing::info!(
                     flows,
@@ -164,11 +155,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 let access = Access { commands: sender.clone(), snapshot };
                 let exporter = Exporter::new(access.clone());
                 let metrics = metrics::Listener::new(exporter.clone());
-                let server = listening.serve(access, exporter);
+                let server = running.listening.serve(access, exporter);
                 let mut driver = Self {
                     instance,
                     source,
-                    written,
+                    written: running.written,
                     watch,
                     history: History::default(),
                     unconfirmed: None,
@@ -177,7 +168,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     plane,
                     applier: begun.applier,
                     state,
-                    reading,
+                    reading: running.reading,
                     interfaces: begun.interfaces,
                     forwarding: begun.forwarding,
                     managed: begun.managed,
@@ -191,13 +182,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     flows: None,
                     told: Events::default(),
                     lasting: Lasting::default(),
-                    events,
+                    events: running.events,
                     passive: Passive::new(),
-                    prober,
-                    outcomes,
+                    prober: running.prober,
+                    outcomes: running.outcomes,
                     waiting: Vec::new(),
-                    resolver,
-                    answers,
+                    resolver: running.resolver,
+                    answers: running.answers,
                     asking: Vec::new(),
                     awaiting: VecDeque::new(),
                     explainer: None,
