@@ -101,6 +101,11 @@ impl Names {
     pub fn prepare(&mut self, now: Moment, config: &Config) -> bool {
         self.prepared = wanted([config]);
         self.follow(now);
+        self.are_prepared()
+    }
+
+    /// Whether the names of the configuration that may be taken next have been looked up, well or not.
+    pub fn are_prepared(&self) -> bool {
         self.prepared.keys().all(|name| self.names.get(name).is_some_and(|looked| looked.is_tried))
     }
 

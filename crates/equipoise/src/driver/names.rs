@@ -179,6 +179,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// Whether a file may be taken, as far as its names matter.
     fn first_answers(&mut self, request: &ReloadRequest, until: Instant) -> FirstAnswers {
+        // Not at each answer: a file of many names would be read as often.
+        if !self.state.names().are_prepared() && Instant::now() < until {
+            return FirstAnswers::Awaited;
+        }
         let written = self.read_file(request);
         let changed = written.ok().and_then(|(_, mut w)| w.base.check(&w.changes).ok());
         // What is wrong with it is told by who takes it.
@@ -230,8 +234,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// All names.
     pub(super) fn names(&self) -> Vec<NameStatus> {
-        let names: Vec<_> = self.state.names().iter().map(|(name, _)| name.clone()).collect();
-        self.name_statuses(&names)
+        self.name_statuses(|_| true)
     }
 
     /// Has names looked up now; answered when that is done.
@@ -276,12 +279,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             tracing::warn!(error, "what names stand for is not in the maps");
         }
         for Asking { all, reply, .. } in done {
-            drop(reply.send(Ok(self.name_statuses(&all))));
+            drop(reply.send(Ok(self.name_statuses(|name| all.contains(name)))));
         }
     }
 
-    fn name_statuses(&self, wanted: &[Name]) -> Vec<NameStatus> {
-        let names = self.state.names().iter().filter(|(name, _)| wanted.contains(name));
+    fn name_statuses(&self, is_wanted: impl Fn(&Name) -> bool) -> Vec<NameStatus> {
+        let names = self.state.names().iter().filter(|(name, _)| is_wanted(name));
         names.map(|(name, known)| self.name_status(name, known)).collect()
     }
 
