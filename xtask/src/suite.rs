@@ -125,9 +125,16 @@ impl Suite {
     fn kernel_test(self, name: &str) -> Command {
         // Always both packages with the same features, so that what they share is built once.
         let mut command = self.test(&["--package", "equipoise", "--package", "equipoise-lab"]);
-        command.args(["--features", KERNEL_TESTS, "--test", name, "--", "--test-threads=1"]);
+        let threads = format!("--test-threads={}", threads(name));
+        command.args(["--features", KERNEL_TESTS, "--test", name, "--", &threads]);
         command
     }
+}
+
+/// Tests with traffic wait most of their time, in namespaces of their own. The others measure, or count what is there once for
+/// the whole machine.
+fn threads(kernel_test: &str) -> u32 {
+    if kernel_test == "kernel_traffic" { 3 } else { 1 }
 }
 
 /// Tests so far.

@@ -9,7 +9,7 @@ use crate::key::{Be16, V4, V6};
 
 /// Tells one layout of the maps from another: raised with every change to a key, a value or to
 /// the meaning of either. Maps with another tag are not taken over.
-pub const LAYOUT: u64 = 8;
+pub const LAYOUT: u64 = 9;
 
 /// What maps are like that a process has left: the one thing that stays as it is in every version, so that each can read it.
 #[repr(C, align(8))]
@@ -24,8 +24,14 @@ pub struct Layout {
     pub max_flows: u32,
     /// Sets of each flow table.
     pub sets: u32,
+    /// The secret of the tables that flows are being carried over to.
+    pub next_seed: u64,
+    /// Live flows of each of them at most.
+    pub next_max_flows: u32,
+    /// Sets of each of them; 0 while no flows are carried over.
+    pub next_sets: u32,
     /// Zero.
-    pub reserved: [u64; 5],
+    pub reserved: [u64; 3],
 }
 
 /// Whose ids the map of holders tells: these, above the id's 32 bits.

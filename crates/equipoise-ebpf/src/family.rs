@@ -36,6 +36,8 @@ pub trait Family: Address + 'static {
     fn look_up(headers: &Headers<Self>, passage: Passage, decision: &mut Decision<Self>) -> Found;
     /// Where a flow is found by this five-tuple, or 0.
     fn position(key: &FiveTuple<Self>) -> u32;
+    /// Whether a flow is found by this five-tuple, also where flows are being carried over from.
+    fn is_taken(key: &FiveTuple<Self>) -> bool;
     /// Finds a backend and a name at it for the flow that is in this CPU's scratch, as [`crate::name::find`].
     fn name(run: &Run) -> u64;
     /// Tries some ports for that flow, as [`crate::name::find_port`].

@@ -11,11 +11,11 @@ use equipoise_common::verdict::Verdict;
 use crate::family::{Addresses, Family};
 use crate::flow::{self, Decision, Found, Passage};
 use crate::forward::{self, Change, Passing};
-use crate::hook::{Hook, Packet};
+use crate::hook::{Hook, Packet, Stage};
 use crate::parse::{self, Headers, Ip, Part};
 use crate::report::{self, Direction};
 use crate::rewrite::{self, Hops};
-use crate::{TURN, action, carry, filter, leave, odd, pool, select, service, slow, table};
+use crate::{TURN, action, carry, filter, leave, odd, on, pool, select, service, slow, table};
 
 /// What the fragments of a packet have in common.
 #[repr(C, align(8))]
@@ -81,6 +81,9 @@ pub fn first<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: Ip<F>) -> Result
     let passage = hook.passage();
     let found = F::look_up(&headers, passage, &mut decision);
     decision.apart = found == Found::Apart || found == Found::ApartEventful;
+    if found == Found::Nothing && table::is_moving() {
+        return Ok(on(Stage::Elsewhere));
+    }
     if found != Found::Flow && found != Found::Eventful && !decision.apart {
         if passage != Passage::In {
             return Err(Verdict::Outgoing);

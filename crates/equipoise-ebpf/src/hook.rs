@@ -129,6 +129,8 @@ pub enum Stage {
     Answer = 2,
     /// [`crate::carry`].
     Carry = 3,
+    /// The first program, on the flow tables that flows are carried over to.
+    Elsewhere = 4,
 }
 
 /// Why a route cannot be taken from here.

@@ -13,13 +13,13 @@ use crate::answer::swap_link_addresses;
 use crate::family::{Addresses, Family};
 use crate::flow::{Decision, Found, Passage};
 use crate::forward::{self, Change, Passing};
-use crate::hook::{Hook, Packet, port_word};
+use crate::hook::{Hook, Packet, Stage, port_word};
 use crate::odd::{self, headers};
 use crate::packet::Window;
 use crate::parse::{Ip, Part};
 use crate::report::{self, Direction};
 use crate::rewrite::Hops;
-use crate::{action, carry, leave};
+use crate::{action, carry, leave, on, table};
 
 /// Bytes before what an error quotes.
 const HEADER: usize = 8;
@@ -59,6 +59,9 @@ pub fn take_up<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Res
     let headers = headers(ip);
     let mut decision = Decision::none(&headers);
     if !F::recall(F::position(&quote.tuple.reversed()), &mut decision) {
+        if table::is_moving() {
+            return Ok(on(Stage::Elsewhere));
+        }
         return Err(Verdict::NotTcpUdp);
     }
     decision.at = 0;

@@ -232,10 +232,12 @@ fn go_on<H: Hook>(hook: &H, concluded: u64) -> i32 {
     const SLOW: u64 = on(Stage::Slow);
     const ODD: u64 = on(Stage::Odd);
     const CARRY: u64 = on(Stage::Carry);
+    const ELSEWHERE: u64 = on(Stage::Elsewhere);
     match concluded {
         SLOW => hook.go_on(Stage::Slow),
         ODD => hook.go_on(Stage::Odd),
         CARRY => hook.go_on(Stage::Carry),
+        ELSEWHERE => hook.go_on(Stage::Elsewhere),
         _ => hook.go_on(Stage::Answer),
     }
     leave::<H>(Verdict::FlowRefused)

@@ -42,6 +42,14 @@ pub static SETS: Global<u32> = Global::new(8);
 #[unsafe(no_mangle)]
 pub static SEED: Global<u64> = Global::new(0);
 
+/// Sets of each table of [`OTHER_V4`] and [`OTHER_V6`]; 0 where there are none.
+#[unsafe(no_mangle)]
+pub static OTHER_SETS: Global<u32> = Global::new(0);
+
+/// The secret that keys their hash.
+#[unsafe(no_mangle)]
+pub static OTHER_SEED: Global<u64> = Global::new(0);
+
 /// Live flows of each flow table at most.
 #[unsafe(no_mangle)]
 pub static MAX_FLOWS: Global<u32> = Global::new(1);
@@ -174,6 +182,19 @@ pub static FLOWS_V4: Array<Set<Shared, 8>, 8, MMAPABLE> = Array::new();
 #[btf_map(name = "FLOWS_V6")]
 pub static FLOWS_V6: Array<Set<Shared, 16>, 8, MMAPABLE> = Array::new();
 
+/// The other program's [`FLOWS_V4`], while flows are carried over from it to ours: whose names are taken.
+#[btf_map(name = "OTHER_V4")]
+pub static OTHER_V4: Array<Set<Shared, 8>, 1, MMAPABLE> = Array::new();
+
+/// As [`OTHER_V4`].
+#[btf_map(name = "OTHER_V6")]
+pub static OTHER_V6: Array<Set<Shared, 16>, 1, MMAPABLE> = Array::new();
+
+/// User space: the secret of the flow tables that flows are carried over from; 0 while they are not. Programs on these leave
+/// what they do not find to those on the others.
+#[btf_map(name = "MOVING")]
+pub static MOVING: Array<u64, 1> = Array::new();
+
 /// Both, by exact additions: live flows of each table, at multiples of 8 so that no two share a cache line.
 #[btf_map(name = "LIVE")]
 pub static LIVE: Array<Shared, { limit::LIVE as usize }, MMAPABLE> = Array::new();
@@ -250,11 +271,11 @@ pub static WORK_V6: PerCpuArray<Work<V6>, 1> = PerCpuArray::new();
 
 /// User space: the programs of the stages at XDP, in the driver and in the stack.
 #[btf_map(name = "STAGES_XDP")]
-pub static STAGES_XDP: ProgramArray<8> = ProgramArray::new();
+pub static STAGES_XDP: ProgramArray<10> = ProgramArray::new();
 
 /// User space: the programs of the stages at TC, where packets come in and where they go out.
 #[btf_map(name = "STAGES_TC")]
-pub static STAGES_TC: ProgramArray<8> = ProgramArray::new();
+pub static STAGES_TC: ProgramArray<10> = ProgramArray::new();
 
 /// Program: what has been made of the first fragments of IPv4 packets.
 #[btf_map(name = "FRAGMENTS_V4")]

@@ -43,7 +43,7 @@ pub fn find<F: Family>(run: &Run) -> u64 {
         if !prepare(work, &chosen) {
             return refused(Verdict::NoSourceAddress);
         }
-        let is_free = work.sources == 0 && F::position(&work.new.reply) == 0;
+        let is_free = work.sources == 0 && !F::is_taken(&work.new.reply);
         if is_free || rounds::<F>() {
             return limit;
         }
@@ -104,7 +104,7 @@ pub fn find_port<F: Family>(round: u32) -> u32 {
     for _ in 0..PORT_TRIES {
         let port = first + hash::slot(candidate, ports);
         work.new.reply.destination_port = Be16::new(port as u16);
-        if F::position(&work.new.reply) == 0 {
+        if !F::is_taken(&work.new.reply) {
             return 1;
         }
         candidate = hash::mix(candidate, 1);

@@ -102,6 +102,9 @@ const OPEN: u64 = 1 << 63;
 pub fn go_on<H: Hook, F: Family>(hook: &H) -> u64 {
     let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
     end::<F>(work.at, work.found);
+    if is_for_elsewhere(work) {
+        return on(Stage::Elsewhere);
+    }
     if limit::is_denied::<F>() {
         return action(leave::<H>(Verdict::SourceDenied));
     }
@@ -206,6 +209,19 @@ fn end<F: Family>(at: u32, found: Found) {
         Found::Nothing | Found::Flow | Found::Eventful => {}
         Found::Apart | Found::ApartEventful => {}
     }
+}
+
+/// Whether a packet of a flow that has just been ended is to open another one, in the tables that flows are carried over to.
+#[inline(always)]
+fn is_for_elsewhere<F: Family>(work: &Work<F>) -> bool {
+    let opens = match work.found {
+        Found::Replaced | Found::Reselected => true,
+        Found::Idle => !resets(&work.headers, work.flow_service),
+        // Those that are to come here from elsewhere have been there.
+        Found::Nothing | Found::Reset => false,
+        Found::Flow | Found::Eventful | Found::Apart | Found::ApartEventful => false,
+    };
+    opens && table::is_moving()
 }
 
 /// Whether a packet of a flow that has been idle too long is answered with a RST.

@@ -36,7 +36,7 @@ pub fn send<F: Family>(work: &Work<F>, decision: &mut Decision<F>) -> Result<(),
     let mut reply = headers.tuple.reversed();
     reply.source = F::unpack(chosen.backend.address);
     reply.source_port = chosen.port(headers.tuple.destination_port);
-    if !is_one_sided && F::position(&reply) != 0 {
+    if !is_one_sided && F::is_taken(&reply) {
         return Err(Verdict::NoSourcePort);
     }
     decision.to = if is_one_sided { headers.tuple } else { reply.reversed() };

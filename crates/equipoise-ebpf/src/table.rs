@@ -23,7 +23,8 @@ use crate::family::Family;
 use crate::flow;
 use crate::map::{
     BACKENDS, EVENTS, FLOWS_V4, FLOWS_V6, HANDSHAKES, LIVE, LIVE_BACKENDS, LIVE_CLOSING,
-    LIVE_SERVICES, MAX_FLOWS, POLICIES, SEED, SETS, SPARES_CONFIRMED,
+    LIVE_SERVICES, MAX_FLOWS, MOVING, OTHER_SEED, OTHER_SETS, OTHER_V4, OTHER_V6, POLICIES, SEED,
+    SETS, SPARES_CONFIRMED,
 };
 use crate::name;
 use crate::packet::opaque;
@@ -402,6 +403,95 @@ storage!(
         flow_greet_v6
     ]
 );
+
+/// The IPv4 flows that are being carried over to ours.
+pub struct OthersV4;
+
+/// The IPv6 flows that are being carried over to ours.
+pub struct OthersV6;
+
+/// A table of which no more is asked than whether it has a flow.
+macro_rules! others {
+    ($table:ident, $map:ident, $address:ident, $slot:literal, [$position:ident, $elsewhere:ident]) => {
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $elsewhere(key: *const FiveTuple<$address>, sets: u64, tag: u32) -> u32 {
+            // SAFETY: null, or a whole five-tuple: the verifier checks each caller.
+            let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+            let (first, second) = (sets as u32, (sets >> 32) as u32);
+            find_elsewhere(&$table, key, &Way { first, second, row: 0, tag: tag as u16 })
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $position(key: *const FiveTuple<$address>) -> u32 {
+            // SAFETY: null, or a whole five-tuple: the verifier checks each caller.
+            let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+            flow::position(&$table, key)
+        }
+
+        impl $table {
+            /// Whether a flow is found there by this five-tuple.
+            #[inline(always)]
+            pub fn has(key: &FiveTuple<$address>) -> bool {
+                OTHER_SETS.load() != 0 && $position(key) != 0
+            }
+        }
+
+        impl Storage<$slot> for $table {
+            type Word = Shared;
+            type Address = $address;
+
+            #[inline(always)]
+            fn sets(&self) -> u32 {
+                OTHER_SETS.load()
+            }
+
+            #[inline(always)]
+            fn seed(&self) -> u64 {
+                OTHER_SEED.load()
+            }
+
+            #[inline(always)]
+            fn set(&self, index: u32) -> Option<&Set<Shared, $slot>> {
+                let set = $map.get_ptr(index)?;
+                // Hidden, or the compiler would reckon with the pointer before it is known not to be null.
+                let set = opaque(set as usize) as *const Set<Shared, $slot>;
+                // SAFETY: an entry of an array map stays, and is all words that are shared.
+                Some(unsafe { &*set })
+            }
+
+            #[inline(always)]
+            fn live(&self, _of: Live) -> Option<&Shared> {
+                None
+            }
+
+            #[inline(always)]
+            fn find_elsewhere(&self, key: &FiveTuple<$address>, way: &Way) -> Position {
+                let sets = u64::from(way.second) << 32 | u64::from(way.first);
+                $elsewhere(key, sets, u32::from(way.tag))
+            }
+
+            #[inline(always)]
+            fn timeout(&self, _service: u32, _state: u32) -> u32 {
+                0
+            }
+
+            #[inline(always)]
+            fn ended(&self, _end: &End<'_, Shared, $slot>) {}
+        }
+    };
+}
+
+others!(OthersV4, OTHER_V4, V4, 8, [other_position_v4, other_elsewhere_v4]);
+others!(OthersV6, OTHER_V6, V6, 16, [other_position_v6, other_elsewhere_v6]);
+
+/// Whether flows are being carried over from our tables to others: what has no flow here is for the programs there.
+#[inline(always)]
+pub fn is_moving() -> bool {
+    // SAFETY: an entry of an array map stays; one word.
+    MOVING.get_ptr(0).is_some_and(|moving| unsafe { ptr::read_volatile(moving) } == SEED.load())
+}
 
 /// The same value, of which the verifier knows nothing any more.
 #[inline(always)]

@@ -22,6 +22,19 @@ pub mod simulated;
 /// Says what a program would do with a packet; nothing changes. An error is that the kernel refuses the packet.
 pub type Explainer = Box<dyn FnMut(Entry, Input<'_>) -> Result<Explained, KernelError> + Send>;
 
+/// How far flows have been carried over to tables of another size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moving {
+    /// None are.
+    Nothing,
+    /// There are more.
+    Going,
+    /// Some have found no room, and wait for others to end.
+    Waiting,
+    /// All are where they are to be: [`DataPlane::take_new_tables`].
+    Done,
+}
+
 /// A step that was not taken.
 #[derive(Debug, thiserror::Error)]
 #[error("{step}: {source}")]
@@ -177,6 +190,28 @@ pub trait DataPlane: Maps {
     ///
     /// When something is not in force again, or cannot be read.
     fn reclaim(&mut self) -> Result<Found, KernelError>;
+
+    /// Live flows that each flow table holds at most, or will once flows have been carried over.
+    fn max_flows(&self) -> u32;
+
+    /// Makes flow tables of another size. From here on new flows are opened there, and those that are there live on where they
+    /// are until they have been carried over.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, as for want of memory; everything is as before then.
+    fn resize(&mut self, max_flows: u32) -> Result<(), KernelError>;
+
+    /// Carries some flows over, for 20 ms at most.
+    fn carry_over(&mut self) -> Moving;
+
+    /// Once all flows are in the new tables: programs that know of these alone are ready to be attached in place of the others,
+    /// as in [`DataPlane::attach`], and then what is not used any more goes by [`DataPlane::conclude`].
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses; nothing has changed then.
+    fn take_new_tables(&mut self) -> Result<(), KernelError>;
 
     /// Leaves everything in force without this process.
     ///

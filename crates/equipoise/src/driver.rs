@@ -59,6 +59,7 @@ mod names;
 mod passive;
 mod ports;
 mod reload;
+mod resize;
 mod rollback;
 mod select;
 mod start;
@@ -299,6 +300,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if self.due.settle || retry {
             self.settle().await;
         }
+        if retry && self.troubles.has(&Topic::Size) {
+            self.due.size = Some(now);
+        }
+        if self.due.size.is_some() {
+            self.follow_size(now).await;
+        }
         if self.due.neighbours <= now {
             self.refresh_neighbours().await;
         }
@@ -370,6 +377,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.troubles.note(Topic::Maps, maps);
         self.follow_metrics(config.settings.metrics.as_ref()).await;
         self.interfaces.follow(&mut self.plane, &config, &self.reading);
+        if self.plane.max_flows() != config.settings.max_flows {
+            self.due.size.get_or_insert_with(Instant::now);
+        }
         self.troubles.note_interfaces(self.interfaces.failed());
         self.troubles.schedule(Instant::now());
         self.save();

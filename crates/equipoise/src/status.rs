@@ -219,6 +219,9 @@ pub struct InterfaceStatus {
 pub struct FlowTable {
     /// Flows that each address family's table holds.
     pub size: u64,
+    /// Flows that are still to be carried over to tables of this size; 0 but after a change of it.
+    #[serde(default)]
+    pub to_be_carried: u64,
     /// Flows that only one end has confirmed.
     pub opening: u64,
     /// Flows that both ends have confirmed.

@@ -27,6 +27,9 @@ use equipoise_lab::topology::{Lab, Options};
 const MAX_FLOWS: u32 = 5_000;
 /// Connections that are to stand.
 const CROWD: usize = 500;
+/// Packets a second that a veth takes where it has native XDP: it has one small ring, and what comes faster is dropped before any
+/// program sees it, whoever it is from.
+const RING: u64 = 25_000;
 /// The servers' echo port, and its port at the VIP.
 const ECHO: u16 = 7;
 
@@ -81,8 +84,8 @@ impl Scene {
         text
     }
 
-    /// A flood of one kind at one family, beside a crowd and honest clients.
-    fn endure(&self, kind: Kind, v6: bool) -> Endured {
+    /// A flood of one kind at one family, of so many packets a second or as many as can be made, beside a crowd and honest clients.
+    fn endure(&self, kind: Kind, v6: bool, rate: Option<u64>) -> Endured {
         let client = &self.lab.client().netns;
         let (_, vip) = vips()[usize::from(v6)];
         let crowd = Crowd::of((vip.ip(), ECHO).into(), CROWD).start(client).unwrap();
@@ -100,7 +103,7 @@ impl Scene {
             }),
             count: u64::from(MAX_FLOWS) * scale(20, 200),
             time: time * 10,
-            rate: None,
+            rate,
         };
         let flood = flood.start(client).unwrap();
         let during = Load::of_time(vip, time).run(client);
@@ -139,15 +142,15 @@ impl Endured {
 fn nobody_is_broken(attach: Attach, v6: bool) {
     let scene = Scene::new();
     let balancer = Balancer::start(&scene.lab.balancer, &scene.config(attach.asked));
+    let rate = (attach.mode == NATIVE.mode).then_some(RING);
     for kind in [Kind::Syn, Kind::Udp, Kind::Ack] {
-        let endured = scene.endure(kind, v6);
+        let endured = scene.endure(kind, v6, rate);
         endured.tell(&format!("{kind:?} at {}, IPv{}", attach.mode, if v6 { 6 } else { 4 }));
         assert!(endured.flood.sent > 3 * u64::from(MAX_FLOWS));
         assert_eq!(endured.crowd.broken.len(), 0, "{:?}", endured.crowd.by_reason());
         assert_eq!(endured.crowd.whole, CROWD);
         assert_eq!(endured.before.failed(), 0, "{:?}", endured.before.failures);
-        // A veth with native XDP drops most of what comes too fast before any program sees it.
-        assert!(endured.during.answered() > 0 || attach.mode == NATIVE.mode);
+        assert!(endured.during.answered() > 0);
         assert!(endured.after.answered() > 0);
         assert_eq!(endured.after.failed(), 0, "{:?}", endured.after.failures);
         let table = balancer.status()["flow_table"].clone();
@@ -179,7 +182,7 @@ fn a_table_without_classes_breaks_the_silent_ones() {
         let scene = Scene::new();
         let netns = &scene.lab.balancer;
         let kernel = netns.run(|| loaded(&scene, eviction));
-        let endured = scene.endure(Kind::Syn, false);
+        let endured = scene.endure(Kind::Syn, false, None);
         endured.tell(&format!("SYNs where {eviction:?} gives way"));
         netns.run(|| kernel.remove()).unwrap();
         assert_eq!(!endured.crowd.broken.is_empty(), breaks, "{:?}", endured.crowd.by_reason());

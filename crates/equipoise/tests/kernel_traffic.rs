@@ -26,6 +26,8 @@ mod names;
 mod paths;
 #[path = "traffic/reloads.rs"]
 mod reloads;
+#[path = "traffic/resize.rs"]
+mod resize;
 #[path = "traffic/restart.rs"]
 mod restart;
 #[path = "traffic/routes.rs"]
@@ -106,6 +108,7 @@ at_each_hook! {
     checks_go_the_way_the_packets_go_and_tell_what_is_broken
     connections_outlive_killed_processes
     connections_outlive_an_upgrade_and_a_rollback
+    connections_outlive_tables_of_another_size
 }
 
 use denied::a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back;
@@ -126,6 +129,7 @@ use health::{
     flows_of_a_backend_that_is_down_are_treated_as_the_service_says,
     pages_and_datagrams_are_checked_past_the_programs,
 };
+use resize::connections_outlive_tables_of_another_size;
 use restart::{
     connections_outlive_an_upgrade_and_a_rollback, connections_outlive_killed_processes,
 };

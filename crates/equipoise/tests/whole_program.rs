@@ -18,6 +18,8 @@ mod operate;
 mod restart;
 #[path = "whole/shown.rs"]
 mod shown;
+#[path = "whole/size.rs"]
+mod size;
 
 use std::collections::BTreeSet;
 use std::fs;

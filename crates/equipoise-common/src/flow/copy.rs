@@ -1,13 +1,13 @@
-//! Copying a flow into another table, of whatever size and with whatever secret.
+//! Copying a flow into another table, of whatever size and with whatever secret, and carrying one over.
 //!
 //! The flow is opened there as any other, so that it is placed and counted by the same text, and is then given what
-//! it has lived through. The table that it comes from may be in use, and stays as it is. The one that it goes to
-//! must not be reached by packets yet: in the middle of this they would find the flow unconfirmed, and user space
-//! that is killed would leave sets locked. No limits hold there, and nothing gives way: what finds no
-//! room is said.
+//! it has lived through. The table that it comes from may be in use. Both may be where packets look into the one
+//! that it comes from first: they meet the flow there until it leaves, and then as it was. No limits hold in the other,
+//! and nothing gives way: what finds no room is said.
 
 use super::count::Refused;
-use super::entry::{At, Meta, flag, key, owner};
+use super::end::{end, leave};
+use super::entry::{At, Meta, Reason, flag, key, owner};
 use super::open::{Limits, New, place, reserve, take_back};
 use super::set::{Position, Storage, at};
 use super::track::{recount, share};
@@ -34,15 +34,92 @@ where
     T: Storage<SLOT, Address = F::Address>,
 {
     let Some(life) = read(from, here, now) else { return Copied::Nothing };
+    match open(to, &life) {
+        Ok(_) => Copied::Done,
+        Err(other) => other,
+    }
+}
+
+/// How often a flow that changes meanwhile is copied anew.
+const TRIES: u32 = 4;
+
+/// Carries the flow with its request's entry at `here` over: it is copied as by [`copy`], and leaves the table that it comes from, in
+/// the state in which it was copied. What has been counted and noted of its packets meanwhile is brought along. Nothing is told of it.
+///
+/// A flow that is in the other table already ends here, replaced.
+pub fn carry<const SLOT: usize, F, T>(from: &F, here: Position, to: &T, now: u32) -> Copied
+where
+    F: Storage<SLOT>,
+    T: Storage<SLOT, Address = F::Address>,
+{
+    let mut tries = 0;
+    while tries < TRIES {
+        let Some(life) = read(from, here, now) else { return Copied::Nothing };
+        let there = match open(to, &life) {
+            Ok(there) => there,
+            Err(Copied::Found) => {
+                end(from, here, Reason::Replaced, now);
+                return Copied::Found;
+            }
+            Err(other) => return other,
+        };
+        if leave(from, here, life.meta, now) {
+            bring_along(from, [here, life.meta.other()], (to, there), &life);
+            return Copied::Done;
+        }
+        // Nobody has met it there.
+        if let Some(request) = at(to, there) {
+            leave(to, there, Meta(request[At::<SLOT>::META].load()), now);
+        }
+        tries += 1;
+    }
+    Copied::Nothing
+}
+
+/// Opens a flow in another table, with all that it has lived through; where that is.
+fn open<const SLOT: usize, T: Storage<SLOT>>(
+    to: &T,
+    life: &Life<T::Address>,
+) -> Result<Position, Copied> {
     // Without limits nothing is refused here, and nothing gives way.
     let mut opened = reserve(to, &life.new, &Limits::NONE);
     place(to, &life.new, &mut opened);
     if opened.found || opened.refused != 0 {
         take_back(to, &life.new);
-        return Refused::from_number(opened.refused).map_or(Copied::Found, Copied::Refused);
+        return Err(Refused::from_number(opened.refused).map_or(Copied::Found, Copied::Refused));
     }
-    give(to, opened.at, &life);
-    Copied::Done
+    give(to, opened.at, life);
+    Ok(opened.at)
+}
+
+/// What a flow that has just left has lived through since it was read is added to what it is given in the other table.
+fn bring_along<const SLOT: usize, F, T>(
+    from: &F,
+    here: [Position; 2],
+    (to, there): (&T, Position),
+    life: &Life<F::Address>,
+) where
+    F: Storage<SLOT>,
+    T: Storage<SLOT>,
+{
+    let Some(request) = at(to, there) else { return };
+    let other = Meta(request[At::<SLOT>::META].load()).other();
+    for ((here, there), given) in here.into_iter().zip([there, other]).zip(life.lived) {
+        let (Some(old), Some(new)) = (at(from, here), at(to, there)) else { continue };
+        let [_, activity, track, traffic] = lived::<SLOT>();
+        let [_, given_activity, given_track, given_traffic] = given;
+        // Packets may be counted in the other table by now.
+        new[traffic].add(old[traffic].load().wrapping_sub(given_traffic));
+        let track_now = old[track].load();
+        let carried = (track_now >> 32).wrapping_sub(given_track >> 32);
+        new[track].add(carried << 32);
+        // What packets have noted there is later than what they have noted here.
+        if track_now as u32 != given_track as u32 && new[track].load() as u32 == given_track as u32
+        {
+            new[track].store_low(track_now as u32);
+        }
+        new[activity].exchange(given_activity, old[activity].load());
+    }
 }
 
 /// A flow as its two entries tell it.

@@ -33,16 +33,46 @@ pub fn end<const SLOT: usize, S: Storage<SLOT>>(
     let Some(request) = at(table, request_at) else { return false };
     let guard = if table.spares_confirmed() { why } else { Reason::None };
     let Some(was) = rest(request, reply_at, guard, now) else { return false };
-    let reply = at(table, reply_at);
     subtract(table, request, was);
-    table.ended(&End { request, reply, was, why });
-    take_out(table, request_at, request, was);
-    if let Some(reply) = reply
+    table.ended(&End { request, reply: at(table, reply_at), was, why });
+    take_out_both(table, request_at, was, now);
+    true
+}
+
+/// Takes the flow with its request's entry at `here` out, as it is with this meta word, without a word: it goes on in another
+/// table. False if it is not like that any more.
+pub(super) fn leave<const SLOT: usize, S: Storage<SLOT>>(
+    table: &S,
+    here: Position,
+    was: Meta,
+    now: u32,
+) -> bool {
+    let Some(request) = at(table, here) else { return false };
+    if request[0].exchange(was.0, Meta::resting(now).0) != was.0 {
+        return false;
+    }
+    subtract(table, request, was);
+    take_out_both(table, here, was, now);
+    true
+}
+
+/// Makes the rows of both entries of a flow, the request's of which rests, free for others.
+#[inline(always)]
+fn take_out_both<const SLOT: usize, S: Storage<SLOT>>(
+    table: &S,
+    request_at: Position,
+    was: Meta,
+    now: u32,
+) {
+    if let Some(request) = at(table, request_at) {
+        take_out(table, request_at, request, was);
+    }
+    let reply_at = was.other();
+    if let Some(reply) = at(table, reply_at)
         && let Some(was) = rest(reply, request_at, Reason::None, now)
     {
         take_out(table, reply_at, reply, was);
     }
-    true
 }
 
 /// Turns a live entry whose other is at `other` into a resting one; answers with what it was.

@@ -9,7 +9,7 @@ use super::count::{Live, Refused};
 use super::end::{Evicted, is_usable, take};
 use super::entry::{At, Meta, flag, pair, ports};
 use super::find::find;
-use super::set::{FIRST_CHOICE, Position, Set, Storage, WAYS, Way, position};
+use super::set::{FIRST_CHOICE, Position, Storage, WAYS, Way, position};
 use super::state::State;
 use super::word::Word;
 use crate::key::{FiveTuple, UDP};
@@ -219,7 +219,7 @@ pub fn place<const SLOT: usize, S: Storage<SLOT>>(
 ) {
     *opened = Opened::NOTHING;
     let request = Way::of(&new.request, table.seed(), table.sets());
-    let Some(first) = table.set(request.first).filter(|first| first.try_lock()) else {
+    let Some(first) = table.set(request.first).filter(|first| first.try_lock(S::MARK)) else {
         opened.refused = Refused::Busy as u32;
         return;
     };
@@ -229,7 +229,7 @@ pub fn place<const SLOT: usize, S: Storage<SLOT>>(
     } else {
         opened.found = true;
     }
-    first.unlock();
+    first.unlock(S::MARK);
 }
 
 /// With the set of the request's first choice held.
@@ -243,7 +243,7 @@ fn place_locked<const SLOT: usize, S: Storage<SLOT>>(
     let reply = Way::of(&new.reply, table.seed(), table.sets());
     let mut held = Held { request: request.first, reply: NONE, seconds: [NONE; 2] };
     if reply.first != request.first {
-        if !table.set(reply.first).is_some_and(Set::try_lock) {
+        if !table.set(reply.first).is_some_and(|set| set.try_lock(S::MARK)) {
             opened.refused = Refused::Busy as u32;
             return;
         }
@@ -259,7 +259,7 @@ fn place_locked<const SLOT: usize, S: Storage<SLOT>>(
         if set != NONE
             && let Some(set) = table.set(set)
         {
-            set.unlock();
+            set.unlock(S::MARK);
         }
     }
 }
@@ -388,7 +388,7 @@ pub fn choose<const SLOT: usize, S: Storage<SLOT>>(table: &S, wanted: &Wanted) -
     let Some(second) = table.set(wanted.second) else { return in_first };
     let mut locked = 0;
     if wanted.second_is & Wanted::HELD == 0 {
-        if wanted.second_is & Wanted::MAY_LOCK == 0 || !second.try_lock() {
+        if wanted.second_is & Wanted::MAY_LOCK == 0 || !second.try_lock(S::MARK) {
             return in_first;
         }
         locked = LOCKED;
@@ -400,7 +400,7 @@ pub fn choose<const SLOT: usize, S: Storage<SLOT>>(table: &S, wanted: &Wanted) -
         }
     }
     if locked != 0 {
-        second.unlock();
+        second.unlock(S::MARK);
     }
     in_first
 }

@@ -64,17 +64,24 @@ impl<W: Word, const SLOT: usize> Set<W, SLOT> {
         &self.rows[(row & 15) as usize]
     }
 
-    /// Takes the set for a claim, without waiting. To be given back by [`Set::unlock`].
+    /// Takes the set for a claim, without waiting, in the name of who has this mark ([`Storage::MARK`]). To be given back by
+    /// [`Set::unlock`].
     #[inline(always)]
-    pub fn try_lock(&self) -> bool {
-        self.rows[0][LOCK].exchange(0, 1) == 0
+    pub fn try_lock(&self, mark: u64) -> bool {
+        self.rows[0][LOCK].exchange(0, mark) == 0
     }
 
-    /// Gives it back.
+    /// Gives it back. False if it was not taken by who has this mark.
     #[inline(always)]
-    pub fn unlock(&self) {
+    pub fn unlock(&self, mark: u64) -> bool {
         // An exchange, since all that was written under the lock must be seen before it.
-        self.rows[0][LOCK].exchange(1, 0);
+        self.rows[0][LOCK].exchange(mark, 0) == mark
+    }
+
+    /// The mark of who has taken the set; 0 for nobody.
+    #[inline(always)]
+    pub fn taken_by(&self) -> u64 {
+        self.rows[0][LOCK].load()
     }
 
     /// Entries that have their first choice here and are elsewhere.
@@ -164,6 +171,9 @@ pub trait Storage<const SLOT: usize> {
     type Word: Word;
     /// IPv4 or IPv6.
     type Address: Address;
+    /// What sets are locked with: not the same for programs, which always come to an end, and for user space, which may be
+    /// killed.
+    const MARK: u64 = 1;
 
     /// Sets in all, at least one.
     fn sets(&self) -> u32;

@@ -5,6 +5,7 @@
 //! threads are CPUs in the middle of a packet, or user space in its sweep. Those that are explored up to a number
 //! of preemptions are allowed one more by `EQUIPOISE_SOAK=1`. See [`table`] for what memory promises.
 
+mod carrying;
 mod ending;
 mod opening;
 mod table;

@@ -19,7 +19,7 @@ use crate::parse::Headers;
 use crate::report;
 use crate::select::Run;
 use crate::slow::Work;
-use crate::table::FlowsV4;
+use crate::table::{FlowsV4, OthersV4};
 
 impl Family for V4 {
     const AF: u8 = 2;
@@ -49,6 +49,11 @@ impl Family for V4 {
     #[inline(always)]
     fn position(key: &FiveTuple<Self>) -> u32 {
         FlowsV4::position(key)
+    }
+
+    #[inline(always)]
+    fn is_taken(key: &FiveTuple<Self>) -> bool {
+        FlowsV4::position(key) != 0 || OthersV4::has(key)
     }
 
     #[inline(always)]

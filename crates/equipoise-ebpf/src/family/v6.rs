@@ -19,7 +19,7 @@ use crate::parse::{self, Headers};
 use crate::report;
 use crate::select::Run;
 use crate::slow::Work;
-use crate::table::FlowsV6;
+use crate::table::{FlowsV6, OthersV6};
 
 impl Family for V6 {
     const AF: u8 = 10;
@@ -49,6 +49,11 @@ impl Family for V6 {
     #[inline(always)]
     fn position(key: &FiveTuple<Self>) -> u32 {
         FlowsV6::position(key)
+    }
+
+    #[inline(always)]
+    fn is_taken(key: &FiveTuple<Self>) -> bool {
+        FlowsV6::position(key) != 0 || OthersV6::has(key)
     }
 
     #[inline(always)]

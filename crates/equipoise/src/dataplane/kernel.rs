@@ -21,10 +21,13 @@ use equipoise_core::id::Named;
 use self::attach::{Attached, Place};
 use self::flow::{FIRST_V4, FIRST_V6, Table};
 use self::inherit::Left;
-use self::load::{Group, Sizes, open};
+#[cfg(feature = "kernel-tests")]
+use self::load::{Dry, Load};
+use self::load::{Group, Side, Sizes, open};
 use self::pin::{Pins, refused};
-use self::table::{SET_V4, SET_V6, Tables};
-use super::{DataPlane, Explainer, Maps, StepError};
+use self::resize::{Leftover, Resizing, load_twins};
+use self::table::{Flows, SET_V4, SET_V6, Tables};
+use super::{DataPlane, Explainer, Maps, Moving, StepError};
 
 mod access;
 mod attach;
@@ -41,6 +44,7 @@ mod measure;
 mod options;
 mod pin;
 mod reset;
+mod resize;
 mod row;
 mod run;
 mod sweep;
@@ -102,6 +106,10 @@ pub struct Kernel {
     tc: TcWay,
     /// Whether an earlier process's maps have been taken over.
     has_inherited: bool,
+    /// While flows are carried over to tables of another size.
+    resizing: Option<Resizing>,
+    /// Once they are, until all devices have programs that know of the new tables alone.
+    left: Option<Leftover>,
 }
 
 impl Kernel {
@@ -109,7 +117,8 @@ impl Kernel {
     /// a second or two for each hook.
     ///
     /// Maps that an earlier process of that name has left are taken over, with their flows, where they are as this build makes
-    /// them; its programs stay in force until others are attached in their place. Else they are removed first.
+    /// them, whatever their size; its programs stay in force until others are attached in their place. Else they are removed
+    /// first.
     ///
     /// # Errors
     ///
@@ -117,13 +126,11 @@ impl Kernel {
     pub fn load(options: &Options<'_>) -> Result<Self, KernelError> {
         load::present()?;
         let pins = Pins::of(options.instance);
+        if pins.exists() {
+            resize::tidy(&pins)?;
+        }
         let layout = match load::look(&pins)? {
-            Left::Maps(layout) if layout.max_flows == options.max_flows => Some(layout),
-            Left::Maps(layout) => {
-                let reason = format!("its tables hold {} flows", layout.max_flows);
-                Self::give_up(options.instance, &pins, &reason)?;
-                None
-            }
+            Left::Maps(layout) => Some(layout),
             Left::Unusable(reason) => {
                 Self::give_up(options.instance, &pins, &reason)?;
                 None
@@ -140,7 +147,7 @@ impl Kernel {
     fn make(options: &Options<'_>, pins: &Pins) -> Result<Self, KernelError> {
         pins.prepare()?;
         let made = Self::open(options, pins.clone(), Sizes::new(options)).and_then(|mut kernel| {
-            kernel.tables.tag(kernel.sizes.layout())?;
+            kernel.tables.tag(kernel.sizes.layout(None))?;
             Ok(kernel)
         });
         if made.is_err()
@@ -158,20 +165,23 @@ impl Kernel {
         };
         let pins = pins.next_turn().map_err(|error| taking(&error))?;
         pins.prepare()?;
-        let taken = Self::open(options, pins.clone(), Sizes::of(layout, options));
-        match taken {
-            Ok(mut kernel) => {
-                tracing::info!(instance = options.instance, "flows of an earlier process go on");
+        let taken =
+            Self::open(options, pins.clone(), Sizes::of(layout, options)).and_then(|mut kernel| {
                 kernel.tables.learn().map_err(|error| taking(&error))?;
+                kernel.resume_resizing(layout)?;
                 Ok(Self { has_inherited: true, ..kernel })
+            });
+        match &taken {
+            Ok(_) => {
+                tracing::info!(instance = options.instance, "flows of an earlier process go on");
             }
-            Err(error) => {
+            Err(_) => {
                 if let Err(left) = pins.forget_turn() {
                     tracing::warn!(error = %left, "pins of a failed start stay");
                 }
-                Err(error)
             }
         }
+        taken
     }
 
     fn give_up(instance: &str, pins: &Pins, reason: &str) -> Result<(), KernelError> {
@@ -184,7 +194,7 @@ impl Kernel {
     }
 
     fn open(options: &Options<'_>, pins: Pins, sizes: Sizes) -> Result<Self, KernelError> {
-        let mut ebpf = open(&pins, sizes)?;
+        let mut ebpf = open(&pins, sizes, Side::Own)?;
         let tables = Tables::take(&mut ebpf, sizes.sets)?;
         Ok(Self {
             ebpf,
@@ -197,6 +207,8 @@ impl Kernel {
             time: 0,
             tc: options.tc,
             has_inherited: false,
+            resizing: None,
+            left: None,
         })
     }
 
@@ -225,6 +237,7 @@ impl Kernel {
         let is_missing = |group: &Group| !self.loaded.contains(group);
         let missing: Vec<Group> = groups.iter().copied().filter(is_missing).collect();
         load::load_groups(&mut self.ebpf, Some(&self.pins), &missing)?;
+        self.link_to_next(&missing)?;
         self.loaded.extend(missing);
         Ok(())
     }
@@ -253,9 +266,9 @@ impl Kernel {
     ///
     /// When the kernel refuses.
     pub fn twin(&self) -> Result<Twin, KernelError> {
-        let mut ebpf = load::open_twin(&self.pins, self.sizes)?;
-        load::load_groups(&mut ebpf, None, &Group::ALL)?;
-        Twin::new(ebpf)
+        let (mut ebpf, mut other) = self.twins()?;
+        load_twins(&mut ebpf, other.as_mut())?;
+        Twin::new(ebpf, other)
     }
 
     /// Instructions that the verifier has gone through for each program, by its name in the object.
@@ -275,7 +288,8 @@ impl Kernel {
     /// When the kernel refuses.
     #[cfg(feature = "kernel-tests")]
     pub fn measures(&self, object: &[u8]) -> Result<Measures, KernelError> {
-        Measures::new(load::open_object(object, &self.pins, self.sizes, load::Dry::No)?, &self.ebpf)
+        let load = Load { pins: &self.pins, sizes: self.sizes, dry: Dry::No, side: Side::Own };
+        Measures::new(load::open_object(object, load)?, &self.ebpf)
     }
 
     /// Sets the time that a clock of [`Clock::Set`] shows.
@@ -313,12 +327,16 @@ impl Kernel {
 
     /// One family's flow table.
     fn table<A>(&self, first: usize) -> Table<'_, A> {
+        self.table_of(&self.tables.flows, self.sizes, first)
+    }
+
+    fn table_of<'a, A>(&'a self, flows: &'a Flows, sizes: Sizes, first: usize) -> Table<'a, A> {
         Table {
-            memory: if first == FIRST_V4 { &self.tables.flows_v4 } else { &self.tables.flows_v6 },
-            live: &self.tables.live,
+            memory: if first == FIRST_V4 { &flows.v4 } else { &flows.v6 },
+            live: &flows.live,
             first,
-            sets: self.sizes.sets,
-            seed: self.sizes.seed,
+            sets: sizes.sets,
+            seed: sizes.seed,
             policies: self.tables.policies(),
             backends: self.tables.backends(),
             clock: self.set_clock(),
@@ -341,6 +359,12 @@ impl Kernel {
         pins.remove().map_err(|error| refused("removing pins", &error))?;
         Ok(true)
     }
+}
+
+/// The part of a table of other sets that these are of one.
+fn scaled(part: std::ops::Range<u32>, sets: u32, others: u32) -> std::ops::Range<u32> {
+    let at = |set: u32| (u64::from(set) * u64::from(others) / u64::from(sets.max(1))) as u32;
+    at(part.start)..at(part.end)
 }
 
 /// The programs that a device in this mode needs, or may.
@@ -398,8 +422,13 @@ impl DataPlane for Kernel {
 
     fn flows(&self, each: &mut dyn FnMut(FlowRow) -> bool) -> Result<(), KernelError> {
         let now = self.now();
-        if flow::walk::<V4, 8>(&self.table(FIRST_V4), now, each) {
-            flow::walk::<V6, 16>(&self.table(FIRST_V6), now, each);
+        let goes_on = flow::walk::<V4, 8>(&self.table(FIRST_V4), now, each)
+            && flow::walk::<V6, 16>(&self.table(FIRST_V6), now, each);
+        if let Some(resizing) = self.resizing.as_ref().filter(|_| goes_on) {
+            let (v4, v6) = self.next_tables(resizing);
+            if flow::walk::<V4, 8>(&v4, now, each) {
+                flow::walk::<V6, 16>(&v6, now, each);
+            }
         }
         Ok(())
     }
@@ -416,7 +445,13 @@ impl DataPlane for Kernel {
         };
         let mut expiry = Expiry::default();
         sweep::sweep::<V4, 8>(&self.table(FIRST_V4), range.clone(), &mut expiry);
-        sweep::sweep::<V6, 16>(&self.table(FIRST_V6), range, &mut expiry);
+        sweep::sweep::<V6, 16>(&self.table(FIRST_V6), range.clone(), &mut expiry);
+        if let Some(resizing) = &self.resizing {
+            let (v4, v6) = self.next_tables(resizing);
+            let range = scaled(range, sets, resizing.sizes.sets);
+            sweep::sweep::<V4, 8>(&v4, range.clone(), &mut expiry);
+            sweep::sweep::<V6, 16>(&v6, range, &mut expiry);
+        }
         if !expiry.resets.is_empty() {
             reset::send(&expiry.resets);
         }
@@ -428,6 +463,11 @@ impl DataPlane for Kernel {
         let list = self.tables.access();
         access::cut::<V4, 8>(&self.table(FIRST_V4), list, &mut expiry);
         access::cut::<V6, 16>(&self.table(FIRST_V6), list, &mut expiry);
+        if let Some(resizing) = &self.resizing {
+            let (v4, v6) = self.next_tables(resizing);
+            access::cut::<V4, 8>(&v4, list, &mut expiry);
+            access::cut::<V6, 16>(&v6, list, &mut expiry);
+        }
         if !expiry.resets.is_empty() {
             reset::send(&expiry.resets);
         }
@@ -435,23 +475,27 @@ impl DataPlane for Kernel {
     }
 
     fn occupancy(&self) -> Occupancy {
-        let count = |of| {
-            let live = &self.tables.live;
-            live.count(of, FIRST_V4) + live.count(of, FIRST_V6)
-        };
-        Occupancy {
-            live: count(Count::Table),
-            confirmed: count(Count::Confirmed),
-            memory: u64::from(self.sizes.sets) * (SET_V4 + SET_V6) as u64,
+        let next = self.resizing.as_ref().map(|resizing| (&resizing.flows, resizing.sizes.sets));
+        let all = std::iter::once((&self.tables.flows, self.sizes.sets)).chain(next);
+        let mut occupancy = Occupancy::default();
+        for (Flows { live, .. }, sets) in all {
+            let count = |of| live.count(of, FIRST_V4) + live.count(of, FIRST_V6);
+            occupancy.live += count(Count::Table);
+            occupancy.confirmed += count(Count::Confirmed);
+            occupancy.memory += u64::from(sets) * (SET_V4 + SET_V6) as u64;
         }
+        let old = &self.tables.flows.live;
+        let is_left = |_| old.count(Count::Table, FIRST_V4) + old.count(Count::Table, FIRST_V6);
+        occupancy.to_be_carried = self.resizing.as_ref().map_or(0, is_left);
+        occupancy
     }
 
     fn live_flows(&self, backend: u32) -> u64 {
-        self.tables.live.count(Count::Backend(backend), FIRST_V4)
+        self.tables.flows.live.count(Count::Backend(backend), FIRST_V4)
     }
 
     fn open_flows(&self, backend: u32) -> u64 {
-        let live = &self.tables.live;
+        let live = &self.tables.flows.live;
         // The whole first: see where these are taken off.
         let all = live.count(Count::Backend(backend), FIRST_V4);
         let closing = live.count(Count::Closing(backend), FIRST_V4);
@@ -463,7 +507,7 @@ impl DataPlane for Kernel {
     }
 
     fn named(&self) -> Named {
-        let live = &self.tables.live;
+        let live = &self.tables.flows.live;
         let service = |&id: &u32| live.count(Count::Service(id), FIRST_V4) > 0;
         let backend = |&id: &u32| live.count(Count::Backend(id), FIRST_V4) > 0;
         Named {
@@ -478,12 +522,12 @@ impl DataPlane for Kernel {
 
     fn explainer(&self) -> Result<Explainer, KernelError> {
         // The maps are taken now, while their pins are there for sure; the programs when there is something to explain.
-        let mut maps = Some(load::open_twin(&self.pins, self.sizes)?);
+        let mut maps = Some(self.twins()?);
         let mut twin = None;
         Ok(Box::new(move |entry, input| {
-            if let Some(mut ebpf) = maps.take() {
-                load::load_groups(&mut ebpf, None, &Group::ALL)?;
-                twin = Some(Twin::new(ebpf)?);
+            if let Some((mut ebpf, mut other)) = maps.take() {
+                load_twins(&mut ebpf, other.as_mut())?;
+                twin = Some(Twin::new(ebpf, other)?);
             }
             let there =
                 twin.as_mut().ok_or_else(|| refused("explaining", &"no programs are loaded"))?;
@@ -518,6 +562,7 @@ impl DataPlane for Kernel {
         self.tables.forget_devices();
         // Programs of before that still run go on in stages that are about to go.
         table::grace().map_err(|error| failed(&error))?;
+        self.forget_old_tables()?;
         self.pins.settle().map_err(|error| failed(&error))
     }
 
@@ -543,8 +588,25 @@ impl DataPlane for Kernel {
         self.pins = self.pins.clone().next_turn().map_err(|error| failed(&error))?;
         let programs = self.loaded.iter().flat_map(|group| group.programs());
         load::pin_again(&mut self.ebpf, &self.pins, programs)?;
+        self.pin_next_again()?;
         table::grace().map_err(|error| failed(&error))?;
         self.tables.found().map_err(|error| failed(&error))
+    }
+
+    fn max_flows(&self) -> u32 {
+        self.wanted_flows()
+    }
+
+    fn resize(&mut self, max_flows: u32) -> Result<(), KernelError> {
+        self.begin_resizing(max_flows)
+    }
+
+    fn carry_over(&mut self) -> Moving {
+        self.carry_part()
+    }
+
+    fn take_new_tables(&mut self) -> Result<(), KernelError> {
+        self.take_next_tables()
     }
 
     fn keep(self) -> Result<(), KernelError> {

@@ -21,7 +21,7 @@ use super::kernel::{
     Attachment, Device, Entry, Events, Expiry, Explained, FlowRow, KernelError, Occupancy, Part,
 };
 use super::memory::Memory;
-use super::{DataPlane, Explainer, Maps, StepError};
+use super::{DataPlane, Explainer, Maps, Moving, StepError};
 
 /// What a simulated data plane holds.
 #[derive(Clone, Debug, Default)]
@@ -50,9 +50,20 @@ pub struct Plane {
     pub verdicts: Vec<(Hook, Verdict, u64)>,
     /// Whether counters are refused to who reads them.
     pub unreadable: bool,
+    /// Flows that its table holds; 0 for as many as a configuration has that says nothing.
+    pub max_flows: u32,
+    /// Whether flows are being carried over to a table of that size.
+    pub is_resizing: bool,
+    /// Why it takes no other size.
+    pub no_other_size: Option<String>,
+    /// Flows for which there is no room in a table of another size.
+    pub crowded: u64,
     /// What has become of it; none while it is in use.
     pub end: Option<End>,
 }
+
+/// What a configuration has that says nothing of flows.
+const MAX_FLOWS: u32 = 1_000_000;
 
 /// What has become of a data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +201,12 @@ impl DataPlane for Simulated {
     fn occupancy(&self) -> Occupancy {
         let plane = self.plane.borrow();
         let confirmed = plane.flows.iter().filter(|f| matches!(f.state, "established" | "two-way"));
-        Occupancy { live: plane.flows.len() as u64, confirmed: confirmed.count() as u64, memory: 0 }
+        Occupancy {
+            live: plane.flows.len() as u64,
+            confirmed: confirmed.count() as u64,
+            memory: 0,
+            to_be_carried: if plane.is_resizing { plane.crowded } else { 0 },
+        }
     }
 
     fn live_flows(&self, backend: u32) -> u64 {
@@ -253,6 +269,38 @@ impl DataPlane for Simulated {
 
     fn reclaim(&mut self) -> Result<Found, KernelError> {
         Ok(self.plane.borrow().memory.found())
+    }
+
+    fn max_flows(&self) -> u32 {
+        let wanted = self.plane.borrow().max_flows;
+        if wanted == 0 { MAX_FLOWS } else { wanted }
+    }
+
+    fn resize(&mut self, max_flows: u32) -> Result<(), KernelError> {
+        self.with(|plane| match &plane.no_other_size {
+            Some(reason) => Err(KernelError::Refused(reason.clone())),
+            None => {
+                (plane.max_flows, plane.is_resizing) = (max_flows, true);
+                Ok(())
+            }
+        })
+    }
+
+    fn carry_over(&mut self) -> Moving {
+        let plane = self.plane.borrow();
+        match (plane.is_resizing, plane.crowded) {
+            (false, _) => Moving::Nothing,
+            (true, 0) => Moving::Done,
+            (true, _) => Moving::Waiting,
+        }
+    }
+
+    fn take_new_tables(&mut self) -> Result<(), KernelError> {
+        self.with(|plane| {
+            plane.attached.clear();
+            plane.is_resizing = false;
+        });
+        Ok(())
     }
 
     fn keep(self) -> Result<(), KernelError> {

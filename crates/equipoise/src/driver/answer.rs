@@ -103,7 +103,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             services: services.iter().map(|view| service(view, &counted)).collect(),
             interfaces: self.interfaces.status(),
             flow_table: FlowTable {
-                size: self.state.config().settings.max_flows.into(),
+                size: self.plane.max_flows().into(),
+                to_be_carried: occupancy.to_be_carried,
                 opening: flows.map_or(0, |f| f.opening),
                 established: flows.map_or(0, |f| f.established),
                 closing: flows.map_or(0, |f| f.closing),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use equipoise_core::config::{self, Changed, Changes, Config, Problem, Service};
+use equipoise_core::config::{Changed, Changes, Config, Problem, Service};
 use equipoise_core::diff::diff;
 use equipoise_core::dump::dump;
 
@@ -123,7 +123,6 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if !findings.problems.is_empty() {
             return Err(bad_config(name, &findings.problems));
         }
-        self.changeable(&config, name)?;
         for note in checked.ignored.iter().chain(&checked.notes).chain(&findings.notes) {
             tracing::warn!(file = note.file_or(name), "{note}");
         }
@@ -209,18 +208,6 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Err(problem) => Event::new(Kind::ConfigRejected).because(&*problem.detail),
         };
         self.tell(event);
-    }
-
-    fn changeable(&self, config: &Config, name: &str) -> Result<(), ProblemDetails> {
-        let (runs, asked) = (self.state.config().settings.max_flows, config.settings.max_flows);
-        if runs == asked {
-            return Ok(());
-        }
-        let message =
-            format!("the flow table holds {runs} flows and cannot change to {asked} while running");
-        let allowed = Some(format!("{runs}, or a restart"));
-        let problem = config::problem_at(&config.places, "settings.max-flows", message, allowed);
-        Err(bad_config(name, &[problem]))
     }
 
     /// What a configuration would change; nothing is changed.

@@ -19,6 +19,8 @@ pub(super) enum Topic {
     Forwarding,
     /// A managed address is not there.
     Addresses,
+    /// The flow tables are not of the size that is wanted.
+    Size,
     /// The machine could not be read.
     Machine,
     /// Metrics cannot be scraped.
@@ -54,6 +56,7 @@ impl Troubles {
             Topic::Maps
             | Topic::Forwarding
             | Topic::Addresses
+            | Topic::Size
             | Topic::Machine
             | Topic::Metrics => true,
         });

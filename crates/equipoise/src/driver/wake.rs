@@ -41,6 +41,8 @@ pub(super) struct Due {
     pub(super) confirmation: Option<Instant>,
     /// Health: when a check is due, or time alone changes something.
     pub(super) health: Option<Instant>,
+    /// When flows are carried over to tables of another size, or it is looked whether they are to be.
+    pub(super) size: Option<Instant>,
     /// When the supervisor is to be told that the loop turns.
     pub(super) life: Option<Instant>,
 }
@@ -68,6 +70,7 @@ impl Due {
             drains: Some(now),
             confirmation: None,
             health: Some(now),
+            size: Some(now),
             life: None,
         }
     }
@@ -88,6 +91,7 @@ impl Due {
             self.drains,
             self.confirmation,
             self.health,
+            self.size,
             self.life,
         ];
         timers.into_iter().flatten().min().unwrap_or(self.neighbours)

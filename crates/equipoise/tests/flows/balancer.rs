@@ -119,6 +119,8 @@ impl Balancer {
         self.clear();
         let mut spare = SPARE.lock().unwrap();
         spare.latest = spare.latest.max(self.now);
+        // One with tables of another size is as good as new, and not what others ask for.
+        self.max_flows = self.bench.kernel.max_flows();
         spare.balancers.push(self);
     }
 

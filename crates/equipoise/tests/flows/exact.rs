@@ -41,7 +41,7 @@ pub(crate) fn agree(world: &mut World) -> Vec<FlowRow> {
 }
 
 /// A packet of a talk as it might come: mostly in order, sometimes not.
-fn line(world: &World, dice: &mut Dice, talk: &mut Talk) -> Line {
+pub(crate) fn line(world: &World, dice: &mut Dice, talk: &mut Talk) -> Line {
     const ASK: [Transport; 9] = [
         Transport::Syn,
         Transport::Syn,
@@ -86,6 +86,7 @@ fn counts_are_those_of_the_tables_after_any_packets_in_any_order() {
     for (seed, most) in [(1, 1_000), (2, 60)] {
         let mut world = World::sized(&services(TIMEOUTS, BACKENDS), most);
         let mut dice = Dice::new(seed);
+        let mut crowded = None;
         let mut everyone: Vec<Talk> =
             (0..75).flat_map(|number| talks(13_000 + number * 10)).collect();
         for batch in 0..scale(60, 1_500) {
@@ -115,7 +116,9 @@ fn counts_are_those_of_the_tables_after_any_packets_in_any_order() {
                 }
                 _ => world.wait(dice.below(seconds(1))),
             }
-            assert!(batch < 10 || !there.is_empty());
+            // Without a pause since the last ones have ended, all slots may be within their grace.
+            crowded = there.is_empty().then_some(crowded.map_or(1, |times: u32| times + 1));
+            assert!(batch < 10 || crowded.is_none_or(|times| times < 8), "{crowded:?}");
         }
         world.wait(seconds(11));
         world.sweep();

@@ -30,14 +30,14 @@ use crate::bare;
 const ECHO: u16 = PORT + 1;
 
 /// Connections that stay, new ones without end, and sockets that ask now and then.
-struct Traffic {
+pub(crate) struct Traffic {
     crowds: Vec<RunningCrowd>,
     loads: Vec<RunningLoad>,
     askers: Vec<(UdpAsker, String)>,
 }
 
 /// What became of it.
-struct Outcome {
+pub(crate) struct Outcome {
     connections: usize,
     new: u64,
     broken: usize,
@@ -45,7 +45,7 @@ struct Outcome {
 }
 
 impl Traffic {
-    fn start(lab: &Lab) -> Self {
+    pub(crate) fn start(lab: &Lab) -> Self {
         let client = &lab.client().netns;
         let start = |(_, vip): (_, SocketAddr)| {
             let echo = SocketAddr::new(vip.ip(), 7);
@@ -65,7 +65,7 @@ impl Traffic {
     }
 
     /// Everything is asked once more.
-    fn end(self) -> Outcome {
+    pub(crate) fn end(self) -> Outcome {
         let mut outcome = Outcome { connections: 0, new: 0, broken: 0, failed: 0 };
         for load in self.loads {
             let tally = load.stop();
@@ -88,21 +88,21 @@ impl Traffic {
 }
 
 impl Outcome {
-    fn tell(&self, what: &str, hook: &str) {
+    pub(crate) fn tell(&self, what: &str, hook: &str) {
         let Self { connections, new, broken, failed } = self;
         println!("| {what} | {hook} | {connections} | {broken} | {new} | {failed} |");
     }
 }
 
 /// Backends that serve, echo and answer.
-struct Servers {
+pub(crate) struct Servers {
     _web: Vec<HttpServer>,
     _echo: Vec<TcpEcho>,
     _udp: Vec<UdpEcho>,
 }
 
 impl Servers {
-    fn start(lab: &Lab) -> Self {
+    pub(crate) fn start(lab: &Lab) -> Self {
         let echo = |b: &Host| TcpEcho::start(&b.netns, &b.name, &b.at(ECHO)).unwrap();
         Self {
             _web: web_servers(lab),
@@ -113,7 +113,7 @@ impl Servers {
 }
 
 /// Both VIPs with web servers and sockets that answer on port 80, and echoes on port 7.
-fn config(lab: &Lab, attach: &str, max_flows: u32) -> String {
+pub(crate) fn config(lab: &Lab, attach: &str, max_flows: u32) -> String {
     let mut text = format!("[settings]\nattach = \"{attach}\"\nmax-flows = {max_flows}\n");
     for (name, vip) in vips() {
         let web = backends(lab, vip);

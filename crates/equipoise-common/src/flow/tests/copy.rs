@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::conversation::{ACK, FIN, RST};
 use super::table::{NO_LIMITS, Name, Numbered, OWNERS, Sender, Table};
-use crate::flow::copy::{Copied, copy};
+use crate::flow::copy::{Copied, carry, copy};
 use crate::flow::count::{Live, Refused};
 use crate::flow::end::end;
 use crate::flow::entry::{Meta, Reason, count, flag, key};
@@ -322,10 +322,12 @@ fn copy_keeps_to_the_grace_of_the_table_that_it_goes_to() {
     }
 }
 
-/// A table in which something happens just before it is looked at for the second time.
+/// A table in which something happens just before it is looked at for a certain time.
 struct Restless<'a, F> {
     table: &'a Table<V4, 8>,
     looks: Cell<u32>,
+    /// Before this look at it.
+    at: u32,
     happens: F,
 }
 
@@ -343,7 +345,7 @@ impl<F: Fn()> Storage<8> for Restless<'_, F> {
 
     fn set(&self, index: u32) -> Option<&Set<AtomicU64, 8>> {
         self.looks.set(self.looks.get() + 1);
-        if self.looks.get() == 2 {
+        if self.looks.get() == self.at {
             (self.happens)();
         }
         self.table.set(index)
@@ -376,12 +378,78 @@ fn flow_that_ends_while_it_is_read_is_not_copied() {
                 assert_eq!(from.open(&next, &NO_LIMITS).at, here);
             }
         };
-        let restless = Restless { table: &from, looks: Cell::new(0), happens };
+        let restless = Restless { table: &from, looks: Cell::new(0), at: 2, happens };
         assert_eq!(copy(&restless, here, &to, GRACE + 1), Copied::Nothing);
         assert_eq!(restless.looks.get(), 2);
         assert!(to.entries().is_empty());
         to.check();
     }
+}
+
+#[test]
+fn flow_in_every_state_is_carried_over_as_it_is() {
+    let lives = one_of_each();
+    for sets in [[20, 400], [400, 20], [20, 20]] {
+        let from = Table::<V4, 8>::seeded(sets[0], 0x5eed);
+        let like = Table::<V4, 8>::seeded(sets[0], 0x5eed);
+        let to = Table::<V4, 8>::seeded(sets[1], 0x0007_5eed);
+        for life in &lives {
+            life.live(&from, 5);
+            life.live(&like, 5);
+        }
+        from.take_ended();
+        like.take_ended();
+        for (number, here) in requests(&from).into_iter().enumerate() {
+            let names =
+                [here, from.meta(here).other()].map(|here| key(from.slot(here), from.meta(here)));
+            assert_eq!(carry(&from, here, &to, 9_000), Copied::Done);
+            assert_same([&like, &to], names);
+            assert_eq!(names.map(|name| from.look_up(&name)), [0; 2]);
+            from.check();
+            to.check();
+            assert_eq!(to.entries().len(), 2 * (number + 1));
+            assert_eq!(carry(&from, here, &to, 9_000), Copied::Nothing);
+        }
+        assert_eq!((from.entries().len(), requests(&to).len()), (0, lives.len()));
+        assert!(from.take_ended().is_empty() && to.take_ended().is_empty(), "told of an end");
+    }
+}
+
+#[test]
+fn flow_that_lives_on_while_it_is_carried_over_loses_nothing() {
+    let name = Name::tcp(1);
+    // Read by the first two looks; left by the third.
+    let ways: [fn(&Table<V4, 8>, Position); 2] = [
+        |from, here| assert!(close(from, here, Reason::BackendGone)),
+        |from, _| {
+            from.packet(Name::tcp(1), Client, &Name::tcp(1).confirmation(), 77);
+        },
+    ];
+    for happens in ways {
+        let [from, like, to] = [1, 1, 2].map(|seed| Table::<V4, 8>::seeded(4, seed));
+        let [here, there] = [&from, &like].map(|table| table.must_confirm(name, 0));
+        happens(&like, there);
+        let restless =
+            Restless { table: &from, looks: Cell::new(0), at: 3, happens: || happens(&from, here) };
+        assert_eq!(carry(&restless, here, &to, 99), Copied::Done);
+        assert!(restless.looks.get() > 3);
+        assert_same([&like, &to], [name.opening(0).request, name.opening(0).reply]);
+        assert!(from.entries().is_empty());
+        from.check();
+        to.check();
+    }
+}
+
+#[test]
+fn flow_that_is_in_the_other_table_ends_where_it_is() {
+    let [from, to] = [1, 2].map(|seed| Table::<V4, 8>::seeded(4, seed));
+    let here = from.must_confirm(Name::tcp(1), 0);
+    to.must_open(Name { backend: 2, ..Name::tcp(1) }, 7);
+    let before = contents(&to);
+    from.take_ended();
+    assert_eq!(carry(&from, here, &to, 9), Copied::Found);
+    assert!(contents(&to) == before);
+    assert_eq!((from.entries().len(), from.take_ended().len()), (0, 1));
 }
 
 fn lives() -> impl Strategy<Value = Vec<Life>> {

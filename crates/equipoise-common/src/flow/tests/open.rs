@@ -160,10 +160,10 @@ fn crowded_sets_of_confirmed_flows_stay_as_they_are() {
 #[test]
 fn locked_set_is_not_waited_for() {
     let table = Table::<V4, 8>::new(1);
-    assert!(table.set(0).unwrap().try_lock());
+    assert!(table.set(0).unwrap().try_lock(1));
     let opened = table.open(&Name::tcp(1).opening(0), &NO_LIMITS);
     assert_eq!(opened, Opened { refused: Refused::Busy as u32, ..Opened::NOTHING });
-    table.set(0).unwrap().unlock();
+    table.set(0).unwrap().unlock(1);
     table.must_open(Name::tcp(1), 0);
     table.check();
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use equipoise_common::event::Event;
-use equipoise_common::flow::copy::{Copied as Outcome, copy};
+use equipoise_common::flow::copy::{Copied as Outcome, carry, copy};
 use equipoise_common::flow::entry::{Facts, both, facts, key, last_seen, opened, owner};
 use equipoise_common::flow::find::is_expired;
 use equipoise_common::flow::set::{End, WAYS, at, position};
@@ -78,6 +78,8 @@ pub(super) struct Table<'a, A> {
 impl<A: Address + Into<IpAddr>, const SLOT: usize> Storage<SLOT> for Table<'_, A> {
     type Word = AtomicU64;
     type Address = A;
+    /// Not that of the programs: what a process that is killed leaves locked is told by it.
+    const MARK: u64 = 2;
 
     fn sets(&self) -> u32 {
         self.sets
@@ -267,6 +269,46 @@ pub(super) fn copy_all<A, const SLOT: usize>(
         }
         true
     });
+}
+
+/// Carries every flow in these sets of one family's table over to another, which is in use as well. What finds no room
+/// there stays.
+pub(super) fn carry_all<A, const SLOT: usize>(
+    from: &Table<'_, A>,
+    sets: Range<u32>,
+    to: &Table<'_, A>,
+) where
+    A: Address + Into<IpAddr>,
+{
+    entries::<A, SLOT>(from, sets, |here, _, meta| {
+        if meta.has(flag::REPLY) {
+            return true;
+        }
+        // Read for each: what is given up is stamped with it, and a grace must not begin in the past.
+        let now = from.clock.unwrap_or_else(now);
+        carry::<SLOT, _, _>(from, here, to, now);
+        true
+    });
+}
+
+/// Gives back what a process of user space that was killed has left locked. What it was about to fill there is free again.
+pub(super) fn unlock_left<A, const SLOT: usize>(table: &Table<'_, A>)
+where
+    A: Address + Into<IpAddr>,
+{
+    let mark = <Table<'_, A> as Storage<SLOT>>::MARK;
+    for index in 0..table.sets {
+        let Some(set) = Storage::<SLOT>::set(table, index) else { return };
+        if set.taken_by() != mark {
+            continue;
+        }
+        for row in 1..=WAYS {
+            if set.tag(row) != 0 && !Meta(set.row(row)[0].load(Ordering::Acquire)).is_live() {
+                set.clear_tag(row);
+            }
+        }
+        set.unlock(mark);
+    }
 }
 
 /// The clock of the programs: monotonic, at the last kernel tick.

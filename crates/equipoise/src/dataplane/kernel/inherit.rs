@@ -62,11 +62,18 @@ pub(super) fn look(pins: &Pins, object: &[u8], names: &[&str]) -> Result<Left, K
 }
 
 /// What the maps are said to be like; none where nothing is said.
-fn layout(pins: &Pins) -> Option<Layout> {
+pub(super) fn layout(pins: &Pins) -> Option<Layout> {
     let map = MapData::from_pin(pins.map("LAYOUT")).ok()?;
     let map: Array<_, Layout> = aya::maps::Map::Array(map).try_into().ok()?;
     let layout = map.get(&0, 0).ok()?;
     (layout.tag != 0).then_some(layout)
+}
+
+/// Says what the maps are like.
+pub(super) fn tag(pins: &Pins, layout: Layout) -> Result<(), Box<dyn std::error::Error>> {
+    let map = MapData::from_pin(pins.map("LAYOUT"))?;
+    let mut map: Array<_, Layout> = aya::maps::Map::Array(map).try_into()?;
+    Ok(map.set(0, layout, 0)?)
 }
 
 /// The kernel sets this for maps of devices by itself.

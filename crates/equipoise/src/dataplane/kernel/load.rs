@@ -49,11 +49,49 @@ impl Sizes {
         Self { max_flows, sets, seed, clock, eviction }
     }
 
-    /// What maps of these sizes are said to be like.
-    pub(super) fn layout(self) -> Layout {
-        let Self { max_flows, sets, seed, .. } = self;
-        Layout { tag: LAYOUT, seed, max_flows, sets, ..Layout::default() }
+    /// The same for another number of flows, with a secret of its own.
+    pub(super) fn with(self, max_flows: u32) -> Self {
+        let seed = RandomState::new().build_hasher().finish();
+        Self { max_flows, sets: sets_for(max_flows), seed, ..self }
     }
+
+    /// Of the tables that flows are being carried over to, if they are.
+    pub(super) fn next_of(self, layout: &Layout) -> Option<Self> {
+        let Layout { next_max_flows: max_flows, next_sets: sets, next_seed: seed, .. } = *layout;
+        (sets != 0).then_some(Self { max_flows, sets, seed, ..self })
+    }
+
+    /// What maps of these sizes are said to be like, beside the tables that flows are carried over to.
+    pub(super) fn layout(self, next: Option<Self>) -> Layout {
+        let Self { max_flows, sets, seed, .. } = self;
+        let layout = Layout { tag: LAYOUT, seed, max_flows, sets, ..Layout::default() };
+        match next {
+            Some(Self { max_flows: next_max_flows, sets: next_sets, seed: next_seed, .. }) => {
+                Layout { next_seed, next_max_flows, next_sets, ..layout }
+            }
+            None => layout,
+        }
+    }
+}
+
+/// What an object is loaded with.
+#[derive(Clone, Copy)]
+pub(super) struct Load<'a> {
+    pub(super) pins: &'a Pins,
+    pub(super) sizes: Sizes,
+    pub(super) dry: Dry,
+    pub(super) side: Side,
+}
+
+/// Which flow tables the programs are on.
+#[derive(Clone, Copy)]
+pub(super) enum Side {
+    /// Those that are in force.
+    Own,
+    /// Those that flows are carried over to, beside those in force, which have these sizes.
+    Next(Sizes),
+    /// The same, once all flows are there.
+    Last,
 }
 
 /// Whether the programs only explain.
@@ -80,9 +118,9 @@ pub(super) fn has_programs(object: &[u8]) -> Result<(), KernelError> {
 }
 
 /// Makes the maps, pinned under the instance's name. The programs come when they are needed.
-pub(super) fn open(pins: &Pins, sizes: Sizes) -> Result<Ebpf, KernelError> {
-    let mut ebpf = open_object(OBJECT, pins, sizes, Dry::No)?;
-    pin_stages(&mut ebpf, pins)?;
+pub(super) fn open(pins: &Pins, sizes: Sizes, side: Side) -> Result<Ebpf, KernelError> {
+    let mut ebpf = open_object(OBJECT, Load { pins, sizes, dry: Dry::No, side })?;
+    pin_stages(&mut ebpf, pins, side)?;
     Ok(ebpf)
 }
 
@@ -93,7 +131,7 @@ pub(super) fn pin_again(
     programs: impl Iterator<Item = &'static str>,
 ) -> Result<(), KernelError> {
     pin_programs(ebpf, pins, programs)?;
-    pin_stages(ebpf, pins)
+    pin_stages(ebpf, pins, Side::Own)
 }
 
 fn pin_programs<'a>(
@@ -109,18 +147,31 @@ fn pin_programs<'a>(
     Ok(())
 }
 
-fn pin_stages(ebpf: &mut Ebpf, pins: &Pins) -> Result<(), KernelError> {
+/// Pins the maps of the stages.
+pub(super) fn pin_stages(ebpf: &mut Ebpf, pins: &Pins, side: Side) -> Result<(), KernelError> {
     for name in [STAGES_XDP, STAGES_TC] {
         // The kernel empties such a map when nobody in user space holds it any more; a pin does.
         let places = stages(ebpf, name)?;
-        places.pin(pins.stages(name)).map_err(|error| filling(name, &error))?;
+        let path = match side {
+            Side::Own | Side::Last => pins.stages(name),
+            Side::Next(_) => pins.stages(&next(name)),
+        };
+        places.pin(path).map_err(|error| filling(name, &error))?;
     }
     Ok(())
 }
 
+/// The name of a pin that stands beside another while flows are carried over.
+pub(super) fn next(name: &str) -> String {
+    format!("{NEXT}{name}")
+}
+
+/// What such names begin with.
+pub(super) const NEXT: &str = "NEXT_";
+
 /// Makes or takes the maps of the twin; its programs are still to be loaded, which takes seconds.
-pub(super) fn open_twin(pins: &Pins, sizes: Sizes) -> Result<Ebpf, KernelError> {
-    open_object(OBJECT, pins, sizes, Dry::Yes)
+pub(super) fn open_twin(pins: &Pins, sizes: Sizes, side: Side) -> Result<Ebpf, KernelError> {
+    open_object(OBJECT, Load { pins, sizes, dry: Dry::Yes, side })
 }
 
 /// Loads the programs of these groups of an object whose maps are there; those that balance are pinned.
@@ -151,26 +202,36 @@ pub(super) fn load_groups(
 }
 
 /// Makes or takes the maps of an object; none of its programs are loaded yet.
-pub(super) fn open_object(
-    object: &[u8],
-    pins: &Pins,
-    sizes: Sizes,
-    dry: Dry,
-) -> Result<Ebpf, KernelError> {
+pub(super) fn open_object(object: &[u8], load: Load<'_>) -> Result<Ebpf, KernelError> {
+    let Load { pins, sizes, dry, side } = load;
     let dry_run = u8::from(dry == Dry::Yes);
     let test_clock = u8::from(sizes.clock == Clock::Set);
     let spares_confirmed = u8::from(sizes.eviction == Eviction::Unconfirmed);
-    let paths: Vec<(&str, PathBuf)> = MAPS.iter().map(|&name| (name, pins.map(name))).collect();
+    let mut paths: Vec<(&str, PathBuf)> = MAPS.iter().map(|&name| (name, pins.map(name))).collect();
+    let mut others = (0, 0);
+    if !matches!(side, Side::Own) {
+        for (name, path) in paths.iter_mut().filter(|(name, _)| OF_A_TABLE.contains(name)) {
+            *path = pins.map(&next(name));
+        }
+    }
+    if let Side::Next(other) = side {
+        others = (other.sets, other.seed);
+        paths.extend([("OTHER_V4", pins.map("FLOWS_V4")), ("OTHER_V6", pins.map("FLOWS_V6"))]);
+    }
     let mut loader = EbpfLoader::new();
     loader
         .override_global("DRY", &dry_run, true)
         .override_global("SETS", &sizes.sets, true)
         .override_global("SEED", &sizes.seed, true)
         .override_global("MAX_FLOWS", &sizes.max_flows, true)
+        .override_global("OTHER_SETS", &others.0, true)
+        .override_global("OTHER_SEED", &others.1, true)
         .override_global("TEST_CLOCK", &test_clock, true)
         .override_global("SPARES_CONFIRMED", &spares_confirmed, true)
         .map_max_entries("FLOWS_V4", sizes.sets)
-        .map_max_entries("FLOWS_V6", sizes.sets);
+        .map_max_entries("FLOWS_V6", sizes.sets)
+        .map_max_entries("OTHER_V4", others.0.max(1))
+        .map_max_entries("OTHER_V6", others.0.max(1));
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
     }
@@ -233,13 +294,17 @@ impl Group {
 
     /// Their names in the object.
     pub(super) fn programs(self) -> impl Iterator<Item = &'static str> {
-        let entry = match self {
+        std::iter::once(self.entry()).chain(self.stages().into_iter().flatten())
+    }
+
+    /// The one that packets come to.
+    const fn entry(self) -> &'static str {
+        match self {
             Self::Ingress => attach::IN,
             Self::Egress => attach::OUT,
             Self::Native => attach::XDP,
             Self::Generic => attach::XDP_GENERIC,
-        };
-        std::iter::once(entry).chain(self.stages().into_iter().flatten())
+        }
     }
 
     /// Those that packets go on in, in the order of the stages; none where nothing goes there.
@@ -292,6 +357,27 @@ fn link_stages(ebpf: &mut Ebpf, group: Group) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// Has the programs of a group leave what they do not find to those of another object, on other flow tables.
+pub(super) fn link_elsewhere(
+    ebpf: &mut Ebpf,
+    other: &Ebpf,
+    group: Group,
+) -> Result<(), KernelError> {
+    /// [`Stage::Elsewhere`] of the programs.
+    const ELSEWHERE: u32 = 4;
+    let (map, first) = group.places();
+    let entry = group.entry();
+    let program =
+        other.program(entry).ok_or_else(|| filling(map, &format!("no program {entry}")))?;
+    let fd: &ProgramFd = program.fd().map_err(|error| filling(map, &error))?;
+    let fd = fd.try_clone().map_err(|error| filling(map, &error))?;
+    let mut places = stages(ebpf, map)?;
+    places.set(first + 2 * ELSEWHERE, &fd, 0).map_err(|error| filling(map, &error))
+}
+
+/// Maps that there is one of for each size of the flow tables.
+pub(super) const OF_A_TABLE: [&str; 3] = ["FLOWS_V4", "FLOWS_V6", "LIVE"];
+
 /// Whether a map is a flow table, of which the number of flows decides the size.
 pub(super) fn is_flow_table(name: &str) -> bool {
     ["FLOWS_V4", "FLOWS_V6"].contains(&name)
@@ -319,6 +405,7 @@ const MAPS: &[&str] = &[
     "REDIRECTS",
     "ADDRESSES",
     "SHORTCUTS",
+    "MOVING",
     "POLICIES",
     "ACCESS",
     "ROUTES",

@@ -123,6 +123,16 @@ impl Pins {
         Ok(())
     }
 
+    /// Maps whose names begin like this go.
+    pub(super) fn remove_maps(&self, beginning: &str) -> io::Result<()> {
+        for name in self.names("maps")? {
+            if name.starts_with(beginning) {
+                fs::remove_file(self.map(&name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// What stands for attachments: filters before the qdisc that they hang on.
     pub(super) fn links(&self) -> io::Result<Vec<PathBuf>> {
         let mut names = self.names("links")?;

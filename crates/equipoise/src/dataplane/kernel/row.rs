@@ -71,8 +71,10 @@ pub struct Occupancy {
     pub live: u64,
     /// Those that are confirmed.
     pub confirmed: u64,
-    /// Bytes of memory of both tables.
+    /// Bytes of memory of all tables.
     pub memory: u64,
+    /// Live flows that are still to be carried over to tables of another size.
+    pub to_be_carried: u64,
 }
 
 /// How many flows have been copied into other tables.

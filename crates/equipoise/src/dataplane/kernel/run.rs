@@ -128,17 +128,19 @@ pub struct Output {
 /// The programs once more, loaded to explain.
 pub struct Twin {
     ebpf: Ebpf,
+    /// The programs that these go on in while flows are carried over, whose places go with it.
+    _other: Option<Ebpf>,
     steps: Array<MapData, Step>,
 }
 
 impl Twin {
-    pub(super) fn new(mut ebpf: Ebpf) -> Result<Self, KernelError> {
+    pub(super) fn new(mut ebpf: Ebpf, other: Option<Ebpf>) -> Result<Self, KernelError> {
         let steps = ebpf
             .take_map("STEPS")
             .ok_or_else(|| refused("loading", &"the object has no map STEPS"))?
             .try_into()
             .map_err(|error| refused("using map STEPS", &error))?;
-        Ok(Self { ebpf, steps })
+        Ok(Self { ebpf, _other: other, steps })
     }
 
     /// Says what the program at `entry` would do with a packet, and its steps on the way.

@@ -31,9 +31,7 @@ use super::pin::refused;
 
 /// All maps that user space touches.
 pub(super) struct Tables {
-    pub(super) flows_v4: Mapped,
-    pub(super) flows_v6: Mapped,
-    pub(super) live: Live,
+    pub(super) flows: Flows,
     handshakes: Mapped,
     pub(super) services_v4: HashMap<MapData, Key<V4>, Service>,
     pub(super) services_v6: HashMap<MapData, Key<V6>, Service>,
@@ -69,25 +67,41 @@ pub(super) struct Tables {
     pub(super) known_pools: BTreeMap<u32, u64>,
     clock: Array<MapData, u64>,
     shortcuts: Array<MapData, u64>,
+    moving: Array<MapData, u64>,
+}
+
+/// The flow tables, and the counts of what lives in them.
+pub(super) struct Flows {
+    pub(super) v4: Mapped,
+    pub(super) v6: Mapped,
+    pub(super) live: Live,
+}
+
+impl Flows {
+    /// Those of an object, of so many sets each.
+    pub(super) fn take(ebpf: &mut Ebpf, sets: u32) -> Result<Self, KernelError> {
+        let sets = sets as usize;
+        let mut mapped = |name: &str, length| Mapped::new(taken(ebpf, name)?, length);
+        Ok(Self {
+            v4: mapped("FLOWS_V4", sets * SET_V4)?,
+            v6: mapped("FLOWS_V6", sets * SET_V6)?,
+            live: Live {
+                tables: mapped("LIVE", size_of::<u64>() * limit::LIVE as usize)?,
+                services: mapped("LIVE_SERVICES", size_of::<u64>() * limit::SERVICES as usize)?,
+                backends: mapped("LIVE_BACKENDS", size_of::<u64>() * limit::BACKENDS as usize)?,
+                closing: mapped("LIVE_CLOSING", size_of::<u64>() * limit::BACKENDS as usize)?,
+            },
+        })
+    }
 }
 
 impl Tables {
     pub(super) fn take(ebpf: &mut Ebpf, sets: u32) -> Result<Self, KernelError> {
-        let sets = sets as usize;
-        let mut mapped = |name: &str, length| Mapped::new(taken(ebpf, name)?, length);
-        let flows_v4 = mapped("FLOWS_V4", sets * SET_V4)?;
-        let flows_v6 = mapped("FLOWS_V6", sets * SET_V6)?;
-        let live = Live {
-            tables: mapped("LIVE", size_of::<u64>() * limit::LIVE as usize)?,
-            services: mapped("LIVE_SERVICES", size_of::<u64>() * limit::SERVICES as usize)?,
-            backends: mapped("LIVE_BACKENDS", size_of::<u64>() * limit::BACKENDS as usize)?,
-            closing: mapped("LIVE_CLOSING", size_of::<u64>() * limit::BACKENDS as usize)?,
-        };
-        let handshakes = mapped("HANDSHAKES", size_of::<u64>() * limit::BACKENDS as usize)?;
+        let flows = Flows::take(ebpf, sets)?;
+        let handshakes =
+            Mapped::new(taken(ebpf, "HANDSHAKES")?, size_of::<u64>() * limit::BACKENDS as usize)?;
         Ok(Self {
-            flows_v4,
-            flows_v6,
-            live,
+            flows,
             handshakes,
             policies: typed(ebpf, "POLICIES")?,
             access: AccessList::new(typed(ebpf, "ACCESS")?),
@@ -122,7 +136,13 @@ impl Tables {
             known_pools: BTreeMap::new(),
             clock: typed(ebpf, "CLOCK")?,
             shortcuts: typed(ebpf, "SHORTCUTS")?,
+            moving: typed(ebpf, "MOVING")?,
         })
+    }
+
+    /// Has the programs on the tables with this secret leave what they do not find to those on others; 0 for none.
+    pub(super) fn leave_what_is_missing(&mut self, seed: u64) -> Result<(), KernelError> {
+        self.moving.set(0, seed, 0).map_err(|error| refused("carrying flows over", &error))
     }
 
     pub(super) fn tag(&mut self, layout: Layout) -> Result<(), KernelError> {

@@ -29,7 +29,7 @@ pub(in crate::config) static SETTINGS: Table = Table {
             name: "max-flows",
             kind: number!(settings::MAX_FLOWS),
             absent: Absent::Value("1000000"),
-            doc: "Flows that the flow table holds, for each address family. Changes only with a restart.",
+            doc: "Flows that the flow table holds, for each address family. Where it changes, flows are carried over.",
         },
         Key {
             name: "on-exit",

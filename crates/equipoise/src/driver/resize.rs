@@ -1,0 +1,76 @@
+//! Flow tables of another size, while packets flow: begun when the configuration asks for it, carried on bit by bit.
+//!
+//! Flows that the data plane has carried over are its own business. Here is when it goes on, and that the programs on the new
+//! tables come in place of the others at last.
+
+use tokio::time::Instant;
+
+use super::Driver;
+use super::trouble::Topic;
+use super::wake::SWEEP;
+use crate::dataplane::{DataPlane, Moving};
+use crate::host::Machine;
+
+impl<M: Machine, P: DataPlane> Driver<M, P> {
+    /// Does what is due about the size of the flow tables.
+    pub(super) async fn follow_size(&mut self, now: Instant) {
+        if self.due.size.is_some_and(|at| at > now) {
+            return;
+        }
+        self.due.size = match self.plane.carry_over() {
+            Moving::Nothing => self.ask_for_size(now),
+            Moving::Going => Some(now),
+            Moving::Waiting => Some(now + SWEEP),
+            Moving::Done => self.take_new_tables(now).await,
+        };
+    }
+
+    /// Has the tables become as large as they are to be; when there is something to be done about that again.
+    fn ask_for_size(&mut self, now: Instant) -> Option<Instant> {
+        let (is, wanted) = (self.plane.max_flows(), self.state.config().settings.max_flows);
+        if is == wanted {
+            self.troubles.note(Topic::Size, Ok(()));
+            return None;
+        }
+        let resized = self.plane.resize(wanted);
+        if resized.is_ok() {
+            tracing::info!(
+                from = is,
+                to = wanted,
+                "flows are carried over to tables of another size"
+            );
+        }
+        self.note_size(
+            resized.map_err(|error| {
+                format!("the flow tables hold {is} flows and not {wanted}: {error}")
+            }),
+        )
+        .then_some(now)
+    }
+
+    /// All flows have been carried over.
+    async fn take_new_tables(&mut self, now: Instant) -> Option<Instant> {
+        let taken = self.plane.take_new_tables().map_err(|error| error.to_string());
+        if taken.is_ok() {
+            self.interfaces.begin_again();
+            // Which programs hang on a device decides how others take their place.
+            self.read_machine().await;
+            self.settle().await;
+        }
+        let concluded = taken
+            .and_then(|()| self.plane.conclude().map_err(|error| error.to_string()))
+            .map_err(|error| format!("flows have been carried over, and old tables stay: {error}"));
+        if concluded.is_ok() {
+            tracing::info!(flows = self.plane.max_flows(), "all flows are in the new tables");
+        }
+        self.note_size(concluded).then_some(now)
+    }
+
+    /// Takes note of how that went; true unless it is to be tried again later.
+    fn note_size(&mut self, outcome: Result<(), String>) -> bool {
+        let is_done = outcome.is_ok();
+        self.troubles.note(Topic::Size, outcome);
+        self.troubles.schedule(Instant::now());
+        is_done
+    }
+}
