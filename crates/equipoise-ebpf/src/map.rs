@@ -195,6 +195,10 @@ pub static OTHER_V6: Array<Set<Shared, 16>, 1, MMAPABLE> = Array::new();
 #[btf_map(name = "MOVING")]
 pub static MOVING: Array<u64, 1> = Array::new();
 
+/// Program: a word of each CPU that says nothing.
+#[btf_map(name = "FENCE")]
+pub static FENCE: PerCpuArray<Shared, 1> = PerCpuArray::new();
+
 /// Both, by exact additions: live flows of each table, at multiples of 8 so that no two share a cache line.
 #[btf_map(name = "LIVE")]
 pub static LIVE: Array<Shared, { limit::LIVE as usize }, MMAPABLE> = Array::new();

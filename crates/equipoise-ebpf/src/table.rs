@@ -22,7 +22,7 @@ use equipoise_common::value::{Backend, Policy};
 use crate::family::Family;
 use crate::flow;
 use crate::map::{
-    BACKENDS, EVENTS, FLOWS_V4, FLOWS_V6, HANDSHAKES, LIVE, LIVE_BACKENDS, LIVE_CLOSING,
+    BACKENDS, EVENTS, FENCE, FLOWS_V4, FLOWS_V6, HANDSHAKES, LIVE, LIVE_BACKENDS, LIVE_CLOSING,
     LIVE_SERVICES, MAX_FLOWS, MOVING, OTHER_SEED, OTHER_SETS, OTHER_V4, OTHER_V6, POLICIES, SEED,
     SETS, SPARES_CONFIRMED,
 };
@@ -490,7 +490,17 @@ others!(OthersV6, OTHER_V6, V6, 16, [other_position_v6, other_elsewhere_v6]);
 #[inline(always)]
 pub fn is_moving() -> bool {
     // SAFETY: an entry of an array map stays; one word.
-    MOVING.get_ptr(0).is_some_and(|moving| unsafe { ptr::read_volatile(moving) } == SEED.load())
+    let moving = MOVING.get_ptr(0).map_or(0, |moving| unsafe { ptr::read_volatile(moving) });
+    if moving != SEED.load() {
+        return false;
+    }
+    // That a flow has left is seen before it is looked for where it has gone to: this is a full barrier, of a word that is this
+    // CPU's own.
+    if let Some(word) = FENCE.get_ptr_mut(0) {
+        // SAFETY: an entry of an array map stays, and is one shared word.
+        unsafe { &*word }.add(0);
+    }
+    true
 }
 
 /// The same value, of which the verifier knows nothing any more.

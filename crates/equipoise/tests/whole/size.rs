@@ -1,5 +1,7 @@
 //! Flow tables of another size, as the configuration asks for it.
 
+use equipoise::status::change::ReloadRequest;
+
 use super::*;
 
 fn sized(max_flows: u32) -> String {
@@ -15,7 +17,7 @@ impl Lab {
     }
 
     async fn take(&self, text: &str) {
-        fs::write(self.path("equipoise.toml"), text).unwrap();
+        fs::write(self.path("a.toml"), text).unwrap();
         self.client.reload(&ReloadRequest::default()).await.unwrap();
     }
 }
