@@ -21,6 +21,7 @@ pub mod key;
 pub mod limit;
 pub mod probe;
 pub mod step;
+pub mod trace;
 pub mod tunnel;
 pub mod value;
 pub mod verdict;

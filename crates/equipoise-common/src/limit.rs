@@ -1,5 +1,8 @@
 //! The size of every map, with its reason.
 
+/// Bytes of the ring buffer of packets that are told of: 800 of them. A power of two.
+pub const TRACED: u32 = 1 << 18;
+
 /// Keys of services, one family: 1000 services with ten addresses or interfaces each, with room.
 pub const SERVICE_KEYS: u32 = 16_384;
 /// Keys of ranges of ports, one family: a range is up to 30 of them, most a few. Taken from memory as they come.

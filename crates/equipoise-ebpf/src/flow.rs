@@ -22,6 +22,7 @@ use crate::map::{CLOCK, TEST_CLOCK};
 use crate::parse::Headers;
 use crate::report::{self, Direction};
 use crate::table::{self, Shared, policy, tell};
+use crate::trace;
 
 /// What a flow makes of a packet.
 #[derive(Clone, Copy)]
@@ -130,6 +131,7 @@ where
         }
     }
     report::step(What::FlowHit, decision.backend, u64::from(meta.flags()));
+    trace::of(decision.service, decision.backend);
     decision.to = facts(slot, meta).to;
     decision.direction = if is_reply { Direction::Reply } else { Direction::Request };
     let is_eventful = is_new && note(slot, meta, &headers.segment, now);

@@ -41,6 +41,7 @@ mod service;
 mod slow;
 mod stateless;
 mod table;
+mod trace;
 
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -54,109 +55,109 @@ use parse::Network;
 /// On listening interfaces and those that lead to backends, in the driver.
 #[xdp(frags)]
 fn equipoise_xdp(context: XdpContext) -> u32 {
-    incoming(&Xdp::<false>(context)) as u32
+    trace::from_the_start(&Xdp::<false>(context), incoming) as u32
 }
 
 /// The same in the stack, for drivers without XDP.
 #[xdp(frags)]
 fn equipoise_xdpg(context: XdpContext) -> u32 {
-    incoming(&Xdp::<true>(context)) as u32
+    trace::from_the_start(&Xdp::<true>(context), incoming) as u32
 }
 
 /// The same at TC ingress.
 #[classifier]
 fn equipoise_in(context: TcContext) -> i32 {
-    incoming(&Tc::<false>(context))
+    trace::from_the_start(&Tc::<false>(context), incoming)
 }
 
 /// At TC egress: replies that the stack routes or that this host makes.
 #[classifier]
 fn equipoise_out(context: TcContext) -> i32 {
-    outgoing(&Tc::<true>(context))
+    trace::from_the_start(&Tc::<true>(context), outgoing)
 }
 
 /// The slow path of the three programs above that see packets come in: [`slow`].
 #[xdp(frags)]
 fn slow_xdp(context: XdpContext) -> u32 {
-    slow_path(&Xdp::<false>(context)) as u32
+    trace::to_the_end(&Xdp::<false>(context), slow_path) as u32
 }
 
 /// As [`slow_xdp`], in the stack.
 #[xdp(frags)]
 fn slow_xdpg(context: XdpContext) -> u32 {
-    slow_path(&Xdp::<true>(context)) as u32
+    trace::to_the_end(&Xdp::<true>(context), slow_path) as u32
 }
 
 /// As [`slow_xdp`], at TC ingress.
 #[classifier]
 fn slow_in(context: TcContext) -> i32 {
-    slow_path(&Tc::<false>(context))
+    trace::to_the_end(&Tc::<false>(context), slow_path)
 }
 
 /// What is not a whole TCP or UDP packet, for each of the four: [`odd`].
 #[xdp(frags)]
 fn odd_xdp(context: XdpContext) -> u32 {
-    odd_path(&Xdp::<false>(context)) as u32
+    trace::to_the_end(&Xdp::<false>(context), odd_path) as u32
 }
 
 /// As [`odd_xdp`], in the stack.
 #[xdp(frags)]
 fn odd_xdpg(context: XdpContext) -> u32 {
-    odd_path(&Xdp::<true>(context)) as u32
+    trace::to_the_end(&Xdp::<true>(context), odd_path) as u32
 }
 
 /// As [`odd_xdp`], at TC ingress.
 #[classifier]
 fn odd_in(context: TcContext) -> i32 {
-    odd_path(&Tc::<false>(context))
+    trace::to_the_end(&Tc::<false>(context), odd_path)
 }
 
 /// As [`odd_xdp`], at TC egress.
 #[classifier]
 fn odd_out(context: TcContext) -> i32 {
-    odd_path(&Tc::<true>(context))
+    trace::to_the_end(&Tc::<true>(context), odd_path)
 }
 
 /// What is answered: [`answer`].
 #[xdp(frags)]
 fn answer_xdp(context: XdpContext) -> u32 {
-    answer_path(&Xdp::<false>(context)) as u32
+    trace::to_the_end(&Xdp::<false>(context), answer_path) as u32
 }
 
 /// As [`answer_xdp`], in the stack.
 #[xdp(frags)]
 fn answer_xdpg(context: XdpContext) -> u32 {
-    answer_path(&Xdp::<true>(context)) as u32
+    trace::to_the_end(&Xdp::<true>(context), answer_path) as u32
 }
 
 /// As [`answer_xdp`], at TC ingress.
 #[classifier]
 fn answer_in(context: TcContext) -> i32 {
-    answer_path(&Tc::<false>(context))
+    trace::to_the_end(&Tc::<false>(context), answer_path)
 }
 
 /// What is not rewritten alone: [`carry`].
 #[xdp(frags)]
 fn carry_xdp(context: XdpContext) -> u32 {
-    carry_path(&Xdp::<false>(context)) as u32
+    trace::to_the_end(&Xdp::<false>(context), carry_path) as u32
 }
 
 /// As [`carry_xdp`], in the stack.
 #[xdp(frags)]
 fn carry_xdpg(context: XdpContext) -> u32 {
-    carry_path(&Xdp::<true>(context)) as u32
+    trace::to_the_end(&Xdp::<true>(context), carry_path) as u32
 }
 
 /// As [`carry_xdp`], at TC ingress.
 #[classifier]
 fn carry_in(context: TcContext) -> i32 {
-    carry_path(&Tc::<false>(context))
+    trace::to_the_end(&Tc::<false>(context), carry_path)
 }
 
 /// As [`carry_xdp`], at TC egress.
 #[classifier]
 fn carry_out(context: TcContext) -> i32 {
-    carry_path(&Tc::<true>(context))
+    trace::to_the_end(&Tc::<true>(context), carry_path)
 }
 
 #[inline(always)]

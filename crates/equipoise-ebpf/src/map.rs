@@ -18,6 +18,7 @@ use equipoise_common::key::{HostKey, PortsKey, ServiceKey, V4, V6};
 use equipoise_common::limit;
 use equipoise_common::probe::AnswerKey;
 use equipoise_common::step::Step;
+use equipoise_common::trace::{Traced, Wanted};
 use equipoise_common::value::{Backend, Host, Layout, Policy, Pool, Reply, Service, Snat, Traffic};
 use equipoise_common::verdict::COUNTERS;
 
@@ -49,6 +50,10 @@ pub static OTHER_SETS: Global<u32> = Global::new(0);
 /// The secret that keys their hash.
 #[unsafe(no_mangle)]
 pub static OTHER_SEED: Global<u64> = Global::new(0);
+
+/// 1 while somebody is told of packets ([`TRACED`]).
+#[unsafe(no_mangle)]
+pub static TRACE: Global<u8> = Global::new(0);
 
 /// Live flows of each flow table at most.
 #[unsafe(no_mangle)]
@@ -236,6 +241,22 @@ pub static PROBED: LruHashMap<AnswerKey, V6, { limit::PROBED as usize }> = LruHa
 /// Program: flows that have opened and closed ([`equipoise_common::event::Event`]), taken up by user space.
 #[btf_map(name = "EVENTS")]
 pub static EVENTS: RingBuf<(), { limit::EVENTS as usize }> = RingBuf::new();
+
+/// User space: which packets are told of.
+#[btf_map(name = "TRACE_WANTED")]
+pub static TRACE_WANTED: Array<Wanted, 1> = Array::new();
+
+/// Program: packets that are told of.
+#[btf_map(name = "TRACED")]
+pub static TRACED: RingBuf<(), { limit::TRACED as usize }> = RingBuf::new();
+
+/// Program: the packet that this CPU is at.
+#[btf_map(name = "TRACING")]
+pub static TRACING: PerCpuArray<Traced, 1> = PerCpuArray::new();
+
+/// Program: when a packet was last told of on this CPU, in nanoseconds, and how many have not been since.
+#[btf_map(name = "LAST")]
+pub static LAST: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
 
 /// Program: packets by hook and verdict.
 #[btf_map(name = "VERDICTS")]

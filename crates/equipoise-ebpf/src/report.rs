@@ -11,6 +11,7 @@ use crate::family::Family;
 use crate::flow::Decision;
 use crate::map::{BACKEND_TRAFFIC, DRY, PRESSURE, SERVICE_TRAFFIC, STEPS, VERDICTS};
 use crate::parse::{Headers, Size};
+use crate::trace;
 
 /// True in the twin that only explains.
 #[inline(always)]
@@ -31,6 +32,7 @@ pub fn number(hook: Hook, verdict: u32) {
     if is_dry() {
         return;
     }
+    trace::verdict(verdict);
     if let Some(counter) = VERDICTS.get_ptr_mut(hook as u32 * VERDICTS_OF_A_HOOK + verdict) {
         // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
         unsafe { *counter += 1 };
@@ -81,6 +83,7 @@ pub enum Direction {
 /// Counts a packet for its service and its backend.
 #[inline(always)]
 pub fn packet<F: Family>(headers: &Headers<F>, decision: &Decision<F>) {
+    trace::of(decision.service, decision.backend);
     traffic(decision.service, decision.backend, decision.direction, headers.size);
 }
 

@@ -17,7 +17,7 @@ use crate::hook::{Hook, Stage};
 use crate::parse::{Headers, Part};
 use crate::route::Wanted;
 use crate::select::Run;
-use crate::{action, forward, fragment, leave, limit, on, open, pool, report, route, table};
+use crate::{action, forward, fragment, leave, limit, on, open, pool, report, route, table, trace};
 
 /// What is handed on about a packet.
 #[repr(C, align(8))]
@@ -89,6 +89,9 @@ pub fn hand_on<F: Family>(
     work.flow_service = decision.service;
     work.found = found;
     work.part = part;
+    if found == Found::Nothing {
+        trace::for_service(service.id);
+    }
     Ok(on(Stage::Slow))
 }
 

@@ -22,6 +22,7 @@ use crate::status::operate::{
     BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer,
     UndrainRequest,
 };
+use crate::status::trace::{TraceFilter, TracedPacket};
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer, UpgradeAnswer};
 
 pub mod client;
@@ -78,6 +79,8 @@ pub enum Command {
     Configure(Configure, Author, Reply<ReloadAnswer>),
     /// The events from the one after this number on.
     Events(u64, Reply<Subscription>),
+    /// The packets that pass a filter, as they come and leave.
+    Trace(TraceFilter, Reply<mpsc::Receiver<TracedPacket>>),
     /// What was taken stays.
     Confirm(Reply<ConfirmAnswer>),
     /// Who has changed the configuration.

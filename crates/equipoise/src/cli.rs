@@ -35,6 +35,7 @@ mod shell;
 mod source;
 mod status;
 mod stop;
+mod trace;
 mod upgrade;
 mod wait;
 
@@ -137,6 +138,8 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Services(asked) => status::services(global, asked).await,
             Command::Flows(filter) => flows::flows(global, filter).await,
             Command::Explain(asked) => explain::explain(global, asked).await,
+            Command::Trace(asked) => trace::trace(global, asked).await,
+            Command::Capture(asked) => trace::capture(global, asked).await,
             Command::Drain(asked) => drain::drain(global, asked).await,
             Command::Undrain(asked) => drain::undrain(global, asked).await,
             Command::Drains => drain::drains(global).await,

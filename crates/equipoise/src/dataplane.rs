@@ -10,9 +10,11 @@ use equipoise_core::config::AttachMode;
 use equipoise_core::diff::{Found, Step};
 use equipoise_core::id::Named;
 
+use equipoise_common::trace::Wanted;
+
 use self::kernel::{
     Attachment, Device, Entry, Events, Expiry, Explained, FlowRow, Input, KernelError, Occupancy,
-    Part,
+    Part, Traces,
 };
 
 pub mod kernel;
@@ -190,6 +192,14 @@ pub trait DataPlane: Maps {
     ///
     /// When something is not in force again, or cannot be read.
     fn reclaim(&mut self) -> Result<Found, KernelError>;
+
+    /// Has these packets be told of, by programs that are ready to be attached in place of the others, as in
+    /// [`DataPlane::attach`] and [`DataPlane::conclude`]; none for no packets, and programs that do not tell of any.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, or flows are being carried over; nothing has changed then.
+    fn trace(&mut self, wanted: Option<&Wanted>) -> Result<Option<Traces>, KernelError>;
 
     /// Live flows that each flow table holds at most, or will once flows have been carried over.
     fn max_flows(&self) -> u32;

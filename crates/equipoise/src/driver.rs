@@ -65,6 +65,7 @@ mod select;
 mod start;
 mod supervisor;
 mod tell;
+mod trace;
 mod trouble;
 mod upgrade;
 mod wake;
@@ -92,6 +93,7 @@ use names::{Asking, Awaiting};
 use passive::Passive;
 use rollback::Unconfirmed;
 use tell::Lasting;
+use trace::Onlooker;
 use trouble::{Topic, Troubles};
 use upgrade::{Next, hear};
 use wake::{BURST, Due, NEIGHBOURS, RESTING, SWEEP, SWEEP_PARTS};
@@ -147,6 +149,8 @@ pub struct Driver<M, P> {
     awaiting: VecDeque<Awaiting>,
     /// The thread that explains packets, once there has been something to explain.
     explainer: Option<std::sync::mpsc::Sender<Asked>>,
+    /// Who is told of packets.
+    onlooker: Option<Onlooker>,
     /// Who waits for drains.
     waiters: Vec<Waiter>,
     /// Whether this balancer itself is drained.
@@ -276,6 +280,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 // Whoever asked may be gone.
                 drop(reply.send(self.configure(&what, by).await));
             }
+            Event::Command(Command::Trace(filter, reply)) => {
+                drop(reply.send(self.trace(&filter).await));
+            }
             Event::Command(command) => self.answer(command),
         }
         None
@@ -312,6 +319,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if self.due.sweep <= now {
             self.due.sweep = now + SWEEP;
             self.sweep(Part::OneOf(SWEEP_PARTS));
+            self.follow_trace().await;
             self.watch_ports();
             self.take_connections();
         }

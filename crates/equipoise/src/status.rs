@@ -17,6 +17,7 @@ pub mod history;
 pub mod names;
 mod number;
 pub mod operate;
+pub mod trace;
 
 pub use number::Decimal;
 

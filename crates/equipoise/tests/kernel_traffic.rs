@@ -36,6 +36,8 @@ mod routes;
 mod start;
 #[path = "traffic/supervised.rs"]
 mod supervised;
+#[path = "traffic/traced.rs"]
+mod traced;
 #[path = "traffic/vip_checks.rs"]
 mod vip_checks;
 
@@ -109,6 +111,7 @@ at_each_hook! {
     connections_outlive_killed_processes
     connections_outlive_an_upgrade_and_a_rollback
     connections_outlive_tables_of_another_size
+    packets_are_told_of_as_they_came_and_as_they_left
 }
 
 use denied::a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back;
@@ -133,6 +136,7 @@ use resize::connections_outlive_tables_of_another_size;
 use restart::{
     connections_outlive_an_upgrade_and_a_rollback, connections_outlive_killed_processes,
 };
+use traced::packets_are_told_of_as_they_came_and_as_they_left;
 
 use modes::{
     a_backend_reaches_its_own_vip, backends_answer_clients_themselves,

@@ -31,7 +31,7 @@ use crate::status::{
 
 mod events;
 
-pub use events::{EventStream, Told, Wanted};
+pub use events::{EventStream, PacketStream, Told, Wanted};
 
 /// Asks a running instance.
 #[derive(Clone, Debug)]

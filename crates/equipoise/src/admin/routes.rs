@@ -17,6 +17,7 @@ mod change;
 mod events;
 mod names;
 mod operate;
+mod trace;
 
 use crate::metrics::{self, Exporter};
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
@@ -39,6 +40,7 @@ pub(super) fn router(access: Access, exporter: Exporter) -> Router {
         .merge(change::router())
         .merge(events::router())
         .merge(names::router())
+        .merge(trace::router())
         .route("/api/v1/health", get(health))
         .route("/api/v1/services/{service}/backends/{backend}/health", put(set_health))
         .route("/api/v1/services/{service}/backends/{backend}/health/check", post(check_health))

@@ -16,6 +16,7 @@ mod flows;
 mod health;
 mod operate;
 mod shell;
+mod trace;
 
 pub use change::{AddBackend, Backend, BackendAction, Config, Reload, Weight};
 pub use decap::Decap;
@@ -26,6 +27,7 @@ pub use flows::{Flows, Services, SumBy};
 pub use health::{Health, HealthAction, OneBackend, Probe, Wait};
 pub use operate::{Breaker, Drain, Events, Turn as BreakerTurn, Turned, Undrain, Which};
 pub use shell::{Completions, Man};
+pub use trace::{Capture, Trace, Which as WhichPackets};
 
 /// Where the configuration is when no file is named.
 pub const DEFAULT_CONFIG: &str = "/etc/equipoise/equipoise.toml";
@@ -91,6 +93,12 @@ pub enum Command {
     /// Say what becomes of a packet; nothing is sent and nothing changes
     #[command(after_long_help = explain::EXAMPLES)]
     Explain(Explain),
+    /// Show packets as they come and leave, with their verdicts
+    #[command(after_long_help = trace::TRACE)]
+    Trace(Trace),
+    /// Write packets as they come and leave into a file, with their verdicts as comments
+    #[command(after_long_help = trace::CAPTURE)]
+    Capture(Capture),
     /// Give a backend no new flows, and let those that it has end
     #[command(after_long_help = operate::EXAMPLES)]
     Drain(Drain),

@@ -12,6 +12,7 @@ use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::{Live as Count, tick};
 use equipoise_common::key::{V4, V6};
 use equipoise_common::limit;
+use equipoise_common::trace::Wanted;
 use equipoise_common::value::{Host, Layout, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::AttachMode;
@@ -49,8 +50,9 @@ mod row;
 mod run;
 mod sweep;
 mod table;
+mod trace;
 
-pub use self::event::{Arrivals, Events};
+pub use self::event::{Arrivals, Events, Ring, Traces};
 #[cfg(feature = "kernel-tests")]
 pub use self::measure::{Measures, Subject};
 pub use self::options::{Clock, Eviction, Options, TcWay};
@@ -591,6 +593,10 @@ impl DataPlane for Kernel {
         self.pin_next_again()?;
         table::grace().map_err(|error| failed(&error))?;
         self.tables.found().map_err(|error| failed(&error))
+    }
+
+    fn trace(&mut self, wanted: Option<&Wanted>) -> Result<Option<Traces>, KernelError> {
+        self.trace_packets(wanted)
     }
 
     fn max_flows(&self) -> u32 {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use equipoise_common::flow::count::Pressure;
+use equipoise_common::trace::Wanted;
 use equipoise_common::value::{Host, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::{AttachMode, Prefix};
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 
 use super::kernel::{
     Attachment, Device, Entry, Events, Expiry, Explained, FlowRow, KernelError, Occupancy, Part,
+    Traces,
 };
 use super::memory::Memory;
 use super::{DataPlane, Explainer, Maps, Moving, StepError};
@@ -58,6 +60,8 @@ pub struct Plane {
     pub no_other_size: Option<String>,
     /// Flows for which there is no room in a table of another size.
     pub crowded: u64,
+    /// Which packets are told of.
+    pub traced: Option<Wanted>,
     /// What has become of it; none while it is in use.
     pub end: Option<End>,
 }
@@ -269,6 +273,14 @@ impl DataPlane for Simulated {
 
     fn reclaim(&mut self) -> Result<Found, KernelError> {
         Ok(self.plane.borrow().memory.found())
+    }
+
+    fn trace(&mut self, wanted: Option<&Wanted>) -> Result<Option<Traces>, KernelError> {
+        self.with(|plane| {
+            plane.attached.clear();
+            plane.traced = wanted.copied();
+        });
+        Ok(None)
     }
 
     fn max_flows(&self) -> u32 {

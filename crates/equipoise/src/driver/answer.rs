@@ -71,8 +71,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Command::Confirm(reply) => drop(reply.send(self.confirm())),
             Command::History(reply) => drop(reply.send(Ok(self.history()))),
             Command::Changes(reply) => drop(reply.send(Ok(self.runtime_changes()))),
-            // Taken before it comes here, as that waits for the machine.
+            // Taken before they come here, as that waits for the machine.
             Command::Configure(_, _, reply) => drop(reply),
+            Command::Trace(_, reply) => drop(reply),
             // The loop ends with this one and answers it at the very end.
             Command::Upgrade(_, reply) => drop(reply),
             Command::Stop(reply) => drop(reply),

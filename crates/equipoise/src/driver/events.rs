@@ -192,7 +192,7 @@ impl Drop for EventTask {
 }
 
 async fn run(
-    mut source: Option<Arrivals>,
+    mut source: Option<Arrivals<Event>>,
     mut sweeps: mpsc::Receiver<Vec<Event>>,
     tally: watch::Sender<Tally>,
 ) {
@@ -208,7 +208,7 @@ async fn run(
 }
 
 /// Waits until there are events in the ring buffer, and reads them all.
-async fn drained(source: &mut Option<Arrivals>, tally: &watch::Sender<Tally>) {
+async fn drained(source: &mut Option<Arrivals<Event>>, tally: &watch::Sender<Tally>) {
     let Some(arrivals) = source else { return std::future::pending().await };
     let mut batch = Tally::default();
     if let Err(error) = arrivals.drain(|event| batch.add(event)).await {

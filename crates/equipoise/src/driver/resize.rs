@@ -32,6 +32,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.troubles.note(Topic::Size, Ok(()));
             return None;
         }
+        self.explainer = None;
         let resized = self.plane.resize(wanted);
         if resized.is_ok() {
             tracing::info!(
@@ -50,20 +51,27 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// All flows have been carried over.
     async fn take_new_tables(&mut self, now: Instant) -> Option<Instant> {
-        let taken = self.plane.take_new_tables().map_err(|error| error.to_string());
-        if taken.is_ok() {
-            self.interfaces.begin_again();
-            // Which programs hang on a device decides how others take their place.
-            self.read_machine().await;
-            self.settle().await;
-        }
-        let concluded = taken
-            .and_then(|()| self.plane.conclude().map_err(|error| error.to_string()))
+        // What explains packets is on the old ones.
+        self.explainer = None;
+        let concluded = match self.plane.take_new_tables() {
+            Ok(()) => self.attach_anew().await,
+            Err(error) => Err(error.to_string()),
+        };
+        let concluded = concluded
             .map_err(|error| format!("flows have been carried over, and old tables stay: {error}"));
         if concluded.is_ok() {
             tracing::info!(flows = self.plane.max_flows(), "all flows are in the new tables");
         }
         self.note_size(concluded).then_some(now)
+    }
+
+    /// Attaches the programs that are ready in place of those that are attached, and lets go of these.
+    pub(super) async fn attach_anew(&mut self) -> Result<(), String> {
+        self.interfaces.begin_again();
+        // Which programs hang on a device decides how others take their place.
+        self.read_machine().await;
+        self.settle().await;
+        self.plane.conclude().map_err(|error| error.to_string())
     }
 
     /// Takes note of how that went; true unless it is to be tried again later.

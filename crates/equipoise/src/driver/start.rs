@@ -192,6 +192,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     asking: Vec::new(),
                     awaiting: VecDeque::new(),
                     explainer: None,
+                    onlooker: None,
                     waiters: Vec::new(),
                     is_drained: begun.kept.itself,
                     state_file,

@@ -21,6 +21,8 @@ pub(super) enum Topic {
     Addresses,
     /// The flow tables are not of the size that is wanted.
     Size,
+    /// Programs that tell of packets are there, and nobody looks.
+    Trace,
     /// The machine could not be read.
     Machine,
     /// Metrics cannot be scraped.
@@ -57,6 +59,7 @@ impl Troubles {
             | Topic::Forwarding
             | Topic::Addresses
             | Topic::Size
+            | Topic::Trace
             | Topic::Machine
             | Topic::Metrics => true,
         });

@@ -5,8 +5,9 @@ use hyper::Method;
 use hyper::body::{Bytes, Incoming};
 use serde::Deserialize;
 
-use super::{Client, ClientError};
+use super::{Client, ClientError, pairs};
 use crate::events::Event;
+use crate::status::trace::{TraceFilter, TracedPacket};
 
 /// The events of an instance, one after the other.
 #[derive(Debug)]
@@ -53,6 +54,48 @@ impl Client {
     }
 }
 
+impl Client {
+    /// The packets that pass a filter, for as long as the stream is read.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, or another is told of packets already.
+    pub async fn trace(&self, filter: &TraceFilter) -> Result<PacketStream, ClientError> {
+        let TraceFilter { service, reason, rate } = filter;
+        let rate = rate.map(|rate| rate.to_string());
+        let all = [
+            ("service", service.as_deref()),
+            ("reason", reason.as_deref()),
+            ("rate", rate.as_deref()),
+        ];
+        let path = format!("trace?{}", pairs(&all));
+        let response = self.send(Method::GET, &path, Bytes::new()).await?;
+        let body = self.answered(response).await?;
+        Ok(PacketStream(EventStream { body, text: Vec::new() }))
+    }
+}
+
+/// Packets, one after the other.
+#[derive(Debug)]
+pub struct PacketStream(EventStream);
+
+impl PacketStream {
+    /// The next one; none when the instance has ended.
+    ///
+    /// # Errors
+    ///
+    /// When the talk breaks off.
+    pub async fn next(&mut self) -> Result<Option<TracedPacket>, ClientError> {
+        let talk = |error: serde_json::Error| ClientError::Talk(error.to_string());
+        while let Some(block) = self.0.block().await? {
+            if let Some(data) = field(&block, "data") {
+                return serde_json::from_str(data).map(Some).map_err(talk);
+            }
+        }
+        Ok(None)
+    }
+}
+
 impl EventStream {
     /// The next one; none when the instance has ended, or when those that are kept have been told.
     ///
@@ -60,13 +103,20 @@ impl EventStream {
     ///
     /// When the talk breaks off.
     pub async fn next(&mut self) -> Result<Option<Told>, ClientError> {
+        while let Some(block) = self.block().await? {
+            if let Some(told) = parsed(&block)? {
+                return Ok(Some(told));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next block of lines.
+    async fn block(&mut self) -> Result<Option<String>, ClientError> {
         loop {
             if let Some(end) = self.text.windows(2).position(|two| two == b"\n\n") {
                 let block: Vec<u8> = self.text.drain(..end + 2).collect();
-                if let Some(told) = parsed(&String::from_utf8_lossy(&block))? {
-                    return Ok(Some(told));
-                }
-                continue;
+                return Ok(Some(String::from_utf8_lossy(&block).into_owned()));
             }
             let Some(frame) = self.body.frame().await else { return Ok(None) };
             let frame = frame.map_err(|error| ClientError::Talk(error.to_string()))?;
@@ -77,13 +127,16 @@ impl EventStream {
     }
 }
 
+/// What a line of a block says.
+fn field<'a>(block: &'a str, name: &str) -> Option<&'a str> {
+    block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+}
+
 /// What a block of lines tells; none for one that only keeps the connection.
 fn parsed(block: &str) -> Result<Option<Told>, ClientError> {
-    let field =
-        |name: &str| block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-    let Some(data) = field("data") else { return Ok(None) };
+    let Some(data) = field(block, "data") else { return Ok(None) };
     let talk = |error: serde_json::Error| ClientError::Talk(error.to_string());
-    if field("event") == Some("lost") {
+    if field(block, "event") == Some("lost") {
         let Lost { lost } = serde_json::from_str(data).map_err(talk)?;
         return Ok(Some(Told::Lost(lost)));
     }

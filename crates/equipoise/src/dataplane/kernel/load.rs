@@ -31,7 +31,9 @@ pub(super) struct Sizes {
     pub(super) sets: u32,
     pub(super) seed: u64,
     pub(super) clock: Clock,
-    eviction: Eviction,
+    pub(super) eviction: Eviction,
+    /// Whether somebody is told of packets.
+    pub(super) traces: bool,
 }
 
 impl Sizes {
@@ -39,14 +41,14 @@ impl Sizes {
     pub(super) fn new(options: &Options<'_>) -> Self {
         let seed = RandomState::new().build_hasher().finish();
         let Options { max_flows, clock, eviction, .. } = *options;
-        Self { max_flows, sets: sets_for(max_flows), seed, clock, eviction }
+        Self { max_flows, sets: sets_for(max_flows), seed, clock, eviction, traces: false }
     }
 
     /// Of maps that are there already, whose flows are found by their secret.
     pub(super) fn of(layout: &Layout, options: &Options<'_>) -> Self {
         let Layout { max_flows, sets, seed, .. } = *layout;
         let Options { clock, eviction, .. } = *options;
-        Self { max_flows, sets, seed, clock, eviction }
+        Self { max_flows, sets, seed, clock, eviction, traces: false }
     }
 
     /// The same for another number of flows, with a secret of its own.
@@ -206,6 +208,7 @@ pub(super) fn open_object(object: &[u8], load: Load<'_>) -> Result<Ebpf, KernelE
     let Load { pins, sizes, dry, side } = load;
     let dry_run = u8::from(dry == Dry::Yes);
     let test_clock = u8::from(sizes.clock == Clock::Set);
+    let traces = u8::from(sizes.traces && dry == Dry::No);
     let spares_confirmed = u8::from(sizes.eviction == Eviction::Unconfirmed);
     let mut paths: Vec<(&str, PathBuf)> = MAPS.iter().map(|&name| (name, pins.map(name))).collect();
     let mut others = (0, 0);
@@ -224,6 +227,7 @@ pub(super) fn open_object(object: &[u8], load: Load<'_>) -> Result<Ebpf, KernelE
         .override_global("SETS", &sizes.sets, true)
         .override_global("SEED", &sizes.seed, true)
         .override_global("MAX_FLOWS", &sizes.max_flows, true)
+        .override_global("TRACE", &traces, true)
         .override_global("OTHER_SETS", &others.0, true)
         .override_global("OTHER_SEED", &others.1, true)
         .override_global("TEST_CLOCK", &test_clock, true)
@@ -433,6 +437,8 @@ const MAPS: &[&str] = &[
     "SERVICE_TRAFFIC",
     "BACKEND_TRAFFIC",
     "STEPS",
+    "TRACED",
+    "TRACE_WANTED",
 ];
 
 pub(super) fn load_error(error: &(dyn std::error::Error + 'static)) -> KernelError {

@@ -40,8 +40,21 @@ pub(super) struct Resizing {
 /// What packets are through with once others are attached in its place.
 pub(super) struct Leftover {
     /// The programs of before, and those that they went on in.
-    _programs: [Ebpf; 2],
-    _flows: Flows,
+    _programs: Vec<Ebpf>,
+    /// The tables of before, where flows have been carried over from them.
+    flows: Option<Flows>,
+}
+
+impl Leftover {
+    /// Programs on tables that stay.
+    pub(super) fn of(programs: Ebpf) -> Self {
+        Self { _programs: vec![programs], flows: None }
+    }
+
+    /// Whether the tables have others in their place.
+    const fn has_tables(&self) -> bool {
+        self.flows.is_some()
+    }
 }
 
 impl Kernel {
@@ -132,7 +145,7 @@ impl Kernel {
 
     /// Carries over the flows in the next so many sets of the old tables.
     pub fn carry(&mut self, sets: u32) -> Moving {
-        if self.left.is_some() {
+        if self.has_new_tables() {
             return Moving::Done;
         }
         let Some(resizing) = &self.resizing else { return Moving::Nothing };
@@ -190,16 +203,17 @@ impl Kernel {
         self.pins = pins;
         self.sizes = resizing.sizes;
         self.cursor = 0;
-        let programs = [std::mem::replace(&mut self.ebpf, ebpf), resizing.ebpf];
+        let programs = vec![std::mem::replace(&mut self.ebpf, ebpf), resizing.ebpf];
         let flows = std::mem::replace(&mut self.tables.flows, resizing.flows);
-        self.left = Some(Leftover { _programs: programs, _flows: flows });
+        self.left = Some(Leftover { _programs: programs, flows: Some(flows) });
         self.attached.clear();
         Ok(())
     }
 
     /// The new tables get the names of the old, which nobody reads any more.
     pub(super) fn forget_old_tables(&mut self) -> Result<(), KernelError> {
-        if self.left.is_none() {
+        if !self.has_new_tables() {
+            self.left = None;
             return Ok(());
         }
         rename_next(&self.pins).map_err(|error| refused("naming the new flow tables", &error))?;
@@ -210,9 +224,14 @@ impl Kernel {
         Ok(())
     }
 
+    /// Whether all flows are in new tables, which have not got the names of the old ones yet.
+    fn has_new_tables(&self) -> bool {
+        self.left.as_ref().is_some_and(Leftover::has_tables)
+    }
+
     /// Twins of the programs, as the packets meet them.
     pub(super) fn twins(&self) -> Result<(Ebpf, Option<Ebpf>), KernelError> {
-        let side = if self.left.is_some() { Side::Last } else { Side::Own };
+        let side = if self.has_new_tables() { Side::Last } else { Side::Own };
         let twin = load::open_twin(&self.pins, self.sizes, side)?;
         let other = self
             .resizing

@@ -15,6 +15,7 @@ use equipoise_common::filter;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::key::{Address, HostKey, PortsKey, ServiceKey as Key, V4, V6};
 use equipoise_common::limit;
+use equipoise_common::trace::Wanted;
 use equipoise_common::value::{
     Backend, Host, Kind, Layout, Policy, Pool, Reply, Service, Snat, Traffic,
 };
@@ -68,6 +69,7 @@ pub(super) struct Tables {
     clock: Array<MapData, u64>,
     shortcuts: Array<MapData, u64>,
     moving: Array<MapData, u64>,
+    trace_wanted: Array<MapData, Wanted>,
 }
 
 /// The flow tables, and the counts of what lives in them.
@@ -137,7 +139,15 @@ impl Tables {
             clock: typed(ebpf, "CLOCK")?,
             shortcuts: typed(ebpf, "SHORTCUTS")?,
             moving: typed(ebpf, "MOVING")?,
+            trace_wanted: typed(ebpf, "TRACE_WANTED")?,
         })
+    }
+
+    /// Which packets are told of, by programs that do.
+    pub(super) fn want_traced(&mut self, wanted: &Wanted) -> Result<(), KernelError> {
+        self.trace_wanted
+            .set(0, wanted, 0)
+            .map_err(|error| refused("telling which packets are wanted", &error))
     }
 
     /// Has the programs on the tables with this secret leave what they do not find to those on others; 0 for none.

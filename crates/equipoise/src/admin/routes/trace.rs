@@ -1,0 +1,33 @@
+//! Packets, as server-sent events (WHATWG HTML, section 9.2), for as long as somebody listens.
+
+use std::convert::Infallible;
+
+use axum::Router;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::routing::get;
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use tokio::sync::mpsc::Receiver;
+
+use crate::admin::{Access, Command, ProblemDetails};
+use crate::status::trace::{TraceFilter, TracedPacket};
+
+pub(super) fn router() -> Router<Access> {
+    Router::new().route("/api/v1/trace", get(trace))
+}
+
+async fn trace(
+    State(access): State<Access>,
+    filter: Result<Query<TraceFilter>, QueryRejection>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ProblemDetails> {
+    let Query(filter) = filter?;
+    let packets = access.ask(|reply| Command::Trace(filter, reply)).await?;
+    let stream = unfold(packets, |mut packets: Receiver<TracedPacket>| async move {
+        let packet = packets.recv().await?;
+        let text = serde_json::to_string(&packet).unwrap_or_default();
+        Some((Ok(Event::default().event("packet").data(text)), packets))
+    });
+    Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
+}

@@ -1,0 +1,56 @@
+//! Packets that somebody looks at: told of by programs that are loaded for that, and come in place of the others.
+
+use std::fmt::Display;
+
+use equipoise_common::trace::Wanted;
+
+use super::event::Traces;
+use super::load::{self, Group, Side, Sizes};
+use super::pin::refused;
+use super::resize::Leftover;
+use super::{Kernel, KernelError};
+
+impl Kernel {
+    /// Has these packets be told of from when the programs have been attached anew; none for no packets.
+    pub(super) fn trace_packets(
+        &mut self,
+        wanted: Option<&Wanted>,
+    ) -> Result<Option<Traces>, KernelError> {
+        if self.resizing.is_some() || self.left.is_some() {
+            let reason = "flows are being carried over to tables of another size";
+            return Err(refused("telling of packets", &reason));
+        }
+        self.tables.want_traced(&wanted.copied().unwrap_or_default())?;
+        let source = wanted.map(|_| Traces::of_packets(&self.pins)).transpose()?;
+        self.load_in_place(Sizes { traces: wanted.is_some(), ..self.sizes })?;
+        Ok(source)
+    }
+
+    /// Loads programs with other constants, on the same tables, to be attached in place of those that are there.
+    fn load_in_place(&mut self, sizes: Sizes) -> Result<(), KernelError> {
+        let failed = |error: &dyn Display| refused("loading programs anew", error);
+        let pins = self.pins.clone().next_turn().map_err(|error| failed(&error))?;
+        let groups: Vec<Group> = self.loaded.iter().copied().collect();
+        let loaded = (|| {
+            let mut ebpf = load::open(&pins, sizes, Side::Own)?;
+            load::load_groups(&mut ebpf, Some(&pins), &groups)?;
+            Ok(ebpf)
+        })();
+        match loaded {
+            Ok(ebpf) => {
+                self.pins = pins;
+                self.sizes = sizes;
+                let before = std::mem::replace(&mut self.ebpf, ebpf);
+                self.left = Some(Leftover::of(before));
+                self.attached.clear();
+                Ok(())
+            }
+            Err(error) => {
+                if let Err(left) = pins.forget_turn() {
+                    tracing::warn!(error = %left, "pins of programs that are not used stay");
+                }
+                Err(error)
+            }
+        }
+    }
+}

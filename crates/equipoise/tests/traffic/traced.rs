@@ -1,0 +1,117 @@
+//! Packets told of while traffic flows: what they were, what they became, and nobody's connection suffers from it.
+
+use std::fs::File;
+use std::process::{Output, Stdio};
+use std::thread;
+
+use equipoise_lab::topology::{Lab, Options};
+use equipoise_lab::wait_until;
+use etherparse::{NetSlice, SlicedPacket};
+use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
+use pcap_file::pcapng::{Block, PcapNgReader};
+use serde_json::Value;
+
+use crate::balanced::{Attach, Balancer, DEADLINE, backends, vips};
+use crate::restart::{Servers, Traffic, config};
+
+fn bytes(hex: &Value) -> Vec<u8> {
+    let text = hex.as_str().unwrap();
+    let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+    (0..text.len()).step_by(2).map(byte).collect()
+}
+
+/// Where a frame goes.
+fn destination(frame: &[u8]) -> String {
+    match SlicedPacket::from_ethernet(frame).unwrap().net {
+        Some(NetSlice::Ipv4(ip)) => ip.header().destination_addr().to_string(),
+        Some(NetSlice::Ipv6(ip)) => ip.header().destination_addr().to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Runs a command that looks on, to its end.
+fn run(balancer: &Balancer, arguments: &[&str]) -> Output {
+    let mut command = balancer.command();
+    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.output().unwrap()
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Nobody is told any more, and the programs are those that tell nobody.
+fn until_nobody_looks(balancer: &Balancer, times: usize) {
+    wait_until(DEADLINE, "programs that tell nobody", || {
+        balancer.log().matches("packets are not told of any more").count() == times
+    })
+    .unwrap();
+    assert_eq!(balancer.status()["state"], "ok");
+}
+
+pub(crate) fn packets_are_told_of_as_they_came_and_as_they_left(attach: Attach) {
+    let lab = Lab::new(Options::default()).unwrap();
+    let _servers = Servers::start(&lab);
+    let balancer = Balancer::start(&lab.balancer, &config(&lab, attach.asked, 20_000));
+    let traffic = Traffic::start(&lab);
+    let (_, vip) = vips()[0];
+    let all: Vec<String> = backends(&lab, vip).iter().map(|(at, _)| at.to_string()).collect();
+
+    let requests = ["--json", "trace", "--service", "web", "--reason", "forwarded_request"];
+    let told = lines(&run(&balancer, &[&requests[..], &["--count", "20"]].concat()));
+    assert_eq!(told.len(), 20);
+    for packet in &told {
+        assert_eq!((&packet["service"], &packet["interface"]), (&"web".into(), &"front".into()));
+        assert_eq!(packet["verdict"], "forwarded_request");
+        let backend = packet["backend"].as_str().unwrap();
+        assert!(all.iter().any(|at| at == backend), "{packet}");
+        let [came, left] = [&packet["hex"], &packet["out_hex"]].map(bytes);
+        assert_eq!(destination(&came), vip.ip().to_string());
+        assert!(backend.starts_with(&format!("{}:", destination(&left))), "{packet}");
+        assert_eq!(packet["length"], packet["out_length"]);
+    }
+    until_nobody_looks(&balancer, 1);
+
+    // One at a time; and what nobody can mean is told with what there is.
+    thread::scope(|scope| {
+        let first = scope.spawn(|| run(&balancer, &["trace", "--for", "4s", "--rate", "1"]));
+        let began = || balancer.log().matches("packets are told of").count() == 2;
+        wait_until(DEADLINE, "somebody who looks", began).unwrap();
+        let second = run(&balancer, &["trace", "--count", "1"]);
+        assert!(!second.status.success());
+        assert!(String::from_utf8_lossy(&second.stderr).contains("somebody else"), "{second:?}");
+        let first = first.join().unwrap();
+        assert!(first.status.success(), "{first:?}");
+        assert!(String::from_utf8_lossy(&first.stdout).contains(" => tcp "), "{first:?}");
+    });
+    until_nobody_looks(&balancer, 2);
+    let wrong = run(&balancer, &["trace", "--reason", "nonsense"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("source_limit"), "{wrong:?}");
+    assert_eq!(run(&balancer, &["trace", "--service", "nobody"]).status.code(), Some(3));
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("all.pcapng");
+    let path = file.to_str().unwrap();
+    let written = run(
+        &balancer,
+        &["capture", "-w", path, "--service", "web", "--reason", "forwarded", "--count", "50"],
+    );
+    assert!(written.status.success(), "{written:?}");
+    let mut reader = PcapNgReader::new(File::open(&file).unwrap()).unwrap();
+    let mut sides = [0, 0];
+    while let Some(block) = reader.next_block() {
+        let Block::EnhancedPacket(packet) = block.unwrap() else { continue };
+        let EnhancedPacketOption::Comment(comment) = &packet.options[0] else { panic!() };
+        assert!(comment.contains("service=web"), "{comment}");
+        sides[usize::from(comment.starts_with("left; "))] += 1;
+        assert!(packet.original_len as usize >= packet.data.len());
+        destination(&packet.data);
+    }
+    assert_eq!(sides[0], 50);
+    assert!(sides[1] > 0);
+    until_nobody_looks(&balancer, 3);
+    traffic.end().tell("programs that tell of packets, and back", attach.asked);
+}
