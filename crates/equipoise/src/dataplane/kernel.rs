@@ -26,6 +26,7 @@ use self::pin::{Pins, refused};
 use self::table::{SET_V4, SET_V6, Tables};
 use super::{DataPlane, Explainer, Maps, StepError};
 
+mod abilities;
 mod access;
 mod attach;
 mod clsact;
@@ -45,7 +46,9 @@ mod row;
 mod run;
 mod sweep;
 mod table;
+mod tcx;
 
+pub use self::abilities::{Ability, abilities};
 pub use self::event::{Arrivals, Events};
 #[cfg(feature = "kernel-tests")]
 pub use self::measure::{Measures, Subject};
