@@ -129,7 +129,7 @@ impl Trial {
         self.sandbox.run("test ! -e /run/equipoise && test ! -e /sys/fs/bpf/equipoise")?;
         // The first configuration says what is missing in it, and would do as it stands otherwise.
         let told = self.sandbox.run("! equipoise check 2>&1")?;
-        ensure!(told.contains("there is no service"), "{told}");
+        ensure!(told.contains("`service` is missing"), "{told}");
         let config = fs::read_to_string(root().join("packaging/etc/equipoise.toml"))?;
         let example = config.lines().skip_while(|line| *line != "# [[service]]");
         let example: String =
