@@ -56,7 +56,7 @@ fn missing_capabilities_are_named() {
 fn check_host_asks_the_kernel_and_holds_packets_against_links() {
     let lab = Lab::new(Options::default()).unwrap();
     let tunnel = "mode = \"ipip\"\nmss-clamp = \"off\"\nalgorithm";
-    let text = config(&lab, "auto").replace("algorithm", tunnel);
+    let text = config(&lab, "auto").replace("algorithm", tunnel).replace(":8080", ":80");
     let balancer = Balancer::prepare(&lab.balancer, &text);
     let file = balancer.file();
     let notes = |before: &[&str]| {
