@@ -23,6 +23,8 @@ pub(crate) enum Need {
     Bench,
     /// What boots other kernels.
     Emulator,
+    /// What makes the Debian package, and tries it.
+    Package,
 }
 
 /// Packages of Debian with a compiler for the kernel target, and the LLVM that bpf-linker is built on.
@@ -42,6 +44,10 @@ const BENCH_PROGRAMS: [&str; 5] = ["ip", "ethtool", "curl", "nsenter", "tracerou
 const EMULATOR: [&str; 5] = ["qemu-system-x86", "busybox-static", "cpio", "xz-utils", "binutils"];
 /// The programs of these packages.
 const EMULATOR_PROGRAMS: [&str; 5] = ["qemu-system-x86_64", "busybox", "cpio", "xz", "strip"];
+
+const PACKAGE: [&str; 4] = ["dpkg-dev", "adduser", "systemd", "util-linux"];
+/// The programs of these packages.
+const PACKAGE_PROGRAMS: [&str; 4] = ["dpkg-shlibdeps", "adduser", "systemd-analyze", "setpriv"];
 
 /// A program that cargo installs.
 struct Tool {
@@ -145,6 +151,7 @@ impl Missing {
                 }
                 Need::Bench => missing.packages.extend(absent(&BENCH, &BENCH_PROGRAMS)),
                 Need::Emulator => missing.packages.extend(absent(&EMULATOR, &EMULATOR_PROGRAMS)),
+                Need::Package => missing.packages.extend(absent(&PACKAGE, &PACKAGE_PROGRAMS)),
             }
         }
         missing
@@ -190,7 +197,9 @@ impl Missing {
                     .to_owned(),
             );
         }
-        let plain = |package: &&&str| BENCH.contains(*package) || EMULATOR.contains(*package);
+        let plain = |package: &&&str| {
+            [&BENCH[..], &EMULATOR, &PACKAGE].iter().any(|list| list.contains(*package))
+        };
         let others = self.packages.iter().filter(plain);
         if !is_debian() {
             lines.extend(others.map(|package| format!("  {package}, from your distribution")));

@@ -6,6 +6,7 @@
 mod bench;
 mod check;
 mod demo;
+mod dist;
 #[path = "../../crates/equipoise/build/ebpf.rs"]
 mod ebpf;
 mod install;
@@ -61,6 +62,12 @@ enum Task {
     Check,
     /// Build the kernel programs, and say with what
     Ebpf,
+    /// Make the archive and the Debian package of a release
+    Dist {
+        /// Install, upgrade, remove and purge it where nothing is left of that
+        #[arg(long)]
+        check: bool,
+    },
     /// Measure
     Bench {
         #[command(subcommand)]
@@ -107,6 +114,8 @@ fn carry_out(task: Task) -> Result<()> {
             let mut objects = ebpf::Object::PRODUCT.iter();
             objects.try_for_each(|object| build_kernel_programs(object).map(drop))
         }
+        Task::Dist { check: false } => dist::run(),
+        Task::Dist { check: true } => dist::check(),
         Task::Bench { what: Bench::Programs(wanted) } => bench::programs(&wanted),
     }
 }

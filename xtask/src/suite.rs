@@ -16,7 +16,7 @@ use crate::check::{self, KERNEL_TESTS};
 use crate::install::{self, Need};
 use crate::leak::Traces;
 use crate::step::{Steps, cargo, show};
-use crate::{demo, root};
+use crate::{demo, dist, root};
 
 /// How long the demo runs as a test.
 const DEMO: Duration = Duration::from_secs(5);
@@ -89,6 +89,7 @@ fn run_kernel_tiers(suite: Suite, steps: &mut Steps, count: &mut Count) {
     }
     steps.take("bench of programs, quickly", || bench::programs(&bench::Wanted::QUICK));
     steps.take("demo", || demo::run(Some(DEMO)));
+    steps.take("the package, installed and taken away again", dist::check);
     steps.take("nothing is left behind", || before.compare());
 }
 

@@ -137,6 +137,41 @@ fn every_example_and_good_file_is_the_same_in_every_format() {
     assert!(count >= 15);
 }
 
+/// Beside each example in TOML lies what it is in the other formats; EDN cannot say all of them.
+#[test]
+fn examples_are_there_in_every_format_that_can_say_them() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let paths = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path());
+    let (mut of_toml, mut others): (Vec<_>, Vec<_>) =
+        paths.partition(|path| path.extension().is_some_and(|ending| ending == "toml"));
+    of_toml.sort();
+    let mut in_edn = Vec::new();
+    for path in &of_toml {
+        let text = std::fs::read_to_string(path).unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        for (format, ending) in
+            [(Format::Yaml, "yaml"), (Format::Json, "json"), (Format::Edn, "edn")]
+        {
+            let beside = path.with_extension(ending);
+            others.retain(|other| *other != beside);
+            match convert((name, &text), format, &Around::files(&nothing), Ignored::Refused) {
+                Ok(converted) => {
+                    expect_test::expect_file![&beside].assert_eq(&converted.text);
+                    if format == Format::Edn {
+                        in_edn.push(name.to_owned());
+                    }
+                }
+                Err(problems) => {
+                    assert_eq!(format, Format::Edn, "{name}: {problems:?}");
+                    assert!(!beside.exists(), "{} says what EDN cannot", beside.display());
+                }
+            }
+        }
+    }
+    assert_eq!(others, [directory; 0], "of no example in TOML");
+    assert!(of_toml.len() >= 5 && !in_edn.is_empty(), "{in_edn:?}");
+}
+
 #[test]
 fn texts_of_any_signs_are_the_same_in_every_format() {
     let all: String = ('\u{0}'..='\u{2ff}')

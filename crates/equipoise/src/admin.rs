@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::config_file::Base;
 use crate::events::Subscription;
 use crate::status::change::{
     AddRequest, ReloadAnswer, ReloadRequest, RuntimeChange, WeightRequest,
@@ -104,6 +105,8 @@ pub enum Configure {
     Add(String, AddRequest),
     /// Without a backend.
     Remove(BackendName),
+    /// That of a text, as an application has it in memory.
+    Text(Base),
 }
 
 /// What the admin API works with.

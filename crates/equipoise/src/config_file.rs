@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use equipoise_core::config::{self, Around, Changed, Changes, Checked, Problem};
+use equipoise_core::config::{self, Around, Changed, Changes, Checked, Config, OnExit, Problem};
 
 /// Checks a text; files that it includes and names are read, and its variables are those of this process.
 ///
@@ -43,6 +43,8 @@ pub struct Base {
     pub name: String,
     /// Its text.
     pub text: String,
+    /// What `on-exit` is where the text does not say.
+    on_exit: Option<OnExit>,
     files: BTreeMap<PathBuf, Result<String, String>>,
     names: BTreeMap<PathBuf, Result<Vec<String>, String>>,
 }
@@ -51,6 +53,17 @@ impl Base {
     /// This text.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
         Self { name: name.into(), text: text.into(), ..Self::default() }
+    }
+
+    /// With this `on-exit`, if any, where the text does not say.
+    #[must_use]
+    pub fn or_on_exit(self, on_exit: Option<OnExit>) -> Self {
+        Self { on_exit, ..self }
+    }
+
+    /// What that is, if anything.
+    pub fn on_exit(&self) -> Option<OnExit> {
+        self.on_exit
     }
 
     /// The files that it has named, and the directories that it has looked for files in.
@@ -75,10 +88,20 @@ impl Base {
             directories.entry(path.to_owned()).or_insert_with(|| names(path)).clone()
         };
         let around = Around { files: &once, names: &names, ..around() };
-        let changed = config::parse_changed((&self.name, &self.text), &around, changes);
+        let mut changed = config::parse_changed((&self.name, &self.text), &around, changes);
+        if let (Ok(Changed { checked, .. }), Some(on_exit)) = (&mut changed, self.on_exit) {
+            set_on_exit(&mut checked.config, on_exit);
+        }
         self.files = files.into_inner();
         self.names = directories.into_inner();
         changed
+    }
+}
+
+/// What whoever starts an instance wants of `on-exit`, where its file says nothing about that.
+pub fn set_on_exit(config: &mut Config, on_exit: OnExit) {
+    if config.places.text("settings.on-exit").is_none() {
+        config.settings.on_exit = on_exit;
     }
 }
 
@@ -99,6 +122,20 @@ fn reason(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn on_exit_of_the_file_goes_before_what_the_start_asks_for() {
+        let text = "[[service]]\nname = 'web'\nlisten = { interfaces = ['lo'], port = 80 }\n\
+                    backends = [{ address = '10.0.0.1:80' }]\n";
+        let of = |text: &str, on_exit| {
+            let mut base = Base::new("a.toml", text).or_on_exit(on_exit);
+            base.check(&Changes::default()).unwrap().checked.config.settings.on_exit
+        };
+        assert_eq!(of(text, None), OnExit::Detach);
+        assert_eq!(of(text, Some(OnExit::Keep)), OnExit::Keep);
+        let says = format!("{text}[settings]\non-exit = 'detach'\n");
+        assert_eq!(of(&says, Some(OnExit::Keep)), OnExit::Detach);
+    }
 
     #[test]
     fn files_that_are_named_are_read_once() {

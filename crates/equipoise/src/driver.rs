@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::admin::lock::InstanceLock;
 use crate::admin::server::Server;
-use crate::admin::{Command, Configure, Reply, Snapshot};
+use crate::admin::{Access, Command, Configure, Reply, Snapshot};
 use crate::apply::{Applier, Converged};
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::Part;
@@ -77,7 +77,7 @@ pub use listing::parse_prefix;
 pub(crate) use names::{addresses, error as name_error};
 pub use start::{Place, Start, StartError};
 pub use supervisor::Supervisor;
-pub use wake::Signals;
+pub use wake::{EndHandle, Signals};
 
 use answer::FlowSample;
 use changes::Written;
@@ -96,7 +96,7 @@ use tell::Lasting;
 use trace::Onlooker;
 use trouble::{Topic, Troubles};
 use upgrade::{Next, hear};
-use wake::{BURST, Due, NEIGHBOURS, RESTING, SWEEP, SWEEP_PARTS};
+use wake::{BURST, Due, NEIGHBOURS, RESTING, SWEEP, SWEEP_PARTS, Signalled};
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,6 +203,11 @@ enum Ending {
 }
 
 impl<M: Machine, P: DataPlane> Driver<M, P> {
+    /// What asks this instance, as the admin API does.
+    pub fn access(&self) -> Access {
+        Access { commands: self.admin.clone(), snapshot: self.snapshot.subscribe() }
+    }
+
     /// Runs until a signal or a command ends it, and cleans up.
     ///
     /// # Errors
@@ -244,9 +249,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     async fn next_event(&mut self) -> Event {
         let wake = self.due.earliest(self.troubles.retry_at());
         tokio::select! {
-            _ = self.signals.interrupt.recv() => Event::End,
-            _ = self.signals.terminate.recv() => Event::End,
-            _ = self.signals.hangup.recv() => Event::Reload(Author::Signal),
+            asked = self.signals.next() => match asked {
+                Signalled::End => Event::End,
+                Signalled::Reload => Event::Reload(Author::Signal),
+            },
             () = files::changed(&mut self.watch) => Event::Reload(Author::File),
             Some(command) = self.commands.recv() => Event::Command(command),
             Some(ended) = self.outcomes.recv() => Event::Probed(ended),

@@ -17,6 +17,7 @@ use equipoise_core::facts::{Facts, Interface, OwnPorts};
 use crate::dataplane::kernel;
 
 pub mod addresses;
+pub mod advice;
 pub mod check;
 pub mod forwarding;
 mod links;

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod apply;
+pub mod balancer;
 pub mod cli;
 pub mod config_file;
 pub mod dataplane;
@@ -14,8 +15,11 @@ pub mod events;
 pub mod handover;
 pub mod host;
 pub mod metrics;
+pub mod privileges;
 pub mod probe;
 pub mod resolver;
 pub mod running_config;
 pub mod status;
 pub mod watch;
+
+pub use balancer::{Balancer, BalancerError, Configuration};

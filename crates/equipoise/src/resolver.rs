@@ -10,8 +10,11 @@ use std::sync::Arc;
 use std::thread;
 
 use equipoise_core::resolve::{Answer, Effect, Failure, LookUpId};
+use rustix::thread::CapabilitySet;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
+
+use crate::privileges;
 
 mod ask;
 mod source;
@@ -42,9 +45,10 @@ impl Resolver {
         let (answers, receiver) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(AT_ONCE));
         let work = Work { answers, room, under_way: BTreeMap::new(), tasks: JoinSet::new() };
-        thread::Builder::new()
-            .name("names".to_owned())
-            .spawn(move || runtime.block_on(work.run(received)))?;
+        thread::Builder::new().name("names".to_owned()).spawn(move || {
+            privileges::keep_only(CapabilitySet::empty());
+            runtime.block_on(work.run(received));
+        })?;
         Ok((Self { orders }, receiver))
     }
 

@@ -4,6 +4,8 @@
 mod balanced;
 #[path = "traffic/bare.rs"]
 mod bare;
+#[path = "traffic/confined.rs"]
+mod confined;
 #[path = "traffic/denied.rs"]
 mod denied;
 #[path = "traffic/drains.rs"]

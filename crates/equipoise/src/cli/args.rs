@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use equipoise_core::config::OnExit;
 
 mod change;
 mod decap;
@@ -164,6 +165,9 @@ pub struct Run {
     /// Balance over these backends
     #[arg(short, long, value_name = "ADDR:PORT", num_args = 1..)]
     pub target: Vec<String>,
+    /// What becomes of packets when a signal ends this, where the configuration has no `on-exit`
+    #[arg(long, value_name = "detach|keep", value_parser = on_exit)]
+    pub on_exit: Option<OnExit>,
     /// Come after the process at the other end of standard input
     #[arg(long, hide = true)]
     pub take_over: bool,
@@ -203,6 +207,14 @@ impl Global {
     /// The configuration file, for commands that take none of their own.
     pub fn config(&self) -> PathBuf {
         self.config.clone().unwrap_or_else(|| DEFAULT_CONFIG.into())
+    }
+}
+
+fn on_exit(text: &str) -> Result<OnExit, String> {
+    match text {
+        "detach" => Ok(OnExit::Detach),
+        "keep" => Ok(OnExit::Keep),
+        _ => Err("it is `detach` or `keep`".to_owned()),
     }
 }
 

@@ -11,8 +11,9 @@ use super::source::Text;
 use super::{Exit, Failure, print, print_json, report};
 use crate::admin::problem::ConfigError;
 use crate::config_file;
+use crate::dataplane::kernel::abilities;
 use crate::driver::targets;
-use crate::host::{Machine, Netlink, check};
+use crate::host::{Machine, Netlink, advice, check, requirements};
 
 /// A configuration and the text that it was read from.
 pub(super) struct Loaded {
@@ -50,7 +51,11 @@ pub(super) async fn check(global: &Global, asked: &Check) -> Result<(), Failure>
         Ok(checked) if asked.host => {
             let mut machine = Netlink::open().map_err(Failure::failed)?;
             let reading = machine.read(&targets(&checked.config)).await.map_err(Failure::failed)?;
-            let found = check::check(&checked.config, &reading);
+            let config = &checked.config;
+            let found = check::check(config, &reading)
+                .and(advice::sizes(config, &reading))
+                .and(advice::privileges(config, requirements::check().err()))
+                .and(advice::kernel(config, &abilities()));
             (found.problems, [checked.ignored, checked.notes, found.notes].concat())
         }
         Ok(checked) => (Vec::new(), [checked.ignored, checked.notes].concat()),

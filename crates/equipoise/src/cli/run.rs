@@ -11,7 +11,7 @@ use super::check::{Loaded, load};
 use super::source::Text;
 use super::{Exit, Failure, print, print_json, report};
 use crate::admin::lock::InstanceLock;
-use crate::config_file::Base;
+use crate::config_file::{self, Base};
 use crate::dataplane::DataPlane as _;
 use crate::dataplane::kernel::{Clock, Eviction, Kernel, Options, TcWay};
 use crate::driver::{
@@ -19,7 +19,7 @@ use crate::driver::{
 };
 use crate::handover::{Predecessor, Word};
 use crate::host::{Machine, Netlink, check, requirements};
-use crate::running_config;
+use crate::{privileges, running_config};
 
 /// The machine, and what is to run on it.
 struct Known {
@@ -40,15 +40,26 @@ pub(super) async fn run(global: &Global, flags: &Run) -> Result<(), Failure> {
     let plane = Kernel::load(&options(global, &known.config)).map_err(Failure::failed)?;
     let start = starting(global, known, (plane, lock, Place::Free))?;
     let driver = Driver::start(start).await.map_err(Failure::failed)?;
+    settle_privileges();
     said(global)?;
     driver.run().await.map_err(Failure::failed)
+}
+
+/// What is not needed any more once packets flow.
+fn settle_privileges() {
+    if let Err(error) = privileges::settle() {
+        tracing::warn!(%error, "this process may do more than it needs to");
+    }
 }
 
 /// Checks everything that can be checked before anything is touched.
 async fn known(global: &Global, flags: &Run) -> Result<Known, Failure> {
     usage(global, flags)?;
     requirements::check().map_err(|missing| Failure::new(Exit::Failed, missing))?;
-    let (loaded, source) = configuration(global, flags)?;
+    let (mut loaded, source) = configuration(global, flags)?;
+    if let Some(on_exit) = flags.on_exit {
+        config_file::set_on_exit(&mut loaded.config, on_exit);
+    }
     let base = match &source {
         Source::File(_) => Base::new(&*loaded.text.name, &*loaded.text.text),
         // Flags are no text that a backend could be changed in.
@@ -57,6 +68,7 @@ async fn known(global: &Global, flags: &Run) -> Result<Known, Failure> {
             Base::new("command line.toml", text)
         }
     };
+    let base = base.or_on_exit(flags.on_exit);
     let mut machine = Netlink::open().map_err(Failure::failed)?;
     check_host(&mut machine, &loaded).await?;
     let watching = if flags.no_watch { Watching::No } else { Watching::Yes };
@@ -83,6 +95,7 @@ async fn take_over(global: &Global, flags: &Run) -> Result<(), Failure> {
     if let Err(error) = told {
         tracing::warn!(%error, "the process before has not heard that this one runs");
     }
+    settle_privileges();
     said(global)?;
     driver.run().await.map_err(Failure::failed)
 }

@@ -30,6 +30,7 @@ use self::resize::{Leftover, Resizing, load_twins};
 use self::table::{Flows, SET_V4, SET_V6, Tables};
 use super::{DataPlane, Explainer, Maps, Moving, StepError};
 
+mod abilities;
 mod access;
 mod attach;
 mod clsact;
@@ -50,8 +51,10 @@ mod row;
 mod run;
 mod sweep;
 mod table;
+mod tcx;
 mod trace;
 
+pub use self::abilities::{Ability, abilities};
 pub use self::event::{Arrivals, Events, Ring, Traces};
 #[cfg(feature = "kernel-tests")]
 pub use self::measure::{Measures, Subject};

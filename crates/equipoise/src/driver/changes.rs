@@ -43,9 +43,19 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Configure::Weight(name, request) => self.set_weight(name, request).await,
             Configure::Add(service, request) => self.add_backend(service, request).await,
             Configure::Remove(name) => self.remove_backend(name).await,
+            Configure::Text(base) => self.take_text(base).await,
         };
         self.supervisor.ready(self.generation.number);
         self.remember(by, &asked(what), &before, &taken);
+        taken
+    }
+
+    /// A text that was given, in place of the one before.
+    async fn take_text(&mut self, base: &Base) -> Result<ReloadAnswer, ProblemDetails> {
+        let base = base.clone().or_on_exit(self.written.base.on_exit());
+        let written = Written { base, changes: self.written.changes.clone() };
+        let taken = self.take(written, None).await;
+        self.tell_taken(&taken, "it was given");
         taken
     }
 
@@ -153,5 +163,6 @@ pub(super) fn asked(what: &Configure) -> String {
         Configure::Weight(name, request) => format!("weight {} of {}", request.weight, of(name)),
         Configure::Add(service, request) => format!("add {} to {service}", request.address),
         Configure::Remove(name) => format!("remove {}", of(name)),
+        Configure::Text(base) => format!("take {}", base.name),
     }
 }

@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -168,6 +169,11 @@ impl Kept {
         let beside = path.with_extension("json.new");
         let mut file = File::create(&beside)?;
         file.write_all(&serde_json::to_vec_pretty(self)?)?;
+        let (ours, theirs) = (file.metadata()?, fs::metadata(directory)?);
+        if ours.uid() != theirs.uid() {
+            // Root clears up after an instance of another user, which has to read it again.
+            fchown(&file, Some(theirs.uid()), Some(theirs.gid()))?;
+        }
         file.sync_all()?;
         fs::rename(&beside, path)?;
         File::open(directory)?.sync_all()

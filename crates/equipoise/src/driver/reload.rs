@@ -101,7 +101,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             ProblemDetails::bad_config(message.clone(), vec![ConfigError::whole(&name, &message)])
         })?;
         let changes = if request.reset { Changes::default() } else { self.written.changes.clone() };
-        Ok((path, Written { base: Base::new(&*name, text), changes }))
+        let base = Base::new(&*name, text).or_on_exit(self.written.base.on_exit());
+        Ok((path, Written { base, changes }))
     }
 
     /// Takes what is written, if it is right, and makes the maps that. Where that cannot be done, or nobody confirms it

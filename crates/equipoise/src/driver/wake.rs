@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// News come in bursts: a link that goes up is followed by its addresses and routes.
@@ -47,12 +48,36 @@ pub(super) struct Due {
     pub(super) life: Option<Instant>,
 }
 
-/// The signals that are heard, from when this is made.
+/// What asks an instance to end, or to read its file again: signals to the process, from when this is made, or
+/// whoever has the instance as a library.
 #[derive(Debug)]
-pub struct Signals {
-    pub(super) interrupt: Signal,
-    pub(super) terminate: Signal,
-    pub(super) hangup: Signal,
+pub struct Signals(Of);
+
+#[derive(Debug)]
+enum Of {
+    Process { interrupt: Signal, terminate: Signal, hangup: Signal },
+    Handle(oneshot::Receiver<()>),
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signalled {
+    /// To end, as the configuration says.
+    End,
+    /// To read the file again.
+    Reload,
+}
+
+/// Has an instance end, as a signal would: when it is told to, or is dropped.
+#[derive(Debug)]
+pub struct EndHandle(oneshot::Sender<()>);
+
+impl EndHandle {
+    /// Has the instance end.
+    pub fn end(self) {
+        // It may have ended by itself.
+        let _: Result<(), ()> = self.0.send(());
+    }
 }
 
 impl Due {
@@ -105,10 +130,32 @@ impl Signals {
     ///
     /// When the kernel refuses.
     pub fn hear() -> io::Result<Self> {
-        Ok(Self {
+        Ok(Self(Of::Process {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
-        })
+        }))
+    }
+
+    /// Those of a handle, in place of any to the process.
+    pub fn of_handle() -> (Self, EndHandle) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(Of::Handle(receiver)), EndHandle(sender))
+    }
+
+    /// The next one; after one that asks to end there is none. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Signalled {
+        match &mut self.0 {
+            Of::Process { interrupt, terminate, hangup } => tokio::select! {
+                _ = interrupt.recv() => Signalled::End,
+                _ = terminate.recv() => Signalled::End,
+                _ = hangup.recv() => Signalled::Reload,
+            },
+            Of::Handle(handle) => {
+                // A handle that is dropped ends it as well.
+                let _: Result<(), _> = handle.await;
+                Signalled::End
+            }
+        }
     }
 }

@@ -23,6 +23,16 @@ pub struct Findings {
     pub notes: Vec<Problem>,
 }
 
+impl Findings {
+    /// These, and others.
+    #[must_use]
+    pub fn and(mut self, others: Self) -> Self {
+        self.problems.extend(others.problems);
+        self.notes.extend(others.notes);
+        self
+    }
+}
+
 /// Checks `config`.
 pub fn check(config: &Config, reading: &Reading) -> Findings {
     let mut check = Check { config, reading, findings: Findings::default() };

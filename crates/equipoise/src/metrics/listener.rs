@@ -18,12 +18,22 @@ use super::{Exporter, Format};
 
 /// Why nobody can scrape.
 #[derive(Debug, thiserror::Error)]
-#[error("metrics on {address}: {source}")]
+#[error("metrics on {address}: {source}{}", hint(*.address, .source))]
 pub struct ListenError {
     /// Where.
     address: SocketAddr,
     /// Why not.
     source: io::Error,
+}
+
+/// What the kernel does not say itself.
+fn hint(address: SocketAddr, source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+            "; a port below 1024 takes CAP_NET_BIND_SERVICE"
+        }
+        _ => "",
+    }
 }
 
 /// What listens, if anything does.

@@ -14,11 +14,13 @@ use std::time::Duration;
 
 use equipoise_core::config::HealthCheck;
 use equipoise_core::health::{Effect, Outcome, ProbeId};
+use rustix::thread::CapabilitySet;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Vip, ask, ask_both};
+use crate::privileges;
 
 /// Files that are left to everything else.
 const SPARED_FILES: usize = 256;
@@ -56,9 +58,11 @@ impl Prober {
             under_way: BTreeMap::new(),
             tasks: JoinSet::new(),
         };
-        thread::Builder::new()
-            .name("checks".to_owned())
-            .spawn(move || runtime.block_on(work.run(received)))?;
+        thread::Builder::new().name("checks".to_owned()).spawn(move || {
+            // For the priority by which checks of a VIP are told.
+            privileges::keep_only(CapabilitySet::NET_ADMIN);
+            runtime.block_on(work.run(received));
+        })?;
         Ok((Self { orders }, receiver))
     }
 

@@ -53,6 +53,41 @@ fn missing_capabilities_are_named() {
 }
 
 #[test]
+fn check_host_asks_the_kernel_and_holds_packets_against_links() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let tunnel = "mode = \"ipip\"\nmss-clamp = \"off\"\nalgorithm";
+    let text = config(&lab, "auto").replace("algorithm", tunnel).replace(":8080", ":80");
+    let balancer = Balancer::prepare(&lab.balancer, &text);
+    let file = balancer.file();
+    let notes = |before: &[&str]| {
+        let mut command = lab.balancer.command(before.first().unwrap_or(&balanced::BINARY));
+        if !before.is_empty() {
+            command.args(&before[1..]).arg(balanced::BINARY);
+        }
+        let output = command.args(["--json", "check", "--host"]).arg(&file).output().unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(answer["valid"], true, "{answer}");
+        let notes = answer["notes"].as_array().unwrap().iter();
+        notes.map(|note| note["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let as_root = notes(&[]);
+    for (room, around) in [(1480, 20), (1460, 40)] {
+        let wanted = format!("have {room} bytes: 1500 by `back`, less {around} for ipip");
+        assert!(as_root.iter().any(|note| note.contains(&wanted)), "{as_root:?}");
+    }
+    // Nothing but links at TC, which kernels have from 6.6 on, may be missing where everything else runs.
+    let lacks = |note: &&String| note.contains("this kernel has no") && !note.contains("TCX");
+    assert_eq!(as_root.iter().find(lacks), None);
+    assert!(!as_root.iter().any(|note| note.contains("was not told")), "{as_root:?}");
+    let has_links = balanced::tc_mode() == "tcx";
+    assert_eq!(as_root.iter().any(|note| note.contains("TCX")), !has_links, "{as_root:?}");
+
+    let less = notes(&["setpriv", "--bounding-set", "-bpf,-sys_admin,-net_admin,-perfmon"]);
+    assert!(less.iter().any(|note| note.contains("was not told")), "{less:?}");
+    assert!(less.iter().any(|note| note.contains("CAP_BPF")), "{less:?}");
+}
+
+#[test]
 fn a_second_process_of_an_instance_is_refused_and_the_first_goes_on() {
     let lab = Lab::new(Options::default()).unwrap();
     let _servers = web_servers(&lab);

@@ -18,7 +18,7 @@ use aya_obj::programs::xdp::XdpAttachType;
 use equipoise_core::config::AttachMode;
 
 use super::pin::{self, Pins, refused};
-use super::{Attachment, Device, KernelError, TcWay, clsact};
+use super::{Attachment, Device, KernelError, TcWay, clsact, tcx};
 
 /// The programs' names in the object.
 pub(super) const XDP: &str = "equipoise_xdp";
@@ -253,7 +253,7 @@ fn tc(
         let program: &mut SchedClassifier =
             ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()?;
         if place.tc == TcWay::Newest {
-            match tcx(program, place.pins, device, hook) {
+            match by_link(program, place.pins, device, hook) {
                 Ok(link) => return Ok((vec![link], "tcx")),
                 // Kernels before 6.6 do not know this kind of link.
                 Err(error) if errno(&error) == Some(libc::EINVAL) => {}
@@ -268,16 +268,16 @@ fn tc(
     })
 }
 
-fn tcx(
+fn by_link(
     program: &mut SchedClassifier,
     pins: &Pins,
     device: &Device<'_>,
     hook: TcAttachType,
 ) -> Result<Link, Cause> {
     let path = pins.link(if hook == TcAttachType::Ingress { "in" } else { "out" }, device.index);
-    let there =
-        SchedClassifier::query_tcx(device.name, hook).map_or_else(|_| Vec::new(), |(_, all)| all);
-    if let Some(link) = standing(&path, |id| there.iter().any(|program| program.id() == id)) {
+    // What cannot be told is not there: attaching says why.
+    let there = tcx::programs(device.index, hook).unwrap_or_default();
+    if let Some(link) = standing(&path, |id| there.contains(&id)) {
         let id = program.attach_to_link(link.try_into()?)?;
         drop(program.take_link(id)?);
         return Ok(Link { path, is_new: false });

@@ -47,8 +47,15 @@ impl Pins {
         mount_if_missing()?;
         for folder in ["maps", "programs", "links"] {
             let path = self.root.join(folder);
-            fs::create_dir_all(&path)
-                .map_err(|error| refused(&format!("making {}", path.display()), &error))?;
+            fs::create_dir_all(&path).map_err(|error| {
+                let hint = match error.kind() {
+                    io::ErrorKind::PermissionDenied => {
+                        "; root makes that folder, and gives it to the user of the instance"
+                    }
+                    _ => "",
+                };
+                refused(&format!("making {}", path.display()), &format!("{error}{hint}"))
+            })?;
         }
         Ok(())
     }
@@ -165,8 +172,9 @@ impl Pins {
         self.root.join("links").join(format!("{what}-{interface}"))
     }
 
+    /// Whether anything is there. An empty folder is only what root has made for an instance.
     pub(super) fn exists(&self) -> bool {
-        self.root.is_dir()
+        fs::read_dir(&self.root).is_ok_and(|mut entries| entries.next().is_some())
     }
 
     /// Removes links first, so that no program runs on maps that are going.
@@ -190,7 +198,12 @@ impl Pins {
         if let Some(parent) = self.root.parent() {
             match fs::remove_dir(parent) {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+                // Nor is it this user's to remove where root has made it for a service.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::PermissionDenied
+                    ) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -279,9 +292,14 @@ fn mount_if_missing() -> Result<(), KernelError> {
     let result =
         unsafe { libc::mount(source.as_ptr(), path.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
     if result != 0 {
+        let error = io::Error::last_os_error();
+        let hint = match error.raw_os_error() {
+            Some(libc::EPERM) => "; that takes CAP_SYS_ADMIN: have root mount it before the start",
+            _ => "",
+        };
         return Err(refused(
             &format!("mounting the BPF file system at {BPF_FILE_SYSTEM}"),
-            &io::Error::last_os_error(),
+            &format!("{error}{hint}"),
         ));
     }
     tracing::info!(path = BPF_FILE_SYSTEM, "mounted the BPF file system");

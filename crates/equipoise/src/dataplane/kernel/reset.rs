@@ -27,7 +27,7 @@ pub(super) fn send(flows: &[Ties]) {
         for (packet, to) in both.into_iter().take(if ties.is_one_sided { 1 } else { 2 }) {
             let socket = &mut sockets[usize::from(to.is_ipv6())];
             if socket.is_none() {
-                *socket = warn_once("no raw socket for RSTs", open(to));
+                *socket = warn_once("no raw socket for RSTs, which takes CAP_NET_RAW", open(to));
             }
             // A raw socket takes no port.
             let place = SocketAddr::new(to.ip(), 0).into();
