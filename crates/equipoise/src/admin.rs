@@ -1,4 +1,4 @@
-//! The admin API: HTTP and JSON on a Unix socket.
+//! The admin API: HTTP and JSON on a Unix socket, and where that is configured on a port (`listener`).
 //!
 //! The server side (`routes`, [`server`]) sees a read-only [`Snapshot`] and a channel of
 //! [`Command`]s, never the state; the client side ([`client`]) is what the commands of the command
@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use equipoise_core::config::{Denial, Prefix, RateOf};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -17,18 +18,24 @@ use crate::status::change::{
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord};
 use crate::status::history::{Author, ConfirmAnswer, HistoryEntry};
+use crate::status::limits::{Denied, DenyRequest, LimitsAnswer, RateRequest};
 use crate::status::names::NameStatus;
 use crate::status::operate::{
     BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer,
     UndrainRequest,
 };
+use crate::status::pool::{EndAnswer, EndRequest, PoolShares};
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer, UpgradeAnswer};
 
+mod accept;
 pub mod client;
+mod guard;
+pub mod listener;
 pub mod lock;
 pub mod peer;
 pub mod problem;
 mod routes;
+mod secrets;
 pub mod server;
 
 pub use problem::ProblemDetails;
@@ -50,6 +57,16 @@ pub enum Command {
     Status(Reply<Status>),
     /// The flows that pass a filter.
     Flows(FlowFilter, Reply<Vec<Flow>>),
+    /// End flows.
+    EndFlows(EndRequest, Reply<EndAnswer>),
+    /// The limits of a service, or of all.
+    Limits(Option<String>, Reply<LimitsAnswer>),
+    /// Prefixes that are denied since the file was read.
+    Denied(Reply<Vec<Denied>>),
+    /// What the backends of the pools of a service get, or of one of them.
+    Pools(OfPools, Reply<Vec<PoolShares>>),
+    /// So, after its weights have been made anew from live flows.
+    Recompute(OfPools, Reply<Vec<PoolShares>>),
     /// What a configuration would change.
     Plan(PlanRequest, Reply<PlanAnswer>),
     /// What becomes of a packet.
@@ -101,6 +118,23 @@ pub enum Configure {
     Add(String, AddRequest),
     /// Without a backend.
     Remove(BackendName),
+    /// With other rates of a service.
+    Rates(String, Vec<RateOf>, RateRequest),
+    /// Without clients of a prefix.
+    Deny(Prefix, DenyRequest),
+    /// With them again.
+    AllowAgain(Denial),
+    /// Without what has been denied until now.
+    Expire,
+}
+
+/// Which pools of a service are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfPools {
+    /// Name of the service.
+    pub service: String,
+    /// The pool of this route alone: `default`, or its first source.
+    pub route: Option<String>,
 }
 
 /// What the admin API works with.

@@ -11,8 +11,8 @@ use equipoise_core::diff::{Found, Step};
 use equipoise_core::id::Named;
 
 use self::kernel::{
-    Attachment, Device, Entry, Events, Expiry, Explained, FlowRow, Input, KernelError, Occupancy,
-    Part,
+    Attachment, Device, Entry, Events, Expiry, Explained, Farewell, FlowRow, Input, KernelError,
+    Occupancy, Part,
 };
 
 pub mod kernel;
@@ -111,6 +111,10 @@ pub trait DataPlane: Maps {
 
     /// Ends all flows whose clients are denied by the lists as they are now, and sends the RSTs that follow from it.
     fn cut_denied(&mut self) -> Expiry;
+
+    /// Ends all flows that are wanted, and says goodbye to their ends as is asked for.
+    fn end_flows(&mut self, wanted: &mut dyn FnMut(&FlowRow) -> bool, farewell: Farewell)
+    -> Expiry;
 
     /// How full the flow tables are.
     fn occupancy(&self) -> Occupancy;

@@ -14,9 +14,11 @@ pub mod change;
 pub mod explain;
 pub mod health;
 pub mod history;
+pub mod limits;
 pub mod names;
 mod number;
 pub mod operate;
+pub mod pool;
 
 pub use number::Decimal;
 

@@ -8,12 +8,18 @@ mod events;
 mod files;
 #[path = "whole/health.rs"]
 mod health;
+#[path = "whole/limits.rs"]
+mod limits;
 #[path = "whole/metrics.rs"]
 mod metrics;
 #[path = "whole/names.rs"]
 mod names;
 #[path = "whole/operate.rs"]
 mod operate;
+#[path = "whole/pools.rs"]
+mod pools;
+#[path = "whole/port.rs"]
+mod port;
 #[path = "whole/restart.rs"]
 mod restart;
 #[path = "whole/shown.rs"]

@@ -99,6 +99,21 @@ impl ProblemDetails {
         Self::of(StatusCode::BAD_REQUEST, "bad-request", detail)
     }
 
+    /// Nobody knows who asks.
+    pub fn unauthorized(detail: impl Into<String>) -> Self {
+        Self::of(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+    }
+
+    /// Who asks may not.
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        Self::of(StatusCode::FORBIDDEN, "forbidden", detail)
+    }
+
+    /// Who asks has tried too often.
+    pub fn too_many(detail: impl Into<String>) -> Self {
+        Self::of(StatusCode::TOO_MANY_REQUESTS, "too-many", detail)
+    }
+
     /// The configuration in the request is wrong.
     pub fn bad_config(detail: impl Into<String>, errors: Vec<ConfigError>) -> Self {
         Self { errors, ..Self::of(StatusCode::UNPROCESSABLE_ENTITY, "bad-config", detail) }

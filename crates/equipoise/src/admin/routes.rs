@@ -11,16 +11,18 @@ use axum::routing::{get, post, put};
 use futures_util::stream;
 use serde_json::Value;
 
-use super::{Access, Command, ProblemDetails};
+use super::{Access, Command, OfPools, ProblemDetails};
 
 mod change;
 mod events;
+mod limits;
 mod names;
 mod operate;
 
 use crate::metrics::{self, Exporter};
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord, OfRoute};
+use crate::status::pool::{EndAnswer, EndRequest, PoolShares};
 use crate::status::{
     Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer, UpgradeAnswer, UpgradeRequest,
 };
@@ -31,13 +33,16 @@ const CHUNK: usize = 512;
 pub(super) fn router(access: Access, exporter: Exporter) -> Router {
     Router::new()
         .route("/api/v1/status", get(status))
-        .route("/api/v1/flows", get(flows))
+        .route("/api/v1/flows", get(flows).delete(end_flows))
+        .route("/api/v1/services/{service}/pools", get(pools))
+        .route("/api/v1/services/{service}/pools/recompute", post(recompute))
         .route("/api/v1/config", get(config))
         .route("/api/v1/plan", post(plan))
         .route("/api/v1/explain", post(explain))
         .merge(operate::router())
         .merge(change::router())
         .merge(events::router())
+        .merge(limits::router())
         .merge(names::router())
         .route("/api/v1/health", get(health))
         .route("/api/v1/services/{service}/backends/{backend}/health", put(set_health))
@@ -62,6 +67,34 @@ async fn flows(
     let flows = access.ask(|reply| Command::Flows(filter, reply)).await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(array(flows)))
         .into_response())
+}
+
+async fn end_flows(
+    State(access): State<Access>,
+    request: Result<Query<EndRequest>, QueryRejection>,
+) -> Result<Json<EndAnswer>, ProblemDetails> {
+    let Query(request) = request?;
+    access.ask(|reply| Command::EndFlows(request, reply)).await.map(Json)
+}
+
+async fn pools(
+    State(access): State<Access>,
+    path: Result<Path<String>, PathRejection>,
+    query: Result<Query<OfRoute>, QueryRejection>,
+) -> Result<Json<Vec<PoolShares>>, ProblemDetails> {
+    let (Path(service), Query(OfRoute { route })) = (path?, query?);
+    let of = OfPools { service, route };
+    access.ask(|reply| Command::Pools(of, reply)).await.map(Json)
+}
+
+async fn recompute(
+    State(access): State<Access>,
+    path: Result<Path<String>, PathRejection>,
+    query: Result<Query<OfRoute>, QueryRejection>,
+) -> Result<Json<Vec<PoolShares>>, ProblemDetails> {
+    let (Path(service), Query(OfRoute { route })) = (path?, query?);
+    let of = OfPools { service, route };
+    access.ask(|reply| Command::Recompute(of, reply)).await.map(Json)
 }
 
 async fn config(State(access): State<Access>) -> Json<Value> {

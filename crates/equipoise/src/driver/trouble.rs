@@ -23,6 +23,8 @@ pub(super) enum Topic {
     Machine,
     /// Metrics cannot be scraped.
     Metrics,
+    /// The admin API is not had on its port as it should be.
+    Admin,
 }
 
 /// Everything that is wrong now.
@@ -55,7 +57,8 @@ impl Troubles {
             | Topic::Forwarding
             | Topic::Addresses
             | Topic::Machine
-            | Topic::Metrics => true,
+            | Topic::Metrics
+            | Topic::Admin => true,
         });
         for (name, reason) in failed {
             let reason = format!("interface {name} is not attached: {reason}");

@@ -1,8 +1,5 @@
-//! Configurations taken while running, as data: reloads, and backends changed by operators.
+//! Configurations taken while running, as data: reloads, and what operators have changed.
 
-use std::net::SocketAddr;
-
-use equipoise_core::config::target;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::problem::ConfigError;
@@ -97,19 +94,33 @@ pub struct WeightRequest {
     pub route: Option<String>,
 }
 
-/// A change made while running that the file does not have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A change made while running that the file does not have: of a backend, of a rate, or a prefix that is denied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuntimeChange {
-    /// Name of the service.
-    pub service: String,
-    /// The route that leads to the pool: `default`, or its first source.
-    pub route: String,
-    /// Address and port, as a configuration writes them.
-    #[serde(with = "target")]
-    pub backend: SocketAddr,
-    /// `weight`, `added` or `removed`.
+    /// Name of the service; none for a prefix that is denied at all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The route that leads to the pool of a backend: `default`, or its first source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    /// Address and port of a backend, as a configuration writes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// `weight`, `added` or `removed` for a backend; `per-source` or `per-backend` for a rate; `denied`.
     pub change: String,
-    /// The weight that it has by that; none for one that is removed.
+    /// The weight that a backend has by that; none for one that is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u16>,
+    /// New flows in a second; 0 for no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u32>,
+    /// New flows at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u32>,
+    /// Clients that are denied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// Until when, RFC 3339; none for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
 }

@@ -1,5 +1,7 @@
 //! What has become of configurations, as data: what `history` and `confirm` tell.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -29,7 +31,7 @@ pub struct HistoryEntry {
 }
 
 /// Who has changed a configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Author {
     /// Whoever has written the file.
@@ -41,7 +43,17 @@ pub enum Author {
         /// Its number.
         uid: u32,
     },
-    /// Nobody: it was not confirmed in time.
+    /// Whoever has a key of the admin API.
+    Key {
+        /// The name of the key.
+        name: String,
+    },
+    /// Whoever is at an address of this host's, where the admin API asks for no key.
+    Address {
+        /// Which.
+        address: IpAddr,
+    },
+    /// Nobody: a time was up.
     Deadline,
 }
 

@@ -76,7 +76,8 @@ async fn history(State(access): State<Access>) -> Result<Json<Vec<HistoryEntry>>
     access.ask(Command::History).await.map(Json)
 }
 
-async fn configure(
+/// Has another configuration taken, and tells what has become of it.
+pub(super) async fn configure(
     (access, peer): (&Access, Peer),
     what: Configure,
 ) -> Result<Json<ReloadAnswer>, ProblemDetails> {
