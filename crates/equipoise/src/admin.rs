@@ -37,14 +37,18 @@ pub mod problem;
 mod routes;
 mod secrets;
 pub mod server;
+mod tag;
 
 pub use problem::ProblemDetails;
+pub use tag::Expected;
 
 /// What can be told without asking the driver; published anew with each configuration taken.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// The configuration that runs, as JSON.
     pub config: Value,
+    /// Its number.
+    pub generation: u64,
 }
 
 /// The receiving side of an answer.
@@ -92,7 +96,7 @@ pub enum Command {
     /// Check a backend now; answered when that is done.
     CheckHealth(BackendName, Reply<Vec<BackendHealth>>),
     /// Take another configuration; answered when it is in the maps.
-    Configure(Configure, Author, Reply<ReloadAnswer>),
+    Configure(Configure, Asker, Reply<ReloadAnswer>),
     /// The events from the one after this number on.
     Events(u64, Reply<Subscription>),
     /// What was taken stays.
@@ -105,6 +109,15 @@ pub enum Command {
     Upgrade(PathBuf, Reply<UpgradeAnswer>),
     /// Detach, remove everything, and end; answered when it is done.
     Stop(Reply<StopAnswer>),
+}
+
+/// Who asks for another configuration, and in place of which one.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    /// Who.
+    pub by: Author,
+    /// The one that it is to take the place of.
+    pub expected: Expected,
 }
 
 /// What configuration is to be taken.

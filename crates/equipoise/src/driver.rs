@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::admin::listener;
 use crate::admin::lock::InstanceLock;
 use crate::admin::server::Server;
-use crate::admin::{Command, Configure, Reply, Snapshot};
+use crate::admin::{Asker, Command, Configure, ProblemDetails, Reply, Snapshot};
 use crate::apply::{Applier, Converged};
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::Part;
@@ -277,12 +277,20 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Event::Next(word) => return self.heard(word).await,
             Event::Command(Command::Upgrade(binary, reply)) => self.upgrade(binary, reply),
             Event::Command(Command::Stop(reply)) => return Some(Ending::Stop(reply)),
-            Event::Command(Command::Configure(Configure::Reload(request), by, reply)) => {
-                self.begin_reload(request, by, Some(reply)).await;
-            }
-            Event::Command(Command::Configure(what, by, reply)) => {
-                // Whoever asked may be gone.
-                drop(reply.send(self.configure(&what, by).await));
+            Event::Command(Command::Configure(what, Asker { by, expected }, reply)) => {
+                let running = self.generation.number;
+                match what {
+                    _ if !expected.is_met_by(running) => {
+                        let message =
+                            format!("generation {running} runs, and not the one that was meant");
+                        drop(reply.send(Err(ProblemDetails::stale(message))));
+                    }
+                    Configure::Reload(request) => {
+                        self.begin_reload(request, by, Some(reply)).await;
+                    }
+                    // Whoever asked may be gone.
+                    what => drop(reply.send(self.configure(&what, by).await)),
+                }
             }
             Event::Command(command) => self.answer(command),
         }

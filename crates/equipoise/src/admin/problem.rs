@@ -6,9 +6,10 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use equipoise_core::config::Problem;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// A problem, as an answer carries it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProblemDetails {
     /// What kind of problem, as a URI reference.
     #[serde(rename = "type")]
@@ -25,7 +26,7 @@ pub struct ProblemDetails {
 }
 
 /// A problem of a configuration, with its place.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ConfigError {
     /// The file.
     pub file: String,
@@ -112,6 +113,11 @@ impl ProblemDetails {
     /// Who asks has tried too often.
     pub fn too_many(detail: impl Into<String>) -> Self {
         Self::of(StatusCode::TOO_MANY_REQUESTS, "too-many", detail)
+    }
+
+    /// Another configuration runs than the one that was meant.
+    pub fn stale(detail: impl Into<String>) -> Self {
+        Self::of(StatusCode::PRECONDITION_FAILED, "stale", detail)
     }
 
     /// The configuration in the request is wrong.

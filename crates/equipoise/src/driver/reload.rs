@@ -173,8 +173,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         // Before any command of this turn: what is called taken is in force.
         self.settle().await;
         if let Some(reason) = self.persist(&wrong_before).await {
-            self.roll_back(before).await;
             self.generation = generation;
+            self.roll_back(before).await;
             let message = format!("it cannot be applied, and what ran before runs again: {reason}");
             let errors = vec![ConfigError::whole(name, &reason)];
             return Err(ProblemDetails::rolled_back(message, errors));

@@ -150,8 +150,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     "flow tables, for each family"
                 );
                 let (sender, commands) = mpsc::channel(COMMANDS);
-                let snapshot =
-                    Arc::new(Snapshot { config: running_config::to_json(state.written()) });
+                let snapshot = Arc::new(Snapshot {
+                    config: running_config::to_json(state.written()),
+                    generation: 1,
+                });
                 let (publish, snapshot) = watch::channel(snapshot);
                 let access = Access { commands: sender.clone(), snapshot };
                 let exporter = Exporter::new(access.clone());

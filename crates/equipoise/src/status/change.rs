@@ -1,11 +1,12 @@
 //! Configurations taken while running, as data: reloads, and what operators have changed.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::admin::problem::ConfigError;
 
 /// A configuration that is to be taken.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReloadRequest {
     /// The file by its whole path, which is the instance's from then on; the one that it has if absent.
@@ -20,7 +21,7 @@ pub struct ReloadRequest {
 }
 
 /// What became of a configuration that was to be taken.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ReloadAnswer {
     /// How it ended.
     pub result: ReloadResult,
@@ -35,7 +36,7 @@ pub struct ReloadAnswer {
 }
 
 /// How a reload ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReloadResult {
     /// It runs.
@@ -49,7 +50,7 @@ pub enum ReloadResult {
 }
 
 /// Services by what has become of them, in the order of the file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceChanges {
     /// New ones.
     pub added: Vec<String>,
@@ -60,7 +61,7 @@ pub struct ServiceChanges {
 }
 
 /// A backend that is to be added.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddRequest {
     /// Address and port, as a configuration writes them.
@@ -84,7 +85,7 @@ fn one() -> u16 {
 }
 
 /// What is to be otherwise about a backend.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WeightRequest {
     /// Its weight.
@@ -95,7 +96,7 @@ pub struct WeightRequest {
 }
 
 /// A change made while running that the file does not have: of a backend, of a rate, or a prefix that is denied.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RuntimeChange {
     /// Name of the service; none for a prefix that is denied at all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,11 +4,12 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::change::ReloadResult;
 
 /// A configuration that was taken, or was to be.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HistoryEntry {
     /// When, RFC 3339.
     pub at: String,
@@ -31,7 +32,7 @@ pub struct HistoryEntry {
 }
 
 /// Who has changed a configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Author {
     /// Whoever has written the file.
@@ -51,6 +52,7 @@ pub enum Author {
     /// Whoever is at an address of this host's, where the admin API asks for no key.
     Address {
         /// Which.
+        #[schema(value_type = String)]
         address: IpAddr,
     },
     /// Nobody: a time was up.
@@ -58,7 +60,7 @@ pub enum Author {
 }
 
 /// Something that is otherwise.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Difference {
     /// Where; services by their names, backends by their addresses.
     pub key: String,
@@ -69,7 +71,7 @@ pub struct Difference {
 }
 
 /// A configuration that stays.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ConfirmAnswer {
     /// Which.
     pub generation: u64,

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 /// The limits in force, and what they have refused.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LimitsAnswer {
     /// Of each service.
     pub services: Vec<ServiceLimits>,
@@ -14,7 +15,7 @@ pub struct LimitsAnswer {
 }
 
 /// The limits of a service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceLimits {
     /// Its name.
     pub service: String,
@@ -31,7 +32,7 @@ pub struct ServiceLimits {
 }
 
 /// How many new flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Rate {
     /// In a second.
     pub rate: u32,
@@ -40,7 +41,7 @@ pub struct Rate {
 }
 
 /// How many new flows of a source, and what one source is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SourceRate {
     /// How many.
     #[serde(flatten)]
@@ -52,7 +53,7 @@ pub struct SourceRate {
 }
 
 /// Another rate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RateRequest {
     /// New flows in a second; 0 for no limit.
@@ -63,7 +64,7 @@ pub struct RateRequest {
 }
 
 /// Clients that are not to be let in.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DenyRequest {
     /// At this service alone; at all of them if absent.
@@ -75,7 +76,8 @@ pub struct DenyRequest {
 }
 
 /// A service, where one is meant.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct OfService {
     /// Its name.
@@ -84,7 +86,7 @@ pub struct OfService {
 }
 
 /// A prefix that is denied since the file was read.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Denied {
     /// Which clients.
     pub prefix: String,

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 
 use equipoise_core::config::target;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::Decimal;
 
 /// A pool, and what its backends get.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PoolShares {
     /// Name of the service.
     pub service: String,
@@ -31,12 +32,14 @@ pub struct PoolShares {
 }
 
 /// What a backend of a pool gets.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BackendShare {
     /// Address and port, as the configuration writes them.
     #[serde(with = "target")]
+    #[schema(value_type = String)]
     pub address: SocketAddr,
     /// The weight that the configuration gives it.
+    #[schema(value_type = f64)]
     pub configured_weight: Decimal,
     /// The weight in force.
     pub effective_weight: f64,
@@ -53,7 +56,8 @@ pub struct BackendShare {
 }
 
 /// Flows that are to be ended: those that pass all that is given.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct EndRequest {
     /// Name of the service.
@@ -74,7 +78,7 @@ pub struct EndRequest {
 }
 
 /// What has become of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EndAnswer {
     /// Flows that have been ended.
     pub ended: u64,

@@ -19,10 +19,10 @@ const WRITE: &str = "write-0123456789abcdef";
 const READ: &str = "read-0123456789abcdef";
 
 /// An answer: its code, its head in lower case, its body.
-type Answer = (u16, String, String);
+pub(super) type Answer = (u16, String, String);
 
 /// Asks on a connection, and reads the answer to its end.
-async fn ask(
+pub(super) async fn ask(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     line: &str,
     headers: &str,
@@ -35,7 +35,7 @@ async fn ask(
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = Vec::new();
     loop {
-        if let Some(answer) = whole(&text) {
+        if let Some(answer) = whole(&text, line) {
             return answer;
         }
         let mut chunk = [0; 4096];
@@ -46,13 +46,21 @@ async fn ask(
 }
 
 /// An answer with a length, if all of it is there.
-fn whole(text: &[u8]) -> Option<Answer> {
+fn whole(text: &[u8], line: &str) -> Option<Answer> {
     let text = String::from_utf8(text.to_vec()).unwrap();
     let (head, body) = text.split_once("\r\n\r\n")?;
     let head = head.to_ascii_lowercase();
     let code: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-    let length = if code == 204 { 0 } else { length.expect("a length").parse().unwrap() };
+    let Some(length) =
+        length.map(|length| length.parse().unwrap()).or((code == 204).then_some(0_usize))
+    else {
+        // In chunks: flows, in one of them.
+        assert!(head.contains("transfer-encoding: chunked"), "{line}: {head}");
+        let chunks = body.strip_suffix("\r\n0\r\n\r\n")?;
+        let content = chunks.split("\r\n").skip(1).step_by(2);
+        return Some((code, head.clone(), content.collect()));
+    };
     (body.len() >= length).then(|| (code, head.clone(), body.to_owned()))
 }
 
