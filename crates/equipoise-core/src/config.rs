@@ -40,7 +40,9 @@ use serde::{Serialize, Serializer};
 use crate::share::Weight;
 
 pub use admin::Admin;
-pub use changes::{Change, Changes, Denial, NewBackend, RateChange, RateKey, RateOf};
+pub use changes::{
+    Change, Changes, Denial, NewBackend, RateChange, RateKey, RateOf, ServiceChange,
+};
 pub use check::keys;
 pub use convert::{Converted, Ignored, convert, from_json, write};
 pub use delivery::{Delivery, Mode, MssClamp};

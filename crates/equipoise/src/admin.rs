@@ -131,6 +131,10 @@ pub enum Configure {
     Add(String, AddRequest),
     /// Without a backend.
     Remove(BackendName),
+    /// With this service, given with the keys of a file.
+    Service(String, Value),
+    /// Without a service.
+    WithoutService(String),
     /// With other rates of a service.
     Rates(String, Vec<RateOf>, RateRequest),
     /// Without clients of a prefix.

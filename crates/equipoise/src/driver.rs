@@ -65,6 +65,7 @@ mod ports;
 mod reload;
 mod rollback;
 mod select;
+mod services;
 mod shares;
 mod start;
 mod supervisor;

@@ -19,12 +19,14 @@ use crate::id::{BackendKey, DEFAULT_ROUTE};
 
 mod denial;
 mod rate;
+mod service;
 mod tree;
 
 pub use denial::Denial;
 pub use rate::{RateChange, RateKey, RateOf};
+pub use service::ServiceChange;
 
-use tree::{entry, field, items, service, text, value};
+use tree::{entry, field, items, text, value};
 
 /// A backend that is added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +57,8 @@ pub enum Change {
 /// Changes by what they are about; at most one of each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
+    /// By name, in the order in which they came.
+    services: Vec<(String, ServiceChange)>,
     backends: BTreeMap<BackendKey, Change>,
     rates: BTreeMap<RateKey, RateChange>,
     /// Until when, where that is not for good.
@@ -64,12 +68,20 @@ pub struct Changes {
 impl Changes {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.backends.is_empty() && self.rates.is_empty() && self.denials.is_empty()
+        self.services.is_empty()
+            && self.backends.is_empty()
+            && self.rates.is_empty()
+            && self.denials.is_empty()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.backends.len() + self.rates.len() + self.denials.len()
+        self.services.len() + self.backends.len() + self.rates.len() + self.denials.len()
+    }
+
+    /// Those of services as a whole, in the order in which they came.
+    pub fn services(&self) -> impl Iterator<Item = (&str, &ServiceChange)> {
+        self.services.iter().map(|(name, change)| (name.as_str(), change))
     }
 
     /// Those of backends, in the order of services, routes and addresses.
@@ -92,11 +104,26 @@ impl Changes {
         let backends = self.backends.iter().filter(|(key, _)| !others.backends.contains_key(*key));
         let rates = self.rates.iter().filter(|(key, _)| !others.rates.contains_key(*key));
         let denials = self.denials.keys().filter(|key| !others.denials.contains_key(*key));
+        let is_missing = |name: &&str| !others.services.iter().any(|(other, _)| other == name);
+        let services = self.services.iter().map(|(name, _)| name.as_str()).filter(is_missing);
+        let services = services.map(|name| format!("service {name}"));
         let backends = backends.map(|(BackendKey { service, address, .. }, change)| {
             format!("{} of {service}: {change}", target::text(*address))
         });
         let rates = rates.map(|(key, change)| format!("{key}: {change}"));
-        backends.chain(rates).chain(denials.map(|denial| format!("{denial} denied"))).collect()
+        services
+            .chain(backends)
+            .chain(rates)
+            .chain(denials.map(|denial| format!("{denial} denied")))
+            .collect()
+    }
+
+    /// A service is to be this, or not to be there.
+    pub fn set_service(&mut self, name: &str, change: ServiceChange) {
+        match self.services.iter_mut().find(|(other, _)| other == name) {
+            Some((_, before)) => *before = change,
+            None => self.services.push((name.to_owned(), change)),
+        }
     }
 
     /// A service is to have this rate.
@@ -155,6 +182,9 @@ impl Changes {
 
     /// Lays them over a tree; answers with those that hold.
     pub(super) fn lay_over(&self, root: &mut Node) -> Self {
+        let holds = |(name, change): &&(String, ServiceChange)| service::lay(root, name, change);
+        // First: others may be of what is given so.
+        let services = self.services.iter().filter(holds).cloned().collect();
         let holds = |(key, change): &(&BackendKey, &Change)| lay(root, key, **change);
         let holding = self.backends.iter().filter(holds);
         let backends = holding.map(|(key, change)| (key.clone(), *change)).collect();
@@ -162,7 +192,7 @@ impl Changes {
         let rates = holding.map(|(key, change)| (key.clone(), *change)).collect();
         let holding = self.denials.iter().filter(|(denial, _)| denial::lay(root, denial));
         let denials = holding.map(|(denial, until)| (denial.clone(), *until)).collect();
-        Self { backends, rates, denials }
+        Self { services, backends, rates, denials }
     }
 }
 
@@ -184,7 +214,7 @@ impl fmt::Display for Change {
 
 /// Makes one change; false where it is none.
 fn lay(root: &mut Node, key: &BackendKey, change: Change) -> bool {
-    let Some(service) = service(root, &key.service) else { return false };
+    let Some(service) = tree::service(root, &key.service) else { return false };
     match change {
         Change::Weight(weight) => {
             let Some(backend) = find(service, key) else { return false };

@@ -74,6 +74,8 @@ impl ConfigError {
     }
 }
 
+/// What a problem is in that no file has.
+const REQUEST: &str = "request";
 /// What the names of all kinds begin with.
 const KINDS: &str = "urn:equipoise:problem:";
 /// The kind of a problem with a configuration that could not be applied, and is taken back.
@@ -83,6 +85,34 @@ impl ProblemDetails {
     /// A configuration could not be applied: what ran before runs again.
     pub fn rolled_back(detail: impl Into<String>, errors: Vec<ConfigError>) -> Self {
         Self { errors, ..Self::of(StatusCode::INTERNAL_SERVER_ERROR, ROLLED_BACK, detail) }
+    }
+
+    /// The same, where all of it is about a part of a configuration that was the request: with the places that its keys have there, in
+    /// the names that requests have for them.
+    #[must_use]
+    pub fn within(self, part: &str) -> Self {
+        let inside = |error: &ConfigError| {
+            let rest = error.key.strip_prefix(part)?;
+            let key = rest.strip_prefix('.').unwrap_or(rest).replace('-', "_");
+            let pointer = pointer(&key);
+            Some(ConfigError {
+                file: REQUEST.to_owned(),
+                line: 1,
+                column: 1,
+                key,
+                pointer,
+                ..error.clone()
+            })
+        };
+        let Some(errors) = self.errors.iter().map(inside).collect::<Option<Vec<_>>>() else {
+            return self;
+        };
+        if errors.is_empty() {
+            return self;
+        }
+        let told = |error: &ConfigError| format!("{}: {}", error.key, error.message);
+        let detail = errors.iter().map(told).collect::<Vec<_>>().join("; ");
+        Self { detail, errors, ..self }
     }
 
     /// Whether it is a problem of this kind.

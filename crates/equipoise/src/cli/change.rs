@@ -116,6 +116,9 @@ pub(super) fn in_words(change: &RuntimeChange) -> String {
         };
         return format!("limit {change}{of}: {what}");
     }
+    if let (None, Some(name)) = (backend, service) {
+        return format!("service {name}: {}", change.trim_start_matches("service-"));
+    }
     let weight = weight.map(|weight| format!(" {weight}")).unwrap_or_default();
     let what = match &**change {
         "added" => format!("added with weight{weight}"),

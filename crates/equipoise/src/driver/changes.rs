@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use equipoise_core::config::{
-    Change, Changes, Denial, NewBackend, RateChange, RateKey, Route, target,
+    Change, Changes, Denial, NewBackend, RateChange, RateKey, Route, ServiceChange, target,
 };
 use equipoise_core::facts::Moment;
 use equipoise_core::id::{BackendKey, DEFAULT_ROUTE};
@@ -47,6 +47,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Configure::Weight(name, request) => self.set_weight(name, request).await,
             Configure::Add(service, request) => self.add_backend(service, request).await,
             Configure::Remove(name) => self.remove_backend(name).await,
+            Configure::Service(name, table) => self.set_service(name, table).await,
+            Configure::WithoutService(name) => self.remove_service(name).await,
             Configure::Rates(service, of, request) => self.set_rates(service, of, *request).await,
             Configure::Deny(prefix, request) => self.deny(*prefix, request).await,
             Configure::AllowAgain(denial) => self.allow_again(denial).await,
@@ -152,9 +154,18 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             until: until.map(|until| self.clock.written(until)),
             ..RuntimeChange::default()
         };
+        let of_service = |(name, change): (&str, &ServiceChange)| RuntimeChange {
+            service: Some(name.to_owned()),
+            change: match change {
+                ServiceChange::Given(_) => "service-given".to_owned(),
+                ServiceChange::Removed => "service-removed".to_owned(),
+            },
+            ..RuntimeChange::default()
+        };
+        let services = changes.services().map(of_service);
         let backends = changes.backends().map(of_backend);
         let rates = changes.rates().map(of_rate);
-        backends.chain(rates).chain(changes.denials().map(of_denial)).collect()
+        services.chain(backends).chain(rates).chain(changes.denials().map(of_denial)).collect()
     }
 
     /// Takes these changes in place of those so far; `what` is said of it.
@@ -180,6 +191,8 @@ pub(super) fn asked(what: &Configure) -> String {
         Configure::Weight(name, request) => format!("weight {} of {}", request.weight, of(name)),
         Configure::Add(service, request) => format!("add {} to {service}", request.address),
         Configure::Remove(name) => format!("remove {}", of(name)),
+        Configure::Service(name, _) => format!("service {name}"),
+        Configure::WithoutService(name) => format!("remove service {name}"),
         Configure::Rates(service, rates, request) => {
             let RateRequest { rate, burst } = *request;
             let names: Vec<_> = rates.iter().map(|of| of.name()).collect();

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 mod access;
 mod facts;
 
-use access::{KeptDenial, KeptRate};
+use access::{KeptDenial, KeptRate, KeptService};
 use facts::{KeptBreaker, KeptHealth, KeptName};
 
 use super::Driver;
@@ -48,6 +48,8 @@ pub(super) struct Kept {
     words: Vec<KeptWord>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     changes: Vec<KeptChange>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    services: Vec<KeptService>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     rates: Vec<KeptRate>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -183,6 +185,9 @@ impl Kept {
     pub(super) fn changes(&self) -> Changes {
         let mut changes: Changes =
             self.changes.iter().map(|kept| (kept.of.key(), kept.change)).collect();
+        for (name, change) in self.services.iter().map(KeptService::read) {
+            changes.set_service(name, change);
+        }
         for (key, change) in self.rates.iter().map(KeptRate::read) {
             changes.set_rate(key, change);
         }
@@ -315,6 +320,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let changes =
             changes.map(|(key, change)| KeptChange { of: KeptBackend::of(key), change: *change });
         let changes = changes.collect();
+        let services = changed.services();
+        let services = services.map(|(name, change)| KeptService::new(name, change)).collect();
         let rates = changed.rates().map(|(key, change)| KeptRate::new(key, *change)).collect();
         let denials = changed.denials().map(|(denial, until)| KeptDenial::new(denial, until));
         let denials = denials.collect();
@@ -332,6 +339,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             drains,
             words,
             changes,
+            services,
             rates,
             denials,
             health,

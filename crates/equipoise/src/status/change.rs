@@ -107,7 +107,7 @@ pub struct RuntimeChange {
     /// Address and port of a backend, as a configuration writes them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
-    /// `weight`, `added` or `removed` for a backend; `per-source` or `per-backend` for a rate; `denied`.
+    /// `service-given` or `service-removed` for a service; `weight`, `added` or `removed` for a backend; `per-source` or `per-backend` for a rate; `denied`.
     pub change: String,
     /// The weight that a backend has by that; none for one that is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]

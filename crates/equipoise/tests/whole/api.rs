@@ -142,3 +142,70 @@ async fn document_is_for_programs_and_the_page_for_people() {
     .await
     .unwrap();
 }
+
+#[tokio::test]
+async fn services_are_given_and_taken_away_as_a_file_would_have_them() {
+    let (driver, lab) = Lab::start(CONFIG).await;
+    let mail = json!({
+        "name": "mail",
+        "listen": { "interfaces": ["eth0"], "address": "203.0.113.11", "port": 25 },
+        "manage_address": true,
+        "on_backend_down": "reset",
+        "backends": [{ "address": "10.0.0.3:25", "max_flows": 7 }],
+    });
+    run(driver, async {
+        let body = mail.to_string();
+        let (code, answer) = lab.asked("POST /api/v1/services", &body).await;
+        assert_eq!((code, &answer["services"]["added"]), (200, &json!(["mail"])), "{answer}");
+        let vips =
+            names(["203.0.113.10:80/tcp on interface 2", "203.0.113.11:25/tcp on interface 2"]);
+        assert_eq!(lab.vips(), vips, "in the maps when that is answered");
+        assert_eq!(lab.asked("POST /api/v1/services", &body).await.0, 409);
+        let (_, answer) = lab.asked("PUT /api/v1/services/mail", &body).await;
+        assert_eq!(answer["result"], "unchanged", "again is the same");
+        let weight = "PATCH /api/v1/services/mail/backends/10.0.0.3%3A25";
+        assert_eq!(lab.asked(weight, "{\"weight\": 5}").await.0, 200);
+        let (_, config) = lab.asked("GET /api/v1/config", "").await;
+        assert_eq!(config["service"][1]["backends"][0]["weight"], 5);
+        assert_eq!(config["service"][1]["on_backend_down"], "reset");
+        // What is wrong is told by its place in the request.
+        let mut wrong = mail.clone();
+        wrong["listen"]["port"] = json!(0);
+        wrong["backends"][0]["max_flow"] = json!(1);
+        let (code, problem) = lab.asked("PUT /api/v1/services/mail", &wrong.to_string()).await;
+        let pointers: Vec<_> =
+            problem["errors"].as_array().unwrap().iter().map(|error| &error["pointer"]).collect();
+        let places = [&json!("/backends/0/max_flow"), &json!("/listen/port")];
+        assert_eq!((code, &*pointers), (422, &places[..]), "{problem}");
+        assert_eq!(problem["errors"][1]["message"], "`0` is out of range");
+        for (line, body) in [
+            ("PUT /api/v1/services/other", &*body),
+            ("POST /api/v1/services", "{}"),
+            ("POST /api/v1/services", "[]"),
+        ] {
+            assert_eq!(lab.asked(line, body).await.0, 400, "{line} {body}");
+        }
+        assert_eq!(lab.asked("DELETE /api/v1/services/other", "").await.0, 404);
+        assert_eq!(lab.asked("DELETE /api/v1/services/web", "").await.0, 200);
+        assert_eq!(lab.asked("DELETE /api/v1/services/mail", "").await.0, 422, "one is needed");
+        let changes = lab.client.changes().await.unwrap();
+        let told: Vec<_> = changes.iter().map(|change| change.change.as_str()).collect();
+        assert_eq!(told, ["service-given", "service-removed", "weight"]);
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+    let (driver, lab) = operate::again(lab, CONFIG).await;
+    run(driver, async {
+        assert_eq!(lab.vips(), names(["203.0.113.11:25/tcp on interface 2"]), "so it was before");
+        let (_, answer) = lab.asked("POST /api/v1/reload", "{\"reset\": true}").await;
+        assert_eq!(
+            (&answer["services"]["added"], &answer["services"]["removed"]),
+            (&json!(["web"]), &json!(["mail"]))
+        );
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+    assert!(!lab.path("state.json").exists(), "nothing is left to be kept");
+}

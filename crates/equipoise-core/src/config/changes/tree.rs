@@ -57,7 +57,8 @@ pub(super) fn made<'a>(table: &'a mut Node, names: &[&str], last: Value) -> Opti
 /// Puts a number into a table, in place of what stands there under that name.
 pub(super) fn put(table: &mut Node, name: &str, number: i128) {
     if let Some(node) = made(table, &[name], Value::Null) {
-        node.value = Value::Int(number);
+        // As text, so that a message about it shows it: it stands nowhere in the file.
+        node.value = Value::Given(number.to_string());
     }
 }
 

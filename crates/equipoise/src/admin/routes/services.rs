@@ -1,23 +1,29 @@
 //! Services, their pools and their backends.
 
 use axum::Json;
-use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::routing::{get, post};
 use equipoise_core::config::target;
 use serde::Serialize;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::Route;
-use crate::admin::{Access, Command, OfPools, ProblemDetails};
+use super::change::configure;
+use crate::admin::peer::Peer;
+use crate::admin::tag::Tagged;
+use crate::admin::{Access, Command, Configure, Expected, OfPools, ProblemDetails};
+use crate::running_config;
+use crate::status::change::ReloadAnswer;
 use crate::status::health::OfRoute;
 use crate::status::pool::PoolShares;
 use crate::status::{BackendStatus, PoolStatus, ServiceStatus};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        ("/api/v1/services", get(services)),
-        ("/api/v1/services/{service}", get(service)),
+        ("/api/v1/services", get(services).post(add)),
+        ("/api/v1/services/{service}", get(service).put(give).delete(remove)),
         ("/api/v1/services/{service}/routes", get(routes_of)),
         ("/api/v1/services/{service}/backends", get(backends)),
         ("/api/v1/services/{service}/backends/{backend}", get(backend)),
@@ -123,4 +129,55 @@ pub(super) async fn recompute(
     let (Path(service), Query(OfRoute { route })) = (path?, query?);
     let of = OfPools { service, route };
     access.ask(|reply| Command::Recompute(of, reply)).await.map(Json)
+}
+
+#[utoipa::path(post, path = "/api/v1/services", tag = "services", summary = "Adds a service: a table of the configuration, with keys in snake case", params(("If-Match" = Option<String>, Header, description = "Only if this generation runs: its ETag")), request_body = Object, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn add(
+    State(access): State<Access>,
+    (peer, expected): (Peer, Expected),
+    request: Result<Json<Map<String, Value>>, JsonRejection>,
+) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
+    let Json(table) = request?;
+    let Some(name) = table.get("name").and_then(Value::as_str).map(str::to_owned) else {
+        return Err(ProblemDetails::bad_request("name: the service has none, or it is no text"));
+    };
+    if find(&access, &name).await.is_ok() {
+        return Err(ProblemDetails::conflict(format!("there is already a service {name:?}")));
+    }
+    give_as(&access, (peer, expected), (name, table)).await
+}
+
+#[utoipa::path(put, path = "/api/v1/services/{service}", tag = "services", summary = "Has a service be this: a table of the configuration, with keys in snake case", params(("service" = String, Path, description = "Name of a service"), ("If-Match" = Option<String>, Header, description = "Only if this generation runs: its ETag")), request_body = Object, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn give(
+    State(access): State<Access>,
+    (peer, expected): (Peer, Expected),
+    path: Result<Path<String>, PathRejection>,
+    request: Result<Json<Map<String, Value>>, JsonRejection>,
+) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
+    let (Path(name), Json(mut table)) = (path?, request?);
+    let own = table.entry("name").or_insert_with(|| Value::from(&*name));
+    if own.as_str() != Some(&name) {
+        let message = format!("name: {own} is not the name {name:?} of the resource");
+        return Err(ProblemDetails::bad_request(message));
+    }
+    give_as(&access, (peer, expected), (name, table)).await
+}
+
+async fn give_as(
+    access: &Access,
+    (peer, expected): (Peer, Expected),
+    (name, table): (String, Map<String, Value>),
+) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
+    let table = running_config::from_json(Value::Object(table));
+    configure((access, peer, expected), Configure::Service(name, table)).await
+}
+
+#[utoipa::path(delete, path = "/api/v1/services/{service}", tag = "services", summary = "Takes a service away", params(("service" = String, Path, description = "Name of a service"), ("If-Match" = Option<String>, Header, description = "Only if this generation runs: its ETag")), responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn remove(
+    State(access): State<Access>,
+    (peer, expected): (Peer, Expected),
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
+    let Path(name) = path?;
+    configure((&access, peer, expected), Configure::WithoutService(name)).await
 }

@@ -1,12 +1,36 @@
-//! Rows of the file about rates and denied prefixes.
+//! Rows of the file about services, rates and denied prefixes.
 
 use std::time::Duration;
 
-use equipoise_core::config::{Denial, RateChange, RateKey, RateOf};
+use equipoise_core::config::{Denial, RateChange, RateKey, RateOf, ServiceChange};
 use equipoise_core::facts::Moment;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::driver::clock::millis;
+
+/// A service that is otherwise than the file says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(in crate::driver) struct KeptService {
+    name: String,
+    /// What it is, with the keys of a file; none where it is left out.
+    given: Option<Value>,
+}
+
+impl KeptService {
+    pub(in crate::driver) fn new(name: &str, change: &ServiceChange) -> Self {
+        let given = match change {
+            ServiceChange::Given(table) => Some(table.clone()),
+            ServiceChange::Removed => None,
+        };
+        Self { name: name.to_owned(), given }
+    }
+
+    pub(in crate::driver) fn read(&self) -> (&str, ServiceChange) {
+        let change = self.given.clone().map_or(ServiceChange::Removed, ServiceChange::Given);
+        (&self.name, change)
+    }
+}
 
 /// A rate that is otherwise than the file says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
