@@ -26,7 +26,7 @@ pub(super) fn routes() -> Vec<Route> {
     ]
 }
 
-#[utoipa::path(post, path = "/api/v1/reload", tag = "configuration", summary = "Reads the file again, or another one", params(("If-Match" = Option<String>, Header, description = "Only if this generation runs: its ETag")), request_body = ReloadRequest, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(post, path = "/api/v1/reload", tag = "configuration", summary = "Reads the file again, or another one", params(("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), request_body = ReloadRequest, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn reload(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
@@ -43,7 +43,7 @@ pub(super) async fn changes(
     access.ask(Command::Changes).await.map(Json)
 }
 
-#[utoipa::path(post, path = "/api/v1/services/{service}/backends", tag = "backends", summary = "Adds a backend to a pool", params(("service" = String, Path, description = "Name of a service"), ("If-Match" = Option<String>, Header, description = "Only if this generation runs: its ETag")), request_body = AddRequest, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(post, path = "/api/v1/services/{service}/backends", tag = "backends", summary = "Adds a backend to a pool", params(("service" = String, Path, description = "Name of a service"), ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), request_body = AddRequest, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn add(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
@@ -54,7 +54,7 @@ pub(super) async fn add(
     configure((&access, peer, expected), Configure::Add(service, request)).await
 }
 
-#[utoipa::path(patch, path = "/api/v1/services/{service}/backends/{backend}", tag = "backends", summary = "Gives a backend another weight", params(("service" = String, Path, description = "Name of a service"), ("backend" = String, Path, description = "Address and port of a backend, as the configuration writes them"), ("If-Match" = Option<String>, Header, description = "Only if this generation runs: its ETag")), request_body = WeightRequest, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(patch, path = "/api/v1/services/{service}/backends/{backend}", tag = "backends", summary = "Gives a backend another weight", params(("service" = String, Path, description = "Name of a service"), ("backend" = String, Path, description = "Address and port of a backend, as the configuration writes them"), ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), request_body = WeightRequest, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn weigh(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
@@ -66,7 +66,7 @@ pub(super) async fn weigh(
     configure((&access, peer, expected), Configure::Weight(name, request)).await
 }
 
-#[utoipa::path(delete, path = "/api/v1/services/{service}/backends/{backend}", tag = "backends", summary = "Takes a backend out of its pools", params(("service" = String, Path, description = "Name of a service"), ("backend" = String, Path, description = "Address and port of a backend, as the configuration writes them"), OfRoute, ("If-Match" = Option<String>, Header, description = "Only if this generation runs: its ETag")), responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(delete, path = "/api/v1/services/{service}/backends/{backend}", tag = "backends", summary = "Takes a backend out of its pools", params(("service" = String, Path, description = "Name of a service"), ("backend" = String, Path, description = "Address and port of a backend, as the configuration writes them"), OfRoute, ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn remove(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),

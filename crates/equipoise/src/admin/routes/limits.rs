@@ -33,7 +33,7 @@ pub(super) async fn limits(
     access.ask(|reply| Command::Limits(service, reply)).await.map(Json)
 }
 
-#[utoipa::path(put, path = "/api/v1/services/{service}/limits/{of}", tag = "limits", summary = "Gives a service another rate", params(("service" = String, Path, description = "Name of a service"), ("of" = String, Path, description = "`per-source` or `per-backend`"), ("If-Match" = Option<String>, Header, description = "Only if this generation runs: its ETag")), request_body = RateRequest, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(put, path = "/api/v1/services/{service}/limits/{of}", tag = "limits", summary = "Gives a service another rate", params(("service" = String, Path, description = "Name of a service"), ("of" = String, Path, description = "`per-source` or `per-backend`"), ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), request_body = RateRequest, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn set(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
@@ -45,7 +45,7 @@ pub(super) async fn set(
     configure((&access, peer, expected), what).await
 }
 
-#[utoipa::path(delete, path = "/api/v1/services/{service}/limits/{of}", tag = "limits", summary = "Has a service know no such limit", params(("service" = String, Path, description = "Name of a service"), ("of" = String, Path, description = "`per-source` or `per-backend`"), ("If-Match" = Option<String>, Header, description = "Only if this generation runs: its ETag")), responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(delete, path = "/api/v1/services/{service}/limits/{of}", tag = "limits", summary = "Has a service know no such limit", params(("service" = String, Path, description = "Name of a service"), ("of" = String, Path, description = "`per-source` or `per-backend`"), ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn clear(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
@@ -56,7 +56,7 @@ pub(super) async fn clear(
     configure((&access, peer, expected), Configure::Rates(service, vec![rate_of(&of)?], none)).await
 }
 
-#[utoipa::path(delete, path = "/api/v1/services/{service}/limits", tag = "limits", summary = "Has a service know no limit of either kind", params(("service" = String, Path, description = "Name of a service"), ("If-Match" = Option<String>, Header, description = "Only if this generation runs: its ETag")), responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(delete, path = "/api/v1/services/{service}/limits", tag = "limits", summary = "Has a service know no limit of either kind", params(("service" = String, Path, description = "Name of a service"), ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn clear_all(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
@@ -82,7 +82,7 @@ pub(super) async fn denied(
     access.ask(Command::Denied).await.map(Json)
 }
 
-#[utoipa::path(put, path = "/api/v1/deny/{prefix}", tag = "limits", summary = "Keeps clients out, and ends their flows", params(("prefix" = String, Path, description = "A prefix or an address"), ("If-Match" = Option<String>, Header, description = "Only if this generation runs: its ETag")), request_body = DenyRequest, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(put, path = "/api/v1/deny/{prefix}", tag = "limits", summary = "Keeps clients out, and ends their flows", params(("prefix" = String, Path, description = "A prefix or an address"), ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), request_body = DenyRequest, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn deny(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
@@ -93,7 +93,7 @@ pub(super) async fn deny(
     configure((&access, peer, expected), Configure::Deny(parsed(&prefix)?, request)).await
 }
 
-#[utoipa::path(delete, path = "/api/v1/deny/{prefix}", tag = "limits", summary = "Lets them in again", params(("prefix" = String, Path, description = "A prefix or an address"), OfService, ("If-Match" = Option<String>, Header, description = "Only if this generation runs: its ETag")), responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(delete, path = "/api/v1/deny/{prefix}", tag = "limits", summary = "Lets them in again", params(("prefix" = String, Path, description = "A prefix or an address"), OfService, ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn allow_again(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),

@@ -131,7 +131,7 @@ pub(super) async fn recompute(
     access.ask(|reply| Command::Recompute(of, reply)).await.map(Json)
 }
 
-#[utoipa::path(post, path = "/api/v1/services", tag = "services", summary = "Adds a service: a table of the configuration, with keys in snake case", params(("If-Match" = Option<String>, Header, description = "Only if this generation runs: its ETag")), request_body = Object, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(post, path = "/api/v1/services", tag = "services", summary = "Adds a service: a table of the configuration, with keys in snake case", params(("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), request_body = Object, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn add(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
@@ -147,7 +147,7 @@ pub(super) async fn add(
     give_as(&access, (peer, expected), (name, table)).await
 }
 
-#[utoipa::path(put, path = "/api/v1/services/{service}", tag = "services", summary = "Has a service be this: a table of the configuration, with keys in snake case", params(("service" = String, Path, description = "Name of a service"), ("If-Match" = Option<String>, Header, description = "Only if this generation runs: its ETag")), request_body = Object, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(put, path = "/api/v1/services/{service}", tag = "services", summary = "Has a service be this: a table of the configuration, with keys in snake case", params(("service" = String, Path, description = "Name of a service"), ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), request_body = Object, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn give(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
@@ -172,7 +172,7 @@ async fn give_as(
     configure((access, peer, expected), Configure::Service(name, table)).await
 }
 
-#[utoipa::path(delete, path = "/api/v1/services/{service}", tag = "services", summary = "Takes a service away", params(("service" = String, Path, description = "Name of a service"), ("If-Match" = Option<String>, Header, description = "Only if this generation runs: its ETag")), responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(delete, path = "/api/v1/services/{service}", tag = "services", summary = "Takes a service away", params(("service" = String, Path, description = "Name of a service"), ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn remove(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
