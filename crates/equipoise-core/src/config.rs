@@ -4,6 +4,7 @@
 //! its place. A `Config` in hand is valid in itself; whether this machine can serve it is asked
 //! later, with facts. Knows nothing of files, of the machine or of the data plane.
 
+pub mod admin;
 pub mod breaker;
 pub mod changes;
 mod check;
@@ -38,7 +39,10 @@ use serde::{Serialize, Serializer};
 
 use crate::share::Weight;
 
-pub use changes::{Change, Changes, NewBackend};
+pub use admin::Admin;
+pub use changes::{
+    Change, Changes, Denial, NewBackend, RateChange, RateKey, RateOf, ServiceChange,
+};
 pub use check::keys;
 pub use convert::{Converted, Ignored, convert, from_json, write};
 pub use delivery::{Delivery, Mode, MssClamp};
@@ -46,7 +50,7 @@ pub use file::Format;
 pub use file::edn::keys as edn_keys;
 pub use flags::{flags_text, from_flags};
 pub use health::HealthCheck;
-pub use limits::{Limits, List, Prefix, RateLimit, Rates, SourceLimit, SourcePrefix};
+pub use limits::{Limits, List, NotAPrefix, Prefix, RateLimit, Rates, SourceLimit, SourcePrefix};
 pub use metrics::Metrics;
 pub use name::{Dns, Name, Named, OnFirstFailure, Origin};
 pub use ports::{Ports, target};
@@ -507,6 +511,9 @@ pub struct Settings {
     /// Where metrics are to be had; none for nowhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Metrics>,
+    /// Where the admin API is to be had beside its socket; none for nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin: Option<Admin>,
 }
 
 /// How the weights of `least-connections-weights` follow live flows.
@@ -541,6 +548,7 @@ impl Default for Settings {
             drain: breaker::Draining::default(),
             dns: Dns::default(),
             metrics: None,
+            admin: None,
         }
     }
 }

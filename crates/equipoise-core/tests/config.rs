@@ -190,6 +190,7 @@ fn every_key_arrives() {
         drain: config::breaker::Draining::default(),
         dns: config::Dns::default(),
         metrics: None,
+        admin: None,
     };
     assert_eq!(config.settings, settings);
 }

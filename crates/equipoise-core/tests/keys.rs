@@ -66,6 +66,12 @@ fn places() -> Vec<(&'static str, Value)> {
         ("settings.breaker", of_settings("breaker", none())),
         ("settings.drain", of_settings("drain", none())),
         ("settings.metrics", of_settings("metrics", none())),
+        ("settings.admin", of_settings("admin", none())),
+        ("settings.admin.tls", of_settings("admin", json!({ "tls": {} }))),
+        (
+            "settings.admin.keys[0]",
+            of_settings("admin", json!({ "keys": [{ "name": "ci", "key-file": "/k" }] })),
+        ),
         ("settings.dns", of_settings("dns", none())),
         ("settings.limits", of_settings("limits", none())),
         ("settings.least-connections", of_settings("least-connections", none())),

@@ -1,4 +1,4 @@
-//! The admin API: HTTP and JSON on a Unix socket.
+//! The admin API: HTTP and JSON on a Unix socket, and where that is configured on a port (`listener`).
 //!
 //! The server side (`routes`, [`server`]) sees a read-only [`Snapshot`] and a channel of
 //! [`Command`]s, never the state; the client side ([`client`]) is what the commands of the command
@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use equipoise_core::config::{Denial, Prefix, RateOf};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -18,28 +19,38 @@ use crate::status::change::{
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord};
 use crate::status::history::{Author, ConfirmAnswer, HistoryEntry};
+use crate::status::limits::{Denied, DenyRequest, LimitsAnswer, RateRequest};
 use crate::status::names::NameStatus;
 use crate::status::operate::{
     BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer,
     UndrainRequest,
 };
+use crate::status::pool::{EndAnswer, EndRequest, PoolShares};
 use crate::status::trace::{TraceFilter, TracedPacket};
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer, UpgradeAnswer};
 
+mod accept;
 pub mod client;
+mod guard;
+pub mod listener;
 pub mod lock;
 pub mod peer;
 pub mod problem;
 mod routes;
+mod secrets;
 pub mod server;
+mod tag;
 
 pub use problem::ProblemDetails;
+pub use tag::Expected;
 
 /// What can be told without asking the driver; published anew with each configuration taken.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// The configuration that runs, as JSON.
     pub config: Value,
+    /// Its number.
+    pub generation: u64,
 }
 
 /// The receiving side of an answer.
@@ -52,6 +63,16 @@ pub enum Command {
     Status(Reply<Status>),
     /// The flows that pass a filter.
     Flows(FlowFilter, Reply<Vec<Flow>>),
+    /// End flows.
+    EndFlows(EndRequest, Reply<EndAnswer>),
+    /// The limits of a service, or of all.
+    Limits(Option<String>, Reply<LimitsAnswer>),
+    /// Prefixes that are denied since the file was read.
+    Denied(Reply<Vec<Denied>>),
+    /// What the backends of the pools of a service get, or of one of them.
+    Pools(OfPools, Reply<Vec<PoolShares>>),
+    /// So, after its weights have been made anew from live flows.
+    Recompute(OfPools, Reply<Vec<PoolShares>>),
     /// What a configuration would change.
     Plan(PlanRequest, Reply<PlanAnswer>),
     /// What becomes of a packet.
@@ -77,7 +98,7 @@ pub enum Command {
     /// Check a backend now; answered when that is done.
     CheckHealth(BackendName, Reply<Vec<BackendHealth>>),
     /// Take another configuration; answered when it is in the maps.
-    Configure(Configure, Author, Reply<ReloadAnswer>),
+    Configure(Configure, Asker, Reply<ReloadAnswer>),
     /// The events from the one after this number on.
     Events(u64, Reply<Subscription>),
     /// The packets that pass a filter, as they come and leave.
@@ -94,6 +115,15 @@ pub enum Command {
     Stop(Reply<StopAnswer>),
 }
 
+/// Who asks for another configuration, and in place of which one.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    /// Who.
+    pub by: Author,
+    /// The one that it is to take the place of.
+    pub expected: Expected,
+}
+
 /// What configuration is to be taken.
 #[derive(Debug)]
 pub enum Configure {
@@ -107,6 +137,27 @@ pub enum Configure {
     Remove(BackendName),
     /// That of a text, as an application has it in memory.
     Text(Base),
+    /// With this service, given with the keys of a file.
+    Service(String, Value),
+    /// Without a service.
+    WithoutService(String),
+    /// With other rates of a service.
+    Rates(String, Vec<RateOf>, RateRequest),
+    /// Without clients of a prefix.
+    Deny(Prefix, DenyRequest),
+    /// With them again.
+    AllowAgain(Denial),
+    /// Without what has been denied until now.
+    Expire,
+}
+
+/// Which pools of a service are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfPools {
+    /// Name of the service.
+    pub service: String,
+    /// The pool of this route alone: `default`, or its first source.
+    pub route: Option<String>,
 }
 
 /// What the admin API works with.

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::admin::lock::{InstanceLock, LockError};
-use crate::admin::{Access, Command, Configure, ProblemDetails};
+use crate::admin::{Access, Asker, Command, Configure, Expected, ProblemDetails};
 use crate::config_file::Base;
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::{Clock, Eviction, Kernel, KernelError, Options, TcWay};
@@ -315,7 +315,8 @@ impl Balancer {
     ) -> Result<ReloadAnswer, BalancerError> {
         let what = Configure::Text(configuration.into().base);
         let by = Author::User { uid: rustix::process::geteuid().as_raw() };
-        Ok(self.access.ask(|reply| Command::Configure(what, by, reply)).await?)
+        let asker = Asker { by, expected: Expected::default() };
+        Ok(self.access.ask(|reply| Command::Configure(what, asker, reply)).await?)
     }
 
     /// Gives backends no new flows. Answers when that is so or, where the request waits, when it is over.

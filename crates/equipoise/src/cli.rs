@@ -28,7 +28,9 @@ mod flows;
 mod health;
 mod history;
 mod import;
+mod limits;
 mod plan;
+mod pool;
 mod report;
 mod run;
 mod shell;
@@ -38,6 +40,7 @@ mod stop;
 mod trace;
 mod upgrade;
 mod wait;
+mod watch;
 
 use args::{Arguments, Command, Global};
 
@@ -134,9 +137,12 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Import(asked) => import::import(global, asked),
             Command::Schema => convert::schema(),
             Command::Plan(asked) => plan::plan(global, asked).await,
-            Command::Status => status::status(global).await,
+            Command::Status(asked) => status::status(global, asked).await,
             Command::Services(asked) => status::services(global, asked).await,
             Command::Flows(filter) => flows::flows(global, filter).await,
+            Command::Pool(asked) => pool::pool(global, asked).await,
+            Command::Limits(asked) => limits::limits(global, asked).await,
+            Command::Deny(asked) => limits::deny(global, asked).await,
             Command::Explain(asked) => explain::explain(global, asked).await,
             Command::Trace(asked) => trace::trace(global, asked).await,
             Command::Capture(asked) => trace::capture(global, asked).await,
@@ -200,8 +206,12 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
+    print(&json(value)?)
+}
+
+fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(Failure::failed)?;
-    print(&format!("{text}\n"))
+    Ok(format!("{text}\n"))
 }
 
 /// A table without borders, as other tools of the system print theirs.

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::{env, fs};
+use std::{env, fmt, fs};
 
 use equipoise_core::config::{self, Around, Changed, Changes, Checked, Config, OnExit, Problem};
 
@@ -37,7 +37,7 @@ fn names(directory: &Path) -> Result<Vec<String>, String> {
 
 /// A text that changes are laid over, with the files that it names as they were when it was first checked: what has
 /// become of them since is for a reload.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Base {
     /// Name of the file, whose ending tells its kind.
     pub name: String,
@@ -47,6 +47,13 @@ pub struct Base {
     on_exit: Option<OnExit>,
     files: BTreeMap<PathBuf, Result<String, String>>,
     names: BTreeMap<PathBuf, Result<Vec<String>, String>>,
+}
+
+/// Without the texts, which may hold keys.
+impl fmt::Debug for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Base").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl Base {

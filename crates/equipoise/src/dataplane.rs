@@ -13,8 +13,8 @@ use equipoise_core::id::Named;
 use equipoise_common::trace::Wanted;
 
 use self::kernel::{
-    Attachment, Device, Entry, Events, Expiry, Explained, FlowRow, Input, KernelError, Occupancy,
-    Part, Traces,
+    Attachment, Device, Entry, Events, Expiry, Explained, Farewell, FlowRow, Input, KernelError,
+    Occupancy, Part, Traces,
 };
 
 pub mod kernel;
@@ -126,6 +126,10 @@ pub trait DataPlane: Maps {
 
     /// Ends all flows whose clients are denied by the lists as they are now, and sends the RSTs that follow from it.
     fn cut_denied(&mut self) -> Expiry;
+
+    /// Ends all flows that are wanted, and says goodbye to their ends as is asked for.
+    fn end_flows(&mut self, wanted: &mut dyn FnMut(&FlowRow) -> bool, farewell: Farewell)
+    -> Expiry;
 
     /// How full the flow tables are.
     fn occupancy(&self) -> Occupancy;

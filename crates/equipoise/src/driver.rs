@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use equipoise_common::value::{Backend, Fate};
-use equipoise_core::config::{Config, Metrics, Service};
+use equipoise_core::config::{Admin, Config, Metrics, Service};
+use equipoise_core::facts::Moment;
 use equipoise_core::health::{Outcome, ProbeId};
 use equipoise_core::plan::{BackendPlan, Crowded, Note};
 use equipoise_core::resolve::{Answer, Failure, LookUpId};
@@ -20,15 +21,17 @@ use equipoise_core::state::State;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use crate::admin::listener;
 use crate::admin::lock::InstanceLock;
 use crate::admin::server::Server;
-use crate::admin::{Access, Command, Configure, Reply, Snapshot};
+use crate::admin::{Access, Asker, Command, Configure, ProblemDetails, Reply, Snapshot};
 use crate::apply::{Applier, Converged};
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::Part;
 use crate::events::{Event as Told, Events, Kind};
 use crate::handover::Word;
 use crate::host::addresses::Managed;
+use crate::host::check::unanswered;
 use crate::host::forwarding::{self, Forwarding};
 use crate::host::{HostError, Machine, Reading, Way};
 use crate::metrics;
@@ -53,6 +56,7 @@ mod health;
 mod history;
 mod interfaces;
 mod keep;
+mod limits;
 mod listing;
 mod loads;
 mod names;
@@ -62,6 +66,8 @@ mod reload;
 mod resize;
 mod rollback;
 mod select;
+mod services;
+mod shares;
 mod start;
 mod supervisor;
 mod tell;
@@ -127,6 +133,8 @@ pub struct Driver<M, P> {
     forwarding: Forwarding,
     managed: Managed,
     troubles: Troubles,
+    /// When weights that follow live flows were made anew.
+    weighed: Option<Moment>,
     /// Backends at which source ports run out.
     crowded: Vec<Crowded>,
     generation: Generation,
@@ -168,6 +176,8 @@ pub struct Driver<M, P> {
     next: Option<Next>,
     snapshot: watch::Sender<Arc<Snapshot>>,
     server: Server,
+    /// The admin API on a port.
+    port: listener::Listener,
     metrics: metrics::Listener,
     lock: InstanceLock,
 }
@@ -279,12 +289,20 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Event::Next(word) => return self.heard(word).await,
             Event::Command(Command::Upgrade(binary, reply)) => self.upgrade(binary, reply),
             Event::Command(Command::Stop(reply)) => return Some(Ending::Stop(reply)),
-            Event::Command(Command::Configure(Configure::Reload(request), by, reply)) => {
-                self.begin_reload(request, by, Some(reply)).await;
-            }
-            Event::Command(Command::Configure(what, by, reply)) => {
-                // Whoever asked may be gone.
-                drop(reply.send(self.configure(&what, by).await));
+            Event::Command(Command::Configure(what, Asker { by, expected }, reply)) => {
+                let running = self.generation.number;
+                match what {
+                    _ if !expected.is_met_by(running) => {
+                        let message =
+                            format!("generation {running} runs, and not the one that was meant");
+                        drop(reply.send(Err(ProblemDetails::stale(message))));
+                    }
+                    Configure::Reload(request) => {
+                        self.begin_reload(request, by, Some(reply)).await;
+                    }
+                    // Whoever asked may be gone.
+                    what => drop(reply.send(self.configure(&what, by).await)),
+                }
             }
             Event::Command(Command::Trace(filter, reply)) => {
                 drop(reply.send(self.trace(&filter).await));
@@ -306,6 +324,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.read_machine().await;
         }
         self.follow_confirmation(now).await;
+        self.follow_denials(now).await;
         self.follow_names(now).await;
         self.follow_loads(now);
         self.count_drained(now);
@@ -390,6 +409,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let maps = self.converge();
         self.troubles.note(Topic::Maps, maps);
         self.follow_metrics(config.settings.metrics.as_ref()).await;
+        self.follow_admin(config.settings.admin.as_ref()).await;
         self.interfaces.follow(&mut self.plane, &config, &self.reading);
         if self.plane.max_flows() != config.settings.max_flows {
             self.due.size.get_or_insert_with(Instant::now);
@@ -408,6 +428,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     async fn follow_metrics(&mut self, wanted: Option<&Metrics>) {
         let followed = self.metrics.follow(wanted).await;
         self.troubles.note(Topic::Metrics, followed.map_err(|e| e.to_string()));
+    }
+
+    async fn follow_admin(&mut self, wanted: Option<&Admin>) {
+        let followed = self.port.follow(wanted).await;
+        self.troubles.note(Topic::Admin, followed.map_err(|e| e.to_string()));
     }
 
     fn converge(&mut self) -> Result<(), String> {
@@ -478,7 +503,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// What is good to know.
     fn notes(&self) -> Vec<String> {
         let notes = self.state.planned().notes.iter().filter(|note| !is_missing(note));
-        notes.map(ToString::to_string).chain(self.name_notes()).collect()
+        let unanswered = unanswered(self.state.config(), &self.reading);
+        notes.map(ToString::to_string).chain(unanswered).chain(self.name_notes()).collect()
     }
 
     async fn refresh_neighbours(&mut self) {

@@ -22,6 +22,11 @@ pub fn to_toml(json: Value) -> String {
     config::from_json(renamed(json, &|name| name.replace('_', "-")), Format::Toml)
 }
 
+/// Keys of JSON as those of a file.
+pub fn from_json(json: Value) -> Value {
+    renamed(json, &|name| name.replace('_', "-"))
+}
+
 fn renamed(value: Value, name: &impl Fn(&str) -> String) -> Value {
     match value {
         Value::Array(items) => items.into_iter().map(|item| renamed(item, name)).collect(),

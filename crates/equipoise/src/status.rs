@@ -9,20 +9,23 @@ use std::path::PathBuf;
 
 use equipoise_core::config::{Ports, target};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 pub mod change;
 pub mod explain;
 pub mod health;
 pub mod history;
+pub mod limits;
 pub mod names;
 mod number;
 pub mod operate;
+pub mod pool;
 pub mod trace;
 
 pub use number::Decimal;
 
 /// How a running instance is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// Version of the program that runs.
     pub version: String,
@@ -53,7 +56,7 @@ pub struct Status {
 }
 
 /// Whether everything is as the configuration wants it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// It is.
@@ -63,7 +66,7 @@ pub enum Health {
 }
 
 /// Which configuration runs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ConfigStatus {
     /// The file; none when it came from flags.
     pub path: Option<String>,
@@ -84,7 +87,7 @@ pub struct ConfigStatus {
 }
 
 /// A service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceStatus {
     /// Its name.
     pub name: String,
@@ -100,7 +103,7 @@ pub struct ServiceStatus {
 }
 
 /// Whether new flows find a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ServiceState {
     /// They do.
@@ -110,22 +113,25 @@ pub enum ServiceState {
 }
 
 /// Where a service is reached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ListenStatus {
     /// On which interfaces.
     pub interfaces: Vec<String>,
     /// The address that the configuration names; none for the interfaces' own.
+    #[schema(value_type = Option<String>)]
     pub address: Option<IpAddr>,
     /// The addresses as they are now.
+    #[schema(value_type = Vec<String>)]
     pub addresses: Vec<IpAddr>,
     /// The ports, as the configuration writes them.
+    #[schema(value_type = Value)]
     pub port: Ports,
     /// `tcp`, `udp` or `both`.
     pub protocol: String,
 }
 
 /// A pool.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PoolStatus {
     /// The route that leads to it: `default`, or its first source as the configuration writes it.
     pub route: String,
@@ -141,15 +147,17 @@ pub struct PoolStatus {
 }
 
 /// A backend.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BackendStatus {
     /// Address and port, as the configuration writes them.
     #[serde(with = "target")]
+    #[schema(value_type = String)]
     pub address: SocketAddr,
     /// The names that it comes of, as operators name them: `api.internal:8080`, or the name of SRV records.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
     /// The weight that the configuration gives it: its own, or its part of that of a name.
+    #[schema(value_type = f64)]
     pub configured_weight: Decimal,
     /// The weight in force; 0 only when it gets no new flow.
     pub effective_weight: f64,
@@ -172,7 +180,7 @@ pub struct BackendStatus {
 }
 
 /// What traffic itself says of a backend, without any check.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PassiveStatus {
     /// How long it takes to answer a SYN, an average in which what is old weighs less and less; none before it has answered any, and
     /// where its answers do not come by the balancer.
@@ -186,7 +194,7 @@ pub struct PassiveStatus {
 }
 
 /// Counters that never go down.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Counters {
     /// Flows opened.
     pub new_flows: u64,
@@ -203,7 +211,7 @@ pub struct Counters {
 }
 
 /// An interface that programs are attached to, or should be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct InterfaceStatus {
     /// Its name.
     pub name: String,
@@ -216,7 +224,7 @@ pub struct InterfaceStatus {
 }
 
 /// The flow table.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FlowTable {
     /// Flows that each address family's table holds.
     pub size: u64,
@@ -244,7 +252,7 @@ pub struct FlowTable {
 }
 
 /// Flow events so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FlowEvents {
     /// Flows that have opened.
     pub opened: u64,
@@ -255,15 +263,18 @@ pub struct FlowEvents {
 }
 
 /// A flow.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Flow {
     /// `tcp` or `udp`.
     pub protocol: String,
     /// The client.
+    #[schema(value_type = String)]
     pub client: SocketAddr,
     /// What it connected to.
+    #[schema(value_type = String)]
     pub vip: SocketAddr,
     /// Where it goes.
+    #[schema(value_type = String)]
     pub backend: SocketAddr,
     /// Name of the service; none when it is no longer configured.
     pub service: Option<String>,
@@ -284,7 +295,8 @@ pub struct Flow {
 }
 
 /// Which flows are asked for; what is absent does not limit.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct FlowFilter {
     /// Name of the service.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -298,7 +310,7 @@ pub struct FlowFilter {
 }
 
 /// The text of a configuration to be compared with what runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PlanRequest {
     /// Name of the file, whose ending tells the format.
     pub name: String,
@@ -307,7 +319,7 @@ pub struct PlanRequest {
 }
 
 /// What a configuration would change.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PlanAnswer {
     /// Whether the steps lead from what a running instance has; else from nothing.
     pub running: bool,
@@ -323,7 +335,7 @@ pub struct PlanAnswer {
 }
 
 /// What another configuration does to the clients of a service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceEffect {
     /// Its name.
     pub service: String,
@@ -339,7 +351,7 @@ pub struct ServiceEffect {
 }
 
 /// Bytes of the largest packets that get through whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MtuChange {
     /// Now.
     pub before: u32,
@@ -348,7 +360,7 @@ pub struct MtuChange {
 }
 
 /// Another binary runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UpgradeAnswer {
     /// The process that runs now.
     pub pid: Option<u32>,
@@ -361,14 +373,15 @@ pub struct UpgradeAnswer {
 }
 
 /// What is to run in place of this process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UpgradeRequest {
     /// The whole path of a binary.
+    #[schema(value_type = String)]
     pub binary: PathBuf,
 }
 
 /// How a stop ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StopAnswer {
     /// The process that is ending; none when there was none any more.
     pub pid: Option<u32>,

@@ -95,6 +95,7 @@ at_each_hook! {
     connections_end_well_whichever_end_is_first
     connections_that_backends_end_are_told_so
     a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back
+    what_operators_end_and_deny_ends_at_once_and_comes_back_when_the_time_is_up
     datagrams_in_fragments_are_answered
     a_client_learns_the_size_of_our_own_link
     a_client_learns_the_size_of_a_link_behind_a_router
@@ -116,7 +117,10 @@ at_each_hook! {
     packets_are_told_of_as_they_came_and_as_they_left
 }
 
-use denied::a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back;
+use denied::{
+    a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back,
+    what_operators_end_and_deny_ends_at_once_and_comes_back_when_the_time_is_up,
+};
 use flows::{
     a_load_beyond_its_limit_goes_to_other_backends,
     a_port_that_is_used_again_and_again_always_connects,

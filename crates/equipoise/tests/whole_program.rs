@@ -1,5 +1,7 @@
 //! The whole program on a data plane and a machine in memory, asked over a real socket.
 
+#[path = "whole/api.rs"]
+mod api;
 #[path = "whole/changes.rs"]
 mod changes;
 #[path = "whole/events.rs"]
@@ -8,12 +10,18 @@ mod events;
 mod files;
 #[path = "whole/health.rs"]
 mod health;
+#[path = "whole/limits.rs"]
+mod limits;
 #[path = "whole/metrics.rs"]
 mod metrics;
 #[path = "whole/names.rs"]
 mod names;
 #[path = "whole/operate.rs"]
 mod operate;
+#[path = "whole/pools.rs"]
+mod pools;
+#[path = "whole/port.rs"]
+mod port;
 #[path = "whole/restart.rs"]
 mod restart;
 #[path = "whole/shown.rs"]

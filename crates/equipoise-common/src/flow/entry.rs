@@ -105,11 +105,13 @@ pub enum Reason {
     Reselected = 9,
     /// Its client has come to be denied.
     Denied = 10,
+    /// An operator has ended it.
+    ByHand = 11,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::None,
         Self::ClientFin,
         Self::BackendFin,
@@ -121,6 +123,7 @@ impl Reason {
         Self::Replaced,
         Self::Reselected,
         Self::Denied,
+        Self::ByHand,
     ];
 
     /// From a number.
@@ -136,6 +139,7 @@ impl Reason {
             8 => Self::Replaced,
             9 => Self::Reselected,
             10 => Self::Denied,
+            11 => Self::ByHand,
             _ => Self::None,
         }
     }
@@ -154,6 +158,7 @@ impl Reason {
             Self::Replaced => "replaced",
             Self::Reselected => "reselected",
             Self::Denied => "denied",
+            Self::ByHand => "by_hand",
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Backends changed while the program runs, laid over what the file says.
+//! What is changed while the program runs, laid over what the file says: backends, and beside them rates (`rate`) and denied prefixes
+//! (`denial`).
 //!
 //! A change is of one backend of one pool, and there is one for each at most: another weight, a backend that the file does not have,
 //! or one that it has and that is left out. They are laid over the tree before it is checked, so that the whole is checked as a
@@ -11,9 +12,21 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::file::{Entry, Node, Value};
+use super::file::{Node, Value};
 use super::ports::target;
+use crate::facts::Moment;
 use crate::id::{BackendKey, DEFAULT_ROUTE};
+
+mod denial;
+mod rate;
+mod service;
+mod tree;
+
+pub use denial::Denial;
+pub use rate::{RateChange, RateKey, RateOf};
+pub use service::ServiceChange;
+
+use tree::{entry, field, items, text, value};
 
 /// A backend that is added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,60 +54,151 @@ pub enum Change {
     Removed,
 }
 
-/// Changes by backend; at most one of each.
+/// Changes by what they are about; at most one of each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Changes(BTreeMap<BackendKey, Change>);
+pub struct Changes {
+    /// By name, in the order in which they came.
+    services: Vec<(String, ServiceChange)>,
+    backends: BTreeMap<BackendKey, Change>,
+    rates: BTreeMap<RateKey, RateChange>,
+    /// Until when, where that is not for good.
+    denials: BTreeMap<Denial, Option<Moment>>,
+}
 
 impl Changes {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.services.is_empty()
+            && self.backends.is_empty()
+            && self.rates.is_empty()
+            && self.denials.is_empty()
     }
 
-    /// All, in the order of services, routes and addresses.
-    pub fn iter(&self) -> impl Iterator<Item = (&BackendKey, &Change)> {
-        self.0.iter()
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.services.len() + self.backends.len() + self.rates.len() + self.denials.len()
+    }
+
+    /// Those of services as a whole, in the order in which they came.
+    pub fn services(&self) -> impl Iterator<Item = (&str, &ServiceChange)> {
+        self.services.iter().map(|(name, change)| (name.as_str(), change))
+    }
+
+    /// Those of backends, in the order of services, routes and addresses.
+    pub fn backends(&self) -> impl Iterator<Item = (&BackendKey, &Change)> {
+        self.backends.iter()
+    }
+
+    /// Those of rates, in the order of services.
+    pub fn rates(&self) -> impl Iterator<Item = (&RateKey, &RateChange)> {
+        self.rates.iter()
+    }
+
+    /// Prefixes that are denied, and until when, where that is not for good.
+    pub fn denials(&self) -> impl Iterator<Item = (&Denial, Option<Moment>)> {
+        self.denials.iter().map(|(denial, until)| (denial, *until))
+    }
+
+    /// All that the others do not have, in words.
+    pub fn missing_in(&self, others: &Self) -> Vec<String> {
+        let backends = self.backends.iter().filter(|(key, _)| !others.backends.contains_key(*key));
+        let rates = self.rates.iter().filter(|(key, _)| !others.rates.contains_key(*key));
+        let denials = self.denials.keys().filter(|key| !others.denials.contains_key(*key));
+        let is_missing = |name: &&str| !others.services.iter().any(|(other, _)| other == name);
+        let services = self.services.iter().map(|(name, _)| name.as_str()).filter(is_missing);
+        let services = services.map(|name| format!("service {name}"));
+        let backends = backends.map(|(BackendKey { service, address, .. }, change)| {
+            format!("{} of {service}: {change}", target::text(*address))
+        });
+        let rates = rates.map(|(key, change)| format!("{key}: {change}"));
+        services
+            .chain(backends)
+            .chain(rates)
+            .chain(denials.map(|denial| format!("{denial} denied")))
+            .collect()
+    }
+
+    /// A service is to be this, or not to be there.
+    pub fn set_service(&mut self, name: &str, change: ServiceChange) {
+        match self.services.iter_mut().find(|(other, _)| other == name) {
+            Some((_, before)) => *before = change,
+            None => self.services.push((name.to_owned(), change)),
+        }
+    }
+
+    /// A service is to have this rate.
+    pub fn set_rate(&mut self, key: RateKey, change: RateChange) {
+        self.rates.insert(key, change);
+    }
+
+    /// Clients of a prefix are not to be let in, until then or for good.
+    pub fn deny(&mut self, denial: Denial, until: Option<Moment>) {
+        self.denials.insert(denial, until);
+    }
+
+    /// They are let in again, as far as these changes go; false where none of them kept them out.
+    pub fn allow_again(&mut self, denial: &Denial) -> bool {
+        self.denials.remove(denial).is_some()
+    }
+
+    /// Drops what is over by now, and says what that was.
+    pub fn expire(&mut self, now: Moment) -> Vec<Denial> {
+        let is_over = |_: &Denial, until: &mut Option<Moment>| until.is_some_and(|at| at <= now);
+        self.denials.extract_if(.., is_over).map(|(denial, _)| denial).collect()
+    }
+
+    /// When the next one is over.
+    pub fn next_end(&self) -> Option<Moment> {
+        self.denials.values().flatten().min().copied()
     }
 
     /// A backend is to have this weight.
     pub fn set_weight(&mut self, key: BackendKey, weight: u16) {
-        let change = match self.0.get(&key) {
+        let change = match self.backends.get(&key) {
             Some(Change::Added(new)) => Change::Added(NewBackend { weight, ..*new }),
             Some(Change::Weight(_) | Change::Removed) | None => Change::Weight(weight),
         };
-        self.0.insert(key, change);
+        self.backends.insert(key, change);
     }
 
     /// A backend is to be there. One that was left out, and is asked for as it was, is as it was: the file says of it what is not
     /// said here.
     pub fn add(&mut self, key: BackendKey, new: NewBackend) {
-        let change = match self.0.get(&key) {
+        let change = match self.backends.get(&key) {
             Some(Change::Removed) => Change::Weight(new.weight),
             Some(Change::Weight(_) | Change::Added(_)) | None => Change::Added(new),
         };
-        self.0.insert(key, change);
+        self.backends.insert(key, change);
     }
 
     /// A backend is not to be there.
     pub fn remove(&mut self, key: BackendKey) {
-        if let Some(Change::Added(_)) = self.0.get(&key) {
-            self.0.remove(&key);
+        if let Some(Change::Added(_)) = self.backends.get(&key) {
+            self.backends.remove(&key);
         } else {
-            self.0.insert(key, Change::Removed);
+            self.backends.insert(key, Change::Removed);
         }
     }
 
     /// Lays them over a tree; answers with those that hold.
     pub(super) fn lay_over(&self, root: &mut Node) -> Self {
+        let holds = |(name, change): &&(String, ServiceChange)| service::lay(root, name, change);
+        // First: others may be of what is given so.
+        let services = self.services.iter().filter(holds).cloned().collect();
         let holds = |(key, change): &(&BackendKey, &Change)| lay(root, key, **change);
-        let holding = self.0.iter().filter(holds);
-        Self(holding.map(|(key, change)| (key.clone(), *change)).collect())
+        let holding = self.backends.iter().filter(holds);
+        let backends = holding.map(|(key, change)| (key.clone(), *change)).collect();
+        let holding = self.rates.iter().filter(|(key, change)| rate::lay(root, key, **change));
+        let rates = holding.map(|(key, change)| (key.clone(), *change)).collect();
+        let holding = self.denials.iter().filter(|(denial, _)| denial::lay(root, denial));
+        let denials = holding.map(|(denial, until)| (denial.clone(), *until)).collect();
+        Self { services, backends, rates, denials }
     }
 }
 
 impl FromIterator<(BackendKey, Change)> for Changes {
     fn from_iter<I: IntoIterator<Item = (BackendKey, Change)>>(changes: I) -> Self {
-        Self(changes.into_iter().collect())
+        Self { backends: changes.into_iter().collect(), ..Self::default() }
     }
 }
 
@@ -110,7 +214,7 @@ impl fmt::Display for Change {
 
 /// Makes one change; false where it is none.
 fn lay(root: &mut Node, key: &BackendKey, change: Change) -> bool {
-    let Some(service) = service(root, &key.service) else { return false };
+    let Some(service) = tree::service(root, &key.service) else { return false };
     match change {
         Change::Weight(weight) => {
             let Some(backend) = find(service, key) else { return false };
@@ -129,12 +233,6 @@ fn lay(root: &mut Node, key: &BackendKey, change: Change) -> bool {
                 || fallback(service).is_some_and(|list| remove(list, key.address))
         }
     }
-}
-
-/// The table of a service.
-fn service<'a>(root: &'a mut Node, name: &str) -> Option<&'a mut Node> {
-    let services = items(field(root, "service")?)?;
-    services.iter_mut().find(|service| text(service, "name") == Some(name))
 }
 
 /// The list of the backends that a route leads to.
@@ -211,31 +309,6 @@ fn remove(list: &mut Node, address: SocketAddr) -> bool {
     })
 }
 
-fn entry(name: &str, node: Node) -> Entry {
-    Entry { name: name.to_owned(), name_span: node.span.clone(), node }
-}
-
-fn value<'a>(table: &'a Node, name: &str) -> Option<&'a Value> {
-    let Value::Table(entries) = &table.value else { return None };
-    entries.iter().find(|entry| entry.name == name).map(|entry| &entry.node.value)
-}
-
-fn text<'a>(table: &'a Node, name: &str) -> Option<&'a str> {
-    value(table, name)?.text()
-}
-
-fn field<'a>(table: &'a mut Node, name: &str) -> Option<&'a mut Node> {
-    let Value::Table(entries) = &mut table.value else { return None };
-    entries.iter_mut().find(|entry| entry.name == name).map(|entry| &mut entry.node)
-}
-
-fn items(list: &mut Node) -> Option<&mut Vec<Node>> {
-    match &mut list.value {
-        Value::List(items) => Some(items),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{Around, Config, parse, parse_changed};
@@ -270,7 +343,7 @@ mod tests {
     fn laid(file: &str, changes: &Changes) -> (Vec<String>, usize) {
         let changed =
             parse_changed(("a.toml", file), &Around::files(&|_| unreachable!()), changes).unwrap();
-        (pools(&changed.checked.config), changed.changes.iter().count())
+        (pools(&changed.checked.config), changed.changes.backends().count())
     }
 
     fn pools(config: &Config) -> Vec<String> {
@@ -308,7 +381,7 @@ mod tests {
             let mut changes = Changes::default();
             change(&mut changes);
             let changed = parse_changed(("a.toml", &file), &around, &changes).unwrap();
-            (pools(&changed.checked.config)[0].clone(), changed.changes.iter().count())
+            (pools(&changed.checked.config)[0].clone(), changed.changes.backends().count())
         };
         let first = || of(None, "10.0.0.1:80");
         let (rest, file_says) = ("10.0.0.2=1 10.0.9.1=4", 0);
@@ -398,13 +471,13 @@ mod tests {
         changes.add(key(), NEW);
         changes.set_weight(key(), 2);
         let expected = Change::Added(NewBackend { weight: 2, ..NEW });
-        assert_eq!(changes.iter().map(|(_, change)| *change).collect::<Vec<_>>(), [expected]);
+        assert_eq!(changes.backends().map(|(_, change)| *change).collect::<Vec<_>>(), [expected]);
         changes.remove(key());
         assert!(changes.is_empty(), "as if it had never been there");
         changes.set_weight(key(), 2);
         changes.remove(key());
         changes.add(key(), NEW);
         let expected = Change::Weight(9);
-        assert_eq!(changes.iter().map(|(_, change)| *change).collect::<Vec<_>>(), [expected]);
+        assert_eq!(changes.backends().map(|(_, change)| *change).collect::<Vec<_>>(), [expected]);
     }
 }

@@ -6,6 +6,7 @@
 
 mod across;
 mod address;
+mod admin;
 mod affinity;
 mod breaker;
 mod delivery;
@@ -28,6 +29,7 @@ use super::file::Node;
 use super::problem::{Places, Problem};
 use super::texts::Texts;
 use super::{Config, ReadFile, Settings};
+pub(super) use prefixes::parse as prefix;
 use report::{At, Report};
 
 /// What a check says.

@@ -5,9 +5,12 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
+
+use super::check::prefix;
 
 /// Limits of a service, or of the settings for all services; what is absent says nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -84,6 +87,30 @@ pub struct Prefix {
     pub address: IpAddr,
     /// Bits that count.
     pub length: u8,
+}
+
+impl FromStr for Prefix {
+    type Err = NotAPrefix;
+
+    /// From a prefix, or from an address for the prefix of it alone.
+    fn from_str(text: &str) -> Result<Self, NotAPrefix> {
+        prefix(text).map_err(|(message, allowed)| NotAPrefix { message, allowed })
+    }
+}
+
+/// What is wrong with the text of a prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotAPrefix {
+    message: String,
+    allowed: String,
+}
+
+impl std::error::Error for NotAPrefix {}
+
+impl fmt::Display for NotAPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (allowed: {})", self.message, self.allowed)
+    }
 }
 
 impl fmt::Display for Prefix {

@@ -9,7 +9,7 @@ mod toml;
 mod yaml;
 
 use super::file::{Entry, Node, Value};
-use super::keys::{FILE, Kind, Table};
+use super::keys::{FILE, Kind, SERVICE, Table};
 use super::variables;
 
 /// What can be written: a tree without places.
@@ -58,6 +58,12 @@ impl Data {
     /// With keys in the order of the list of keys.
     pub(super) fn ordered(mut self) -> Self {
         self.order(&Kind::Table(&FILE));
+        self
+    }
+
+    /// So, where it is the table of a service.
+    pub(super) fn ordered_service(mut self) -> Self {
+        self.order(&Kind::Table(&SERVICE));
         self
     }
 

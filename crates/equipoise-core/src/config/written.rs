@@ -30,6 +30,9 @@ pub fn written(config: &Config) -> Value {
     if let Some(metrics) = &settings.metrics {
         written["metrics"] = json!(metrics);
     }
+    if let Some(admin) = &settings.admin {
+        written["admin"] = json!(admin);
+    }
     json!({ "service": config.services.iter().map(service).collect::<Vec<_>>(), "settings": written })
 }
 

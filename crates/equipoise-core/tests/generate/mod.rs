@@ -99,6 +99,15 @@ fn settle(file: &mut Value, names: &[String]) {
         let resolvers = dns.get_mut("resolvers").and_then(Value::as_array_mut);
         resolvers.into_iter().for_each(|resolvers| resolvers.truncate(1));
     }
+    let admin = file.get_mut("settings").and_then(|settings| settings.get_mut("admin"));
+    let keys = admin.and_then(|admin| admin.get_mut("keys")).and_then(Value::as_array_mut);
+    for (index, key) in keys.into_iter().flatten().enumerate() {
+        key["name"] = json!(format!("key-{index}"));
+        // A key in the file itself is not written out again.
+        let key = key.as_object_mut().unwrap();
+        key.remove("key");
+        key.entry("key-file").or_insert(json!("/etc/k"));
+    }
     // Commands are checks only where that is said.
     file["settings"]["exec-checks"] = json!(true);
     let services = file["service"].as_array_mut().unwrap();

@@ -25,11 +25,13 @@ use crate::status::operate::{
     BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer,
     UndrainRequest,
 };
+use crate::status::pool::{EndAnswer, EndRequest};
 use crate::status::{
     Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer, UpgradeAnswer, UpgradeRequest,
 };
 
 mod events;
+mod limits;
 
 pub use events::{EventStream, PacketStream, Told, Wanted};
 
@@ -84,6 +86,24 @@ impl Client {
     pub async fn flows(&self, filter: &FlowFilter) -> Result<Vec<Flow>, ClientError> {
         let path = format!("flows?{}", query(filter));
         self.read(self.send(Method::GET, &path, Bytes::new()).await?).await
+    }
+
+    /// Ends flows.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, or nothing says which flows.
+    pub async fn end_flows(&self, request: &EndRequest) -> Result<EndAnswer, ClientError> {
+        let EndRequest { service, backend, client, all, reset } = request;
+        let set = |is_set: bool| is_set.then_some("true");
+        let query = pairs(&[
+            ("service", service.as_deref()),
+            ("backend", backend.as_deref()),
+            ("client", client.as_deref()),
+            ("all", set(*all)),
+            ("reset", set(*reset)),
+        ]);
+        self.read(self.send(Method::DELETE, &format!("flows?{query}"), Bytes::new()).await?).await
     }
 
     /// The configuration that runs, as JSON.

@@ -1,6 +1,7 @@
-//! Who is at the other end of the admin socket.
+//! Who is at the other end of a connection to the admin API.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 
 use axum::extract::FromRequestParts;
 use axum::extract::connect_info::{ConnectInfo, Connected};
@@ -8,24 +9,42 @@ use axum::http::request::Parts;
 use axum::serve::IncomingStream;
 use tokio::net::UnixListener;
 
+use super::accept::Incoming;
 use crate::status::history::Author;
 
-/// The user of this host that a connection is of; none where that is not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer(Option<u32>);
+/// Who a connection, or a request on it, is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A user of this host, by the socket; none where that is not known.
+    User(Option<u32>),
+    /// Whoever is at this address.
+    Address(IpAddr),
+    /// Whoever has the key of this name.
+    Key(String),
+}
 
 impl Peer {
     /// As who has changed a configuration. Whoever is not known is told as nobody of this host.
     pub fn author(self) -> Author {
         /// The number that Linux gives to none.
         const NOBODY_KNOWN: u32 = u32::MAX;
-        Author::User { uid: self.0.unwrap_or(NOBODY_KNOWN) }
+        match self {
+            Self::User(uid) => Author::User { uid: uid.unwrap_or(NOBODY_KNOWN) },
+            Self::Address(address) => Author::Address { address },
+            Self::Key(name) => Author::Key { name },
+        }
     }
 }
 
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self(stream.io().peer_cred().ok().map(|credentials| credentials.uid()))
+        Self::User(stream.io().peer_cred().ok().map(|credentials| credentials.uid()))
+    }
+}
+
+impl Connected<IncomingStream<'_, Incoming>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Incoming>) -> Self {
+        Self::Address(stream.remote_addr().ip().to_canonical())
     }
 }
 
@@ -34,6 +53,6 @@ impl<S: Sync> FromRequestParts<S> for Peer {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
         let known = parts.extensions.get::<ConnectInfo<Self>>();
-        Ok(known.map_or(Self(None), |ConnectInfo(peer)| *peer))
+        Ok(known.map_or(Self::User(None), |ConnectInfo(peer)| peer.clone()))
     }
 }

@@ -6,9 +6,10 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use equipoise_core::config::Problem;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// A problem, as an answer carries it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProblemDetails {
     /// What kind of problem, as a URI reference.
     #[serde(rename = "type")]
@@ -25,7 +26,7 @@ pub struct ProblemDetails {
 }
 
 /// A problem of a configuration, with its place.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ConfigError {
     /// The file.
     pub file: String,
@@ -73,6 +74,8 @@ impl ConfigError {
     }
 }
 
+/// What a problem is in that no file has.
+const REQUEST: &str = "request";
 /// What the names of all kinds begin with.
 const KINDS: &str = "urn:equipoise:problem:";
 /// The kind of a problem with a configuration that could not be applied, and is taken back.
@@ -82,6 +85,34 @@ impl ProblemDetails {
     /// A configuration could not be applied: what ran before runs again.
     pub fn rolled_back(detail: impl Into<String>, errors: Vec<ConfigError>) -> Self {
         Self { errors, ..Self::of(StatusCode::INTERNAL_SERVER_ERROR, ROLLED_BACK, detail) }
+    }
+
+    /// The same, where all of it is about a part of a configuration that was the request: with the places that its keys have there, in
+    /// the names that requests have for them.
+    #[must_use]
+    pub fn within(self, part: &str) -> Self {
+        let inside = |error: &ConfigError| {
+            let rest = error.key.strip_prefix(part)?;
+            let key = rest.strip_prefix('.').unwrap_or(rest).replace('-', "_");
+            let pointer = pointer(&key);
+            Some(ConfigError {
+                file: REQUEST.to_owned(),
+                line: 1,
+                column: 1,
+                key,
+                pointer,
+                ..error.clone()
+            })
+        };
+        let Some(errors) = self.errors.iter().map(inside).collect::<Option<Vec<_>>>() else {
+            return self;
+        };
+        if errors.is_empty() {
+            return self;
+        }
+        let told = |error: &ConfigError| format!("{}: {}", error.key, error.message);
+        let detail = errors.iter().map(told).collect::<Vec<_>>().join("; ");
+        Self { detail, errors, ..self }
     }
 
     /// Whether it is a problem of this kind.
@@ -97,6 +128,26 @@ impl ProblemDetails {
     /// The request itself is wrong.
     pub fn bad_request(detail: impl Into<String>) -> Self {
         Self::of(StatusCode::BAD_REQUEST, "bad-request", detail)
+    }
+
+    /// Nobody knows who asks.
+    pub fn unauthorized(detail: impl Into<String>) -> Self {
+        Self::of(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+    }
+
+    /// Who asks may not.
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        Self::of(StatusCode::FORBIDDEN, "forbidden", detail)
+    }
+
+    /// Who asks has tried too often.
+    pub fn too_many(detail: impl Into<String>) -> Self {
+        Self::of(StatusCode::TOO_MANY_REQUESTS, "too-many", detail)
+    }
+
+    /// Another configuration runs than the one that was meant.
+    pub fn stale(detail: impl Into<String>) -> Self {
+        Self::of(StatusCode::PRECONDITION_FAILED, "stale", detail)
     }
 
     /// The configuration in the request is wrong.

@@ -3,25 +3,31 @@
 use axum::Json;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
-use axum::http::header;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Query, State};
+use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{MethodRouter, get, post};
 use futures_util::stream;
+use serde::Deserialize;
 use serde_json::Value;
 
+use super::tag::Tagged;
 use super::{Access, Command, ProblemDetails};
 
 mod change;
+mod document;
 mod events;
+mod health;
+mod limits;
 mod names;
 mod operate;
+mod services;
 mod trace;
 
 use crate::metrics::{self, Exporter};
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
-use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord, OfRoute};
+use crate::status::pool::{EndAnswer, EndRequest};
 use crate::status::{
     Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer, UpgradeAnswer, UpgradeRequest,
 };
@@ -29,48 +35,95 @@ use crate::status::{
 /// Flows written at a time: a chunk of about 100 kB.
 const CHUNK: usize = 512;
 
+/// Where something is to be had, and what answers there, by method.
+type Route = (&'static str, MethodRouter<Access>);
+
 pub(super) fn router(access: Access, exporter: Exporter) -> Router {
-    Router::new()
-        .route("/api/v1/status", get(status))
-        .route("/api/v1/flows", get(flows))
-        .route("/api/v1/config", get(config))
-        .route("/api/v1/plan", post(plan))
-        .route("/api/v1/explain", post(explain))
-        .merge(operate::router())
-        .merge(change::router())
-        .merge(events::router())
-        .merge(names::router())
-        .merge(trace::router())
-        .route("/api/v1/health", get(health))
-        .route("/api/v1/services/{service}/backends/{backend}/health", put(set_health))
-        .route("/api/v1/services/{service}/backends/{backend}/health/check", post(check_health))
-        .route("/api/v1/upgrade", post(upgrade))
-        .route("/api/v1/stop", post(stop))
+    let all = all().into_iter();
+    all.fold(Router::new(), |router, (path, methods)| router.route(path, methods))
         .fallback(async || ProblemDetails::not_found("there is no such resource"))
         .method_not_allowed_fallback(async || ProblemDetails::wrong_method())
         .with_state(access)
-        .merge(metrics::router("/api/v1/metrics", exporter))
+        .merge(metrics::router(METRICS, exporter))
 }
 
-async fn status(State(access): State<Access>) -> Result<Json<Status>, ProblemDetails> {
+/// All but that of metrics, which are had in other forms.
+fn all() -> Vec<Route> {
+    let mut all = vec![
+        ("/api/v1/status", get(status)),
+        ("/api/v1/flows", get(flows).delete(end_flows)),
+        ("/api/v1/config", get(config)),
+        ("/api/v1/plan", post(plan)),
+        ("/api/v1/explain", post(explain)),
+        ("/api/v1/upgrade", post(upgrade)),
+        ("/api/v1/stop", post(stop)),
+    ];
+    all.extend(operate::routes());
+    all.extend(change::routes());
+    all.extend(events::routes());
+    all.extend(health::routes());
+    all.extend(limits::routes());
+    all.extend(names::routes());
+    all.extend(services::routes());
+    all.extend(trace::routes());
+    all.extend(document::routes());
+    all
+}
+
+const METRICS: &str = "/api/v1/metrics";
+
+#[utoipa::path(get, path = "/api/v1/status", tag = "instance", summary = "How the instance is", responses((status = 200, description = "What is asked for", body = Status), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn status(State(access): State<Access>) -> Result<Json<Status>, ProblemDetails> {
     access.ask(Command::Status).await.map(Json)
 }
 
-async fn flows(
+/// Which part of a list is asked for.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Page {
+    /// So many at most.
+    limit: Option<usize>,
+    /// Without so many at the beginning.
+    #[serde(default)]
+    offset: usize,
+}
+
+/// How many there are on all pages.
+const TOTAL: HeaderName = HeaderName::from_static("x-total-count");
+
+#[utoipa::path(get, path = "/api/v1/flows", tag = "flows", summary = "Flows, some or all", params(FlowFilter, Page), responses((status = 200, description = "What is asked for", body = Vec<Flow>, headers(("X-Total-Count" = u64, description = "How many there are on all pages"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn flows(
     State(access): State<Access>,
     filter: Result<Query<FlowFilter>, QueryRejection>,
+    page: Result<Query<Page>, QueryRejection>,
 ) -> Result<Response, ProblemDetails> {
-    let Query(filter) = filter?;
-    let flows = access.ask(|reply| Command::Flows(filter, reply)).await?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(array(flows)))
-        .into_response())
+    let (Query(filter), Query(page)) = (filter?, page?);
+    let mut flows = access.ask(|reply| Command::Flows(filter, reply)).await?;
+    let total = flows.len();
+    flows.drain(..page.offset.min(total));
+    flows.truncate(page.limit.unwrap_or(total));
+    let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let head = [kind, (TOTAL, HeaderValue::from(total))];
+    Ok((head, Body::from_stream(array(flows))).into_response())
 }
 
-async fn config(State(access): State<Access>) -> Json<Value> {
-    Json(access.snapshot.borrow().config.clone())
+#[utoipa::path(delete, path = "/api/v1/flows", tag = "flows", summary = "Ends flows", params(EndRequest), responses((status = 200, description = "What is asked for", body = EndAnswer), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn end_flows(
+    State(access): State<Access>,
+    request: Result<Query<EndRequest>, QueryRejection>,
+) -> Result<Json<EndAnswer>, ProblemDetails> {
+    let Query(request) = request?;
+    access.ask(|reply| Command::EndFlows(request, reply)).await.map(Json)
 }
 
-async fn plan(
+#[utoipa::path(get, path = "/api/v1/config", tag = "configuration", summary = "The configuration that runs, without keys", responses((status = 200, description = "What is asked for", body = Value, headers(("ETag" = String, description = "Its generation"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn config(State(access): State<Access>) -> Tagged<Value> {
+    let snapshot = access.snapshot.borrow();
+    Tagged { generation: snapshot.generation, answer: snapshot.config.clone() }
+}
+
+#[utoipa::path(post, path = "/api/v1/plan", tag = "configuration", summary = "What a configuration would change", request_body = PlanRequest, responses((status = 200, description = "What is asked for", body = PlanAnswer), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn plan(
     State(access): State<Access>,
     request: Result<Json<PlanRequest>, JsonRejection>,
 ) -> Result<Json<PlanAnswer>, ProblemDetails> {
@@ -78,7 +131,8 @@ async fn plan(
     access.ask(|reply| Command::Plan(request, reply)).await.map(Json)
 }
 
-async fn explain(
+#[utoipa::path(post, path = "/api/v1/explain", tag = "flows", summary = "What becomes of a packet", request_body = ExplainRequest, responses((status = 200, description = "What is asked for", body = ExplainAnswer), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn explain(
     State(access): State<Access>,
     request: Result<Json<ExplainRequest>, JsonRejection>,
 ) -> Result<Json<ExplainAnswer>, ProblemDetails> {
@@ -86,37 +140,8 @@ async fn explain(
     access.ask(|reply| Command::Explain(request, reply)).await.map(Json)
 }
 
-async fn health(
-    State(access): State<Access>,
-    filter: Result<Query<HealthFilter>, QueryRejection>,
-) -> Result<Json<Vec<BackendHealth>>, ProblemDetails> {
-    let Query(filter) = filter?;
-    access.ask(|reply| Command::Health(filter, reply)).await.map(Json)
-}
-
-async fn set_health(
-    State(access): State<Access>,
-    path: Result<Path<(String, String)>, PathRejection>,
-    request: Result<Json<HealthWord>, JsonRejection>,
-) -> Result<Json<Vec<BackendHealth>>, ProblemDetails> {
-    let Path((service, backend)) = path?;
-    let Json(word) = request?;
-    let name = BackendName { service, backend, route: word.route.clone() };
-    access.ask(|reply| Command::SetHealth(name, word, reply)).await.map(Json)
-}
-
-async fn check_health(
-    State(access): State<Access>,
-    path: Result<Path<(String, String)>, PathRejection>,
-    query: Result<Query<OfRoute>, QueryRejection>,
-) -> Result<Json<Vec<BackendHealth>>, ProblemDetails> {
-    let Path((service, backend)) = path?;
-    let Query(OfRoute { route }) = query?;
-    let name = BackendName { service, backend, route };
-    access.ask(|reply| Command::CheckHealth(name, reply)).await.map(Json)
-}
-
-async fn upgrade(
+#[utoipa::path(post, path = "/api/v1/upgrade", tag = "instance", summary = "Runs another binary in place of this process; by the socket alone", request_body = UpgradeRequest, responses((status = 200, description = "What is asked for", body = UpgradeAnswer), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn upgrade(
     State(access): State<Access>,
     request: Result<Json<UpgradeRequest>, JsonRejection>,
 ) -> Result<Json<UpgradeAnswer>, ProblemDetails> {
@@ -128,7 +153,8 @@ async fn upgrade(
     access.ask(|reply| Command::Upgrade(binary, reply)).await.map(Json)
 }
 
-async fn stop(State(access): State<Access>) -> Result<Json<StopAnswer>, ProblemDetails> {
+#[utoipa::path(post, path = "/api/v1/stop", tag = "instance", summary = "Ends the instance and removes everything of it", responses((status = 200, description = "What is asked for", body = StopAnswer), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn stop(State(access): State<Access>) -> Result<Json<StopAnswer>, ProblemDetails> {
     access.ask(Command::Stop).await.map(Json)
 }
 

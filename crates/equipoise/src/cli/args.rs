@@ -15,6 +15,7 @@ mod explain;
 mod files;
 mod flows;
 mod health;
+mod limits;
 mod operate;
 mod shell;
 mod trace;
@@ -24,8 +25,9 @@ pub use decap::Decap;
 pub use dns::{Dns, DnsAction, LookUp};
 pub use explain::Explain;
 pub use files::{Check, Convert, From, Import};
-pub use flows::{Flows, Services, SumBy};
+pub use flows::{Flows, FlowsAction, Services, SumBy, WhichFlows};
 pub use health::{Health, HealthAction, OneBackend, Probe, Wait};
+pub use limits::{Deny, DenyAction, Limits, LimitsAction, Pool};
 pub use operate::{Breaker, Drain, Events, Turn as BreakerTurn, Turned, Undrain, Which};
 pub use shell::{Completions, Man};
 pub use trace::{Capture, Trace, Which as WhichPackets};
@@ -85,12 +87,20 @@ pub enum Command {
     /// Show what a configuration would change in the running instance
     Plan(Plan),
     /// Show how the running instance is
-    Status,
+    Status(Status),
     /// Show the services, their pools and backends
     Services(Services),
-    /// List the flows in the flow table, or sum them up
+    /// List the flows in the flow table, sum them up, or end some
     #[command(after_long_help = flows::EXAMPLES)]
     Flows(Flows),
+    /// Show what the backends of a service get: slots, shares, live flows
+    Pool(Pool),
+    /// Show the limits in force and what they have refused, or change one
+    #[command(after_long_help = limits::LIMITS)]
+    Limits(Limits),
+    /// Keep clients out, and end their flows
+    #[command(after_long_help = limits::DENY)]
+    Deny(Deny),
     /// Say what becomes of a packet; nothing is sent and nothing changes
     #[command(after_long_help = explain::EXAMPLES)]
     Explain(Explain),
@@ -171,6 +181,22 @@ pub struct Run {
     /// Come after the process at the other end of standard input
     #[arg(long, hide = true)]
     pub take_over: bool,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Once or again and again
+    #[command(flatten)]
+    pub watch: Watch,
+}
+
+/// Whether something is shown once.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Watch {
+    /// Show it again each second, until stopped
+    #[arg(short, long)]
+    pub watch: bool,
 }
 
 /// Arguments of `upgrade`.

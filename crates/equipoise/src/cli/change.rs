@@ -1,7 +1,5 @@
 //! `equipoise reload`, `weight` and `backend`: another configuration for the running instance.
 
-use equipoise_core::config::target;
-
 use super::args::{Backend, BackendAction, Global, OneBackend, Reload, Weight};
 use super::{Exit, Failure, print, print_json};
 use crate::admin::client::ClientError;
@@ -55,7 +53,11 @@ fn name(backend: &OneBackend) -> BackendName {
     BackendName { service, backend, route }
 }
 
-async fn told(global: &Global, taken: Result<ReloadAnswer, ClientError>) -> Result<(), Failure> {
+/// Says what has become of a change.
+pub(super) async fn told(
+    global: &Global,
+    taken: Result<ReloadAnswer, ClientError>,
+) -> Result<(), Failure> {
     let answer = match taken {
         Ok(answer) => answer,
         Err(ClientError::Problem(problem)) if !problem.errors.is_empty() => {
@@ -98,13 +100,32 @@ fn shown(answer: &ReloadAnswer) -> String {
 
 /// A change made while running, in words.
 pub(super) fn in_words(change: &RuntimeChange) -> String {
-    let RuntimeChange { service, route, backend, change, weight } = change;
-    let backend = target::text(*backend);
+    let RuntimeChange { service, route, backend, change, weight, rate, burst, prefix, until } =
+        change;
+    let service = service.as_deref();
+    let of = service.map(|service| format!(" of {service}")).unwrap_or_default();
+    if let Some(prefix) = prefix {
+        let at = service.map(|service| format!(" at {service}")).unwrap_or_default();
+        let until = until.as_ref().map(|until| format!(" until {until}")).unwrap_or_default();
+        return format!("{prefix}{at}: {change}{until}");
+    }
+    if let Some(rate) = rate {
+        let what = match burst {
+            Some(burst) if *rate > 0 => format!("{rate} in a second, {burst} at once"),
+            _ => "none".to_owned(),
+        };
+        return format!("limit {change}{of}: {what}");
+    }
+    if let (None, Some(name)) = (backend, service) {
+        return format!("service {name}: {}", change.trim_start_matches("service-"));
+    }
     let weight = weight.map(|weight| format!(" {weight}")).unwrap_or_default();
     let what = match &**change {
         "added" => format!("added with weight{weight}"),
         "weight" => format!("weight{weight}"),
         other => other.to_owned(),
     };
-    format!("{backend} of {service}, route {route}: {what}")
+    let backend = backend.as_deref().unwrap_or_default();
+    let route = route.as_ref().map(|route| format!(", route {route}")).unwrap_or_default();
+    format!("{backend}{of}{route}: {what}")
 }

@@ -1,4 +1,4 @@
-//! `equipoise flows`: the flow table as rows.
+//! `equipoise flows`: the flow table as rows; `flows delete` ends some of them.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -6,29 +6,58 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::args::{Flows, Global, SumBy};
-use super::{Exit, Failure, print, print_json, table};
+use super::args::{Flows, FlowsAction, Global, SumBy, WhichFlows};
+use super::{Exit, Failure, json, print, print_json, table, watch};
 use crate::driver::parse_prefix;
+use crate::status::pool::{EndAnswer, EndRequest};
 use crate::status::{Flow, FlowFilter};
 
 pub(super) async fn flows(global: &Global, asked: &Flows) -> Result<(), Failure> {
-    if let Some(text) = &asked.client {
+    if let Some(FlowsAction::Delete { which, all, reset }) = &asked.action {
+        return delete(global, &filter(which)?, (*all, *reset)).await;
+    }
+    let filter = filter(&asked.which)?;
+    watch::show(asked.watch, async || {
+        let flows = global.client().flows(&filter).await?;
+        if let Some(by) = asked.sum_by {
+            let sums = sums(&flows, by);
+            return if global.json { json(&sums) } else { Ok(shown_sums(&sums, by)) };
+        }
+        if global.json { json(&flows) } else { Ok(shown(&flows)) }
+    })
+    .await
+}
+
+fn filter(which: &WhichFlows) -> Result<FlowFilter, Failure> {
+    let WhichFlows { service, backend, client } = which;
+    if let Some(text) = client {
         parse_prefix(text).map_err(|e| Failure::new(Exit::Usage, format!("--client: {e}")))?;
     }
-    let filter = FlowFilter {
-        service: asked.service.clone(),
-        backend: asked.backend.clone(),
-        client: asked.client.clone(),
-    };
-    let flows = global.client().flows(&filter).await?;
-    if let Some(by) = asked.sum_by {
-        let sums = sums(&flows, by);
-        return if global.json { print_json(&sums) } else { print(&shown_sums(&sums, by)) };
+    let (service, backend, client) = (service.clone(), backend.clone(), client.clone());
+    Ok(FlowFilter { service, backend, client })
+}
+
+async fn delete(
+    global: &Global,
+    filter: &FlowFilter,
+    (all, reset): (bool, bool),
+) -> Result<(), Failure> {
+    if *filter == FlowFilter::default() && !all {
+        let message = "which flows: --service, --backend or --client; or --all for all of them";
+        return Err(Failure::new(Exit::Usage, message));
     }
+    let FlowFilter { service, backend, client } = filter.clone();
+    let request = EndRequest { service, backend, client, all, reset };
+    let answer = global.client().end_flows(&request).await?;
     if global.json {
-        return print_json(&flows);
+        return print_json(&answer);
     }
-    print(&shown(&flows))
+    let EndAnswer { ended } = answer;
+    print(&format!("{} ended\n", counted(ended)))
+}
+
+fn counted(flows: u64) -> String {
+    if flows == 1 { "1 flow".to_owned() } else { format!("{flows} flows") }
 }
 
 /// What flows come to that have something in common.
@@ -98,10 +127,7 @@ fn shown(flows: &[Flow]) -> String {
             flow.packets_out.to_string(),
         ]);
     }
-    let total = match flows.len() {
-        1 => "1 flow".to_owned(),
-        n => format!("{n} flows"),
-    };
+    let total = counted(flows.len() as u64);
     if flows.is_empty() { format!("{total}\n") } else { format!("{table}\n{total}\n") }
 }
 

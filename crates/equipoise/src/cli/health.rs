@@ -7,7 +7,7 @@ use equipoise_core::config::{self, HealthCheck, target};
 use equipoise_core::health::Outcome;
 
 use super::args::{Global, Health, HealthAction, Probe};
-use super::{Exit, Failure, print, print_json, table};
+use super::{Exit, Failure, json, print, print_json, table, watch};
 use crate::probe::ask;
 use crate::status::health::{
     BackendHealth, BackendName, CheckError, HealthFilter, HealthWord, ProbeAnswer,
@@ -15,9 +15,16 @@ use crate::status::health::{
 
 pub(super) async fn health(global: &Global, asked: &Health) -> Result<(), Failure> {
     let client = global.client();
-    let backends = match &asked.action {
-        None => client.health(&HealthFilter { service: asked.service.clone() }).await?,
-        Some(HealthAction::Set { backend, state, duration }) => {
+    let Some(action) = &asked.action else {
+        let filter = HealthFilter { service: asked.service.clone() };
+        return watch::show(asked.watch, async || {
+            let backends = client.health(&filter).await?;
+            if global.json { json(&backends) } else { Ok(shown(&backends)) }
+        })
+        .await;
+    };
+    let backends = match action {
+        HealthAction::Set { backend, state, duration } => {
             let word = HealthWord {
                 state: *state,
                 for_seconds: duration.map(|duration| duration.as_secs_f64()),
@@ -25,7 +32,7 @@ pub(super) async fn health(global: &Global, asked: &Health) -> Result<(), Failur
             };
             client.set_health(&name(backend), &word).await?
         }
-        Some(HealthAction::Check { backend }) => client.check_health(&name(backend)).await?,
+        HealthAction::Check { backend } => client.check_health(&name(backend)).await?,
     };
     if global.json {
         return print_json(&backends);

@@ -22,10 +22,12 @@ pub(super) async fn confirm(global: &Global) -> Result<(), Failure> {
 }
 
 fn shown(entry: &HistoryEntry) -> String {
-    let by = match entry.by {
+    let by = match &entry.by {
         Author::File => "the file".to_owned(),
         Author::Signal => "a signal".to_owned(),
         Author::User { uid } => format!("user {uid}"),
+        Author::Key { name } => format!("the key {name}"),
+        Author::Address { address } => format!("somebody at {address}"),
         Author::Deadline => "nobody".to_owned(),
     };
     let result = match entry.result {

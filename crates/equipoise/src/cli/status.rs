@@ -2,41 +2,44 @@
 
 use std::fmt::Write;
 
-use super::args::{Global, Services};
-use super::{Exit, Failure, change, print, print_json, table};
+use super::args::{self, Global, Services};
+use super::{Exit, Failure, change, json, table, watch};
 use equipoise_core::config::target;
 
 use crate::status::{
     BackendStatus, Decimal, FlowTable, Health, PassiveStatus, ServiceState, ServiceStatus, Status,
 };
 
-pub(super) async fn status(global: &Global) -> Result<(), Failure> {
-    let status = global.client().status().await?;
-    if global.json {
-        return print_json(&status);
-    }
-    print(&shown(&status))
+pub(super) async fn status(global: &Global, asked: &args::Status) -> Result<(), Failure> {
+    watch::show(asked.watch, async || {
+        let status = global.client().status().await?;
+        if global.json { json(&status) } else { Ok(shown(&status)) }
+    })
+    .await
 }
 
 /// `equipoise services`: of the status, that part alone.
 pub(super) async fn services(global: &Global, asked: &Services) -> Result<(), Failure> {
-    let mut services = global.client().status().await?.services;
-    if let Some(name) = &asked.service {
-        services.retain(|service| service.name == *name);
-        if services.is_empty() {
-            let message = format!("there is no service {name:?}");
-            return Err(Failure::new(Exit::NotFound, message));
+    watch::show(asked.watch, async || {
+        let mut services = global.client().status().await?.services;
+        if let Some(name) = &asked.service {
+            services.retain(|service| service.name == *name);
+            if services.is_empty() {
+                let message = format!("there is no service {name:?}");
+                return Err(Failure::new(Exit::NotFound, message));
+            }
         }
-    }
-    if global.json {
-        return print_json(&services);
-    }
-    let mut text = String::new();
-    for service in &services {
-        // Writing to a string cannot fail.
-        let _: std::fmt::Result = write_service(&mut text, service);
-    }
-    print(text.trim_start())
+        if global.json {
+            return json(&services);
+        }
+        let mut text = String::new();
+        for service in &services {
+            // Writing to a string cannot fail.
+            let _: std::fmt::Result = write_service(&mut text, service);
+        }
+        Ok(text.trim_start().to_owned())
+    })
+    .await
 }
 
 fn shown(status: &Status) -> String {
@@ -60,6 +63,8 @@ fn write(text: &mut String, status: &Status) -> std::fmt::Result {
     for service in status.services.iter().filter(|s| s.state == ServiceState::Down) {
         writeln!(text, "  ! service {} has no backend to choose", service.name)?;
     }
+    write_panics(text, status)?;
+    write_pressure(text, &status.flow_table)?;
     for note in &status.notes {
         writeln!(text, "  note: {note}")?;
     }
@@ -82,6 +87,36 @@ fn write(text: &mut String, status: &Status) -> std::fmt::Result {
     write_interfaces(text, status)?;
     write_flows(text, &status.flow_table)?;
     write_verdicts(text, status)
+}
+
+fn write_panics(text: &mut String, status: &Status) -> std::fmt::Result {
+    for service in &status.services {
+        for pool in service.pools.iter().filter(|pool| pool.panic) {
+            let all = pool.backends.len();
+            let usable = pool.backends.iter().filter(|backend| is_usable(backend)).count();
+            let (name, route) = (&service.name, &pool.route);
+            writeln!(
+                text,
+                "  ! panic {usable}/{all}: pool {route} of {name} has too few usable backends"
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn is_usable(backend: &BackendStatus) -> bool {
+    backend.health != "unhealthy" && backend.breaker != "open" && !backend.draining
+}
+
+/// A table that is nearly full is worth a look before it is.
+fn write_pressure(text: &mut String, flows: &FlowTable) -> std::fmt::Result {
+    const NEARLY: f64 = 80.0;
+    let part = 100.0 * flows.live as f64 / flows.size.max(1) as f64;
+    if part < NEARLY {
+        return Ok(());
+    }
+    let (live, size) = (flows.live, flows.size);
+    writeln!(text, "  ! the flow tables hold {live} flows, {part:.0} % of the {size} of one family")
 }
 
 fn write_flows(text: &mut String, flows: &FlowTable) -> std::fmt::Result {

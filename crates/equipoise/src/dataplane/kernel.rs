@@ -34,6 +34,7 @@ mod abilities;
 mod access;
 mod attach;
 mod clsact;
+mod cut;
 pub mod decap;
 mod event;
 mod flow;
@@ -59,7 +60,7 @@ pub use self::event::{Arrivals, Events, Ring, Traces};
 #[cfg(feature = "kernel-tests")]
 pub use self::measure::{Measures, Subject};
 pub use self::options::{Clock, Eviction, Options, TcWay};
-pub use self::row::{Copied, Expiry, FlowRow, Occupancy, Part, Ties};
+pub use self::row::{Copied, Expiry, Farewell, FlowRow, Occupancy, Part, Ties};
 pub use self::run::{Entry, Explained, Input, Output, Runner, Twin};
 
 /// What a device is like, as far as attaching depends on it.
@@ -473,6 +474,20 @@ impl DataPlane for Kernel {
             access::cut::<V4, 8>(&v4, list, &mut expiry);
             access::cut::<V6, 16>(&v6, list, &mut expiry);
         }
+        if !expiry.resets.is_empty() {
+            reset::send(&expiry.resets);
+        }
+        expiry
+    }
+
+    fn end_flows(
+        &mut self,
+        wanted: &mut dyn FnMut(&FlowRow) -> bool,
+        farewell: Farewell,
+    ) -> Expiry {
+        let mut expiry = Expiry::default();
+        cut::cut_listed::<V4, 8>(&self.table(FIRST_V4), wanted, farewell, &mut expiry);
+        cut::cut_listed::<V6, 16>(&self.table(FIRST_V6), wanted, farewell, &mut expiry);
         if !expiry.resets.is_empty() {
             reset::send(&expiry.resets);
         }

@@ -19,8 +19,8 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 
 use super::kernel::{
-    Attachment, Device, Entry, Events, Expiry, Explained, FlowRow, KernelError, Occupancy, Part,
-    Traces,
+    Attachment, Device, Entry, Events, Expiry, Explained, Farewell, FlowRow, KernelError,
+    Occupancy, Part, Traces,
 };
 use super::memory::Memory;
 use super::{DataPlane, Explainer, Maps, Moving, StepError};
@@ -46,6 +46,8 @@ pub struct Plane {
     pub handshakes: BTreeMap<u32, Duration>,
     /// What became of flows under pressure.
     pub pressures: Vec<(Pressure, u64)>,
+    /// How flows that were ended by hand were said goodbye to.
+    pub farewells: Vec<Farewell>,
     /// Sweeps over the flow table so far.
     pub sweeps: u64,
     /// The packets counted.
@@ -197,6 +199,20 @@ impl DataPlane for Simulated {
             let before = plane.flows.len();
             let access = &plane.memory.contents().access;
             plane.flows.retain(|flow| !is_denied(access, flow));
+            before - plane.flows.len()
+        });
+        Expiry { cut: cut as u64, ..Expiry::default() }
+    }
+
+    fn end_flows(
+        &mut self,
+        wanted: &mut dyn FnMut(&FlowRow) -> bool,
+        farewell: Farewell,
+    ) -> Expiry {
+        let cut = self.with(|plane| {
+            let before = plane.flows.len();
+            plane.flows.retain(|flow| !wanted(flow));
+            plane.farewells.push(farewell);
             before - plane.flows.len()
         });
         Expiry { cut: cut as u64, ..Expiry::default() }

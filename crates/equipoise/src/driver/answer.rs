@@ -51,6 +51,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         match command {
             Command::Status(reply) => drop(reply.send(self.status().map_err(unreadable))),
             Command::Flows(filter, reply) => drop(reply.send(self.flows(&filter))),
+            Command::EndFlows(request, reply) => drop(reply.send(self.end_flows(&request))),
+            Command::Limits(service, reply) => {
+                drop(reply.send(self.limits(service.as_deref())));
+            }
+            Command::Denied(reply) => drop(reply.send(Ok(self.denied()))),
+            Command::Pools(of, reply) => drop(reply.send(self.pool_shares(&of))),
+            Command::Recompute(of, reply) => drop(reply.send(self.recompute(&of))),
             Command::Plan(request, reply) => drop(reply.send(self.plan(&request))),
             Command::Explain(request, reply) => self.explain(&request, reply),
             Command::Drain(request, reply) => self.drain(&request, reply),
@@ -276,7 +283,7 @@ fn protocol(protocol: Protocol) -> &'static str {
     }
 }
 
-fn algorithm(algorithm: Algorithm) -> &'static str {
+pub(super) fn algorithm(algorithm: Algorithm) -> &'static str {
     match algorithm {
         Algorithm::Maglev => "maglev",
         Algorithm::Random => "random",
@@ -286,7 +293,7 @@ fn algorithm(algorithm: Algorithm) -> &'static str {
     }
 }
 
-fn affinity(affinity: Affinity) -> Option<&'static str> {
+pub(super) fn affinity(affinity: Affinity) -> Option<&'static str> {
     match affinity {
         Affinity::None => None,
         Affinity::SourceIp => Some("source-ip"),

@@ -1,11 +1,14 @@
-//! Backends changed by operators: each change makes a configuration of its own, out of the file as it was taken and all changes so far.
+//! What operators change while the program runs: each change makes a configuration of its own, out of the file as it was taken and all changes so far.
 //!
 //! That configuration is checked and taken as one of a file is. What has been changed is kept for the next process, stays over
 //! reloads as long as the file says something else, and is dropped by a reload that asks for it.
 
 use std::collections::BTreeSet;
 
-use equipoise_core::config::{Change, Changes, NewBackend, Route, target};
+use equipoise_core::config::{
+    Change, Changes, Denial, NewBackend, RateChange, RateKey, Route, ServiceChange, target,
+};
+use equipoise_core::facts::Moment;
 use equipoise_core::id::{BackendKey, DEFAULT_ROUTE};
 
 use super::Driver;
@@ -19,6 +22,7 @@ use crate::status::change::{
 };
 use crate::status::health::BackendName;
 use crate::status::history::Author;
+use crate::status::limits::{DenyRequest, RateRequest};
 
 /// What a running configuration is made of.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +48,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Configure::Add(service, request) => self.add_backend(service, request).await,
             Configure::Remove(name) => self.remove_backend(name).await,
             Configure::Text(base) => self.take_text(base).await,
+            Configure::Service(name, table) => self.set_service(name, table).await,
+            Configure::WithoutService(name) => self.remove_service(name).await,
+            Configure::Rates(service, of, request) => self.set_rates(service, of, *request).await,
+            Configure::Deny(prefix, request) => self.deny(*prefix, request).await,
+            Configure::AllowAgain(denial) => self.allow_again(denial).await,
+            Configure::Expire => self.expire().await,
         };
         self.supervisor.ready(self.generation.number);
         self.remember(by, &asked(what), &before, &taken);
@@ -124,24 +134,52 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// What is otherwise than the file says.
     pub(super) fn runtime_changes(&self) -> Vec<RuntimeChange> {
-        let told = |(key, change): (&BackendKey, &Change)| {
+        let changes = &self.written.changes;
+        let of_backend = |(key, change): (&BackendKey, &Change)| {
             let (change, weight) = match change {
                 Change::Weight(weight) => ("weight", Some(*weight)),
                 Change::Added(new) => ("added", Some(new.weight)),
                 Change::Removed => ("removed", None),
             };
             RuntimeChange {
-                service: key.service.to_string(),
-                route: key.route_name().to_owned(),
-                backend: key.address,
+                service: Some(key.service.to_string()),
+                route: Some(key.route_name().to_owned()),
+                backend: Some(target::text(key.address)),
                 change: change.to_owned(),
                 weight,
+                ..RuntimeChange::default()
             }
         };
-        self.written.changes.iter().map(told).collect()
+        let of_rate = |(key, change): (&RateKey, &RateChange)| RuntimeChange {
+            service: Some(key.service.to_string()),
+            change: key.of.name().to_owned(),
+            rate: Some(change.rate),
+            burst: change.numbers().map(|(_, burst)| burst),
+            ..RuntimeChange::default()
+        };
+        let of_denial = |(denial, until): (&Denial, Option<Moment>)| RuntimeChange {
+            service: denial.service.as_deref().map(str::to_owned),
+            change: "denied".to_owned(),
+            prefix: Some(denial.prefix.to_string()),
+            until: until.map(|until| self.clock.written(until)),
+            ..RuntimeChange::default()
+        };
+        let of_service = |(name, change): (&str, &ServiceChange)| RuntimeChange {
+            service: Some(name.to_owned()),
+            change: match change {
+                ServiceChange::Given(_) => "service-given".to_owned(),
+                ServiceChange::Removed => "service-removed".to_owned(),
+            },
+            ..RuntimeChange::default()
+        };
+        let services = changes.services().map(of_service);
+        let backends = changes.backends().map(of_backend);
+        let rates = changes.rates().map(of_rate);
+        services.chain(backends).chain(rates).chain(changes.denials().map(of_denial)).collect()
     }
 
-    async fn change(
+    /// Takes these changes in place of those so far; `what` is said of it.
+    pub(super) async fn change(
         &mut self,
         changes: Changes,
         what: String,
@@ -164,5 +202,18 @@ pub(super) fn asked(what: &Configure) -> String {
         Configure::Add(service, request) => format!("add {} to {service}", request.address),
         Configure::Remove(name) => format!("remove {}", of(name)),
         Configure::Text(base) => format!("take {}", base.name),
+        Configure::Service(name, _) => format!("service {name}"),
+        Configure::WithoutService(name) => format!("remove service {name}"),
+        Configure::Rates(service, rates, request) => {
+            let RateRequest { rate, burst } = *request;
+            let names: Vec<_> = rates.iter().map(|of| of.name()).collect();
+            format!("limit {} of {service}: {}", names.join(", "), RateChange { rate, burst })
+        }
+        Configure::Deny(prefix, DenyRequest { service, .. }) => {
+            let service = service.as_deref().map(Into::into);
+            format!("deny {}", Denial { prefix: *prefix, service })
+        }
+        Configure::AllowAgain(denial) => format!("no longer deny {denial}"),
+        Configure::Expire => "the time of denied prefixes is up".to_owned(),
     }
 }

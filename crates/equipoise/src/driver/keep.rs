@@ -20,8 +20,10 @@ use equipoise_core::id::BackendKey;
 use equipoise_core::resolve::Places;
 use serde::{Deserialize, Serialize};
 
+mod access;
 mod facts;
 
+use access::{KeptDenial, KeptRate, KeptService};
 use facts::{KeptBreaker, KeptHealth, KeptName};
 
 use super::Driver;
@@ -47,6 +49,12 @@ pub(super) struct Kept {
     words: Vec<KeptWord>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     changes: Vec<KeptChange>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    services: Vec<KeptService>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    rates: Vec<KeptRate>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    denials: Vec<KeptDenial>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     health: Vec<KeptHealth>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -179,9 +187,20 @@ impl Kept {
         File::open(directory)?.sync_all()
     }
 
-    /// What is otherwise about backends than the file says.
+    /// What is otherwise than the file says.
     pub(super) fn changes(&self) -> Changes {
-        self.changes.iter().map(|kept| (kept.of.key(), kept.change)).collect()
+        let mut changes: Changes =
+            self.changes.iter().map(|kept| (kept.of.key(), kept.change)).collect();
+        for (name, change) in self.services.iter().map(KeptService::read) {
+            changes.set_service(name, change);
+        }
+        for (key, change) in self.rates.iter().map(KeptRate::read) {
+            changes.set_rate(key, change);
+        }
+        for (denial, until) in self.denials.iter().filter_map(KeptDenial::read) {
+            changes.deny(denial, until);
+        }
+        changes
     }
 
     /// What has been changed on the machine since it was started.
@@ -302,10 +321,16 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             until_ms: until.map(millis),
         });
         let words = words.collect();
-        let changes = self.written.changes.iter();
+        let changed = &self.written.changes;
+        let changes = changed.backends();
         let changes =
             changes.map(|(key, change)| KeptChange { of: KeptBackend::of(key), change: *change });
         let changes = changes.collect();
+        let services = changed.services();
+        let services = services.map(|(name, change)| KeptService::new(name, change)).collect();
+        let rates = changed.rates().map(|(key, change)| KeptRate::new(key, *change)).collect();
+        let denials = changed.denials().map(|(denial, until)| KeptDenial::new(denial, until));
+        let denials = denials.collect();
         let health =
             self.state.lasting_health().map(|(key, lasting)| KeptHealth::new(key, lasting));
         let breakers =
@@ -320,6 +345,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             drains,
             words,
             changes,
+            services,
+            rates,
+            denials,
             health,
             breakers,
             names,
@@ -335,7 +363,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use equipoise_core::config::NewBackend;
+    use equipoise_core::config::{Denial, NewBackend, RateChange, RateKey, RateOf};
     use tempfile::TempDir;
 
     fn kept() -> Kept {
@@ -365,7 +393,28 @@ mod tests {
         let changes = [Change::Weight(7), Change::Added(new), Change::Removed];
         let changes = changes.map(|change| KeptChange { of: word.of.clone(), change }).into();
         let (drains, words) = (vec![drain], vec![word]);
-        Kept { version: VERSION, itself: true, drains, words, changes, ..Kept::default() }
+        Kept { version: VERSION, itself: true, drains, words, changes, ..kept_access() }
+    }
+
+    fn kept_access() -> Kept {
+        let denial = Denial { prefix: "10.0.0.0/8".parse().unwrap(), service: Some("web".into()) };
+        let key = RateKey { service: "web".into(), of: RateOf::PerSource };
+        let change = RateChange { rate: 3, burst: Some(9) };
+        let until = Some(Duration::from_millis(1_800_000_000_123));
+        let denials = vec![KeptDenial::new(&denial, until)];
+        Kept { rates: vec![KeptRate::new(&key, change)], denials, ..Kept::default() }
+    }
+
+    #[test]
+    fn changes_are_kept_as_they_are() {
+        let changes = kept().changes();
+        assert_eq!(changes.len(), 3, "changes of one backend are one");
+        let (key, change) = changes.rates().next().unwrap();
+        assert_eq!((&*key.service, key.of), ("web", RateOf::PerSource));
+        assert_eq!(change.numbers(), Some((3, 9)));
+        let (denial, until) = changes.denials().next().unwrap();
+        assert_eq!(denial.to_string(), "10.0.0.0/8 at web");
+        assert_eq!(until, Some(Duration::from_millis(1_800_000_000_123)));
     }
 
     #[test]

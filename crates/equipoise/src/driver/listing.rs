@@ -12,8 +12,9 @@ use super::Driver;
 use super::answer::unreadable;
 use crate::admin::ProblemDetails;
 use crate::dataplane::DataPlane;
-use crate::dataplane::kernel::FlowRow;
+use crate::dataplane::kernel::{Farewell, FlowRow};
 use crate::host::Machine;
+use crate::status::pool::{EndAnswer, EndRequest};
 use crate::status::{Flow, FlowFilter};
 
 /// A filter, with its names resolved.
@@ -27,13 +28,8 @@ struct Filter {
 impl<M: Machine, P: DataPlane> Driver<M, P> {
     pub(super) fn flows(&self, asked: &FlowFilter) -> Result<Vec<Flow>, ProblemDetails> {
         let services = self.state.services();
-        let names: BTreeMap<u32, &str> =
-            services.iter().filter_map(|s| Some((s.id?, s.service.name.as_str()))).collect();
-        let filter = Filter {
-            service: asked.service.as_deref().map(|name| service_id(&names, name)).transpose()?,
-            backend: asked.backend.as_deref().map(|text| self.places(text)).transpose()?,
-            client: asked.client.as_deref().map(client).transpose()?,
-        };
+        let names = names(&services);
+        let filter = self.filter(asked, &names)?;
         let mut flows = Vec::new();
         self.plane
             .flows(&mut |row| {
@@ -57,6 +53,43 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             }
         }
         Ok(flows)
+    }
+
+    /// Ends the flows that pass a filter.
+    pub(super) fn end_flows(&mut self, asked: &EndRequest) -> Result<EndAnswer, ProblemDetails> {
+        let EndRequest { service, backend, client, all, reset } = asked.clone();
+        let wanted = FlowFilter { service, backend, client };
+        match (wanted == FlowFilter::default(), all) {
+            (true, false) => {
+                let message = "which flows: a service, a backend, a prefix of clients, or all";
+                return Err(ProblemDetails::bad_request(message));
+            }
+            (false, true) => {
+                let message = "all flows, and only some of them, is no request";
+                return Err(ProblemDetails::bad_request(message));
+            }
+            (true, true) | (false, false) => {}
+        }
+        let services = self.state.services();
+        let filter = self.filter(&wanted, &names(&services))?;
+        let farewell = if reset { Farewell::Reset } else { Farewell::Silent };
+        let expiry = self.plane.end_flows(&mut |row| filter.takes(row), farewell);
+        let ended = expiry.cut;
+        self.events.tell(expiry.events);
+        tracing::info!(flows = ended, "ended by hand");
+        Ok(EndAnswer { ended })
+    }
+
+    fn filter(
+        &self,
+        asked: &FlowFilter,
+        names: &BTreeMap<u32, &str>,
+    ) -> Result<Filter, ProblemDetails> {
+        Ok(Filter {
+            service: asked.service.as_deref().map(|name| service_id(names, name)).transpose()?,
+            backend: asked.backend.as_deref().map(|text| self.places(text)).transpose()?,
+            client: asked.client.as_deref().map(client).transpose()?,
+        })
     }
 
     /// The addresses of a backend, or of all of a name.
@@ -94,6 +127,11 @@ pub fn parse_prefix(text: &str) -> Result<IpNet, String> {
     text.parse()
         .or_else(|_| address())
         .map_err(|_| format!("{text:?} is neither a prefix nor an address"))
+}
+
+/// The services by the ids that flows name them by.
+fn names<'a>(services: &[ServiceView<'a>]) -> BTreeMap<u32, &'a str> {
+    services.iter().filter_map(|view| Some((view.id?, view.service.name.as_str()))).collect()
 }
 
 fn service_id(names: &BTreeMap<u32, &str>, wanted: &str) -> Result<u32, ProblemDetails> {

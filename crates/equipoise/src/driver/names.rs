@@ -135,7 +135,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// Takes what is to be taken, one after the other, as far as names have been looked up.
     async fn go_on_reloading(&mut self) {
         while let Some(first) = self.awaiting.front() {
-            let (request, by, until) = (first.request.clone(), first.by, first.until);
+            let (request, by, until) = (first.request.clone(), first.by.clone(), first.until);
             let answers = self.first_answers(&request, until);
             let what = Configure::Reload(request);
             let taken = match answers {

@@ -12,7 +12,6 @@ use equipoise_core::diff::diff;
 use equipoise_core::dump::dump;
 
 use super::changes::{Written, asked};
-use super::health::in_words;
 use super::trouble::Topic;
 use super::{Driver, Source};
 use crate::admin::problem::ConfigError;
@@ -70,7 +69,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             }
         };
         let name = written.base.name.clone();
+        self.port.look_again();
         let taken = self.take(written, within).await;
+        // Where nothing else has changed, files of keys and certificates may have.
+        let admin = self.state.config().settings.admin.clone();
+        self.follow_admin(admin.as_ref()).await;
         // Also where the maps do not follow yet.
         if self.written.base.name == name {
             self.source = Source::File(path);
@@ -127,15 +130,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         for note in checked.ignored.iter().chain(&checked.notes).chain(&findings.notes) {
             tracing::warn!(file = note.file_or(name), "{note}");
         }
-        for (key, change) in written.changes.iter() {
-            if !changes.iter().any(|(other, _)| other == key) {
-                let (backend, change) = (in_words(key), change.to_string());
-                tracing::info!(
-                    backend,
-                    change,
-                    "changed while running; given up, as the file says"
-                );
-            }
+        for change in written.changes.missing_in(&changes) {
+            tracing::info!(change, "changed while running; given up, as the file says");
         }
         let name = name.clone();
         let before = std::mem::replace(&mut self.written, Written { changes, ..written });
@@ -177,8 +173,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         // Before any command of this turn: what is called taken is in force.
         self.settle().await;
         if let Some(reason) = self.persist(&wrong_before).await {
-            self.roll_back(before).await;
             self.generation = generation;
+            self.roll_back(before).await;
             let message = format!("it cannot be applied, and what ran before runs again: {reason}");
             let errors = vec![ConfigError::whole(name, &reason)];
             return Err(ProblemDetails::rolled_back(message, errors));

@@ -112,7 +112,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// Tells others which configuration runs.
     pub(super) fn publish(&self) {
         let config = running_config::to_json(self.state.written());
-        self.snapshot.send_replace(Arc::new(Snapshot { config }));
+        let generation = self.generation.number;
+        self.snapshot.send_replace(Arc::new(Snapshot { config, generation }));
     }
 
     /// Keeps what is known of the names of a configuration that may run again, and of no other.

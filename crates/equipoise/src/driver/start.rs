@@ -31,6 +31,7 @@ use super::supervisor::Supervisor;
 use super::tell::Lasting;
 use super::trouble::Troubles;
 use super::{Driver, Due, Generation, Signals, Source, targets};
+use crate::admin::listener;
 use crate::admin::lock::InstanceLock;
 use crate::admin::server::{AdminSocket, SocketError};
 use crate::admin::{Access, Snapshot};
@@ -149,11 +150,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     "flow tables, for each family"
                 );
                 let (sender, commands) = mpsc::channel(COMMANDS);
-                let snapshot =
-                    Arc::new(Snapshot { config: running_config::to_json(state.written()) });
+                let snapshot = Arc::new(Snapshot {
+                    config: running_config::to_json(state.written()),
+                    generation: 1,
+                });
                 let (publish, snapshot) = watch::channel(snapshot);
                 let access = Access { commands: sender.clone(), snapshot };
                 let exporter = Exporter::new(access.clone());
+                let port = listener::Listener::new(access.clone(), exporter.clone());
                 let metrics = metrics::Listener::new(exporter.clone());
                 let server = running.listening.serve(access, exporter);
                 let mut driver = Self {
@@ -173,6 +177,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     forwarding: begun.forwarding,
                     managed: begun.managed,
                     troubles: Troubles::default(),
+                    weighed: None,
                     crowded: Vec::new(),
                     generation: Generation {
                         number: 1,
@@ -205,11 +210,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     next: None,
                     snapshot: publish,
                     server,
+                    port,
                     metrics,
                     lock,
                 };
                 let wanted = driver.state.config().settings.metrics.clone();
                 driver.follow_metrics(wanted.as_ref()).await;
+                let wanted = driver.state.config().settings.admin.clone();
+                driver.follow_admin(wanted.as_ref()).await;
                 driver.troubles.schedule(Instant::now());
                 Ok(driver)
             }
@@ -277,7 +285,8 @@ impl Begun {
         config: Config,
         mut base: Base,
     ) -> Result<(Config, Written), StartError> {
-        let kept = self.kept.changes();
+        let mut kept = self.kept.changes();
+        kept.expire(self.clock.now());
         if kept.is_empty() {
             return Ok((config, Written { base, changes: kept }));
         }
@@ -286,8 +295,8 @@ impl Begun {
                 let reading = machine.read(&targets(&checked.config)).await?;
                 let found = check::check(&checked.config, &reading);
                 if found.problems.is_empty() {
-                    let count = changes.iter().count();
-                    tracing::info!(count, "backends are changed, as before");
+                    let count = changes.len();
+                    tracing::info!(count, "changed while running, as before");
                     return Ok((checked.config, Written { base, changes }));
                 }
                 found.problems

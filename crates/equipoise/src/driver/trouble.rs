@@ -27,6 +27,8 @@ pub(super) enum Topic {
     Machine,
     /// Metrics cannot be scraped.
     Metrics,
+    /// The admin API is not had on its port as it should be.
+    Admin,
 }
 
 /// Everything that is wrong now.
@@ -61,7 +63,8 @@ impl Troubles {
             | Topic::Size
             | Topic::Trace
             | Topic::Machine
-            | Topic::Metrics => true,
+            | Topic::Metrics
+            | Topic::Admin => true,
         });
         for (name, reason) in failed {
             let reason = format!("interface {name} is not attached: {reason}");

@@ -36,6 +36,10 @@ pub(super) struct Due {
     pub(super) loads: Option<Instant>,
     /// Names: when something of them is to be done that is not a look-up.
     pub(super) names: Option<Instant>,
+    /// Denied prefixes: when the next one is let in again.
+    pub(super) denials: Option<Instant>,
+    /// So, where that has failed: not before then.
+    pub(super) denials_not_before: Instant,
     /// Drains: when live flows are counted.
     pub(super) drains: Option<Instant>,
     /// When what runs goes again, unless it is confirmed.
@@ -92,6 +96,8 @@ impl Due {
             sweep: now + SWEEP,
             loads: None,
             names: None,
+            denials: Some(now),
+            denials_not_before: now,
             drains: Some(now),
             confirmation: None,
             health: Some(now),
@@ -113,6 +119,7 @@ impl Due {
             Some(self.sweep),
             self.loads,
             self.names,
+            self.denials,
             self.drains,
             self.confirmation,
             self.health,

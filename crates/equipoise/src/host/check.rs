@@ -64,6 +64,24 @@ pub fn check(config: &Config, reading: &Reading) -> Findings {
     check.findings
 }
 
+/// VIPs that no interface of this machine has, nobody adds, and so nobody answers for on the link, in words.
+pub fn unanswered(config: &Config, reading: &Reading) -> Vec<String> {
+    let unanswered = config.services.iter().filter_map(|service| {
+        let address = unowned(service, reading)?;
+        Some(format!(
+            "service {}: no interface of this machine has {address}, so nobody answers when it is asked for on the link",
+            service.name
+        ))
+    });
+    unanswered.collect()
+}
+
+/// The address of a service that no interface has.
+fn unowned(service: &Service, reading: &Reading) -> Option<IpAddr> {
+    let address = service.listen.address.filter(|_| !service.manage_address)?;
+    reading.owners(address).next().is_none().then_some(address)
+}
+
 struct Check<'a> {
     config: &'a Config,
     reading: &'a Reading,
@@ -82,12 +100,9 @@ impl Check<'_> {
     }
 
     fn address(&mut self, key: &str, service: &Service) {
-        let Some(address) = service.listen.address else {
+        let Some(address) = unowned(service, self.reading) else {
             return;
         };
-        if service.manage_address || self.reading.owners(address).next().is_some() {
-            return;
-        }
         let message = format!(
             "no interface of this machine has the address {address}: nobody answers when it is asked for on \
              the link, so clients get no answer unless it is routed here"

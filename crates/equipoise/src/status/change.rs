@@ -1,14 +1,12 @@
-//! Configurations taken while running, as data: reloads, and backends changed by operators.
+//! Configurations taken while running, as data: reloads, and what operators have changed.
 
-use std::net::SocketAddr;
-
-use equipoise_core::config::target;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::admin::problem::ConfigError;
 
 /// A configuration that is to be taken.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReloadRequest {
     /// The file by its whole path, which is the instance's from then on; the one that it has if absent.
@@ -23,7 +21,7 @@ pub struct ReloadRequest {
 }
 
 /// What became of a configuration that was to be taken.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ReloadAnswer {
     /// How it ended.
     pub result: ReloadResult,
@@ -38,7 +36,7 @@ pub struct ReloadAnswer {
 }
 
 /// How a reload ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReloadResult {
     /// It runs.
@@ -52,7 +50,7 @@ pub enum ReloadResult {
 }
 
 /// Services by what has become of them, in the order of the file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceChanges {
     /// New ones.
     pub added: Vec<String>,
@@ -63,7 +61,7 @@ pub struct ServiceChanges {
 }
 
 /// A backend that is to be added.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddRequest {
     /// Address and port, as a configuration writes them.
@@ -87,7 +85,7 @@ fn one() -> u16 {
 }
 
 /// What is to be otherwise about a backend.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WeightRequest {
     /// Its weight.
@@ -97,19 +95,33 @@ pub struct WeightRequest {
     pub route: Option<String>,
 }
 
-/// A change made while running that the file does not have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A change made while running that the file does not have: of a backend, of a rate, or a prefix that is denied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RuntimeChange {
-    /// Name of the service.
-    pub service: String,
-    /// The route that leads to the pool: `default`, or its first source.
-    pub route: String,
-    /// Address and port, as a configuration writes them.
-    #[serde(with = "target")]
-    pub backend: SocketAddr,
-    /// `weight`, `added` or `removed`.
+    /// Name of the service; none for a prefix that is denied at all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The route that leads to the pool of a backend: `default`, or its first source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    /// Address and port of a backend, as a configuration writes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// `service-given` or `service-removed` for a service; `weight`, `added` or `removed` for a backend; `per-source` or `per-backend` for a rate; `denied`.
     pub change: String,
-    /// The weight that it has by that; none for one that is removed.
+    /// The weight that a backend has by that; none for one that is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u16>,
+    /// New flows in a second; 0 for no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u32>,
+    /// New flows at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u32>,
+    /// Clients that are denied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// Until when, RFC 3339; none for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Bytes of an Ethernet header: less is no packet.
 const ETHERNET: usize = 14;
@@ -11,7 +12,7 @@ const ETHERNET: usize = 14;
 const LARGEST: usize = ETHERNET + 8 + 65_535;
 
 /// A packet to be explained: by its bytes, or by its addresses, for which one is made.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainRequest {
     /// Its bytes from the Ethernet header on, as hexadecimal digits.
@@ -26,19 +27,21 @@ pub struct ExplainRequest {
 }
 
 /// Where a packet comes from and goes to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Addresses {
     /// `tcp` or `udp`.
     pub protocol: String,
     /// Its source.
+    #[schema(value_type = String)]
     pub source: SocketAddr,
     /// Its destination.
+    #[schema(value_type = String)]
     pub destination: SocketAddr,
 }
 
 /// What becomes of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ExplainAnswer {
     /// The interface that it comes by.
     pub interface: String,
@@ -73,7 +76,7 @@ pub struct ExplainAnswer {
 }
 
 /// A backend that is not the one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WhyNot {
     /// Address and port, as the configuration writes them.
     pub backend: String,
@@ -82,7 +85,7 @@ pub struct WhyNot {
 }
 
 /// What becomes otherwise.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Rewrite {
     /// The source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,7 +102,7 @@ pub struct Rewrite {
 }
 
 /// One thing that was, and what it is then.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Becomes {
     /// As it came.
     pub from: String,
@@ -108,16 +111,17 @@ pub struct Becomes {
 }
 
 /// Where a packet leaves.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Out {
     /// By this interface.
     pub interface: String,
     /// To the backend, or the gateway on the way to it; none on the way to a client, where the kernel is asked for each packet.
+    #[schema(value_type = Option<String>)]
     pub next_hop: Option<IpAddr>,
 }
 
 /// What a link carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Mtu {
     /// IP bytes that it carries at most.
     pub link: u32,
@@ -128,7 +132,7 @@ pub struct Mtu {
 }
 
 /// Something that a packet meets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Told {
     /// At which hook.
     pub hook: String,
@@ -139,7 +143,7 @@ pub struct Told {
 }
 
 /// What the program of a hook does with a packet.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HookAnswer {
     /// `xdp`, `tc-ingress` or `tc-egress`.
     pub hook: String,

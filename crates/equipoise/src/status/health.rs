@@ -4,11 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use equipoise_core::config::target;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{Decimal, PassiveStatus};
 
 /// The health of a backend of a pool.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BackendHealth {
     /// Name of the service.
     pub service: String,
@@ -16,6 +17,7 @@ pub struct BackendHealth {
     pub route: String,
     /// Address and port, as the configuration writes them.
     #[serde(with = "target")]
+    #[schema(value_type = String)]
     pub backend: SocketAddr,
     /// `none` without checks, else `unknown`, `healthy` or `unhealthy`; an operator's word goes before checks.
     pub health: String,
@@ -29,13 +31,14 @@ pub struct BackendHealth {
     /// Percent of its share that it has again since it was unhealthy.
     pub recovered: u8,
     /// The weight that the configuration gives it.
+    #[schema(value_type = f64)]
     pub configured_weight: Decimal,
     /// The weight in force; 0 only when it gets no new flow.
     pub effective_weight: f64,
 }
 
 /// An operator's word about a backend.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ManualHealth {
     /// `up` or `down`.
     pub state: String,
@@ -44,15 +47,17 @@ pub struct ManualHealth {
 }
 
 /// What checks say of a backend.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CheckHealth {
     /// Type of the check.
     #[serde(rename = "type")]
     pub kind: String,
     /// What is asked.
+    #[schema(value_type = String)]
     pub address: SocketAddr,
     /// The VIP there, which is asked as well and decides, where packets get there as they are.
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     pub vip: Option<IpAddr>,
     /// `unknown`, `healthy` or `unhealthy`.
     pub verdict: String,
@@ -69,7 +74,7 @@ pub struct CheckHealth {
 }
 
 /// Why a check failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CheckError {
     /// Of which kind it is, such as `timeout` or `connection-refused`.
     pub kind: String,
@@ -81,7 +86,8 @@ pub struct CheckError {
 }
 
 /// Whose health is asked for; what is absent does not limit.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct HealthFilter {
     /// Name of the service.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,7 +106,8 @@ pub struct BackendName {
 }
 
 /// Of which route a backend is meant.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct OfRoute {
     /// The route that leads to the pool, as `status` tells it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,7 +115,7 @@ pub struct OfRoute {
 }
 
 /// What an operator says of a backend.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HealthWord {
     /// It is up or down, or what checks say.
     pub state: Word,
@@ -121,7 +128,7 @@ pub struct HealthWord {
 }
 
 /// How a backend is to be taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Word {
     /// For healthy.
@@ -133,12 +140,13 @@ pub enum Word {
 }
 
 /// How a single check went.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ProbeAnswer {
     /// Type of the check.
     #[serde(rename = "type")]
     pub kind: String,
     /// What was asked.
+    #[schema(value_type = String)]
     pub address: SocketAddr,
     /// Whether the answer was good.
     pub good: bool,

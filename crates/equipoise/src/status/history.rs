@@ -1,12 +1,15 @@
 //! What has become of configurations, as data: what `history` and `confirm` tell.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::change::ReloadResult;
 
 /// A configuration that was taken, or was to be.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HistoryEntry {
     /// When, RFC 3339.
     pub at: String,
@@ -29,7 +32,7 @@ pub struct HistoryEntry {
 }
 
 /// Who has changed a configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Author {
     /// Whoever has written the file.
@@ -41,12 +44,23 @@ pub enum Author {
         /// Its number.
         uid: u32,
     },
-    /// Nobody: it was not confirmed in time.
+    /// Whoever has a key of the admin API.
+    Key {
+        /// The name of the key.
+        name: String,
+    },
+    /// Whoever is at an address of this host's, where the admin API asks for no key.
+    Address {
+        /// Which.
+        #[schema(value_type = String)]
+        address: IpAddr,
+    },
+    /// Nobody: a time was up.
     Deadline,
 }
 
 /// Something that is otherwise.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Difference {
     /// Where; services by their names, backends by their addresses.
     pub key: String,
@@ -57,7 +71,7 @@ pub struct Difference {
 }
 
 /// A configuration that stays.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ConfirmAnswer {
     /// Which.
     pub generation: u64,

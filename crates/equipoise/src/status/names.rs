@@ -1,9 +1,10 @@
 //! The answers about names that are looked up: what `dns` tells.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// A name of the configuration.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NameStatus {
     /// As the configuration writes it, in lower case.
     pub name: String,
@@ -28,7 +29,7 @@ pub struct NameStatus {
 }
 
 /// An address that a name stands for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PlaceStatus {
     /// The address, with the port where an SRV record tells one.
     pub address: String,
@@ -42,7 +43,7 @@ pub struct PlaceStatus {
 }
 
 /// Where a name is used.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NameUser {
     /// Name of the service.
     pub service: String,
@@ -59,7 +60,7 @@ pub struct NameUser {
 }
 
 /// Why a look-up failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NameError {
     /// `unknown-host`, `empty-response`, `timeout`, `server-failure` or `network`.
     pub kind: String,
@@ -68,7 +69,7 @@ pub struct NameError {
 }
 
 /// How a single look-up went.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LookUpAnswer {
     /// What was looked up.
     pub name: String,

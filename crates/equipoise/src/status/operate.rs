@@ -4,11 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use equipoise_core::config::target;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::Decimal;
 
 /// Which backends are meant: one of a service, all of a host, or this balancer itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Selection {
     /// Name of the service.
@@ -22,6 +23,7 @@ pub struct Selection {
     pub route: Option<String>,
     /// Every backend of this address, in every service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub host: Option<IpAddr>,
     /// This balancer: it is not ready for new flows any more, and those that come are served.
     #[serde(rename = "self", default, skip_serializing_if = "std::ops::Not::not")]
@@ -29,7 +31,7 @@ pub struct Selection {
 }
 
 /// A drain that is asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DrainRequest {
     /// Of which backends. What they are of is meant at once.
     pub backends: Vec<Selection>,
@@ -48,7 +50,8 @@ pub struct DrainRequest {
 }
 
 /// Backends that are to get new flows again: those of a [`Selection`], whose fields are these.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct UndrainRequest {
     /// Name of the service.
@@ -62,6 +65,7 @@ pub struct UndrainRequest {
     pub route: Option<String>,
     /// Every backend of this address, in every service.
     #[serde(default)]
+    #[param(value_type = Option<String>)]
     pub host: Option<IpAddr>,
     /// This balancer.
     #[serde(rename = "self", default)]
@@ -86,7 +90,7 @@ impl UndrainRequest {
 }
 
 /// What has become of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DrainAnswer {
     /// The drains that were asked for.
     pub drains: Vec<DrainStatus>,
@@ -98,7 +102,7 @@ pub struct DrainAnswer {
 }
 
 /// All drains.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DrainsAnswer {
     /// Whether this balancer itself is drained.
     #[serde(rename = "self")]
@@ -108,7 +112,7 @@ pub struct DrainsAnswer {
 }
 
 /// A drain.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DrainStatus {
     /// Name of the service.
     pub service: String,
@@ -116,6 +120,7 @@ pub struct DrainStatus {
     pub route: String,
     /// Address and port, as the configuration writes them.
     #[serde(with = "target")]
+    #[schema(value_type = String)]
     pub backend: SocketAddr,
     /// `draining`, `completed`, `timeout`, `cancelled`, or for who waits, `interrupted`.
     pub status: String,
@@ -130,6 +135,7 @@ pub struct DrainStatus {
     /// Whether it gets no new flow even where nobody else can have it.
     pub forced: bool,
     /// The weight that the configuration gives it.
+    #[schema(value_type = f64)]
     pub configured_weight: Decimal,
     /// Live flows when it began, without those that were over.
     pub initial_flows: u64,
@@ -141,7 +147,7 @@ pub struct DrainStatus {
 }
 
 /// A breaker.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BreakerStatus {
     /// Name of the service.
     pub service: String,
@@ -149,6 +155,7 @@ pub struct BreakerStatus {
     pub route: String,
     /// Address and port, as the configuration writes them.
     #[serde(with = "target")]
+    #[schema(value_type = String)]
     pub backend: SocketAddr,
     /// `closed`, `open` or `half-open`.
     pub state: String,
@@ -166,7 +173,7 @@ pub struct BreakerStatus {
 }
 
 /// A breaker that an operator turns.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BreakerRequest {
     /// Name of the service.

@@ -4,7 +4,8 @@ use equipoise_common::verdict::Verdict;
 use serde::{Deserialize, Serialize};
 
 /// Which packets are wanted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields, default)]
 pub struct TraceFilter {
     /// Those of this service alone.

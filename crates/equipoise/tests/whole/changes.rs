@@ -34,7 +34,7 @@ impl Lab {
         let status = self.client.status().await.unwrap();
         assert_eq!(self.client.changes().await.unwrap(), status.config.runtime_changes);
         let changes = status.config.runtime_changes.into_iter();
-        changes.map(|c| format!("{} {} {:?}", c.backend, c.change, c.weight)).collect()
+        changes.map(|c| format!("{} {} {:?}", c.backend.unwrap(), c.change, c.weight)).collect()
     }
 
     fn write(&self, text: &str) {

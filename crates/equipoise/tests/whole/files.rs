@@ -62,7 +62,7 @@ async fn weight_that_is_changed_in_the_file_reaches_the_maps_by_itself() {
         assert!(status.config.watching && status.config.last_error.is_none());
         assert_eq!(status.config.generation, 2);
         let entry = lab.latest().await;
-        assert_eq!((entry.by, entry.result), (Author::File, ReloadResult::Applied));
+        assert_eq!((&entry.by, entry.result), (&Author::File, ReloadResult::Applied));
         let key = format!("service[web].backends[{FIRST}].weight");
         assert_eq!(entry.changes.len(), 1, "{entry:?}");
         assert_eq!(entry.changes[0].key, key);

@@ -26,7 +26,7 @@ async fn get(address: SocketAddr, path: &str, accept: &str) -> (u16, String, Str
 }
 
 /// An address that is free now.
-fn free() -> SocketAddr {
+pub(super) fn free() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 

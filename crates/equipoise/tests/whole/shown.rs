@@ -127,3 +127,102 @@ async fn commands_that_drain_and_show_say_what_there_is() {
     .await
     .unwrap();
 }
+
+#[tokio::test]
+async fn commands_about_limits_pools_and_flows_say_what_has_become_of_it() {
+    let (driver, lab) = Lab::start(CONFIG).await;
+    run(driver, async {
+        let (exit, said) = lab.command("limits set web per-source 100").await;
+        assert!(exit == 0 && said.contains("changed: web"), "{said}");
+        let (exit, said) = lab.command("limits web").await;
+        assert!(exit == 0 && said.contains("100/s, 200 at once"), "{said}");
+        assert!(said.contains("per-source") && said.contains("source_denied"), "{said}");
+        let (_, said) = lab.json("limits").await;
+        assert_eq!(said["services"][0]["per_source"]["burst"], 200);
+        assert_eq!(lab.command("limits set web per-source 1000001").await.0, 2);
+        assert_eq!(lab.command("limits set mail per-source 1").await.0, 3);
+        assert_eq!(lab.command("limits mail").await.0, 3);
+        let (exit, said) = lab.json("deny add 198.51.100.0/24 --for 1h").await;
+        assert_eq!((exit, &said["result"]), (0, &json!("applied")));
+        lab.command("deny add 2001:db8::1 --service web").await;
+        let (exit, said) = lab.command("deny list").await;
+        assert!(exit == 0 && said.contains("2001:db8::1/128") && said.contains("1h"), "{said}");
+        let (_, said) = lab.command("config --changes").await;
+        let lines: Vec<_> = said.lines().collect();
+        assert_eq!(lines[0], "limit per-source of web: 100 in a second, 200 at once");
+        assert!(lines[1].starts_with("198.51.100.0/24: denied until 20"), "{said}");
+        assert_eq!(lines[2], "2001:db8::1/128 at web: denied");
+        assert_eq!(lab.command("deny remove 198.51.100.0/24").await.0, 0);
+        assert_eq!(lab.command("deny remove 198.51.100.0/24").await.0, 3);
+        assert_eq!(lab.command("deny add ten").await.0, 2);
+        assert_eq!(lab.command("limits clear web").await.0, 0);
+        let (exit, said) = lab.command("pool web").await;
+        assert!(exit == 0 && said.starts_with("pool default of web: maglev, "), "{said}");
+        assert!(said.contains(FIRST) && said.contains("75.0 %"), "{said}");
+        assert_eq!(lab.command("pool web --recompute").await.0, 1);
+        assert_eq!(lab.command("pool mail").await.0, 3);
+        lab.flows(0, 2);
+        assert_eq!(lab.command("flows delete").await.0, 2);
+        assert_eq!(lab.command("flows delete --all --service web").await.0, 2);
+        let (exit, said) = lab.command("flows delete --service web --reset").await;
+        assert_eq!((exit, &*said), (0, "2 flows ended\n"));
+        assert_eq!(lab.json("flows delete --all").await, (0, json!({ "ended": 0 })));
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn what_is_watched_comes_again_and_again_until_its_reader_goes_or_the_instance_ends() {
+    let (driver, lab) = Lab::start(CONFIG).await;
+    run(driver, async {
+        for line in ["status --watch", "flows --watch", "health --watch", "services --watch --json"]
+        {
+            let mut watching = lab.invoked(line).stdout(Stdio::piped()).spawn().unwrap();
+            let out = BufReader::new(watching.stdout.take().unwrap());
+            let blocks = tokio::task::spawn_blocking(move || {
+                let (mut ends, mut lines) = (0, out.lines());
+                // An empty line after what is empty by itself, or a whole block.
+                while ends < 2 {
+                    let line = lines.next().expect("it goes on").unwrap();
+                    ends += usize::from(line.is_empty());
+                }
+                drop(lines);
+                watching.wait().unwrap().code()
+            });
+            assert_eq!(blocks.await.unwrap(), Some(0), "{line}: its reader has gone");
+        }
+        let mut watching = lab.invoked("status --watch").stdout(Stdio::null()).spawn().unwrap();
+        lab.client.stop().await.unwrap();
+        let ended = tokio::task::spawn_blocking(move || watching.wait().unwrap().code());
+        assert_eq!(ended.await.unwrap(), Some(4), "there is no instance any more");
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn status_leads_with_what_is_wrong() {
+    let config = CONFIG.replace("manage-address = true", "manage-address = false");
+    let (driver, lab) = Lab::start(&format!("{config}\n[settings]\nmax-flows = 1000\n")).await;
+    lab.flows(0, 900);
+    run(driver, async {
+        lab.status_when(|status| status.flow_table.live == 900).await;
+        for backend in [FIRST, SECOND] {
+            assert_eq!(lab.command(&format!("health set web {backend} down")).await.0, 0);
+        }
+        let (_, said) = lab.command("status").await;
+        let (wrong, _) = said.split_once("instance test").unwrap();
+        let right = "ok
+  ! panic 0/2: pool default of web has too few usable backends
+  ! the flow tables hold 900 flows, 90 % of the 1000 of one family
+  note: service web: too few IPv4 backends are usable, so health is ignored
+  note: service web: no interface of this machine has 203.0.113.10, so nobody answers when it is asked for on the link
+";
+        assert_eq!(wrong, right);
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}

@@ -4,6 +4,7 @@
 //! schema (`schema.rs`), `docs/config.md` and the order in which a configuration is written out come from it. Ranges and
 //! words are those of the checks, by reference. Knows nothing of values.
 
+mod admin;
 mod health;
 mod policy;
 mod service;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use super::nearest::nearest;
 use super::report::quoted;
 
+pub(in crate::config) use admin::{ADMIN, ADMIN_KEY, ADMIN_TLS};
 pub(in crate::config) use health::{BREAKER, DRAIN, HEALTH_CHECK, PANIC, RECOVERY};
 pub(in crate::config) use policy::{LIMITS, PER_BACKEND, PER_SOURCE, SOURCE_PREFIX, TIMEOUTS};
 pub(in crate::config) use service::{AFFINITY_PREFIX, BACKEND, LISTEN, SERVICE, SOURCE_ROUTE};

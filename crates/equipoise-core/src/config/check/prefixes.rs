@@ -88,7 +88,7 @@ fn file(report: &mut Report<'_>, at: &At<'_>, path: &str, prefixes: &mut BTreeSe
 }
 
 /// A prefix, or an address for the prefix of it alone.
-fn parse(text: &str) -> Result<Prefix, Refusal> {
+pub(in crate::config) fn parse(text: &str) -> Result<Prefix, Refusal> {
     let not_one = || (format!("{} is not a prefix", shown(text)), PREFIX.to_owned());
     let (address, length) = match text.split_once('/') {
         Some((address, length)) => (address, Some(length)),

@@ -44,6 +44,10 @@ impl<'a> At<'a> {
         matches!(self.node.value, Value::List(_))
     }
 
+    pub(super) fn is_null(&self) -> bool {
+        matches!(self.node.value, Value::Null)
+    }
+
     pub(super) fn is_text(&self) -> bool {
         match &self.node.value {
             Value::Text(_) => true,

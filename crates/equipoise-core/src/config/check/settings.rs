@@ -7,7 +7,7 @@ use super::limits::{self, Owner};
 use super::policy::duration;
 use super::report::{At, Report, shown};
 use super::service::interfaces;
-use super::{address, breaker, keys, metrics, named};
+use super::{address, admin, breaker, keys, metrics, named};
 use crate::config::breaker::Thresholds;
 use crate::config::{Attach, AttachMode, BackendInterfaces, LeastConnections, OnExit, Settings};
 
@@ -63,6 +63,7 @@ pub(super) fn settings(report: &mut Report<'_>, at: &At<'_>) -> Settings {
     if let Some(found) = fields.get("on-exit").and_then(|at| report.choice(&at, &ON_EXIT)) {
         settings.on_exit = found;
     }
+    settings.admin = fields.get("admin").map(|at| admin::admin(report, &at));
     settings.metrics = fields.get("metrics").map(|at| metrics::metrics(report, &at));
     if let Some(at) = fields.get("least-connections") {
         least_connections(report, &at, &mut settings.least_connections);

@@ -1,84 +1,103 @@
 //! Configurations taken while running: reloads, and backends changed.
 
 use axum::Json;
-use axum::Router;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::routing::{get, patch, post};
 
+use super::Route;
 use crate::admin::peer::Peer;
-use crate::admin::{Access, Command, Configure, ProblemDetails};
+use crate::admin::tag::Tagged;
+use crate::admin::{Access, Asker, Command, Configure, Expected, ProblemDetails};
 use crate::status::change::{
     AddRequest, ReloadAnswer, ReloadRequest, RuntimeChange, WeightRequest,
 };
 use crate::status::health::{BackendName, OfRoute};
 use crate::status::history::{ConfirmAnswer, HistoryEntry};
 
-pub(super) fn router() -> Router<Access> {
-    Router::new()
-        .route("/api/v1/reload", post(reload))
-        .route("/api/v1/confirm", post(confirm))
-        .route("/api/v1/history", get(history))
-        .route("/api/v1/changes", get(changes))
-        .route("/api/v1/services/{service}/backends", post(add))
-        .route("/api/v1/services/{service}/backends/{backend}", patch(weigh).delete(remove))
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        ("/api/v1/reload", post(reload)),
+        ("/api/v1/confirm", post(confirm)),
+        ("/api/v1/history", get(history)),
+        ("/api/v1/changes", get(changes)),
+        ("/api/v1/services/{service}/backends", post(add)),
+        ("/api/v1/services/{service}/backends/{backend}", patch(weigh).delete(remove)),
+    ]
 }
 
-async fn reload(
+#[utoipa::path(post, path = "/api/v1/reload", tag = "configuration", summary = "Reads the file again, or another one", params(("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), request_body = ReloadRequest, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn reload(
     State(access): State<Access>,
-    peer: Peer,
+    (peer, expected): (Peer, Expected),
     request: Result<Json<ReloadRequest>, JsonRejection>,
-) -> Result<Json<ReloadAnswer>, ProblemDetails> {
+) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
     let Json(request) = request?;
-    configure((&access, peer), Configure::Reload(request)).await
+    configure((&access, peer, expected), Configure::Reload(request)).await
 }
 
-async fn changes(State(access): State<Access>) -> Result<Json<Vec<RuntimeChange>>, ProblemDetails> {
+#[utoipa::path(get, path = "/api/v1/changes", tag = "configuration", summary = "What is otherwise than the file says", responses((status = 200, description = "What is asked for", body = Vec<RuntimeChange>), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn changes(
+    State(access): State<Access>,
+) -> Result<Json<Vec<RuntimeChange>>, ProblemDetails> {
     access.ask(Command::Changes).await.map(Json)
 }
 
-async fn add(
+#[utoipa::path(post, path = "/api/v1/services/{service}/backends", tag = "backends", summary = "Adds a backend to a pool", params(("service" = String, Path, description = "Name of a service"), ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), request_body = AddRequest, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn add(
     State(access): State<Access>,
-    peer: Peer,
+    (peer, expected): (Peer, Expected),
     path: Result<Path<String>, PathRejection>,
     request: Result<Json<AddRequest>, JsonRejection>,
-) -> Result<Json<ReloadAnswer>, ProblemDetails> {
+) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
     let (Path(service), Json(request)) = (path?, request?);
-    configure((&access, peer), Configure::Add(service, request)).await
+    configure((&access, peer, expected), Configure::Add(service, request)).await
 }
 
-async fn weigh(
+#[utoipa::path(patch, path = "/api/v1/services/{service}/backends/{backend}", tag = "backends", summary = "Gives a backend another weight", params(("service" = String, Path, description = "Name of a service"), ("backend" = String, Path, description = "Address and port of a backend, as the configuration writes them"), ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), request_body = WeightRequest, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn weigh(
     State(access): State<Access>,
-    peer: Peer,
+    (peer, expected): (Peer, Expected),
     path: Result<Path<(String, String)>, PathRejection>,
     request: Result<Json<WeightRequest>, JsonRejection>,
-) -> Result<Json<ReloadAnswer>, ProblemDetails> {
+) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
     let (Path((service, backend)), Json(request)) = (path?, request?);
     let name = BackendName { service, backend, route: request.route.clone() };
-    configure((&access, peer), Configure::Weight(name, request)).await
+    configure((&access, peer, expected), Configure::Weight(name, request)).await
 }
 
-async fn remove(
+#[utoipa::path(delete, path = "/api/v1/services/{service}/backends/{backend}", tag = "backends", summary = "Takes a backend out of its pools", params(("service" = String, Path, description = "Name of a service"), ("backend" = String, Path, description = "Address and port of a backend, as the configuration writes them"), OfRoute, ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn remove(
     State(access): State<Access>,
-    peer: Peer,
+    (peer, expected): (Peer, Expected),
     path: Result<Path<(String, String)>, PathRejection>,
     query: Result<Query<OfRoute>, QueryRejection>,
-) -> Result<Json<ReloadAnswer>, ProblemDetails> {
+) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
     let (Path((service, backend)), Query(OfRoute { route })) = (path?, query?);
-    configure((&access, peer), Configure::Remove(BackendName { service, backend, route })).await
+    configure((&access, peer, expected), Configure::Remove(BackendName { service, backend, route }))
+        .await
 }
 
-async fn confirm(State(access): State<Access>) -> Result<Json<ConfirmAnswer>, ProblemDetails> {
+#[utoipa::path(post, path = "/api/v1/confirm", tag = "configuration", summary = "What was taken stays", responses((status = 200, description = "What is asked for", body = ConfirmAnswer), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn confirm(
+    State(access): State<Access>,
+) -> Result<Json<ConfirmAnswer>, ProblemDetails> {
     access.ask(Command::Confirm).await.map(Json)
 }
 
-async fn history(State(access): State<Access>) -> Result<Json<Vec<HistoryEntry>>, ProblemDetails> {
+#[utoipa::path(get, path = "/api/v1/history", tag = "configuration", summary = "Who has changed the configuration, the latest first", responses((status = 200, description = "What is asked for", body = Vec<HistoryEntry>), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn history(
+    State(access): State<Access>,
+) -> Result<Json<Vec<HistoryEntry>>, ProblemDetails> {
     access.ask(Command::History).await.map(Json)
 }
 
-async fn configure(
-    (access, peer): (&Access, Peer),
+/// Has another configuration taken, and tells what has become of it.
+pub(super) async fn configure(
+    (access, peer, expected): (&Access, Peer, Expected),
     what: Configure,
-) -> Result<Json<ReloadAnswer>, ProblemDetails> {
-    access.ask(|reply| Command::Configure(what, peer.author(), reply)).await.map(Json)
+) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
+    let asker = Asker { by: peer.author(), expected };
+    let answer = access.ask(|reply| Command::Configure(what, asker, reply)).await?;
+    Ok(Tagged { generation: answer.generation, answer })
 }

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 
-use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
@@ -12,19 +11,21 @@ use futures_util::Stream;
 use futures_util::stream::unfold;
 use serde::Deserialize;
 
+use super::Route;
 use crate::admin::{Access, Command, ProblemDetails};
 use crate::events::{Subscription, Told};
 
 /// How a follower that has lost its connection says what it has seen.
 const LAST_SEEN: &str = "last-event-id";
 
-pub(super) fn router() -> Router<Access> {
-    Router::new().route("/api/v1/events", get(events))
+pub(super) fn routes() -> Vec<Route> {
+    vec![("/api/v1/events", get(events))]
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
+pub(super) struct Wanted {
     /// Whether those that come are wanted, too.
     #[serde(default = "yes")]
     follow: bool,
@@ -36,7 +37,8 @@ fn yes() -> bool {
     true
 }
 
-async fn events(
+#[utoipa::path(get, path = "/api/v1/events", tag = "instance", summary = "Events, as server-sent events", params(Wanted), responses((status = 200, description = "What is asked for", body = String, content_type = "text/event-stream"), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn events(
     State(access): State<Access>,
     headers: HeaderMap,
     wanted: Result<Query<Wanted>, QueryRejection>,

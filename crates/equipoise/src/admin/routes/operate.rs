@@ -1,29 +1,34 @@
 //! Drains and breakers.
 
 use axum::Json;
-use axum::Router;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::routing::get;
 use serde::{Deserialize, Serialize};
 
+use super::Route;
 use crate::admin::{Access, Command, ProblemDetails};
 use crate::status::operate::{
     BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer,
     UndrainRequest,
 };
 
-pub(super) fn router() -> Router<Access> {
-    Router::new()
-        .route("/api/v1/drains", get(drains).post(drain).delete(undrain))
-        .route("/api/v1/breakers", get(breakers).post(turn))
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        ("/api/v1/drains", get(drains).post(drain).delete(undrain)),
+        ("/api/v1/breakers", get(breakers).post(turn)),
+    ]
 }
 
-async fn drains(State(access): State<Access>) -> Result<Json<DrainsAnswer>, ProblemDetails> {
+#[utoipa::path(get, path = "/api/v1/drains", tag = "backends", summary = "All drains", responses((status = 200, description = "What is asked for", body = DrainsAnswer), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn drains(
+    State(access): State<Access>,
+) -> Result<Json<DrainsAnswer>, ProblemDetails> {
     access.ask(Command::Drains).await.map(Json)
 }
 
-async fn drain(
+#[utoipa::path(post, path = "/api/v1/drains", tag = "backends", summary = "Gives backends no new flows", request_body = DrainRequest, responses((status = 200, description = "What is asked for", body = DrainAnswer), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn drain(
     State(access): State<Access>,
     request: Result<Json<DrainRequest>, JsonRejection>,
 ) -> Result<Json<DrainAnswer>, ProblemDetails> {
@@ -31,7 +36,8 @@ async fn drain(
     access.ask(|reply| Command::Drain(request, reply)).await.map(Json)
 }
 
-async fn undrain(
+#[utoipa::path(delete, path = "/api/v1/drains", tag = "backends", summary = "Gives backends new flows again", params(UndrainRequest), responses((status = 200, description = "What is asked for", body = Vec<DrainStatus>), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn undrain(
     State(access): State<Access>,
     request: Result<Query<UndrainRequest>, QueryRejection>,
 ) -> Result<Json<Vec<DrainStatus>>, ProblemDetails> {
@@ -40,13 +46,15 @@ async fn undrain(
 }
 
 /// Which breakers are asked for.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
+pub(super) struct Wanted {
     service: Option<String>,
 }
 
-async fn breakers(
+#[utoipa::path(get, path = "/api/v1/breakers", tag = "backends", summary = "Breakers of a service, or of all", params(Wanted), responses((status = 200, description = "What is asked for", body = Vec<BreakerStatus>), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn breakers(
     State(access): State<Access>,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<Vec<BreakerStatus>>, ProblemDetails> {
@@ -54,7 +62,8 @@ async fn breakers(
     access.ask(|reply| Command::Breakers(service, reply)).await.map(Json)
 }
 
-async fn turn(
+#[utoipa::path(post, path = "/api/v1/breakers", tag = "backends", summary = "Opens, closes or resets breakers", request_body = BreakerRequest, responses((status = 200, description = "What is asked for", body = Vec<BreakerStatus>), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn turn(
     State(access): State<Access>,
     request: Result<Json<BreakerRequest>, JsonRejection>,
 ) -> Result<Json<Vec<BreakerStatus>>, ProblemDetails> {

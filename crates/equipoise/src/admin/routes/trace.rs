@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 
-use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -11,14 +10,16 @@ use futures_util::Stream;
 use futures_util::stream::unfold;
 use tokio::sync::mpsc::Receiver;
 
+use super::Route;
 use crate::admin::{Access, Command, ProblemDetails};
 use crate::status::trace::{TraceFilter, TracedPacket};
 
-pub(super) fn router() -> Router<Access> {
-    Router::new().route("/api/v1/trace", get(trace))
+pub(super) fn routes() -> Vec<Route> {
+    vec![("/api/v1/trace", get(trace))]
 }
 
-async fn trace(
+#[utoipa::path(get, path = "/api/v1/trace", tag = "flows", summary = "Packets as they come and leave, as server-sent events", params(TraceFilter), responses((status = 200, description = "What is asked for", body = String, content_type = "text/event-stream"), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn trace(
     State(access): State<Access>,
     filter: Result<Query<TraceFilter>, QueryRejection>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ProblemDetails> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::Watch;
 use crate::status::health::Word;
 
 /// What the help of `probe` ends with.
@@ -23,6 +24,9 @@ pub struct Health {
     /// What to do
     #[command(subcommand)]
     pub action: Option<HealthAction>,
+    /// Once or again and again
+    #[command(flatten)]
+    pub watch: Watch,
 }
 
 /// What is done about health.

@@ -6,21 +6,19 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
+use std::sync::atomic::AtomicU64;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{MapData, MapError};
 use equipoise_common::access::{Access, AccessKey};
-use equipoise_common::flow::end::end;
+use equipoise_common::flow::Reason;
 use equipoise_common::flow::entry::{key, owner};
-use equipoise_common::flow::set::at;
-use equipoise_common::flow::{Meta, Reason, State, flag};
 use equipoise_common::key::{Address, FiveTuple, V6};
 use equipoise_core::plan::{Listed, Rule};
 
-use super::Expiry;
-use super::flow::{Table, entries, now};
-use super::sweep::ties;
+use super::flow::Table;
 use super::table::io_error;
+use super::{Expiry, Farewell, cut};
 
 /// The trie of prefixes.
 pub(super) struct AccessList {
@@ -81,29 +79,10 @@ pub(super) fn cut<A, const SLOT: usize>(
 ) where
     A: Address + Into<IpAddr>,
 {
-    let mut found = Vec::new();
-    entries::<A, SLOT>(table, 0..table.sets, |here, slot, meta| {
-        if !meta.has(flag::REPLY) {
-            let tuple: FiveTuple<A> = key(slot, meta);
-            if list.denies(owner(slot).0, tuple.source) {
-                found.push(here);
-            }
-        }
-        true
-    });
-    for here in found {
-        let Some(slot) = at::<SLOT, _>(table, here) else { continue };
-        let meta = Meta(slot[0].load(std::sync::atomic::Ordering::Acquire));
-        if !meta.is_live() || meta.has(flag::REPLY) {
-            continue;
-        }
-        let is_connected = matches!(meta.state(), State::Opening | State::Established);
-        let ties = is_connected.then(|| ties::<A, SLOT>(table, slot, meta));
-        let now = table.clock.unwrap_or_else(now);
-        if end::<SLOT, _>(table, here, Reason::Denied, now) {
-            expiry.cut += 1;
-            expiry.resets.extend(ties);
-        }
-    }
-    expiry.events.append(&mut table.ended.borrow_mut());
+    let is_denied = |slot: &[AtomicU64; SLOT], meta| {
+        let tuple: FiveTuple<A> = key(slot, meta);
+        list.denies(owner(slot).0, tuple.source)
+    };
+    let goodbye = (Reason::Denied, Farewell::Reset);
+    cut::cut::<A, SLOT>(table, is_denied, goodbye, expiry);
 }

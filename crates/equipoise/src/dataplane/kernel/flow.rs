@@ -221,7 +221,8 @@ where
     })
 }
 
-fn row<A: Address + Into<IpAddr>, const SLOT: usize>(
+/// A flow as it is listed.
+pub(super) fn row<A: Address + Into<IpAddr>, const SLOT: usize>(
     table: &Table<'_, A>,
     slot: &[AtomicU64; SLOT],
     meta: Meta,

@@ -37,12 +37,21 @@ pub struct Expiry {
     pub ended: u64,
     /// Flows closed because their backend has gone.
     pub closed: u64,
-    /// Flows ended because their clients are denied.
+    /// Flows ended because their clients are denied, or by hand.
     pub cut: u64,
     /// Flows whose ends get a RST.
     pub resets: Vec<Ties>,
     /// What there is to tell, where services want it told.
     pub events: Vec<Event>,
+}
+
+/// What the ends of a flow hear when it is ended by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    /// Nothing: the next packet is one of no flow.
+    Silent,
+    /// A RST, both of them, where it is a TCP connection.
+    Reset,
 }
 
 /// Both ends of a TCP flow, as a RST to either needs them.

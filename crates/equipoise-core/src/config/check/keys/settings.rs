@@ -1,5 +1,6 @@
 //! The keys of the settings.
 
+use super::admin::ADMIN;
 use super::health::{BREAKER, DRAIN, HEALTH_CHECK};
 use super::policy::LIMITS;
 use super::{
@@ -78,6 +79,12 @@ pub(in crate::config) static SETTINGS: Table = Table {
             kind: Kind::Table(&METRICS),
             absent: Absent::Words("nothing listens"),
             doc: "A listener for who scrapes metrics.",
+        },
+        Key {
+            name: "admin",
+            kind: Kind::Table(&ADMIN),
+            absent: Absent::Words("nothing listens beside the socket"),
+            doc: "A listener for the admin API.",
         },
         Key {
             name: "dns",
