@@ -9,7 +9,7 @@ use crate::key::{Be16, V4, V6};
 
 /// Tells one layout of the maps from another: raised with every change to a key, a value or to
 /// the meaning of either. Maps with another tag are not taken over.
-pub const LAYOUT: u64 = 8;
+pub const LAYOUT: u64 = 9;
 
 /// What maps are like that a process has left: the one thing that stays as it is in every version, so that each can read it.
 #[repr(C, align(8))]

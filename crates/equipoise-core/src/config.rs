@@ -14,6 +14,7 @@ mod flags;
 pub mod health;
 pub mod import;
 mod limits;
+pub mod log;
 mod metrics;
 mod name;
 mod parts;
@@ -47,6 +48,7 @@ pub use file::edn::keys as edn_keys;
 pub use flags::{flags_text, from_flags};
 pub use health::HealthCheck;
 pub use limits::{Limits, List, Prefix, RateLimit, Rates, SourceLimit, SourcePrefix};
+pub use log::{AccessLog, Log};
 pub use metrics::Metrics;
 pub use name::{Dns, Name, Named, OnFirstFailure, Origin};
 pub use ports::{Ports, target};
@@ -507,6 +509,11 @@ pub struct Settings {
     /// Where metrics are to be had; none for nowhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Metrics>,
+    /// Where flows that have closed are written; none for nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<AccessLog>,
+    /// How what happens is logged.
+    pub log: Log,
 }
 
 /// How the weights of `least-connections-weights` follow live flows.
@@ -541,6 +548,8 @@ impl Default for Settings {
             drain: breaker::Draining::default(),
             dns: Dns::default(),
             metrics: None,
+            access_log: None,
+            log: Log::default(),
         }
     }
 }

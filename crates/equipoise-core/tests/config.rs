@@ -190,6 +190,8 @@ fn every_key_arrives() {
         drain: config::breaker::Draining::default(),
         dns: config::Dns::default(),
         metrics: None,
+        access_log: None,
+        log: config::Log::default(),
     };
     assert_eq!(config.settings, settings);
 }

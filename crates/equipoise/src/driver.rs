@@ -14,12 +14,14 @@ use std::time::SystemTime;
 use equipoise_common::value::{Backend, Fate};
 use equipoise_core::config::{Config, Metrics, Service};
 use equipoise_core::health::{Outcome, ProbeId};
+use equipoise_core::id::BackendKey;
 use equipoise_core::plan::{BackendPlan, Crowded, Note};
 use equipoise_core::resolve::{Answer, Failure, LookUpId};
 use equipoise_core::state::State;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use crate::access_log::{AccessLog, Owner};
 use crate::admin::lock::InstanceLock;
 use crate::admin::server::Server;
 use crate::admin::{Command, Configure, Reply, Snapshot};
@@ -31,13 +33,13 @@ use crate::handover::Word;
 use crate::host::addresses::Managed;
 use crate::host::forwarding::{self, Forwarding};
 use crate::host::{HostError, Machine, Reading, Way};
-use crate::metrics;
 use crate::probe::{Outcomes, Prober};
 use crate::resolver::{Answers, Resolver};
 use crate::status::change::ReloadRequest;
 use crate::status::history::Author;
 use crate::status::{StopAnswer, UpgradeAnswer};
 use crate::watch::Watch;
+use crate::{log, metrics};
 
 mod answer;
 mod breakers;
@@ -164,6 +166,8 @@ pub struct Driver<M, P> {
     snapshot: watch::Sender<Arc<Snapshot>>,
     server: Server,
     metrics: metrics::Listener,
+    /// The log of flows.
+    access_log: AccessLog,
     lock: InstanceLock,
 }
 
@@ -184,6 +188,10 @@ enum Event {
     Probed(Vec<(ProbeId, Outcome)>),
     Answered(LookUpId, Result<Answer, Failure>),
     Next(Word),
+    /// The access log's files may have been moved.
+    Reopen,
+    /// What is wrong with the access log has changed.
+    AccessLog,
     Timer,
 }
 
@@ -242,6 +250,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             _ = self.signals.interrupt.recv() => Event::End,
             _ = self.signals.terminate.recv() => Event::End,
             _ = self.signals.hangup.recv() => Event::Reload(Author::Signal),
+            _ = self.signals.user1.recv() => Event::Reopen,
+            () = self.access_log.changed() => Event::AccessLog,
             () = files::changed(&mut self.watch) => Event::Reload(Author::File),
             Some(command) = self.commands.recv() => Event::Command(command),
             Some(ended) = self.outcomes.recv() => Event::Probed(ended),
@@ -264,6 +274,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             }
             Event::Probed(ended) => self.take_outcomes(ended),
             Event::Answered(id, answer) => self.take_answer(id, answer),
+            Event::Reopen => self.access_log.reopen(),
+            Event::AccessLog => self.look_again(),
             Event::Timer => {}
             Event::Next(word) => return self.heard(word).await,
             Event::Command(Command::Upgrade(binary, reply)) => self.upgrade(binary, reply),
@@ -369,6 +381,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let maps = self.converge();
         self.troubles.note(Topic::Maps, maps);
         self.follow_metrics(config.settings.metrics.as_ref()).await;
+        self.follow_access_log();
+        log::follow(&config.settings.log);
         self.interfaces.follow(&mut self.plane, &config, &self.reading);
         self.troubles.note_interfaces(self.interfaces.failed());
         self.troubles.schedule(Instant::now());
@@ -384,6 +398,18 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     async fn follow_metrics(&mut self, wanted: Option<&Metrics>) {
         let followed = self.metrics.follow(wanted).await;
         self.troubles.note(Topic::Metrics, followed.map_err(|e| e.to_string()));
+    }
+
+    /// Writes flows as the configuration says, with the names of whose they are.
+    fn follow_access_log(&mut self) {
+        let wanted = self.state.config().settings.access_log.as_ref();
+        self.access_log.follow(wanted);
+        if self.access_log.is_on() {
+            let named = |(key, id): (BackendKey, u32)| {
+                (id, Owner { service: Arc::clone(&key.service), route: key.route_name().into() })
+            };
+            self.access_log.know(self.state.holders(|_| true).into_iter().map(named));
+        }
     }
 
     fn converge(&mut self) -> Result<(), String> {
@@ -447,8 +473,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let missing = self.state.planned().notes.iter().filter(|note| is_missing(note));
         let troubles = self.troubles.reasons().map(str::to_owned);
         let crowded = self.crowded.iter().map(ToString::to_string);
+        let unwritten = self.access_log.failures();
         let missing = missing.map(ToString::to_string);
-        troubles.chain(missing).chain(crowded).chain(self.name_reasons()).collect()
+        troubles.chain(missing).chain(crowded).chain(self.name_reasons()).chain(unwritten).collect()
     }
 
     /// What is good to know.

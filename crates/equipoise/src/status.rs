@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use equipoise_core::config::{Ports, target};
 use serde::{Deserialize, Serialize};
 
+pub mod access_log;
 pub mod change;
 pub mod explain;
 pub mod health;
@@ -45,6 +46,9 @@ pub struct Status {
     pub interfaces: Vec<InterfaceStatus>,
     /// The flow table.
     pub flow_table: FlowTable,
+    /// The log of flows; none where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<access_log::AccessLogStatus>,
     /// Packets by verdict, over all hooks.
     pub verdicts: BTreeMap<String, u64>,
     /// Packets by hook and verdict; those that are 0 are left out.

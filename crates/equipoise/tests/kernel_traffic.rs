@@ -1,5 +1,7 @@
 //! Real TCP and UDP through the real balancer, at every hook.
 
+#[path = "traffic/access_log.rs"]
+mod access_log;
 #[path = "traffic/balanced.rs"]
 mod balanced;
 #[path = "traffic/bare.rs"]
@@ -66,6 +68,7 @@ macro_rules! at_each_hook {
 }
 
 at_each_hook! {
+    every_flow_is_written_as_it_was_seen
     new_connections_follow_the_weights
     a_hundred_megabytes_arrive_whole_each_way
     a_hundred_downloads_at_once_arrive_whole
@@ -108,6 +111,7 @@ at_each_hook! {
     connections_outlive_an_upgrade_and_a_rollback
 }
 
+use access_log::every_flow_is_written_as_it_was_seen;
 use denied::a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back;
 use flows::{
     a_load_beyond_its_limit_goes_to_other_backends,

@@ -12,6 +12,7 @@ mod delivery;
 mod health;
 pub mod keys;
 mod limits;
+mod log;
 mod metrics;
 mod named;
 pub(super) mod nearest;

@@ -23,12 +23,16 @@ pub fn written(config: &Config) -> Value {
         "limits": settings.limits,
         "least-connections": settings.least_connections,
         "dns": settings.dns,
+        "log": settings.log,
     });
     if let Some(breaker) = settings.breaker {
         written["breaker"] = json!(breaker);
     }
     if let Some(metrics) = &settings.metrics {
         written["metrics"] = json!(metrics);
+    }
+    if let Some(access_log) = &settings.access_log {
+        written["access-log"] = json!(access_log);
     }
     json!({ "service": config.services.iter().map(service).collect::<Vec<_>>(), "settings": written })
 }

@@ -19,7 +19,7 @@ use crate::driver::{
 };
 use crate::handover::{Predecessor, Word};
 use crate::host::{Machine, Netlink, check, requirements};
-use crate::running_config;
+use crate::{log, running_config};
 
 /// The machine, and what is to run on it.
 struct Known {
@@ -49,6 +49,7 @@ async fn known(global: &Global, flags: &Run) -> Result<Known, Failure> {
     usage(global, flags)?;
     requirements::check().map_err(|missing| Failure::new(Exit::Failed, missing))?;
     let (loaded, source) = configuration(global, flags)?;
+    log::follow(&loaded.config.settings.log);
     let base = match &source {
         Source::File(_) => Base::new(&*loaded.text.name, &*loaded.text.text),
         // Flags are no text that a backend could be changed in.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use equipoise_common::event::Event;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::value::{Host, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
@@ -44,6 +45,8 @@ pub struct Plane {
     pub handshakes: BTreeMap<u32, Duration>,
     /// What became of flows under pressure.
     pub pressures: Vec<(Pressure, u64)>,
+    /// What the next sweep has to tell.
+    pub told: Vec<Event>,
     /// Sweeps over the flow table so far.
     pub sweeps: u64,
     /// The packets counted.
@@ -173,8 +176,10 @@ impl DataPlane for Simulated {
     }
 
     fn sweep(&mut self, _part: Part) -> Expiry {
-        self.with(|plane| plane.sweeps += 1);
-        Expiry::default()
+        self.with(|plane| {
+            plane.sweeps += 1;
+            Expiry { events: std::mem::take(&mut plane.told), ..Expiry::default() }
+        })
     }
 
     fn cut_denied(&mut self) -> Expiry {

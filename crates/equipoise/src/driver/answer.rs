@@ -122,6 +122,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     lost: tally.lost + counted_lost,
                 },
             },
+            access_log: self.access_log.status(),
             verdicts: counted.verdicts,
             hooks: counted.hooks,
         })

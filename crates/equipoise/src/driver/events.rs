@@ -1,10 +1,11 @@
 //! Flow events: taken up by one task, out of the kernel's ring buffer and from the sweeps, and counted.
 //!
-//! The task runs beside the loop, so that a burst of events waits for nobody. It keeps numbers alone; what the
-//! kernel had to throw away is counted there (`events_lost`).
+//! The task runs beside the loop, so that a burst of events waits for nobody. It keeps numbers alone, and hands what has closed to the
+//! log of flows; what the kernel had to throw away is counted there (`events_lost`).
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 use equipoise_common::event::Event;
 use equipoise_common::flow::{Reason, State};
@@ -12,10 +13,13 @@ use equipoise_common::key::TCP;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::access_log::Recorder;
 use crate::dataplane::kernel::{Arrivals, Events};
 
 /// Batches of events from sweeps that wait at most; a sweep never waits for room.
 const BATCHES: usize = 1024;
+/// How long the end waits for what is left to be taken up.
+const LAST: Duration = Duration::from_secs(1);
 
 /// Events so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -132,11 +136,11 @@ impl EventTask {
     /// # Errors
     ///
     /// When the source cannot be waited for.
-    pub(super) fn start(source: Option<Events>) -> io::Result<Self> {
+    pub(super) fn start(source: Option<Events>, recorder: Recorder) -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel(BATCHES);
         let (tally, _) = watch::channel(Tally::default());
         let source = source.map(Events::listen).transpose()?;
-        let task = tokio::spawn(run(source, receiver, tally.clone()));
+        let task = tokio::spawn(run(source, receiver, (tally.clone(), recorder)));
         Ok(Self { sender, tally, task })
     }
 
@@ -145,15 +149,23 @@ impl EventTask {
         self.task.abort();
     }
 
+    /// Takes up what has been handed over, and what there is to be read, and nothing after that.
+    pub(super) async fn end(mut self) {
+        let (nobody, _) = mpsc::channel(1);
+        // Without a sender it comes to its end.
+        drop(std::mem::replace(&mut self.sender, nobody));
+        let _: Result<_, _> = tokio::time::timeout(LAST, &mut self.task).await;
+    }
+
     /// Reads them again.
     ///
     /// # Errors
     ///
     /// When the source cannot be waited for.
-    pub(super) fn resume(&mut self, source: Option<Events>) -> io::Result<()> {
+    pub(super) fn resume(&mut self, source: Option<Events>, recorder: Recorder) -> io::Result<()> {
         let (sender, receiver) = mpsc::channel(BATCHES);
         let source = source.map(Events::listen).transpose()?;
-        self.task = tokio::spawn(run(source, receiver, self.tally.clone()));
+        self.task = tokio::spawn(run(source, receiver, (self.tally.clone(), recorder)));
         self.sender = sender;
         Ok(())
     }
@@ -194,24 +206,33 @@ impl Drop for EventTask {
 async fn run(
     mut source: Option<Arrivals>,
     mut sweeps: mpsc::Receiver<Vec<Event>>,
-    tally: watch::Sender<Tally>,
+    (tally, mut recorder): (watch::Sender<Tally>, Recorder),
 ) {
     loop {
         tokio::select! {
             batch = sweeps.recv() => {
                 let Some(batch) = batch else { return };
+                batch.iter().for_each(|event| recorder.record(event));
                 tally.send_modify(|tally| batch.iter().for_each(|event| tally.add(event)));
             }
-            () = drained(&mut source, &tally) => {}
+            () = drained(&mut source, &tally, &mut recorder) => {}
         }
     }
 }
 
 /// Waits until there are events in the ring buffer, and reads them all.
-async fn drained(source: &mut Option<Arrivals>, tally: &watch::Sender<Tally>) {
+async fn drained(
+    source: &mut Option<Arrivals>,
+    tally: &watch::Sender<Tally>,
+    recorder: &mut Recorder,
+) {
     let Some(arrivals) = source else { return std::future::pending().await };
     let mut batch = Tally::default();
-    if let Err(error) = arrivals.drain(|event| batch.add(event)).await {
+    let take = |event: &Event| {
+        batch.add(event);
+        recorder.record(event);
+    };
+    if let Err(error) = arrivals.drain(take).await {
         tracing::error!(%error, "flow events are not read any more");
         *source = None;
     }

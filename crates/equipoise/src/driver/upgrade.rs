@@ -141,8 +141,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         }
         self.interfaces.begin_again();
         let resumed = self.plane.events().map_err(|error| error.to_string());
-        let resumed = resumed
-            .and_then(|source| self.events.resume(source).map_err(|error| error.to_string()));
+        let resumed = resumed.and_then(|source| {
+            self.events
+                .resume(source, self.access_log.recorder())
+                .map_err(|error| error.to_string())
+        });
         if let Err(error) = resumed {
             tracing::error!(error, "flow events are not read any more");
         }

@@ -18,7 +18,7 @@ use super::report::quoted;
 pub(in crate::config) use health::{BREAKER, DRAIN, HEALTH_CHECK, PANIC, RECOVERY};
 pub(in crate::config) use policy::{LIMITS, PER_BACKEND, PER_SOURCE, SOURCE_PREFIX, TIMEOUTS};
 pub(in crate::config) use service::{AFFINITY_PREFIX, BACKEND, LISTEN, SERVICE, SOURCE_ROUTE};
-pub(in crate::config) use settings::{DNS, LEAST_CONNECTIONS, METRICS, SETTINGS};
+pub(in crate::config) use settings::{ACCESS_LOG, DNS, LEAST_CONNECTIONS, LOG, METRICS, SETTINGS};
 
 /// A table of a configuration.
 #[derive(Debug)]
@@ -62,6 +62,8 @@ pub enum Kind {
     Boolean,
     /// A whole number, from the one to the other.
     Number(u64, u64),
+    /// A number, with a point or without, from so many millionths to so many.
+    Decimal(u32, u32),
     /// A duration in words, from the one to the other.
     Duration(Duration, Duration),
     /// One of these words.
@@ -210,6 +212,7 @@ fn add(kind: &'static Kind, tables: &mut Vec<&'static Table>) {
         Kind::Table(_)
         | Kind::Boolean
         | Kind::Number(..)
+        | Kind::Decimal(..)
         | Kind::Duration(..)
         | Kind::Word(_)
         | Kind::Text(_) => {}
