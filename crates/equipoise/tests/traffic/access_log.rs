@@ -148,13 +148,16 @@ pub(crate) fn every_flow_is_written_as_it_was_seen(attach: Attach) {
     let seen = watcher.seen();
     let lines = read(&path);
     assert_eq!(lines.len(), said.len());
+    let mut wrong = Vec::new();
     for line in &lines {
         let is_tcp = line["protocol"] == "tcp";
         let key = (line["protocol"].as_str().unwrap().to_owned(), address(&line["client"]));
         let (payload, vip) = said[&key];
         let counted =
             ["packets_in", "bytes_in", "packets_out", "bytes_out"].map(|key| line[key].as_u64());
-        assert_eq!(counted.map(Option::unwrap), seen[&key], "{line}");
+        if counted.map(Option::unwrap) != seen[&key] {
+            wrong.push(format!("{:?} seen of {line}", seen[&key]));
+        }
         // And against what was said, with headers alone beside it.
         let (packets, bytes) = (seen[&key][0], seen[&key][1]);
         let ip = if vip.is_ipv4() { 20 } else { 40 };
@@ -174,6 +177,7 @@ pub(crate) fn every_flow_is_written_as_it_was_seen(attach: Attach) {
         assert!(handshake.is_none_or(|ms| (0.001..1_000.0).contains(&ms)), "{line}");
         assert!(line["duration_ms"].as_f64().unwrap() < 10_000.0, "{line}");
     }
+    assert!(wrong.is_empty(), "{} of {}: {wrong:#?}", wrong.len(), lines.len());
     let on_stdout =
         || balancer.log().lines().filter(|line| line.contains("\"handshake_ms\"")).count();
     wait_until(DEADLINE, "the same on standard output", || on_stdout() == said.len()).unwrap();
@@ -225,10 +229,35 @@ fn a_disk_that_is_full_stops_no_packet_and_is_told() {
     let (_, vip) = vips()[0];
     let tally = Load::of_count(vip, EACH).run(balanced.client());
     assert_eq!((tally.failed(), tally.answered()), (0, EACH), "{:?}", tally.failures);
-    let reasons = || balanced.balancer.status()["reasons"].to_string();
+    let reasons = |balancer: &Balancer| balancer.status()["reasons"].to_string();
     let told = "access log: /dev/full cannot be written: No space left on device";
-    wait_until(DEADLINE, "the reason", || reasons().contains(told)).unwrap();
+    wait_until(DEADLINE, "the reason", || reasons(&balanced.balancer).contains(told)).unwrap();
     let text = logged(&balanced.lab, TC, "stdout = true");
     balanced.balancer.reload(&text);
-    wait_until(DEADLINE, "no reason", || reasons() == "[]").unwrap();
+    wait_until(DEADLINE, "no reason", || reasons(&balanced.balancer) == "[]").unwrap();
+}
+
+#[test]
+fn the_log_follows_the_configuration() {
+    let mut balanced = Balanced::new(TC, Options::default());
+    let with = |log: &str| {
+        let text = config(&balanced.lab, TC.asked);
+        text.replace("max-flows = 20000", &format!("max-flows = 20000\nlog = {{ {log} }}"))
+    };
+    let [quiet, loud] = ["level = \"warn\"", "level = \"debug\", format = \"json\""].map(with);
+    let applied = |balancer: &Balancer| balancer.log().matches("config_applied").count();
+    balanced.balancer.reload(&quiet);
+    let before = applied(&balanced.balancer);
+    let text = quiet.replace("weight = 50", "weight = 51");
+    balanced.balancer.reload(&text);
+    assert_eq!(applied(&balanced.balancer), before, "{}", balanced.balancer.log());
+    balanced.balancer.reload(&loud);
+    let objects = || -> Vec<Value> {
+        let log = balanced.balancer.log();
+        log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    };
+    let is_told = |line: &Value| line["message"] == "config_applied" && line["level"] == "INFO";
+    wait_until(DEADLINE, "an object for what changes", || objects().iter().any(is_told)).unwrap();
+    let told = objects().into_iter().find(is_told).unwrap();
+    assert_eq!((&told["to"], &told["why"]), (&"4".into(), &"the file has been read".into()));
 }
