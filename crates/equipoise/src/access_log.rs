@@ -174,23 +174,37 @@ impl AccessLog {
     /// How it is; none while nothing is written.
     pub fn status(&self) -> Option<AccessLogStatus> {
         let wanted = self.wanted.as_ref()?;
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let [written_file, written_stdout] = self.counts.written.each_ref().map(read);
-        let [dropped_file, dropped_stdout] = self.counts.dropped.each_ref().map(read);
+        let (written, dropped) = self.counts();
+        let size = self.counts.size.load(Ordering::Relaxed);
         let has_file = wanted.path.is_some();
         Some(AccessLogStatus {
             path: wanted.path.as_ref().map(|path| path.display().to_string()),
             stdout: wanted.stdout,
-            size_bytes: has_file.then(|| read(&self.counts.size)),
+            size_bytes: has_file.then_some(size),
             max_size_bytes: has_file.then(|| file::most(wanted)),
             max_files: has_file.then_some(wanted.max_files),
-            written: Written { file: written_file, stdout: written_stdout },
-            dropped: Dropped {
-                queue: read(&self.counts.dropped_queue),
-                file: dropped_file,
-                stdout: dropped_stdout,
-            },
+            written,
+            dropped,
         })
+    }
+
+    /// Lines written, and lines lost.
+    pub fn counts(&self) -> (Written, Dropped) {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let [file, stdout] = self.counts.written.each_ref().map(read);
+        let written = Written { file, stdout };
+        let [file, stdout] = self.counts.dropped.each_ref().map(read);
+        (written, Dropped { queue: read(&self.counts.dropped_queue), file, stdout })
+    }
+
+    /// Counts on from there.
+    pub fn restore(&self, written: Written, dropped: Dropped) {
+        let add = |to: &AtomicU64, count| to.fetch_add(count, Ordering::Relaxed);
+        add(&self.counts.written[0], written.file);
+        add(&self.counts.written[1], written.stdout);
+        add(&self.counts.dropped_queue, dropped.queue);
+        add(&self.counts.dropped[0], dropped.file);
+        add(&self.counts.dropped[1], dropped.stdout);
     }
 
     /// Writes what waits, as far as that can be done in a moment.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::events::Subscription;
+use crate::metrics::Counts;
 use crate::status::change::{
     AddRequest, ReloadAnswer, ReloadRequest, RuntimeChange, WeightRequest,
 };
@@ -48,6 +49,8 @@ pub type Reply<T> = oneshot::Sender<Result<T, ProblemDetails>>;
 pub enum Command {
     /// How it is.
     Status(Reply<Status>),
+    /// What it counts of itself.
+    Counts(Reply<Counts>),
     /// The flows that pass a filter.
     Flows(FlowFilter, Reply<Vec<Flow>>),
     /// What a configuration would change.

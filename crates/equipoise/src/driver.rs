@@ -45,6 +45,7 @@ mod answer;
 mod breakers;
 mod changes;
 mod clock;
+mod counts;
 mod drains;
 mod effect;
 mod ending;
@@ -82,6 +83,7 @@ pub use wake::Signals;
 use answer::FlowSample;
 use changes::Written;
 use clock::Clock;
+use counts::Counted;
 use drains::Waiter;
 use events::EventTask;
 use explain::Asked;
@@ -136,6 +138,7 @@ pub struct Driver<M, P> {
     events: EventTask,
     /// What traffic has said of backends.
     passive: Passive,
+    counted: Counted,
     prober: Prober,
     outcomes: Outcomes,
     /// Who has asked for checks whose outcomes are not in.
@@ -325,6 +328,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.ask_for_resting_ids();
         }
         self.tell_lasting();
+        self.follow_counts(now);
         if self.due.life.is_some_and(|at| at <= now) {
             self.show_life(now);
         }
@@ -444,13 +448,17 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// Makes the maps what is planned: where they were that before, only what has been planned anew is looked at.
     fn follow_plan(&mut self) -> Result<Converged, String> {
+        let began = Instant::now();
         self.state.plan();
+        let planned = Instant::now();
+        self.counted.planned.observe((planned - began).as_secs_f64());
         let scope = self.state.take_scope().filter(|_| !self.troubles.has(&Topic::Maps));
         let (plane, desired) = (&mut self.plane, self.state.planned());
         let converged = match scope {
             Some(scope) => self.applier.converge_within(plane, desired, &scope),
             None => self.applier.converge(plane, desired),
         };
+        self.counted.applied.observe(planned.elapsed().as_secs_f64());
         converged.map_err(|error| error.to_string())
     }
 
@@ -470,12 +478,17 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// What is not as it should be, in words.
     fn reasons(&self) -> Vec<String> {
-        let missing = self.state.planned().notes.iter().filter(|note| is_missing(note));
+        let missing = self.missing();
         let troubles = self.troubles.reasons().map(str::to_owned);
         let crowded = self.crowded.iter().map(ToString::to_string);
         let unwritten = self.access_log.failures();
         let missing = missing.map(ToString::to_string);
         troubles.chain(missing).chain(crowded).chain(self.name_reasons()).chain(unwritten).collect()
+    }
+
+    /// What the configuration asks for and clients do not get.
+    fn missing(&self) -> impl Iterator<Item = &Note> {
+        self.state.planned().notes.iter().filter(|note| is_missing(note))
     }
 
     /// What is good to know.

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use equipoise_core::config::{Ports, target};
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::FlowSummary;
+
 pub mod access_log;
 pub mod change;
 pub mod explain;
@@ -22,7 +24,7 @@ pub mod operate;
 pub use number::Decimal;
 
 /// How a running instance is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Version of the program that runs.
     pub version: String,
@@ -56,17 +58,18 @@ pub struct Status {
 }
 
 /// Whether everything is as the configuration wants it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// It is.
+    #[default]
     Ok,
     /// Something is not; the reasons say what.
     Degraded,
 }
 
 /// Which configuration runs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ConfigStatus {
     /// The file; none when it came from flags.
     pub path: Option<String>,
@@ -169,6 +172,9 @@ pub struct BackendStatus {
     /// What traffic itself says of it.
     #[serde(default)]
     pub passive: PassiveStatus,
+    /// What its flows that have closed were like.
+    #[serde(default)]
+    pub flows: FlowSummary,
     /// What has gone through it.
     #[serde(flatten)]
     pub traffic: Counters,

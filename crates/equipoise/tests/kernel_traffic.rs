@@ -20,6 +20,8 @@ mod health;
 mod interfaces;
 #[path = "traffic/lifecycle.rs"]
 mod lifecycle;
+#[path = "traffic/metrics.rs"]
+mod metrics;
 #[path = "traffic/modes.rs"]
 mod modes;
 #[path = "traffic/names.rs"]

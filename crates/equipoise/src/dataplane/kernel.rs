@@ -435,15 +435,18 @@ impl DataPlane for Kernel {
     }
 
     fn occupancy(&self) -> Occupancy {
-        let count = |of| {
-            let live = &self.tables.live;
-            live.count(of, FIRST_V4) + live.count(of, FIRST_V6)
-        };
+        let live = &self.tables.live;
+        let count = |of| live.count(of, FIRST_V4) + live.count(of, FIRST_V6);
         Occupancy {
             live: count(Count::Table),
             confirmed: count(Count::Confirmed),
             memory: u64::from(self.sizes.sets) * (SET_V4 + SET_V6) as u64,
+            by_family: [FIRST_V4, FIRST_V6].map(|first| live.count(Count::Table, first)),
         }
+    }
+
+    fn map_memory(&self) -> BTreeMap<String, u64> {
+        self.pins.map_memory()
     }
 
     fn live_flows(&self, backend: u32) -> u64 {

@@ -195,7 +195,14 @@ impl DataPlane for Simulated {
     fn occupancy(&self) -> Occupancy {
         let plane = self.plane.borrow();
         let confirmed = plane.flows.iter().filter(|f| matches!(f.state, "established" | "two-way"));
-        Occupancy { live: plane.flows.len() as u64, confirmed: confirmed.count() as u64, memory: 0 }
+        let live = plane.flows.len() as u64;
+        let v6 = plane.flows.iter().filter(|flow| flow.client.is_ipv6()).count() as u64;
+        let confirmed = confirmed.count() as u64;
+        Occupancy { live, confirmed, memory: 0, by_family: [live - v6, v6] }
+    }
+
+    fn map_memory(&self) -> BTreeMap<String, u64> {
+        BTreeMap::new()
     }
 
     fn live_flows(&self, backend: u32) -> u64 {

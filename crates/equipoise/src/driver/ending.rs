@@ -55,6 +55,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.tell(Event::new(Kind::Stopping).because(why));
         self.supervisor.stopping(keep);
         self.interrupt_waiters();
+        if keep {
+            self.keep_counts();
+        } else {
+            self.drop_counts();
+        }
         let ended = if keep {
             self.plane.keep()
         } else {

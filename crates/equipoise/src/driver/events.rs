@@ -8,6 +8,7 @@ use std::io;
 use std::time::Duration;
 
 use equipoise_common::event::Event;
+use equipoise_common::flow::state::MOMENTS_BITS;
 use equipoise_common::flow::{Reason, State};
 use equipoise_common::key::TCP;
 use tokio::sync::{mpsc, watch};
@@ -15,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::access_log::Recorder;
 use crate::dataplane::kernel::{Arrivals, Events};
+use crate::metrics::FlowHistograms;
 
 /// Batches of events from sweeps that wait at most; a sweep never waits for room.
 const BATCHES: usize = 1024;
@@ -22,7 +24,7 @@ const BATCHES: usize = 1024;
 const LAST: Duration = Duration::from_secs(1);
 
 /// Events so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Tally {
     /// Flows that have opened.
     pub(super) opened: u64,
@@ -55,6 +57,11 @@ fn outcome(event: &Event) -> Option<Outcome> {
     }
 }
 
+/// Seconds of nanoseconds.
+fn seconds(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e9
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Outcome {
     Good,
@@ -64,7 +71,7 @@ enum Outcome {
 }
 
 /// What has become of a backend's connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Ended {
     /// In a way that says that it serves.
     pub(super) good: u64,
@@ -74,6 +81,8 @@ pub(super) struct Ended {
     pub(super) unanswered: u64,
     /// With a RST of the backend in mid-flow.
     pub(super) reset: u64,
+    /// What all flows that have closed were like.
+    pub(super) flows: FlowHistograms,
 }
 
 impl Ended {
@@ -87,6 +96,18 @@ impl Ended {
         self.refused += other.refused;
         self.unanswered += other.unanswered;
         self.reset += other.reset;
+        self.flows.add(&other.flows);
+    }
+
+    /// What a flow was like.
+    fn observe(&mut self, event: &Event) {
+        let flows = &mut self.flows;
+        flows.lifetime.observe(seconds(u64::from(event.duration) << 20));
+        if event.handshake > 0 {
+            flows.handshake.observe(seconds(event.handshake << (20 - MOMENTS_BITS)));
+        }
+        flows.bytes_in.observe(event.bytes_in as f64);
+        flows.bytes_out.observe(event.bytes_out as f64);
     }
 
     fn count(&mut self, outcome: Outcome) {
@@ -100,6 +121,18 @@ impl Ended {
 }
 
 impl Tally {
+    /// As an earlier process has left it: flows opened, events lost, and flows closed by reason.
+    pub(super) fn of<'a>(
+        (opened, lost): (u64, u64),
+        closed: impl Iterator<Item = (&'a str, u64)>,
+    ) -> Self {
+        let known = |(why, count)| {
+            let reason = Reason::ALL.iter().find(|reason| reason.name() == why)?;
+            Some((reason.name(), count))
+        };
+        Self { opened, lost, closed: closed.filter_map(known).collect(), ..Self::default() }
+    }
+
     fn merge(&mut self, batch: &Self) {
         self.opened += batch.opened;
         for (why, count) in &batch.closed {
@@ -115,6 +148,7 @@ impl Tally {
             self.opened += 1;
         } else {
             *self.closed.entry(Reason::from_number(event.why).name()).or_default() += 1;
+            self.ended.entry(event.backend).or_default().observe(event);
         }
         if let Some(outcome) = outcome(event) {
             self.ended.entry(event.backend).or_default().count(outcome);
@@ -189,6 +223,14 @@ impl EventTask {
             false
         });
         ended
+    }
+
+    /// Counts on from there.
+    pub(super) fn restore(&self, before: Tally) {
+        self.tally.send_modify(|tally| {
+            tally.lost += before.lost;
+            tally.merge(&before);
+        });
     }
 
     /// Events so far.

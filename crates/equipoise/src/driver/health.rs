@@ -46,7 +46,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 
     fn take_outcome(&mut self, probe: ProbeId, outcome: Outcome) {
-        let changed = self.state.handle_probe(probe, outcome);
+        let changed = self.state.handle_probe(probe, outcome.clone());
+        self.counted.note_check(&changed.backends, &outcome);
         if let Some(change) = &changed.health {
             self.tell_health(change);
         }

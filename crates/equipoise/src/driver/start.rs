@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::changes::Written;
 use super::clock::Clock;
+use super::counts::Counted;
 use super::events::EventTask;
 use super::files::{self, Watching};
 use super::health::in_words;
@@ -188,6 +189,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     lasting: Lasting::default(),
                     events: running.events,
                     passive: Passive::new(),
+                    counted: Counted::default(),
                     prober: running.prober,
                     outcomes: running.outcomes,
                     waiting: Vec::new(),
@@ -215,6 +217,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 let wanted = driver.state.config().settings.metrics.clone();
                 driver.follow_metrics(wanted.as_ref()).await;
                 driver.follow_access_log();
+                if begun.has_inherited {
+                    driver.take_counts();
+                }
                 driver.troubles.schedule(Instant::now());
                 Ok(driver)
             }

@@ -25,6 +25,24 @@ pub(super) enum Topic {
     Metrics,
 }
 
+impl Topic {
+    /// All names, in the order of the topics.
+    pub(super) const NAMES: [&str; 6] =
+        ["maps", "interface", "forwarding", "addresses", "machine", "metrics"];
+
+    /// In a word.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Maps => "maps",
+            Self::Interface(_) => "interface",
+            Self::Forwarding => "forwarding",
+            Self::Addresses => "addresses",
+            Self::Machine => "machine",
+            Self::Metrics => "metrics",
+        }
+    }
+}
+
 /// Everything that is wrong now.
 #[derive(Debug, Default)]
 pub(super) struct Troubles {

@@ -104,6 +104,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.save();
         // Two that read events would each have half of them.
         self.events.stop_reading();
+        self.keep_counts();
         // Its address is to be had.
         self.follow_metrics(None).await;
         next.process.go(self.lock.file()).map_err(|error| error.to_string())?;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
+use super::counts::KEEP;
+
 /// News come in bursts: a link that goes up is followed by its addresses and routes.
 pub(super) const BURST: Duration = Duration::from_millis(20);
 /// Neighbours: well under the 30 s after which the kernel calls one stale.
@@ -31,6 +33,8 @@ pub(super) struct Due {
     pub(super) neighbours: Instant,
     pub(super) resting: Instant,
     pub(super) sweep: Instant,
+    /// What is counted is written for the next process.
+    pub(super) counts: Instant,
     /// Where weights follow live flows: when these are counted again.
     pub(super) loads: Option<Instant>,
     /// Names: when something of them is to be done that is not a look-up.
@@ -64,6 +68,7 @@ impl Due {
             neighbours: now,
             resting: now + RESTING,
             sweep: now + SWEEP,
+            counts: now + KEEP,
             loads: None,
             names: None,
             drains: Some(now),
@@ -84,6 +89,7 @@ impl Due {
             Some(self.neighbours),
             Some(self.resting),
             Some(self.sweep),
+            Some(self.counts),
             self.loads,
             self.names,
             self.drains,

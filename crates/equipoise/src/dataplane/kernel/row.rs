@@ -73,6 +73,8 @@ pub struct Occupancy {
     pub confirmed: u64,
     /// Bytes of memory of both tables.
     pub memory: u64,
+    /// Live flows, of IPv4 and of IPv6.
+    pub by_family: [u64; 2],
 }
 
 /// How many flows have been copied into other tables.
