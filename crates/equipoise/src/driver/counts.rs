@@ -189,7 +189,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     pub(super) fn take_counts(&mut self) {
         let Some(kept) = read(&file(&self.state_file)) else { return };
         let closed = kept.closed.iter().map(|(why, count)| (why.as_str(), *count));
-        self.events.restore(Tally::of((kept.opened, kept.lost), closed));
+        self.events.restore(&Tally::of((kept.opened, kept.lost), closed));
         self.told.restore(kept.events);
         self.access_log.restore(kept.written, kept.dropped);
         for backend in &kept.backends {

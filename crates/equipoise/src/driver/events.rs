@@ -226,10 +226,10 @@ impl EventTask {
     }
 
     /// Counts on from there.
-    pub(super) fn restore(&self, before: Tally) {
+    pub(super) fn restore(&self, before: &Tally) {
         self.tally.send_modify(|tally| {
             tally.lost += before.lost;
-            tally.merge(&before);
+            tally.merge(before);
         });
     }
 
