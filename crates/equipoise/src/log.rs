@@ -142,7 +142,7 @@ mod tests {
     fn journal_is_known_by_device_and_inode() {
         assert!(is_stream("8:1234", 8, 1234));
         assert!(!is_stream("8:1234", 8, 12345), "a process of the service has its own file here");
-        assert!(!is_stream("8", 8, 1234));
+        assert!(!is_stream("9:1234", 8, 1234) && !is_stream("8", 8, 1234));
         assert!(!is_stream("", 0, 0));
     }
 

@@ -25,6 +25,8 @@ mod route;
 mod service;
 mod settings;
 
+pub(super) use metrics::is_path as is_metrics_path;
+
 use super::file::Node;
 use super::problem::{Places, Problem};
 use super::texts::Texts;
