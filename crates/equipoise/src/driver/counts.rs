@@ -152,6 +152,11 @@ impl KeptBackend {
     }
 }
 
+/// What an instance that is gone has counted goes, with the programs' own counters; says if there was anything.
+pub(super) fn drop_left(state_file: &Path) -> bool {
+    fs::remove_file(file(state_file)).is_ok()
+}
+
 /// Where it is, beside the state.
 fn file(state_file: &Path) -> PathBuf {
     state_file.with_file_name("counters.json")
@@ -246,8 +251,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// The programs' counters go, and these with them.
     pub(super) fn drop_counts(&self) {
-        // Where there is none, there is nothing to go.
-        let _: io::Result<()> = fs::remove_file(file(&self.state_file));
+        drop_left(&self.state_file);
     }
 
     /// What is counted of backends that have left is not kept.
