@@ -1,7 +1,7 @@
 //! What is told of a flow when it opens and when it closes, through a ring buffer.
 //!
 //! Fixed size, so that the program reserves and fills it in place. Addresses and ports in network order,
-//! times in ticks, traffic as in [`crate::value::Traffic`].
+//! times in ticks where nothing else is said, traffic as in [`crate::value::Traffic`].
 
 use crate::key::{Be16, V6};
 
@@ -36,6 +36,8 @@ pub struct Event {
     pub duration: u32,
     /// The state before it closed, a [`crate::flow::State`] as a number.
     pub state: u32,
+    /// From the client's first packet to the one that has confirmed a connection, moments; 0 where none has.
+    pub handshake: u64,
     /// Packets from the client.
     pub packets_in: u64,
     /// IP bytes from the client.
@@ -59,7 +61,7 @@ impl Event {
     pub const SENT_AGAIN: u16 = 16;
 }
 
-const _: () = assert!(size_of::<Event>() == 112);
+const _: () = assert!(size_of::<Event>() == 120);
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)` words without padding (size asserted above); any bit pattern is a value.

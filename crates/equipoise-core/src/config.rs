@@ -15,6 +15,7 @@ mod flags;
 pub mod health;
 pub mod import;
 mod limits;
+pub mod log;
 mod metrics;
 mod name;
 mod parts;
@@ -51,6 +52,7 @@ pub use file::edn::keys as edn_keys;
 pub use flags::{flags_text, from_flags};
 pub use health::HealthCheck;
 pub use limits::{Limits, List, NotAPrefix, Prefix, RateLimit, Rates, SourceLimit, SourcePrefix};
+pub use log::{AccessLog, Log};
 pub use metrics::Metrics;
 pub use name::{Dns, Name, Named, OnFirstFailure, Origin};
 pub use ports::{Ports, target};
@@ -514,6 +516,11 @@ pub struct Settings {
     /// Where the admin API is to be had beside its socket; none for nowhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin: Option<Admin>,
+    /// Where flows that have closed are written; none for nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<AccessLog>,
+    /// How what happens is logged.
+    pub log: Log,
 }
 
 /// How the weights of `least-connections-weights` follow live flows.
@@ -549,6 +556,8 @@ impl Default for Settings {
             dns: Dns::default(),
             metrics: None,
             admin: None,
+            access_log: None,
+            log: Log::default(),
         }
     }
 }

@@ -81,6 +81,8 @@ pub struct Probed {
     pub health: Option<Change>,
     /// Of breakers.
     pub breakers: Vec<breaker::Told>,
+    /// Whose check it was.
+    pub backends: Vec<BackendKey>,
 }
 
 /// What an operator does with a breaker.
@@ -252,12 +254,12 @@ impl State {
         if is_good {
             checked.iter().for_each(|key| self.ramps.note_good(key, self.now));
         }
-        let breakers = checked.into_iter().filter_map(|key| {
-            let change = self.breakers.record(self.now, &key, outcomes)?;
-            Some((key, change))
+        let breakers = checked.iter().filter_map(|key| {
+            let change = self.breakers.record(self.now, key, outcomes)?;
+            Some((key.clone(), change))
         });
         let breakers = breakers.collect();
-        Probed { health, breakers }
+        Probed { health, breakers, backends: checked }
     }
 
     /// Connections have ended so many times well and so many times badly at a backend; what changes by that.

@@ -191,6 +191,8 @@ fn every_key_arrives() {
         dns: config::Dns::default(),
         metrics: None,
         admin: None,
+        access_log: None,
+        log: config::Log::default(),
     };
     assert_eq!(config.settings, settings);
 }

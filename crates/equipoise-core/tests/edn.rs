@@ -9,6 +9,7 @@ use std::time::Duration;
 use equipoise_core::config::breaker::Thresholds;
 use equipoise_core::config::edn_keys::{FILE, Key, Kind, Table};
 use equipoise_core::config::health::Question;
+use equipoise_core::config::log::{AccessLog, LineFormat};
 use equipoise_core::config::{
     Affinity, Algorithm, Around, Checked, Config, Format, Ignored, Problem, Protocol, RateLimit,
     convert, keys, parse, write,
@@ -70,6 +71,25 @@ type Observed = (&'static str, fn(&Config) -> bool);
 fn each_setting_that_is_set_is_observed() {
     const SETTINGS: &[Observed] = &[
         (":stats-enabled true", |c| c.settings.events),
+        (":metrics {:enabled true :port 9999 :path \"/m\"}", |c| {
+            let listen = "0.0.0.0:9999".parse().unwrap();
+            let metrics = c.settings.metrics.as_ref();
+            metrics.is_some_and(|metrics| (metrics.listen, metrics.path.as_str()) == (listen, "/m"))
+        }),
+        (
+            ":access-log {:enabled true :format :json :access-log-format :clf :path \"a.log\" :max-file-size-mb 5 :max-files 3}",
+            |c| {
+                let log = AccessLog {
+                    format: LineFormat::Clf,
+                    path: Some("/var/log/equipoise/a.log".into()),
+                    stdout: true,
+                    max_size_mb: 5,
+                    max_files: 3,
+                    ..AccessLog::default()
+                };
+                c.settings.access_log == Some(log) && c.settings.events
+            },
+        ),
         (":connection-timeout-sec 7", |c| {
             let timeouts = c.services[0].policy.timeouts;
             let seven = Duration::from_secs(7);

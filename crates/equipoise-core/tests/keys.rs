@@ -72,6 +72,8 @@ fn places() -> Vec<(&'static str, Value)> {
             "settings.admin.keys[0]",
             of_settings("admin", json!({ "keys": [{ "name": "ci", "key-file": "/k" }] })),
         ),
+        ("settings.access-log", of_settings("access-log", json!({ "path": "/var/log/a.log" }))),
+        ("settings.log", of_settings("log", none())),
         ("settings.dns", of_settings("dns", none())),
         ("settings.limits", of_settings("limits", none())),
         ("settings.least-connections", of_settings("least-connections", none())),
@@ -170,6 +172,16 @@ fn try_kind(way: &str, file: &Value, key: &Key, kind: &Kind) {
                     "{way}: {}: {bad} passes",
                     key.name
                 );
+            }
+        }
+        Kind::Decimal(least, most) => {
+            let part = |millionths: &u32| f64::from(*millionths) / 1e6;
+            for good in [part(least), part(most)] {
+                assert_eq!(ways(json!(good)), [], "{way}: {}", key.name);
+            }
+            for bad in [part(least) / 3.0, part(most) + 1e-6, -1.0] {
+                let problems = ways(json!(bad));
+                assert!(problems.iter().any(|p| about(p, "out of range")), "{way}: {}", key.name);
             }
         }
         Kind::Duration(least, most) => {
@@ -288,6 +300,9 @@ fn words(kind: &Kind) -> String {
     match kind {
         Kind::Boolean => "boolean".to_owned(),
         Kind::Number(least, most) => format!("{least} to {most}"),
+        Kind::Decimal(least, most) => {
+            format!("{} to {}", f64::from(*least) / 1e6, f64::from(*most) / 1e6)
+        }
         Kind::Duration(least, most) => {
             let (least, most) =
                 (humantime::format_duration(*least), humantime::format_duration(*most));

@@ -57,6 +57,8 @@ pub fn balance<H: Hook, F: Family>(
         }
     }
     match forward::forward::<_, _, false>(hook, packet, headers, &decision) {
+        // What TC takes up is noted there, and told of with it: here it has been taken off again.
+        Ok(sent) if !H::IS_LAST && sent == H::pass() => Ok(action(sent)),
         Ok(sent) => turned(headers, &decision, found, action(sent)),
         Err(verdict) if verdict.is_answered() => answered(headers, verdict),
         Err(verdict) => Err(verdict),

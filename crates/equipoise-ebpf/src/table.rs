@@ -8,7 +8,9 @@ use core::ptr;
 use equipoise_common::event::Event;
 use equipoise_common::flow::count::{Pressure, Refused};
 use equipoise_common::flow::end::{end, evict, worth};
-use equipoise_common::flow::entry::{Facts, both, facts, key, last_seen, opened, owner};
+use equipoise_common::flow::entry::{
+    Facts, both, facts, handshake, key, last_seen, opened, owner,
+};
 use equipoise_common::flow::find::find_elsewhere;
 use equipoise_common::flow::open::{
     Limits, Opened, Wanted, choose, place, release, reserve, usable,
@@ -348,6 +350,11 @@ macro_rules! storage {
             }
 
             #[inline(always)]
+            fn confirmed(&self, begun: u32) -> u32 {
+                flow::exact().wrapping_sub(begun) | 1
+            }
+
+            #[inline(always)]
             fn ended(&self, end: &End<'_, Shared, $slot>) {
                 tell_end::<$address, $slot>(end);
             }
@@ -615,6 +622,7 @@ pub fn tell<A: Address, const SLOT: usize>(end: &End<'_, Shared, SLOT>, what: u1
     event.backend = facts.backend;
     event.duration = duration;
     event.state = end.was.state_number();
+    event.handshake = u64::from(end.reply.map_or(0, |reply| handshake(reply, end.was)));
     event.packets_in = traffic.packets_in;
     event.bytes_in = traffic.bytes_in;
     event.packets_out = traffic.packets_out;

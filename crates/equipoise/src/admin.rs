@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config_file::Base;
 use crate::events::Subscription;
+use crate::metrics::Counts;
 use crate::status::change::{
     AddRequest, ReloadAnswer, ReloadRequest, RuntimeChange, WeightRequest,
 };
@@ -61,6 +62,8 @@ pub type Reply<T> = oneshot::Sender<Result<T, ProblemDetails>>;
 pub enum Command {
     /// How it is.
     Status(Reply<Status>),
+    /// What it counts of itself.
+    Counts(Reply<Counts>),
     /// The flows that pass a filter.
     Flows(FlowFilter, Reply<Vec<Flow>>),
     /// End flows.

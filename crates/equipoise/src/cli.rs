@@ -4,14 +4,15 @@
 //! people or, with `--json`, as it came. Results go to standard output, everything else to
 //! standard error.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use equipoise_core::config::log::Level;
 use serde::Serialize;
-use tracing_subscriber::EnvFilter;
 
 use crate::admin::client::{Client, ClientError};
+use crate::log;
 
 pub mod args;
 mod breaker;
@@ -43,9 +44,6 @@ mod wait;
 mod watch;
 
 use args::{Arguments, Command, Global};
-
-/// What may be logged, in the syntax of `tracing`'s filters.
-const LOG_VARIABLE: &str = "EQUIPOISE_LOG";
 
 /// How a command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,22 +170,11 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
 
 /// An instance tells what changes; other commands are silent unless something is odd.
 fn log(arguments: &Arguments) {
-    const LEVELS: [&str; 4] = ["warn", "info", "debug", "trace"];
-    let first = usize::from(matches!(arguments.command, Command::Run(_) | Command::Decap(_)));
-    let level = LEVELS[(first + usize::from(arguments.global.verbose)).min(LEVELS.len() - 1)];
-    // The netlink crates warn of answers that nobody waited for to the end, which is no matter.
-    let default = || {
-        EnvFilter::new(format!(
-            "warn,netlink_proto=error,equipoise={level},equipoise_core={level},hickory_resolver=error,hickory_net=error"
-        ))
+    let first = match arguments.command {
+        Command::Run(_) | Command::Decap(_) => Level::Info,
+        _ => Level::Warn,
     };
-    let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| default());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    log::begin(first, arguments.global.verbose.into());
 }
 
 impl Global {

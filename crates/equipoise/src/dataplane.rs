@@ -134,6 +134,9 @@ pub trait DataPlane: Maps {
     /// How full the flow tables are.
     fn occupancy(&self) -> Occupancy;
 
+    /// Memory that maps take, bytes, by name.
+    fn map_memory(&self) -> BTreeMap<String, u64>;
+
     /// The live flows of a backend, by id.
     fn live_flows(&self, backend: u32) -> u64;
 

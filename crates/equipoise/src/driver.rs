@@ -15,12 +15,14 @@ use equipoise_common::value::{Backend, Fate};
 use equipoise_core::config::{Admin, Config, Metrics, Service};
 use equipoise_core::facts::Moment;
 use equipoise_core::health::{Outcome, ProbeId};
+use equipoise_core::id::BackendKey;
 use equipoise_core::plan::{BackendPlan, Crowded, Note};
 use equipoise_core::resolve::{Answer, Failure, LookUpId};
 use equipoise_core::state::State;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use crate::access_log::{AccessLog, Owner};
 use crate::admin::listener;
 use crate::admin::lock::InstanceLock;
 use crate::admin::server::Server;
@@ -34,18 +36,19 @@ use crate::host::addresses::Managed;
 use crate::host::check::unanswered;
 use crate::host::forwarding::{self, Forwarding};
 use crate::host::{HostError, Machine, Reading, Way};
-use crate::metrics;
 use crate::probe::{Outcomes, Prober};
 use crate::resolver::{Answers, Resolver};
 use crate::status::change::ReloadRequest;
 use crate::status::history::Author;
 use crate::status::{StopAnswer, UpgradeAnswer};
 use crate::watch::Watch;
+use crate::{log, metrics};
 
 mod answer;
 mod breakers;
 mod changes;
 mod clock;
+mod counts;
 mod drains;
 mod effect;
 mod ending;
@@ -88,6 +91,7 @@ pub use wake::{EndHandle, Signals};
 use answer::FlowSample;
 use changes::Written;
 use clock::Clock;
+use counts::Counted;
 use drains::Waiter;
 use events::EventTask;
 use explain::Asked;
@@ -145,6 +149,7 @@ pub struct Driver<M, P> {
     events: EventTask,
     /// What traffic has said of backends.
     passive: Passive,
+    counted: Counted,
     prober: Prober,
     outcomes: Outcomes,
     /// Who has asked for checks whose outcomes are not in.
@@ -179,6 +184,8 @@ pub struct Driver<M, P> {
     /// The admin API on a port.
     port: listener::Listener,
     metrics: metrics::Listener,
+    /// The log of flows.
+    access_log: AccessLog,
     lock: InstanceLock,
 }
 
@@ -199,6 +206,10 @@ enum Event {
     Probed(Vec<(ProbeId, Outcome)>),
     Answered(LookUpId, Result<Answer, Failure>),
     Next(Word),
+    /// The access log's files may have been moved.
+    Reopen,
+    /// What is wrong with the access log has changed.
+    AccessLog,
     Timer,
 }
 
@@ -262,7 +273,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             asked = self.signals.next() => match asked {
                 Signalled::End => Event::End,
                 Signalled::Reload => Event::Reload(Author::Signal),
+                Signalled::Reopen => Event::Reopen,
             },
+            () = self.access_log.changed() => Event::AccessLog,
             () = files::changed(&mut self.watch) => Event::Reload(Author::File),
             Some(command) = self.commands.recv() => Event::Command(command),
             Some(ended) = self.outcomes.recv() => Event::Probed(ended),
@@ -285,6 +298,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             }
             Event::Probed(ended) => self.take_outcomes(ended),
             Event::Answered(id, answer) => self.take_answer(id, answer),
+            Event::Reopen => self.access_log.reopen(),
+            Event::AccessLog => self.look_again(),
             Event::Timer => {}
             Event::Next(word) => return self.heard(word).await,
             Event::Command(Command::Upgrade(binary, reply)) => self.upgrade(binary, reply),
@@ -353,6 +368,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.ask_for_resting_ids();
         }
         self.tell_lasting();
+        self.follow_counts(now);
         if self.due.life.is_some_and(|at| at <= now) {
             self.show_life(now);
         }
@@ -410,6 +426,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.troubles.note(Topic::Maps, maps);
         self.follow_metrics(config.settings.metrics.as_ref()).await;
         self.follow_admin(config.settings.admin.as_ref()).await;
+        self.follow_access_log();
+        log::follow(&config.settings.log);
         self.interfaces.follow(&mut self.plane, &config, &self.reading);
         if self.plane.max_flows() != config.settings.max_flows {
             self.due.size.get_or_insert_with(Instant::now);
@@ -433,6 +451,18 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     async fn follow_admin(&mut self, wanted: Option<&Admin>) {
         let followed = self.port.follow(wanted).await;
         self.troubles.note(Topic::Admin, followed.map_err(|e| e.to_string()));
+    }
+
+    /// Writes flows as the configuration says, with the names of whose they are.
+    fn follow_access_log(&mut self) {
+        let wanted = self.state.config().settings.access_log.as_ref();
+        self.access_log.follow(wanted);
+        if self.access_log.is_on() {
+            let named = |(key, id): (BackendKey, u32)| {
+                (id, Owner { service: Arc::clone(&key.service), route: key.route_name().into() })
+            };
+            self.access_log.know(self.state.holders(|_| true).into_iter().map(named));
+        }
     }
 
     fn converge(&mut self) -> Result<(), String> {
@@ -467,13 +497,17 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// Makes the maps what is planned: where they were that before, only what has been planned anew is looked at.
     fn follow_plan(&mut self) -> Result<Converged, String> {
+        let began = Instant::now();
         self.state.plan();
+        let planned = Instant::now();
+        self.counted.planned.observe((planned - began).as_secs_f64());
         let scope = self.state.take_scope().filter(|_| !self.troubles.has(&Topic::Maps));
         let (plane, desired) = (&mut self.plane, self.state.planned());
         let converged = match scope {
             Some(scope) => self.applier.converge_within(plane, desired, &scope),
             None => self.applier.converge(plane, desired),
         };
+        self.counted.applied.observe(planned.elapsed().as_secs_f64());
         converged.map_err(|error| error.to_string())
     }
 
@@ -493,11 +527,17 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// What is not as it should be, in words.
     fn reasons(&self) -> Vec<String> {
-        let missing = self.state.planned().notes.iter().filter(|note| is_missing(note));
+        let missing = self.missing();
         let troubles = self.troubles.reasons().map(str::to_owned);
         let crowded = self.crowded.iter().map(ToString::to_string);
+        let unwritten = self.access_log.failures();
         let missing = missing.map(ToString::to_string);
-        troubles.chain(missing).chain(crowded).chain(self.name_reasons()).collect()
+        troubles.chain(missing).chain(crowded).chain(self.name_reasons()).chain(unwritten).collect()
+    }
+
+    /// What the configuration asks for and clients do not get.
+    fn missing(&self) -> impl Iterator<Item = &Note> {
+        self.state.planned().notes.iter().filter(|note| is_missing(note))
     }
 
     /// What is good to know.

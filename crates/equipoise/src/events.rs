@@ -3,7 +3,7 @@
 //! Each event has a number of its own, counted from the start of the process. Whoever follows and is too slow loses its own
 //! oldest ones and is told how many; nobody waits for anybody. Flows that open and close are not told here.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use equipoise_core::config::target;
@@ -191,13 +191,15 @@ impl Event {
 pub struct Events {
     last: VecDeque<Arc<Event>>,
     sequence: u64,
+    /// How many there were, by kind.
+    counts: BTreeMap<String, u64>,
     followers: broadcast::Sender<Arc<Event>>,
 }
 
 impl Default for Events {
     fn default() -> Self {
         let (followers, _) = broadcast::channel(KEPT);
-        Self { last: VecDeque::new(), sequence: 0, followers }
+        Self { last: VecDeque::new(), sequence: 0, counts: BTreeMap::new(), followers }
     }
 }
 
@@ -205,6 +207,7 @@ impl Events {
     /// Tells an event, which happens at this time.
     pub fn tell(&mut self, time: String, event: Event) {
         self.sequence += 1;
+        *self.counts.entry(event.kind.name().to_owned()).or_default() += 1;
         let event = Arc::new(Event { sequence: self.sequence, time, ..event });
         event.log();
         if self.last.len() == KEPT {
@@ -213,6 +216,18 @@ impl Events {
         self.last.push_back(Arc::clone(&event));
         // Nobody may follow.
         let _: Result<_, _> = self.followers.send(event);
+    }
+
+    /// How many there were, by kind.
+    pub fn counts(&self) -> &BTreeMap<String, u64> {
+        &self.counts
+    }
+
+    /// Counts on from there.
+    pub fn restore(&mut self, before: BTreeMap<String, u64>) {
+        for (kind, count) in before {
+            *self.counts.entry(kind).or_default() += count;
+        }
     }
 
     /// The events from the one after this number on, as far as they are kept, and those that will come.

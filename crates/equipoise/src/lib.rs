@@ -3,6 +3,7 @@
 //! This crate does what `equipoise-core` decides: it loads and attaches the packet programs,
 //! applies plans to the kernel's maps, watches the machine, and answers on a socket.
 
+pub mod access_log;
 pub mod admin;
 pub mod apply;
 pub mod balancer;
@@ -14,6 +15,7 @@ pub mod driver;
 pub mod events;
 pub mod handover;
 pub mod host;
+pub mod log;
 pub mod metrics;
 pub mod privileges;
 pub mod probe;

@@ -1,13 +1,11 @@
 //! Metrics: what a scrape tells, out of the same answers that the admin API gives.
 //!
-//! Takes the answers to four questions (how it is, how backends, breakers and names are), each of which may fail for itself,
+//! Takes the answers to five questions (how it is, how backends, breakers and names are, what it counts of itself), each of which may fail for itself,
 //! and gives families, as text that Prometheus or OpenMetrics scrapers read. Keeps nothing between scrapes but a count of what
 //! has failed, and knows neither the driver nor its state.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use prometheus::proto::MetricFamily;
 
 use crate::admin::{Access, Command, ProblemDetails};
 use crate::status::Status;
@@ -16,12 +14,19 @@ use crate::status::names::NameStatus;
 use crate::status::operate::BreakerStatus;
 
 mod backends;
+mod counts;
 mod family;
+mod histogram;
 mod instance;
 mod listener;
 mod names;
 mod text;
 
+pub use counts::{Checks, Counts};
+pub use family::{Family, Kind};
+pub use histogram::{
+    BYTES, FlowHistograms, FlowSummary, Histogram, KeptHistogram, SECONDS, Summary,
+};
 pub use listener::{ListenError, Listener, router};
 pub use text::Format;
 
@@ -36,6 +41,8 @@ pub struct Sources {
     pub breakers: Result<Vec<BreakerStatus>, ProblemDetails>,
     /// How its names are.
     pub names: Result<Vec<NameStatus>, ProblemDetails>,
+    /// What it counts of itself.
+    pub counts: Result<Counts, ProblemDetails>,
 }
 
 /// Answers that were not had, since the start.
@@ -45,16 +52,18 @@ pub struct Failures {
     health: AtomicU64,
     breakers: AtomicU64,
     names: AtomicU64,
+    counts: AtomicU64,
 }
 
 impl Failures {
-    fn all(&self) -> [(&'static str, u64); 4] {
+    fn all(&self) -> [(&'static str, u64); 5] {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             ("status", read(&self.status)),
             ("health", read(&self.health)),
             ("breakers", read(&self.breakers)),
             ("names", read(&self.names)),
+            ("counts", read(&self.counts)),
         ]
     }
 }
@@ -73,18 +82,17 @@ impl Exporter {
     }
 
     /// A scrape, as text.
-    ///
-    /// # Errors
-    ///
-    /// When a family is not one that may be written; none of ours are.
-    pub async fn scrape(&self, format: Format) -> Result<String, prometheus::Error> {
+    pub async fn scrape(&self, format: Format) -> String {
         let sources = Sources {
             status: self.access.ask(Command::Status).await,
             health: self.access.ask(|reply| Command::Health(HealthFilter::default(), reply)).await,
             breakers: self.access.ask(|reply| Command::Breakers(None, reply)).await,
             names: self.access.ask(Command::Names).await,
+            counts: self.access.ask(Command::Counts).await,
         };
-        format.write(&families(&sources, &self.failures))
+        let mut families = families(&sources, &self.failures);
+        families.retain(Family::has_rows);
+        format.write(&families)
     }
 
     /// Why new flows had better go elsewhere; none when this balancer takes them.
@@ -97,8 +105,20 @@ impl Exporter {
     }
 }
 
+/// Every family that a scrape may have, whatever it has now.
+pub fn catalogue() -> Vec<Family> {
+    let sources = Sources {
+        status: Ok(Status::default()),
+        health: Ok(Vec::new()),
+        breakers: Ok(Vec::new()),
+        names: Ok(Vec::new()),
+        counts: Ok(Counts::default()),
+    };
+    families(&sources, &Failures::default())
+}
+
 /// The families of a scrape. What has failed is left out, and counted.
-fn families(sources: &Sources, failures: &Failures) -> Vec<MetricFamily> {
+fn families(sources: &Sources, failures: &Failures) -> Vec<Family> {
     let mut families = instance::always();
     match &sources.status {
         Ok(status) => {
@@ -119,8 +139,11 @@ fn families(sources: &Sources, failures: &Failures) -> Vec<MetricFamily> {
         Ok(names) => families.extend(names::families(names)),
         Err(_) => count(&failures.names),
     }
+    match &sources.counts {
+        Ok(counts) => families.extend(counts::families(counts)),
+        Err(_) => count(&failures.counts),
+    }
     families.push(instance::failures(&failures.all()));
-    families.retain(|family| !family.get_metric().is_empty());
     families
 }
 

@@ -11,6 +11,9 @@ use equipoise_core::config::{Ports, target};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::metrics::FlowSummary;
+
+pub mod access_log;
 pub mod change;
 pub mod explain;
 pub mod health;
@@ -25,7 +28,7 @@ pub mod trace;
 pub use number::Decimal;
 
 /// How a running instance is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// Version of the program that runs.
     pub version: String,
@@ -49,6 +52,9 @@ pub struct Status {
     pub interfaces: Vec<InterfaceStatus>,
     /// The flow table.
     pub flow_table: FlowTable,
+    /// The log of flows; none where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<access_log::AccessLogStatus>,
     /// Packets by verdict, over all hooks.
     pub verdicts: BTreeMap<String, u64>,
     /// Packets by hook and verdict; those that are 0 are left out.
@@ -56,17 +62,18 @@ pub struct Status {
 }
 
 /// Whether everything is as the configuration wants it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// It is.
+    #[default]
     Ok,
     /// Something is not; the reasons say what.
     Degraded,
 }
 
 /// Which configuration runs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ConfigStatus {
     /// The file; none when it came from flags.
     pub path: Option<String>,
@@ -174,6 +181,9 @@ pub struct BackendStatus {
     /// What traffic itself says of it.
     #[serde(default)]
     pub passive: PassiveStatus,
+    /// What its flows that have closed were like.
+    #[serde(default)]
+    pub flows: FlowSummary,
     /// What has gone through it.
     #[serde(flatten)]
     pub traffic: Counters,

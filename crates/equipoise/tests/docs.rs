@@ -1,6 +1,9 @@
 //! `docs/packets.md` is written from the list of verdicts: `UPDATE_EXPECT=1 cargo test -p equipoise --test docs`
 //! writes it anew. `docs/decap.md` is written by hand, but for its table of verdicts.
 
+#[path = "docs/metrics.rs"]
+mod metrics;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;

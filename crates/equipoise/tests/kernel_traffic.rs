@@ -1,5 +1,7 @@
 //! Real TCP and UDP through the real balancer, at every hook.
 
+#[path = "traffic/access_log.rs"]
+mod access_log;
 #[path = "traffic/balanced.rs"]
 mod balanced;
 #[path = "traffic/bare.rs"]
@@ -20,6 +22,8 @@ mod health;
 mod interfaces;
 #[path = "traffic/lifecycle.rs"]
 mod lifecycle;
+#[path = "traffic/metrics.rs"]
+mod metrics;
 #[path = "traffic/modes.rs"]
 mod modes;
 #[path = "traffic/names.rs"]
@@ -72,6 +76,7 @@ macro_rules! at_each_hook {
 }
 
 at_each_hook! {
+    every_flow_is_written_as_it_was_seen
     new_connections_follow_the_weights
     a_hundred_megabytes_arrive_whole_each_way
     a_hundred_downloads_at_once_arrive_whole
@@ -117,6 +122,7 @@ at_each_hook! {
     packets_are_told_of_as_they_came_and_as_they_left
 }
 
+use access_log::every_flow_is_written_as_it_was_seen;
 use denied::{
     a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back,
     what_operators_end_and_deny_ends_at_once_and_comes_back_when_the_time_is_up,

@@ -73,9 +73,10 @@ async fn ended_by(signal: i32, on_exit: &str) -> (Option<End>, String, bool) {
     let ended = async { tokio::join!(driver.run(), running).0 };
     tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it ends").unwrap();
     let left = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
-    let left: Vec<_> = left.collect();
-    // What goes on being changed on the machine is known to the next process.
-    let kept: &[&str] = if on_exit == "keep" { &["state.json"] } else { &[] };
+    let mut left: Vec<_> = left.collect();
+    left.sort();
+    // What goes on being changed on the machine, and what has been counted, is known to the next process.
+    let kept: &[&str] = if on_exit == "keep" { &["counters.json", "state.json"] } else { &[] };
     assert_eq!(left, kept, "socket and lock are gone");
     let vip = "203.0.113.10".parse().unwrap();
     let world = world.borrow();

@@ -1,5 +1,7 @@
 //! The whole program on a data plane and a machine in memory, asked over a real socket.
 
+#[path = "whole/access_log.rs"]
+mod access_log;
 #[path = "whole/api.rs"]
 mod api;
 #[path = "whole/changes.rs"]

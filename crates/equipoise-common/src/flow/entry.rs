@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | meta | 0 | 0 | state and flags (16 bits), generation of the backend (16), position of the other entry, or when it was given up (32) |
 //! | key | 1 | 1..5 | source and destination address as the packet has them |
-//! | key ports | 2 | 5 | source and destination port, and when the flow was opened (32): in ticks, and in the reply's entry in moments |
+//! | key ports | 2 | 5 | source and destination port, and when the flow was opened (32): in ticks, and in the reply's entry in moments; there, once a connection is confirmed, how long that has taken |
 //! | activity | 5 | 6 | end of what this direction has sent (32), last packet (32) |
 //! | traffic | 7 | 7 | IP bytes (36), packets (28); the halves of what does not fit are in `track` |
 //! | to | 3 | 8..12 | source and destination address after rewriting |
@@ -353,6 +353,20 @@ pub fn opened<W: Word, const SLOT: usize>(slot: &[W; SLOT]) -> u32 {
 #[inline(always)]
 pub fn begun<W: Word, const SLOT: usize>(slot: &[W; SLOT]) -> u32 {
     (slot[At::<SLOT>::KEY_PORTS].load() >> 32) as u32
+}
+
+/// How long it has taken to confirm a connection, moments, in its reply's entry; 0 where it was never confirmed.
+#[inline(always)]
+pub fn handshake<W: Word, const SLOT: usize>(reply: &[W; SLOT], was: Meta) -> u32 {
+    if was.state_number() == State::Established as u32 { begun(reply) } else { 0 }
+}
+
+/// Has a reply's entry say how long it has taken to confirm its connection, in place of when that was begun: what asks for the age of a
+/// flow does so of one that is not confirmed.
+#[inline(always)]
+pub(super) fn note_handshake<W: Word, const SLOT: usize>(reply: &[W; SLOT], taken: u32) {
+    let ports = reply[At::<SLOT>::KEY_PORTS].load() as u32;
+    reply[At::<SLOT>::KEY_PORTS].store(ports as u64 | (taken as u64) << 32);
 }
 
 /// When the last packet of an entry's direction came.

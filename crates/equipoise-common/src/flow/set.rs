@@ -263,6 +263,12 @@ pub trait Storage<const SLOT: usize> {
     #[inline(always)]
     fn answered(&self, _backend: u32, _begun: u32) {}
 
+    /// How long ago this moment was, moments: since a flow that is confirmed now was begun. Not 0, which is for none.
+    #[inline(always)]
+    fn confirmed(&self, _begun: u32) -> u32 {
+        1
+    }
+
     /// A flow has ended; what its slots say, but for their meta words, is still there.
     fn ended(&self, end: &End<'_, Self::Word, SLOT>);
 }

@@ -6,7 +6,9 @@
 //! it (RFC 9293 section 3.10.7.4, RFC 5961 section 3): what a stranger sends closes nothing.
 
 use super::count::Live;
-use super::entry::{At, Meta, Reason, acknowledged, begun, flag, owner, packets, sent};
+use super::entry::{
+    At, Meta, Reason, acknowledged, begun, flag, note_handshake, owner, packets, sent,
+};
 use super::set::{End, Position, Storage, at};
 use super::state::State;
 use super::word::Word;
@@ -172,6 +174,8 @@ pub fn settle<const SLOT: usize, S: Storage<SLOT>>(table: &S, here: Position, se
     let is_reply = meta.has(flag::REPLY);
     let anew = is_reply && is_begun_anew(meta, segment, sent(slot));
     if anew {
+        // Begun now: that is how long ago the first of all moments was.
+        note_handshake(slot, table.confirmed(0));
         slot[At::<SLOT>::ACTIVITY]
             .store(slot[At::<SLOT>::ACTIVITY].load() >> 32 << 32 | segment.end() as u64);
         other[At::<SLOT>::ACTIVITY]
@@ -359,6 +363,10 @@ fn tell<const SLOT: usize, S: Storage<SLOT>>(
     new: Meta,
 ) {
     recount(table, request, was, new);
+    let is_confirmed = new.state_number() == State::Established as u32;
+    if is_confirmed && was.state_number() == State::Opening as u32 {
+        note_handshake(reply, table.confirmed(begun(reply)));
+    }
     if new.state_number() == State::Closing as u32 && was.state_number() != new.state_number() {
         let why = Reason::from_number((new.flags() & flag::WHY) >> flag::WHY_SHIFT);
         table.ended(&End { request, reply: Some(reply), was, why });

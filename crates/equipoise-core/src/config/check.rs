@@ -13,6 +13,7 @@ mod delivery;
 mod health;
 pub mod keys;
 mod limits;
+mod log;
 mod metrics;
 mod named;
 pub(super) mod nearest;
@@ -24,6 +25,8 @@ mod report;
 mod route;
 mod service;
 mod settings;
+
+pub(super) use metrics::is_path as is_metrics_path;
 
 use super::file::Node;
 use super::problem::{Places, Problem};

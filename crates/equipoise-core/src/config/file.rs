@@ -117,8 +117,8 @@ pub(super) enum Value {
     Bool(bool),
     /// A whole number; one that is too large for this is the largest, which is out of any range.
     Int(i128),
-    /// A number with a point or an exponent; no key takes one.
-    Float,
+    /// A number with a point or an exponent.
+    Float(f64),
     Date,
     Text(String),
     /// A text that was a variable and nothing else, and may stand for other values.
@@ -142,7 +142,7 @@ impl Value {
             Self::Null
             | Self::Bool(_)
             | Self::Int(_)
-            | Self::Float
+            | Self::Float(_)
             | Self::Date
             | Self::Text(_)
             | Self::Given(_) => Inside::Nothing,
@@ -157,7 +157,7 @@ impl Value {
             Self::Null
             | Self::Bool(_)
             | Self::Int(_)
-            | Self::Float
+            | Self::Float(_)
             | Self::Date
             | Self::Text(_)
             | Self::Given(_) => InsideMut::Nothing,
@@ -171,6 +171,17 @@ impl Value {
             Self::Given(text) => text.parse().ok(),
             _ => None,
         }
+    }
+
+    /// The number that it is, whole or not, written out or by a variable; none for one that is none.
+    pub(super) fn decimal(&self) -> Option<f64> {
+        let decimal = match self {
+            Self::Int(number) => Some(*number as f64),
+            Self::Float(number) => Some(*number),
+            Self::Given(text) => text.parse().ok(),
+            _ => None,
+        };
+        decimal.filter(|number| number.is_finite())
     }
 
     /// The text that it is, written out or by a variable.
@@ -187,7 +198,7 @@ impl Value {
             Self::Null => "null",
             Self::Bool(_) => "a boolean",
             Self::Int(_) => "a whole number",
-            Self::Float => "a decimal number",
+            Self::Float(_) => "a decimal number",
             Self::Date => "a date or time",
             Self::Text(_) | Self::Given(_) => "text",
             Self::List(_) => "a list",

@@ -75,6 +75,11 @@ fn kind(of: &Kind) -> Value {
             let number = json!({ "type": "integer", "minimum": least, "maximum": most });
             json!({ "anyOf": [number, variable] })
         }
+        Kind::Decimal(least, most) => {
+            let [least, most] = [least, most].map(|millionths| f64::from(*millionths) / 1e6);
+            let number = json!({ "type": "number", "minimum": least, "maximum": most });
+            json!({ "anyOf": [number, variable] })
+        }
         Kind::Duration(least, most) => json!({
             "type": "string",
             "format": "duration-in-words",

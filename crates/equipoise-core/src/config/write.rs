@@ -17,6 +17,8 @@ use super::variables;
 pub(super) enum Data {
     Bool(bool),
     Int(i128),
+    /// A number with a point, as it is written.
+    Decimal(String),
     Text(String),
     List(Vec<Self>),
     Table(Vec<(String, Self)>),
@@ -34,7 +36,8 @@ impl Data {
                 let entry = |entry: &Entry| Some((entry.name.clone(), Self::of(&entry.node)?));
                 Self::Table(entries.iter().map(entry).collect::<Option<_>>()?)
             }
-            Value::Null | Value::Float | Value::Date => return None,
+            Value::Float(value) if value.is_finite() => Self::decimal(*value),
+            Value::Null | Value::Float(_) | Value::Date => return None,
         })
     }
 
@@ -43,7 +46,10 @@ impl Data {
         Some(match value {
             serde_json::Value::Null => return None,
             serde_json::Value::Bool(value) => Self::Bool(value),
-            serde_json::Value::Number(number) => Self::Int(number.as_i128()?),
+            serde_json::Value::Number(number) => match number.as_i128() {
+                Some(whole) => Self::Int(whole),
+                None => Self::decimal(number.as_f64()?),
+            },
             serde_json::Value::String(text) => Self::Text(variables::escape(&text)),
             serde_json::Value::Array(items) => {
                 Self::List(items.into_iter().filter_map(Self::of_json).collect())
@@ -53,6 +59,12 @@ impl Data {
                 Self::Table(entries.into_iter().filter_map(entry).collect())
             }
         })
+    }
+
+    /// Without an exponent, which not every reader of YAML takes for a number.
+    fn decimal(value: f64) -> Self {
+        let text = value.to_string();
+        Self::Decimal(if text.contains('.') { text } else { text + ".0" })
     }
 
     /// With keys in the order of the list of keys.

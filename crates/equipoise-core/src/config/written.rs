@@ -23,6 +23,7 @@ pub fn written(config: &Config) -> Value {
         "limits": settings.limits,
         "least-connections": settings.least_connections,
         "dns": settings.dns,
+        "log": settings.log,
     });
     if let Some(breaker) = settings.breaker {
         written["breaker"] = json!(breaker);
@@ -32,6 +33,9 @@ pub fn written(config: &Config) -> Value {
     }
     if let Some(admin) = &settings.admin {
         written["admin"] = json!(admin);
+    }
+    if let Some(access_log) = &settings.access_log {
+        written["access-log"] = json!(access_log);
     }
     json!({ "service": config.services.iter().map(service).collect::<Vec<_>>(), "settings": written })
 }

@@ -56,6 +56,9 @@ fn value(kind: &'static Kind) -> BoxedStrategy<Value> {
             let near = least..=most.min(least.saturating_add(9));
             prop_oneof![Just(least), Just(most), near, least..=most].prop_map(Value::from).boxed()
         }
+        &Kind::Decimal(least, most) => prop_oneof![Just(least), Just(most), least..=most]
+            .prop_map(|millionths| json!(f64::from(millionths) / 1e6))
+            .boxed(),
         &Kind::Duration(least, most) => {
             let (first, last) = (least.as_millis() as u64, most.as_millis() as u64);
             let near = first..=last.min(first + 100_000);
@@ -89,6 +92,12 @@ fn settle(file: &mut Value, names: &[String]) {
         if settings.get("backend-interfaces").is_some_and(Value::is_array) {
             settings["backend-interfaces"] = json!(["eth8", "eth0.9"]);
         }
+    }
+    if let Some(log) = file.get_mut("settings").and_then(|settings| settings.get_mut("access-log"))
+    {
+        // It goes somewhere, and there is something to be written.
+        log["path"] = json!("/var/log/equipoise/access.log");
+        file["settings"]["events"] = json!(true);
     }
     let dns = file.get_mut("settings").and_then(|settings| settings.get_mut("dns"));
     if let Some(dns) = dns.and_then(Value::as_object_mut) {

@@ -19,7 +19,7 @@ use crate::driver::{
 };
 use crate::handover::{Predecessor, Word};
 use crate::host::{Machine, Netlink, check, requirements};
-use crate::{privileges, running_config};
+use crate::{log, privileges, running_config};
 
 /// The machine, and what is to run on it.
 struct Known {
@@ -60,6 +60,7 @@ async fn known(global: &Global, flags: &Run) -> Result<Known, Failure> {
     if let Some(on_exit) = flags.on_exit {
         config_file::set_on_exit(&mut loaded.config, on_exit);
     }
+    log::follow(&loaded.config.settings.log);
     let base = match &source {
         Source::File(_) => Base::new(&*loaded.text.name, &*loaded.text.text),
         // Flags are no text that a backend could be changed in.

@@ -246,7 +246,7 @@ mod tests {
             shown(&same)
                 .ends_with("service=web 54 bytes tcp 192.0.2.1:4242 -> 203.0.113.10:80 SYN")
         );
-        assert_eq!(ends("00"), "not parsed");
+        assert_eq!(ends("0000"), "no frame");
     }
 
     #[test]

@@ -503,11 +503,18 @@ impl DataPlane for Kernel {
             occupancy.live += count(Count::Table);
             occupancy.confirmed += count(Count::Confirmed);
             occupancy.memory += u64::from(sets) * (SET_V4 + SET_V6) as u64;
+            for (sum, first) in occupancy.by_family.iter_mut().zip([FIRST_V4, FIRST_V6]) {
+                *sum += live.count(Count::Table, first);
+            }
         }
         let old = &self.tables.flows.live;
         let is_left = |_| old.count(Count::Table, FIRST_V4) + old.count(Count::Table, FIRST_V6);
         occupancy.to_be_carried = self.resizing.as_ref().map_or(0, is_left);
         occupancy
+    }
+
+    fn map_memory(&self) -> BTreeMap<String, u64> {
+        self.pins.map_memory()
     }
 
     fn live_flows(&self, backend: u32) -> u64 {

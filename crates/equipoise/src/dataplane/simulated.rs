@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use equipoise_common::event::Event;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::trace::Wanted;
 use equipoise_common::value::{Host, Traffic};
@@ -48,6 +49,8 @@ pub struct Plane {
     pub pressures: Vec<(Pressure, u64)>,
     /// How flows that were ended by hand were said goodbye to.
     pub farewells: Vec<Farewell>,
+    /// What the next sweep has to tell.
+    pub told: Vec<Event>,
     /// Sweeps over the flow table so far.
     pub sweeps: u64,
     /// The packets counted.
@@ -190,8 +193,10 @@ impl DataPlane for Simulated {
     }
 
     fn sweep(&mut self, _part: Part) -> Expiry {
-        self.with(|plane| plane.sweeps += 1);
-        Expiry::default()
+        self.with(|plane| {
+            plane.sweeps += 1;
+            Expiry { events: std::mem::take(&mut plane.told), ..Expiry::default() }
+        })
     }
 
     fn cut_denied(&mut self) -> Expiry {
@@ -221,12 +226,20 @@ impl DataPlane for Simulated {
     fn occupancy(&self) -> Occupancy {
         let plane = self.plane.borrow();
         let confirmed = plane.flows.iter().filter(|f| matches!(f.state, "established" | "two-way"));
+        let live = plane.flows.len() as u64;
+        let v6 = plane.flows.iter().filter(|flow| flow.client.is_ipv6()).count() as u64;
+        let confirmed = confirmed.count() as u64;
         Occupancy {
-            live: plane.flows.len() as u64,
-            confirmed: confirmed.count() as u64,
+            live,
+            confirmed,
             memory: 0,
             to_be_carried: if plane.is_resizing { plane.crowded } else { 0 },
+            by_family: [live - v6, v6],
         }
+    }
+
+    fn map_memory(&self) -> BTreeMap<String, u64> {
+        BTreeMap::new()
     }
 
     fn live_flows(&self, backend: u32) -> u64 {

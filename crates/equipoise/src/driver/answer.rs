@@ -19,6 +19,7 @@ use crate::admin::{Command, ProblemDetails};
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::KernelError;
 use crate::host::Machine;
+use crate::metrics::FlowSummary;
 use crate::status::{
     BackendStatus, ConfigStatus, Counters, Decimal, FlowEvents, FlowTable, Health, ListenStatus,
     PassiveStatus, PoolStatus, ServiceState, ServiceStatus, Status,
@@ -40,6 +41,7 @@ struct Counted {
     backends: BTreeMap<u32, Traffic>,
     live: BTreeMap<u32, u64>,
     passive: BTreeMap<u32, PassiveStatus>,
+    flows: BTreeMap<u32, FlowSummary>,
     pressure: BTreeMap<String, u64>,
     verdicts: BTreeMap<String, u64>,
     hooks: BTreeMap<String, BTreeMap<String, u64>>,
@@ -49,6 +51,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     pub(super) fn answer(&mut self, command: Command) {
         // Whoever asked may be gone; nothing is to be done about it.
         match command {
+            Command::Counts(reply) => drop(reply.send(self.counts())),
             Command::Status(reply) => drop(reply.send(self.status().map_err(unreadable))),
             Command::Flows(filter, reply) => drop(reply.send(self.flows(&filter))),
             Command::EndFlows(request, reply) => drop(reply.send(self.end_flows(&request))),
@@ -131,6 +134,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     lost: tally.lost + counted_lost,
                 },
             },
+            access_log: self.access_log.status(),
             verdicts: counted.verdicts,
             hooks: counted.hooks,
         })
@@ -174,6 +178,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         }
         Ok(Counted {
             passive: self.all_passive(),
+            flows: self.all_flows(),
             live: backends.iter().map(|&id| (id, self.plane.live_flows(id))).collect(),
             pressure: self
                 .plane
@@ -265,6 +270,7 @@ fn backend(view: &BackendView, member: &Backend, counted: &Counted) -> BackendSt
         draining: view.is_drained,
         live_flows: live.copied().unwrap_or_default(),
         passive: view.id.and_then(|id| counted.passive.get(&id)).copied().unwrap_or_default(),
+        flows: view.id.and_then(|id| counted.flows.get(&id)).copied().unwrap_or_default(),
         traffic: view.id.and_then(|id| counted.backends.get(&id)).map(counters).unwrap_or_default(),
     }
 }

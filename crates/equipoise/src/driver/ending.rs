@@ -33,6 +33,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.lock.leave();
         let kept = self.plane.keep();
         drop(self.commands);
+        self.access_log.end().await;
         // Whoever asked may be gone.
         drop(reply.send(Ok(answer)));
         self.server.end().await;
@@ -54,6 +55,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.tell(Event::new(Kind::Stopping).because(why));
         self.supervisor.stopping(keep);
         self.interrupt_waiters();
+        if keep {
+            self.keep_counts();
+        } else {
+            self.drop_counts();
+        }
         let ended = if keep {
             self.plane.keep()
         } else {
@@ -67,6 +73,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.kept.save(&self.state_file);
             removed
         };
+        self.events.end().await;
+        self.access_log.end().await;
         // Whoever follows has been told all there was.
         drop(self.told);
         // From here on another instance of this name may start.

@@ -1,24 +1,30 @@
 //! Flow events: taken up by one task, out of the kernel's ring buffer and from the sweeps, and counted.
 //!
-//! The task runs beside the loop, so that a burst of events waits for nobody. It keeps numbers alone; what the
-//! kernel had to throw away is counted there (`events_lost`).
+//! The task runs beside the loop, so that a burst of events waits for nobody. It keeps numbers alone, and hands what has closed to the
+//! log of flows; what the kernel had to throw away is counted there (`events_lost`).
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 use equipoise_common::event::Event;
+use equipoise_common::flow::state::MOMENTS_BITS;
 use equipoise_common::flow::{Reason, State};
 use equipoise_common::key::TCP;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::access_log::Recorder;
 use crate::dataplane::kernel::{Arrivals, Events};
+use crate::metrics::FlowHistograms;
 
 /// Batches of events from sweeps that wait at most; a sweep never waits for room.
 const BATCHES: usize = 1024;
+/// How long the end waits for what is left to be taken up.
+const LAST: Duration = Duration::from_secs(1);
 
 /// Events so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Tally {
     /// Flows that have opened.
     pub(super) opened: u64,
@@ -51,6 +57,11 @@ fn outcome(event: &Event) -> Option<Outcome> {
     }
 }
 
+/// Seconds of nanoseconds.
+fn seconds(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e9
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Outcome {
     Good,
@@ -60,7 +71,7 @@ enum Outcome {
 }
 
 /// What has become of a backend's connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Ended {
     /// In a way that says that it serves.
     pub(super) good: u64,
@@ -70,6 +81,8 @@ pub(super) struct Ended {
     pub(super) unanswered: u64,
     /// With a RST of the backend in mid-flow.
     pub(super) reset: u64,
+    /// What all flows that have closed were like.
+    pub(super) flows: FlowHistograms,
 }
 
 impl Ended {
@@ -83,6 +96,18 @@ impl Ended {
         self.refused += other.refused;
         self.unanswered += other.unanswered;
         self.reset += other.reset;
+        self.flows.add(&other.flows);
+    }
+
+    /// What a flow was like.
+    fn observe(&mut self, event: &Event) {
+        let flows = &mut self.flows;
+        flows.lifetime.observe(seconds(u64::from(event.duration) << 20));
+        if event.handshake > 0 {
+            flows.handshake.observe(seconds(event.handshake << (20 - MOMENTS_BITS)));
+        }
+        flows.bytes_in.observe(event.bytes_in as f64);
+        flows.bytes_out.observe(event.bytes_out as f64);
     }
 
     fn count(&mut self, outcome: Outcome) {
@@ -96,6 +121,18 @@ impl Ended {
 }
 
 impl Tally {
+    /// As an earlier process has left it: flows opened, events lost, and flows closed by reason.
+    pub(super) fn of<'a>(
+        (opened, lost): (u64, u64),
+        closed: impl Iterator<Item = (&'a str, u64)>,
+    ) -> Self {
+        let known = |(why, count)| {
+            let reason = Reason::ALL.iter().find(|reason| reason.name() == why)?;
+            Some((reason.name(), count))
+        };
+        Self { opened, lost, closed: closed.filter_map(known).collect(), ..Self::default() }
+    }
+
     fn merge(&mut self, batch: &Self) {
         self.opened += batch.opened;
         for (why, count) in &batch.closed {
@@ -111,6 +148,7 @@ impl Tally {
             self.opened += 1;
         } else {
             *self.closed.entry(Reason::from_number(event.why).name()).or_default() += 1;
+            self.ended.entry(event.backend).or_default().observe(event);
         }
         if let Some(outcome) = outcome(event) {
             self.ended.entry(event.backend).or_default().count(outcome);
@@ -132,11 +170,11 @@ impl EventTask {
     /// # Errors
     ///
     /// When the source cannot be waited for.
-    pub(super) fn start(source: Option<Events>) -> io::Result<Self> {
+    pub(super) fn start(source: Option<Events>, recorder: Recorder) -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel(BATCHES);
         let (tally, _) = watch::channel(Tally::default());
         let source = source.map(Events::listen).transpose()?;
-        let task = tokio::spawn(run(source, receiver, tally.clone()));
+        let task = tokio::spawn(run(source, receiver, (tally.clone(), recorder)));
         Ok(Self { sender, tally, task })
     }
 
@@ -145,15 +183,23 @@ impl EventTask {
         self.task.abort();
     }
 
+    /// Takes up what has been handed over, and what there is to be read, and nothing after that.
+    pub(super) async fn end(mut self) {
+        let (nobody, _) = mpsc::channel(1);
+        // Without a sender it comes to its end.
+        drop(std::mem::replace(&mut self.sender, nobody));
+        let _: Result<_, _> = tokio::time::timeout(LAST, &mut self.task).await;
+    }
+
     /// Reads them again.
     ///
     /// # Errors
     ///
     /// When the source cannot be waited for.
-    pub(super) fn resume(&mut self, source: Option<Events>) -> io::Result<()> {
+    pub(super) fn resume(&mut self, source: Option<Events>, recorder: Recorder) -> io::Result<()> {
         let (sender, receiver) = mpsc::channel(BATCHES);
         let source = source.map(Events::listen).transpose()?;
-        self.task = tokio::spawn(run(source, receiver, self.tally.clone()));
+        self.task = tokio::spawn(run(source, receiver, (self.tally.clone(), recorder)));
         self.sender = sender;
         Ok(())
     }
@@ -179,6 +225,14 @@ impl EventTask {
         ended
     }
 
+    /// Counts on from there.
+    pub(super) fn restore(&self, before: &Tally) {
+        self.tally.send_modify(|tally| {
+            tally.lost += before.lost;
+            tally.merge(before);
+        });
+    }
+
     /// Events so far.
     pub(super) fn tally(&self) -> Tally {
         self.tally.borrow().clone()
@@ -194,24 +248,33 @@ impl Drop for EventTask {
 async fn run(
     mut source: Option<Arrivals<Event>>,
     mut sweeps: mpsc::Receiver<Vec<Event>>,
-    tally: watch::Sender<Tally>,
+    (tally, mut recorder): (watch::Sender<Tally>, Recorder),
 ) {
     loop {
         tokio::select! {
             batch = sweeps.recv() => {
                 let Some(batch) = batch else { return };
+                batch.iter().for_each(|event| recorder.record(event));
                 tally.send_modify(|tally| batch.iter().for_each(|event| tally.add(event)));
             }
-            () = drained(&mut source, &tally) => {}
+            () = drained(&mut source, &tally, &mut recorder) => {}
         }
     }
 }
 
 /// Waits until there are events in the ring buffer, and reads them all.
-async fn drained(source: &mut Option<Arrivals<Event>>, tally: &watch::Sender<Tally>) {
+async fn drained(
+    source: &mut Option<Arrivals<Event>>,
+    tally: &watch::Sender<Tally>,
+    recorder: &mut Recorder,
+) {
     let Some(arrivals) = source else { return std::future::pending().await };
     let mut batch = Tally::default();
-    if let Err(error) = arrivals.drain(|event| batch.add(event)).await {
+    let take = |event: &Event| {
+        batch.add(event);
+        recorder.record(event);
+    };
+    if let Err(error) = arrivals.drain(take).await {
         tracing::error!(%error, "flow events are not read any more");
         *source = None;
     }

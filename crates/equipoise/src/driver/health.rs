@@ -46,7 +46,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 
     fn take_outcome(&mut self, probe: ProbeId, outcome: Outcome) {
+        let ended = outcome.clone();
         let changed = self.state.handle_probe(probe, outcome);
+        self.counted.note_check(&changed.backends, &ended);
         if let Some(change) = &changed.health {
             self.tell_health(change);
         }

@@ -28,6 +28,7 @@ use facts::{KeptBreaker, KeptHealth, KeptName};
 
 use super::Driver;
 use super::clock::millis;
+use super::counts::drop_left;
 use crate::dataplane::DataPlane;
 use crate::host::Machine;
 use crate::host::addresses::Managed;
@@ -291,7 +292,8 @@ pub async fn release_left<M: Machine>(machine: &mut M, state_file: &Path) -> boo
     addresses.release(machine).await;
     settings.release(machine);
     kept.note_machine(&addresses, &settings);
-    if is_any {
+    let had_counts = drop_left(state_file);
+    if is_any || had_counts {
         kept.save(state_file);
     }
     is_any

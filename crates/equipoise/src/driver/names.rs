@@ -14,6 +14,7 @@ use equipoise_core::state::State;
 use tokio::time::{Instant, timeout_at};
 
 use super::Driver;
+use super::counts::count;
 use crate::admin::{Configure, ProblemDetails, Reply};
 use crate::dataplane::DataPlane;
 use crate::events::{Event, Kind};
@@ -60,6 +61,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// A look-up has ended.
     pub(super) fn take_answer(&mut self, id: LookUpId, answer: Result<Answer, Failure>) {
         self.tell_time();
+        count(&mut self.counted.look_ups, if answer.is_ok() { "success" } else { "failure" });
         let names = self.state.names();
         let before = names.looked_up(id).and_then(|name| names.places(name)).cloned();
         let Some(told) = self.state.handle_answer(id, answer) else { return };

@@ -12,6 +12,7 @@ use super::Driver;
 use super::events::Ended;
 use crate::dataplane::DataPlane;
 use crate::host::Machine;
+use crate::metrics::FlowSummary;
 use crate::status::PassiveStatus;
 
 /// How connections have ended, by backend.
@@ -28,7 +29,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         for (key, id) in self.state.holders(|id| ended.contains_key(&id)) {
             let Some(ended) = ended.get(&id) else { continue };
             self.passive.entry(key.clone()).or_default().add(ended);
-            if let Some(change) = self.state.handle_outcomes(&key, ended.outcomes()) {
+            let outcomes = ended.outcomes();
+            if outcomes == (0, 0) {
+                continue;
+            }
+            if let Some(change) = self.state.handle_outcomes(&key, outcomes) {
                 self.tell_breaker(&key, &change);
             }
         }
@@ -40,13 +45,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// What traffic says of a backend.
     pub(super) fn passive(&self, key: &BackendKey, id: Option<u32>) -> PassiveStatus {
-        let ended = self.passive.get(key).copied().unwrap_or_default();
+        let ended = self.passive.get(key);
+        let count = |of: fn(&Ended) -> u64| ended.map_or(0, of);
         let handshake = id.and_then(|id| self.plane.handshake(id));
         PassiveStatus {
             handshake_ms: handshake.map(|time| time.as_secs_f64() * 1e3),
-            refused: ended.refused,
-            unanswered: ended.unanswered,
-            reset: ended.reset,
+            refused: count(|ended| ended.refused),
+            unanswered: count(|ended| ended.unanswered),
+            reset: count(|ended| ended.reset),
         }
     }
 
@@ -56,9 +62,17 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         holders.map(|(key, id)| (id, self.passive(&key, Some(id)))).collect()
     }
 
+    /// What flows were like of all backends that are there, by id.
+    pub(super) fn all_flows(&self) -> BTreeMap<u32, FlowSummary> {
+        let holders = self.state.holders(|_| true).into_iter();
+        let of = |(key, id)| Some((id, self.passive.get(&key)?.flows.summary()));
+        holders.filter_map(of).collect()
+    }
+
     /// Of backends that have left, nothing is kept.
     pub(super) fn forget_passive(&mut self) {
         let state = &self.state;
         self.passive.retain(|key, _| state.backend_id(key).is_some());
+        self.forget_checks();
     }
 }

@@ -12,9 +12,10 @@ use equipoise_core::diff::diff;
 use equipoise_core::dump::dump;
 
 use super::changes::{Written, asked};
+use super::counts::count;
 use super::trouble::Topic;
 use super::{Driver, Source};
-use crate::admin::problem::ConfigError;
+use crate::admin::problem::{ConfigError, ROLLED_BACK};
 use crate::admin::{Configure, ProblemDetails};
 use crate::config_file;
 use crate::config_file::Base;
@@ -197,6 +198,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// Tells what has become of a configuration.
     pub(super) fn tell_taken(&mut self, taken: &Result<ReloadAnswer, ProblemDetails>, what: &str) {
+        count(&mut self.counted.reloads, result_of(taken));
         let event = match taken {
             Ok(ReloadAnswer { result: ReloadResult::Applied, generation, .. }) => {
                 Event::new(Kind::ConfigApplied).to(&generation.to_string()).because(what)
@@ -237,6 +239,20 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 .collect(),
             dump: dump(desired, state.facts()),
         })
+    }
+}
+
+/// What has become of a configuration, in a word.
+fn result_of(taken: &Result<ReloadAnswer, ProblemDetails>) -> &'static str {
+    match taken {
+        Ok(ReloadAnswer { result, .. }) => match result {
+            ReloadResult::Applied => "applied",
+            ReloadResult::Unchanged => "unchanged",
+            ReloadResult::Rejected => "rejected",
+            ReloadResult::RolledBack => "rolled_back",
+        },
+        Err(problem) if problem.kind.ends_with(ROLLED_BACK) => "rolled_back",
+        Err(_) => "rejected",
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::changes::Written;
 use super::clock::Clock;
+use super::counts::Counted;
 use super::events::EventTask;
 use super::files::{self, Watching};
 use super::health::in_words;
@@ -31,6 +32,7 @@ use super::supervisor::Supervisor;
 use super::tell::Lasting;
 use super::trouble::Troubles;
 use super::{Driver, Due, Generation, Signals, Source, targets};
+use crate::access_log::AccessLog;
 use crate::admin::listener;
 use crate::admin::lock::InstanceLock;
 use crate::admin::server::{AdminSocket, SocketError};
@@ -113,6 +115,9 @@ pub enum StartError {
     /// Flow events cannot be waited for.
     #[error("waiting for flow events: {0}")]
     Events(#[source] std::io::Error),
+    /// Flows cannot be written.
+    #[error("starting the access log: {0}")]
+    AccessLog(#[source] std::io::Error),
     /// Health checks cannot be made.
     #[error("starting health checks: {0}")]
     Checks(#[source] std::io::Error),
@@ -189,6 +194,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     lasting: Lasting::default(),
                     events: running.events,
                     passive: Passive::new(),
+                    counted: Counted::default(),
                     prober: running.prober,
                     outcomes: running.outcomes,
                     waiting: Vec::new(),
@@ -212,12 +218,17 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     server,
                     port,
                     metrics,
+                    access_log: running.access_log,
                     lock,
                 };
                 let wanted = driver.state.config().settings.metrics.clone();
                 driver.follow_metrics(wanted.as_ref()).await;
                 let wanted = driver.state.config().settings.admin.clone();
                 driver.follow_admin(wanted.as_ref()).await;
+                driver.follow_access_log();
+                if begun.has_inherited {
+                    driver.take_counts();
+                }
                 driver.troubles.schedule(Instant::now());
                 Ok(driver)
             }
@@ -245,6 +256,7 @@ struct Running {
     reading: Reading,
     listening: AdminSocket,
     events: EventTask,
+    access_log: AccessLog,
     prober: Prober,
     outcomes: Outcomes,
     resolver: Resolver,
@@ -383,7 +395,9 @@ impl Begun {
         if let Some((name, reason)) = self.interfaces.failed().first_key_value() {
             return Err(StartError::Interface { name: name.clone(), reason: reason.clone() });
         }
-        let events = EventTask::start(plane.events()?).map_err(StartError::Events)?;
+        let access_log = AccessLog::start().map_err(StartError::AccessLog)?;
+        let events = EventTask::start(plane.events()?, access_log.recorder());
+        let events = events.map_err(StartError::Events)?;
         let (prober, outcomes) = Prober::start().map_err(StartError::Checks)?;
         let listening = match place {
             Place::Free => AdminSocket::bind(socket).await?,
@@ -396,6 +410,7 @@ impl Begun {
             reading,
             listening,
             events,
+            access_log,
             prober,
             outcomes,
             resolver,

@@ -31,6 +31,36 @@ pub(super) enum Topic {
     Admin,
 }
 
+impl Topic {
+    /// All names, in the order of the topics.
+    pub(super) const NAMES: [&str; 9] = [
+        "maps",
+        "interface",
+        "forwarding",
+        "addresses",
+        "size",
+        "trace",
+        "machine",
+        "metrics",
+        "admin",
+    ];
+
+    /// In a word.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Maps => "maps",
+            Self::Interface(_) => "interface",
+            Self::Forwarding => "forwarding",
+            Self::Addresses => "addresses",
+            Self::Size => "size",
+            Self::Trace => "trace",
+            Self::Machine => "machine",
+            Self::Metrics => "metrics",
+            Self::Admin => "admin",
+        }
+    }
+}
+
 /// Everything that is wrong now.
 #[derive(Debug, Default)]
 pub(super) struct Troubles {

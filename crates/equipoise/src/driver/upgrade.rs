@@ -104,6 +104,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.save();
         // Two that read events would each have half of them.
         self.events.stop_reading();
+        self.keep_counts();
         // Its address is to be had.
         self.follow_metrics(None).await;
         next.process.go(self.lock.file()).map_err(|error| error.to_string())?;
@@ -141,8 +142,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         }
         self.interfaces.begin_again();
         let resumed = self.plane.events().map_err(|error| error.to_string());
-        let resumed = resumed
-            .and_then(|source| self.events.resume(source).map_err(|error| error.to_string()));
+        let resumed = resumed.and_then(|source| {
+            self.events
+                .resume(source, self.access_log.recorder())
+                .map_err(|error| error.to_string())
+        });
         if let Err(error) = resumed {
             tracing::error!(error, "flow events are not read any more");
         }

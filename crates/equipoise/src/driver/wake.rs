@@ -7,6 +7,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::counts::KEEP;
+
 /// News come in bursts: a link that goes up is followed by its addresses and routes.
 pub(super) const BURST: Duration = Duration::from_millis(20);
 /// Neighbours: well under the 30 s after which the kernel calls one stale.
@@ -32,6 +34,8 @@ pub(super) struct Due {
     pub(super) neighbours: Instant,
     pub(super) resting: Instant,
     pub(super) sweep: Instant,
+    /// What is counted is written for the next process.
+    pub(super) counts: Instant,
     /// Where weights follow live flows: when these are counted again.
     pub(super) loads: Option<Instant>,
     /// Names: when something of them is to be done that is not a look-up.
@@ -59,7 +63,7 @@ pub struct Signals(Of);
 
 #[derive(Debug)]
 enum Of {
-    Process { interrupt: Signal, terminate: Signal, hangup: Signal },
+    Process { interrupt: Signal, terminate: Signal, hangup: Signal, user1: Signal },
     Handle(oneshot::Receiver<()>),
 }
 
@@ -70,6 +74,8 @@ pub(super) enum Signalled {
     End,
     /// To read the file again.
     Reload,
+    /// To open the log of flows again.
+    Reopen,
 }
 
 /// Has an instance end, as a signal would: when it is told to, or is dropped.
@@ -94,6 +100,7 @@ impl Due {
             neighbours: now,
             resting: now + RESTING,
             sweep: now + SWEEP,
+            counts: now + KEEP,
             loads: None,
             names: None,
             denials: Some(now),
@@ -117,6 +124,7 @@ impl Due {
             Some(self.neighbours),
             Some(self.resting),
             Some(self.sweep),
+            Some(self.counts),
             self.loads,
             self.names,
             self.denials,
@@ -141,6 +149,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
         }))
     }
 
@@ -153,10 +162,11 @@ impl Signals {
     /// The next one; after one that asks to end there is none. Cancel-safe.
     pub(super) async fn next(&mut self) -> Signalled {
         match &mut self.0 {
-            Of::Process { interrupt, terminate, hangup } => tokio::select! {
+            Of::Process { interrupt, terminate, hangup, user1 } => tokio::select! {
                 _ = interrupt.recv() => Signalled::End,
                 _ = terminate.recv() => Signalled::End,
                 _ = hangup.recv() => Signalled::Reload,
+                _ = user1.recv() => Signalled::Reopen,
             },
             Of::Handle(handle) => {
                 // A handle that is dropped ends it as well.

@@ -1,36 +1,131 @@
-//! A family of metrics and its rows.
+//! A family of metrics and its rows, which are text as soon as they are known: a scrape of ten thousand backends is a few hundred
+//! thousand lines.
 //!
-//! So many rows at most: beyond that, what can be added up is added up in one row whose labels say so, and the rest is left out. A
+//! So many lines at most: beyond that, what can be added up is added up in one row whose labels say so, and the rest is left out. A
 //! configuration of any size has a scrape of bounded size.
 
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use std::fmt::Write as _;
 
-/// Rows of a family at most.
-const ROWS: usize = 20_000;
+use super::histogram::Histogram;
+
+/// Lines of a family at most.
+const LINES: usize = 20_000;
 
 /// What stands in place of each label of the row for the rest.
 pub(super) const REST: &str = "_rest";
 
-/// A family that is being made.
-pub(super) struct Family<const LABELS: usize> {
-    kind: MetricType,
-    name: &'static str,
-    help: &'static str,
-    labels: [&'static str; LABELS],
-    rows: Vec<Metric>,
-    /// The sum of the rows that found no room.
-    rest: Option<f64>,
-    adds_up: bool,
+/// What kind of numbers a family has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// They never fall; its name ends in `_total`.
+    Counter,
+    /// They are what they are now.
+    Gauge,
+    /// Values by bounds, which never fall either.
+    Histogram,
 }
 
-impl<const LABELS: usize> Family<LABELS> {
+impl Kind {
+    /// In a word, as scrapers know it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// A family as it is written.
+#[derive(Clone, Debug)]
+pub struct Family {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: &'static str,
+    /// What it says.
+    pub help: &'static str,
+    /// The names of its labels.
+    pub labels: Vec<&'static str>,
+    /// Its lines.
+    pub(super) samples: String,
+}
+
+impl Family {
+    /// Whether there is anything in it.
+    pub(super) fn has_rows(&self) -> bool {
+        !self.samples.is_empty()
+    }
+}
+
+/// Labels with their values, as text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Labels(String);
+
+impl Labels {
+    pub(super) fn of<const COUNT: usize>(names: [&str; COUNT], values: [&str; COUNT]) -> Self {
+        let mut text = String::new();
+        for (name, value) in names.into_iter().zip(values) {
+            push(&mut text, name, value);
+        }
+        Self(text)
+    }
+
+    /// With one more.
+    pub(super) fn and(&self, name: &str, value: &str) -> Self {
+        let mut text = self.0.clone();
+        push(&mut text, name, value);
+        Self(text)
+    }
+}
+
+fn push(text: &mut String, name: &str, value: &str) {
+    if !text.is_empty() {
+        text.push(',');
+    }
+    text.push_str(name);
+    text.push_str("=\"");
+    for c in value.chars() {
+        match c {
+            '\\' => text.push_str("\\\\"),
+            '"' => text.push_str("\\\""),
+            '\n' => text.push_str("\\n"),
+            c => text.push(c),
+        }
+    }
+    text.push('"');
+}
+
+/// A family that is being made.
+pub(super) struct Making<const LABELS: usize> {
+    family: Family,
+    labels: [&'static str; LABELS],
+    lines: usize,
+    adds_up: bool,
+    /// The sum of the rows that found no room.
+    rest: Option<f64>,
+    /// So, of histograms.
+    rest_of_histograms: Option<Histogram>,
+}
+
+impl<const LABELS: usize> Making<LABELS> {
+    fn new(
+        kind: Kind,
+        name: &'static str,
+        help: &'static str,
+        labels: [&'static str; LABELS],
+    ) -> Self {
+        let family = Family { kind, name, help, labels: labels.to_vec(), samples: String::new() };
+        Self { family, labels, lines: 0, adds_up: false, rest: None, rest_of_histograms: None }
+    }
+
     /// Of numbers that never fall; its name ends in `_total`.
     pub(super) fn counter(
         name: &'static str,
         help: &'static str,
         labels: [&'static str; LABELS],
     ) -> Self {
-        Self { kind: MetricType::COUNTER, ..Self::sum(name, help, labels) }
+        Self { adds_up: true, ..Self::new(Kind::Counter, name, help, labels) }
     }
 
     /// Of numbers that are what they are now.
@@ -39,8 +134,7 @@ impl<const LABELS: usize> Family<LABELS> {
         help: &'static str,
         labels: [&'static str; LABELS],
     ) -> Self {
-        let kind = MetricType::GAUGE;
-        Self { kind, name, help, labels, rows: Vec::new(), rest: None, adds_up: false }
+        Self::new(Kind::Gauge, name, help, labels)
     }
 
     /// As [`Self::gauge`], of numbers whose sum says something.
@@ -52,11 +146,24 @@ impl<const LABELS: usize> Family<LABELS> {
         Self { adds_up: true, ..Self::gauge(name, help, labels) }
     }
 
+    /// Of values by bounds.
+    pub(super) fn histogram(
+        name: &'static str,
+        help: &'static str,
+        labels: [&'static str; LABELS],
+    ) -> Self {
+        Self { adds_up: true, ..Self::new(Kind::Histogram, name, help, labels) }
+    }
+
     /// Adds a row.
     pub(super) fn row(&mut self, values: [&str; LABELS], value: f64) {
-        if self.rows.len() < ROWS {
-            let row = self.metric(values, value);
-            self.rows.push(row);
+        self.of(&Labels::of(self.labels, values), value);
+    }
+
+    /// Adds a row with labels that are text already.
+    pub(super) fn of(&mut self, labels: &Labels, value: f64) {
+        if self.lines < LINES {
+            self.line("", &labels.0, value);
         } else if self.adds_up {
             *self.rest.get_or_insert_default() += value;
         }
@@ -67,44 +174,75 @@ impl<const LABELS: usize> Family<LABELS> {
         self.row(values, f64::from(u8::from(is_so)));
     }
 
-    /// The family as it is written.
-    pub(super) fn finish(mut self) -> MetricFamily {
-        if let Some(rest) = self.rest {
-            let row = self.metric([REST; LABELS], rest);
-            self.rows.push(row);
+    /// Adds the rows of a histogram.
+    pub(super) fn values(&mut self, labels: &Labels, histogram: &Histogram) {
+        let lines = histogram.up_to().count() + 3;
+        if self.lines + lines <= LINES {
+            self.all_of(labels, histogram);
+            return;
         }
-        let mut family = MetricFamily::default();
-        family.set_name(self.name.to_owned());
-        family.set_help(self.help.to_owned());
-        family.set_field_type(self.kind);
-        family.set_metric(self.rows);
-        family
+        match &mut self.rest_of_histograms {
+            // One family has one kind of bounds.
+            Some(rest) => drop(rest.add(histogram)),
+            rest => *rest = Some(histogram.clone()),
+        }
     }
 
-    fn metric(&self, values: [&str; LABELS], value: f64) -> Metric {
-        let labels = self.labels.iter().zip(values).map(|(name, value)| {
-            let mut label = LabelPair::default();
-            label.set_name((*name).to_owned());
-            label.set_value(value.to_owned());
-            label
-        });
-        let mut metric = Metric::from_label(labels.collect());
-        if self.kind == MetricType::COUNTER {
-            let mut counter = Counter::default();
-            counter.set_value(value);
-            metric.set_counter(counter);
-        } else {
-            let mut gauge = Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
+    fn all_of(&mut self, labels: &Labels, histogram: &Histogram) {
+        for (bound, count) in histogram.up_to() {
+            // As OpenMetrics has numbers: with a point.
+            let bound = format!("{bound:?}");
+            self.line("_bucket", &labels.and("le", &bound).0, count as f64);
         }
-        metric
+        let count = histogram.count() as f64;
+        self.line("_bucket", &labels.and("le", "+Inf").0, count);
+        self.line("_sum", &labels.0, histogram.sum());
+        self.line("_count", &labels.0, count);
+    }
+
+    /// The family as it is written.
+    pub(super) fn finish(mut self) -> Family {
+        let rest = Labels::of(self.labels, [REST; LABELS]);
+        if let Some(value) = self.rest {
+            self.line("", &rest.0, value);
+        }
+        if let Some(histogram) = self.rest_of_histograms.take() {
+            self.all_of(&rest, &histogram);
+        }
+        self.family
+    }
+
+    fn line(&mut self, ending: &str, labels: &str, value: f64) {
+        self.lines += 1;
+        let samples = &mut self.family.samples;
+        samples.push_str(self.family.name);
+        samples.push_str(ending);
+        if !labels.is_empty() {
+            samples.push('{');
+            samples.push_str(labels);
+            samples.push('}');
+        }
+        samples.push(' ');
+        number(samples, value);
+        samples.push('\n');
     }
 }
 
-impl Family<0> {
+fn number(text: &mut String, value: f64) {
+    let written = if value == f64::INFINITY {
+        text.write_str("+Inf")
+    } else if value == f64::NEG_INFINITY {
+        text.write_str("-Inf")
+    } else {
+        write!(text, "{value}")
+    };
+    // Memory refuses nothing.
+    let _: std::fmt::Result = written;
+}
+
+impl Making<0> {
     /// With its one row.
-    pub(super) fn of(mut self, value: f64) -> MetricFamily {
+    pub(super) fn one(mut self, value: f64) -> Family {
         self.row([], value);
         self.finish()
     }
@@ -112,22 +250,63 @@ impl Family<0> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::histogram::SECONDS;
     use super::*;
+
+    fn lines(family: &Family) -> usize {
+        family.samples.lines().count()
+    }
 
     #[test]
     fn what_finds_no_room_is_added_up_or_left_out() {
-        let fill = |mut family: Family<1>| {
-            for number in 0..ROWS + 3 {
+        let fill = |mut family: Making<1>| {
+            for number in 0..LINES + 3 {
                 family.row([&number.to_string()], 2.0);
             }
             family.finish()
         };
-        let counted = fill(Family::counter("a_total", "A.", ["x"]));
-        let last = counted.get_metric().last().unwrap();
-        assert_eq!(counted.get_metric().len(), ROWS + 1);
-        assert_eq!(last.get_label()[0].value(), REST);
-        assert!((last.get_counter().get_value() - 6.0).abs() < 1e-9);
-        assert_eq!(fill(Family::gauge("b", "B.", ["x"])).get_metric().len(), ROWS);
-        assert_eq!(fill(Family::sum("c", "C.", ["x"])).get_metric().len(), ROWS + 1);
+        let counted = fill(Making::counter("a_total", "A.", ["x"]));
+        assert_eq!(lines(&counted), LINES + 1);
+        assert!(counted.samples.ends_with("a_total{x=\"_rest\"} 6\n"));
+        assert_eq!(lines(&fill(Making::gauge("b", "B.", ["x"]))), LINES);
+        assert_eq!(lines(&fill(Making::sum("c", "C.", ["x"]))), LINES + 1);
+    }
+
+    #[test]
+    fn histograms_that_find_no_room_are_added_up() {
+        let mut family = Making::histogram("a_seconds", "A.", ["x"]);
+        let mut histogram = Histogram::new(SECONDS);
+        histogram.observe(1.0);
+        for number in 0..LINES / 15 + 2 {
+            family.values(&Labels::of(["x"], [&number.to_string()]), &histogram);
+        }
+        let samples = family.finish().samples;
+        assert_eq!(samples.lines().count(), (LINES / 15 + 1) * 15);
+        let last: Vec<_> = samples.lines().rev().take(8).collect();
+        assert_eq!(
+            last[..3],
+            [
+                "a_seconds_count{x=\"_rest\"} 2",
+                "a_seconds_sum{x=\"_rest\"} 2",
+                "a_seconds_bucket{x=\"_rest\",le=\"+Inf\"} 2",
+            ]
+        );
+        assert_eq!(
+            last[6..],
+            [
+                "a_seconds_bucket{x=\"_rest\",le=\"1.0\"} 2",
+                "a_seconds_bucket{x=\"_rest\",le=\"0.5\"} 0",
+            ]
+        );
+    }
+
+    #[test]
+    fn numbers_without_end_have_the_words_of_scrapers() {
+        let mut text = String::new();
+        for value in [f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 1.5e9, 0.001] {
+            number(&mut text, value);
+            text.push(' ');
+        }
+        assert_eq!(text, "+Inf -Inf NaN 1500000000 0.001 ");
     }
 }

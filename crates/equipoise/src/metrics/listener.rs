@@ -106,13 +106,8 @@ pub fn router(path: &str, exporter: Exporter) -> Router {
 async fn scrape(State(exporter): State<Exporter>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::accepted(accept);
-    match exporter.scrape(format).await {
-        Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "metrics cannot be written");
-            (StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error\n").into_response()
-        }
-    }
+    let text = exporter.scrape(format).await;
+    ([(header::CONTENT_TYPE, format.content_type())], text).into_response()
 }
 
 /// Whoever fails over by it moves new flows away from a balancer that is drained; those that it has go on.

@@ -2,21 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use prometheus::proto::MetricFamily;
-
-use super::family::Family;
+use super::family::{Family, Making};
 use crate::status::names::NameStatus;
 
 const NAME: [&str; 2] = ["service", "hostname"];
 
 /// Whether names are known, by the services that have them.
-pub(super) fn families(names: &[NameStatus]) -> [MetricFamily; 3] {
+pub(super) fn families(names: &[NameStatus]) -> [Family; 3] {
     let status = "Whether the last look-up of a name went well.";
-    let mut status = Family::gauge("lb_dns_resolution_status", status, NAME);
+    let mut status = Making::gauge("lb_dns_resolution_status", status, NAME);
     let failures = "Look-ups of a name that have failed since the last that went well.";
-    let mut failures = Family::gauge("lb_dns_consecutive_failures", failures, NAME);
+    let mut failures = Making::gauge("lb_dns_consecutive_failures", failures, NAME);
     let addresses = "Addresses that a name stands for.";
-    let mut addresses = Family::gauge("lb_dns_addresses", addresses, NAME);
+    let mut addresses = Making::gauge("lb_dns_addresses", addresses, NAME);
     for name in names {
         let services: BTreeSet<_> = name.users.iter().map(|user| user.service.as_str()).collect();
         for service in services {

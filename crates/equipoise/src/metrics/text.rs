@@ -1,7 +1,6 @@
 //! Families as text: what Prometheus has read since 2014 (0.0.4), or OpenMetrics 1.0 for who asks for it.
 
-use prometheus::TextEncoder;
-use prometheus::proto::{MetricFamily, MetricType};
+use super::family::{Family, Kind};
 
 /// How a scrape is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,43 +39,45 @@ impl Format {
     }
 
     /// Writes families.
-    pub(super) fn write(self, families: &[MetricFamily]) -> Result<String, prometheus::Error> {
-        let encoder = TextEncoder::new();
-        match self {
-            Self::Text => encoder.encode_to_string(families),
-            Self::OpenMetrics => {
-                let mut text = String::new();
-                for family in families {
-                    head(&mut text, family);
-                    let whole = encoder.encode_to_string(std::slice::from_ref(family))?;
-                    for sample in whole.lines().filter(|line| !line.starts_with('#')) {
-                        text.push_str(sample);
-                        text.push('\n');
-                    }
-                }
-                text.push_str("# EOF\n");
-                Ok(text)
+    pub(super) fn write(self, families: &[Family]) -> String {
+        let lines: usize = families.iter().map(|family| family.samples.len() + 256).sum();
+        let mut text = String::with_capacity(lines);
+        for family in families {
+            // OpenMetrics has no empty lines.
+            if self == Self::Text && !text.is_empty() {
+                text.push('\n');
             }
+            self.head(&mut text, family);
+            text.push_str(&family.samples);
         }
+        if self == Self::OpenMetrics {
+            text.push_str("# EOF\n");
+        }
+        text
     }
-}
 
-/// The lines before a family's samples. A counter's family is called without the ending of its samples (OpenMetrics 1.0,
-/// "Counter"), and quotes are escaped in what is told of it, too.
-fn head(text: &mut String, family: &MetricFamily) {
-    let is_counter = family.get_field_type() == MetricType::COUNTER;
-    let (name, kind) = match family.name().strip_suffix("_total").filter(|_| is_counter) {
-        Some(name) => (name, "counter".to_owned()),
-        None => (family.name(), format!("{:?}", family.get_field_type()).to_lowercase()),
-    };
-    let help = family.help().replace('\\', "\\\\").replace('\n', "\\n").replace('"', "\\\"");
-    text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    /// The lines before a family's samples. OpenMetrics calls a counter's family without the ending of its samples, and has quotes
+    /// escaped in what is told of it, too (OpenMetrics 1.0, "Counter").
+    fn head(self, text: &mut String, family: &Family) {
+        let Family { kind, name, help, .. } = family;
+        let help = help.replace('\\', "\\\\").replace('\n', "\\n");
+        let (name, help) = match self {
+            Self::Text => (*name, help),
+            Self::OpenMetrics => {
+                let is_counter = *kind == Kind::Counter;
+                let short = name.strip_suffix("_total").filter(|_| is_counter);
+                (short.unwrap_or(name), help.replace('"', "\\\""))
+            }
+        };
+        let kind = kind.name();
+        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::family::Family;
+    use crate::metrics::family::Making;
 
     #[test]
     fn openmetrics_is_for_who_asks_for_it() {
@@ -91,14 +92,16 @@ mod tests {
 
     #[test]
     fn whatever_a_label_says_stays_within_its_quotes() {
-        let mut family = Family::counter("a_total", "It \"counts\".", ["x"]);
+        let mut family = Making::counter("a_total", "It \"counts\".", ["x"]);
         family.row(["1\"} 2\n\\"], 3.0);
         let families = [family.finish()];
         let sample = "a_total{x=\"1\\\"} 2\\n\\\\\"} 3\n";
         let text = "# HELP a_total It \"counts\".\n# TYPE a_total counter\n".to_owned() + sample;
-        assert_eq!(Format::Text.write(&families).unwrap(), text);
+        assert_eq!(Format::Text.write(&families), text);
         let head = "# HELP a It \\\"counts\\\".\n# TYPE a counter\n";
         let open = format!("{head}{sample}# EOF\n");
-        assert_eq!(Format::OpenMetrics.write(&families).unwrap(), open);
+        assert_eq!(Format::OpenMetrics.write(&families), open);
+        let twice = [families[0].clone(), families[0].clone()];
+        assert_eq!(Format::Text.write(&twice), format!("{text}\n{text}"));
     }
 }

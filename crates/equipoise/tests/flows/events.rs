@@ -4,6 +4,7 @@
 use equipoise::dataplane::DataPlane as _;
 use equipoise_common::event::Event;
 use equipoise_common::flow::count::Pressure;
+use equipoise_common::flow::state::MOMENTS_BITS;
 use equipoise_common::flow::{Reason, State};
 use equipoise_common::key::{TCP, UDP};
 use equipoise_common::verdict::Hook;
@@ -45,7 +46,8 @@ fn a_connection_is_told_when_it_opens_and_when_it_closes_with_all_that_went_thro
         talk.say(&world, Client, Transport::Syn);
         let opened = only(world.told());
         is_about(&opened, &talk, &world);
-        let Event { protocol, why, duration, state, .. } = opened.event;
+        let Event { protocol, why, duration, state, handshake, .. } = opened.event;
+        assert_eq!(handshake, 0);
         assert!(!opened.closed);
         assert_eq!((protocol, why, duration, state), (TCP, 0, 0, State::Opening as u32));
         assert_eq!((opened.event.packets_in, opened.event.bytes_in), (1, header));
@@ -63,6 +65,7 @@ fn a_connection_is_told_when_it_opens_and_when_it_closes_with_all_that_went_thro
         let Event { protocol, duration, state, .. } = closed.event;
         assert_eq!((closed.closed, closed.why), (true, Reason::ClientFin));
         assert_eq!((protocol, duration, state), (TCP, 127, State::Established as u32));
+        assert_eq!(closed.event.handshake, 7 << MOMENTS_BITS | 1);
         assert_eq!((closed.event.packets_in, closed.event.bytes_in), (5, 5 * header + 10));
         assert_eq!((closed.event.packets_out, closed.event.bytes_out), (4, 4 * header + 20));
         // It has been told; its end is no news.
@@ -102,6 +105,7 @@ fn datagrams_are_told_when_the_first_comes_and_when_none_has_come_for_too_long()
         let Event { protocol, duration, state, .. } = closed.event;
         assert_eq!((closed.closed, closed.why), (true, Reason::Idle));
         assert_eq!((protocol, duration, state), (UDP, 50, State::TwoWay as u32));
+        assert_eq!(closed.event.handshake, 0);
         assert_eq!((closed.event.packets_in, closed.event.bytes_in), (3, 3 * header));
         assert_eq!((closed.event.packets_out, closed.event.bytes_out), (2, 2 * header));
         world.wait(seconds(3) + 1);

@@ -177,6 +177,10 @@ impl<A: Numbered, const SLOT: usize> Storage<SLOT> for Table<A, SLOT> {
         TIMEOUTS[state as usize]
     }
 
+    fn confirmed(&self, begun: u32) -> u32 {
+        begun + 1_000
+    }
+
     fn answered(&self, backend: u32, begun: u32) {
         self.answered.borrow_mut().push((backend, begun));
     }

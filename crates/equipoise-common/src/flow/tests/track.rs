@@ -5,8 +5,9 @@ use super::conversation::{
 };
 use super::table::{NO_LIMITS, Name, Numbered, Sender, Table};
 use crate::flow::count::Live;
-use crate::flow::entry::{Reason, acknowledged, flag, last_seen, sent};
+use crate::flow::entry::{Meta, Reason, acknowledged, flag, handshake, last_seen, sent};
 use crate::flow::open::New;
+use crate::flow::set::at;
 use crate::flow::state::State;
 use crate::flow::track::{Segment, close, turn};
 use crate::key::{V4, V6};
@@ -68,6 +69,9 @@ fn answer_to_a_syn_that_was_sent_once_tells_how_long_it_has_taken() {
         table.packet(name, Sender::Backend, &name.answer(), 0);
         table.packet(name, Sender::Client, &name.confirmation(), 0);
         assert_eq!(table.meta(here).state(), UP);
+        let reply = at(&table, table.meta(here).other()).unwrap();
+        assert_eq!(handshake(reply, table.meta(here)), 1_077);
+        assert_eq!(handshake(reply, Meta::live(State::Opening, 0, 0, 0)), 0);
         table.answers()
     };
     assert_eq!(answered(false), [(Name::tcp(1).backend, 77)]);

@@ -56,7 +56,9 @@ fn node(json: &Json, span: &std::ops::Range<usize>) -> Node {
         Json::Null => Value::Null,
         Json::Bool(value) => Value::Bool(*value),
         // As text, so that a message about it shows it: it stands nowhere in the file.
-        Json::Number(number) if number.is_f64() => Value::Float,
+        Json::Number(number) if number.is_f64() => {
+            Value::Float(number.as_f64().unwrap_or_default())
+        }
         Json::Number(number) => Value::Given(number.to_string()),
         Json::String(text) => Value::Text(text.clone()),
         Json::Array(items) => Value::List(items.iter().map(|item| node(item, span)).collect()),

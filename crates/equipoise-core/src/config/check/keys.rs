@@ -20,7 +20,7 @@ pub(in crate::config) use admin::{ADMIN, ADMIN_KEY, ADMIN_TLS};
 pub(in crate::config) use health::{BREAKER, DRAIN, HEALTH_CHECK, PANIC, RECOVERY};
 pub(in crate::config) use policy::{LIMITS, PER_BACKEND, PER_SOURCE, SOURCE_PREFIX, TIMEOUTS};
 pub(in crate::config) use service::{AFFINITY_PREFIX, BACKEND, LISTEN, SERVICE, SOURCE_ROUTE};
-pub(in crate::config) use settings::{DNS, LEAST_CONNECTIONS, METRICS, SETTINGS};
+pub(in crate::config) use settings::{ACCESS_LOG, DNS, LEAST_CONNECTIONS, LOG, METRICS, SETTINGS};
 
 /// A table of a configuration.
 #[derive(Debug)]
@@ -64,6 +64,8 @@ pub enum Kind {
     Boolean,
     /// A whole number, from the one to the other.
     Number(u64, u64),
+    /// A number, with a point or without, from so many millionths to so many.
+    Decimal(u32, u32),
     /// A duration in words, from the one to the other.
     Duration(Duration, Duration),
     /// One of these words.
@@ -212,6 +214,7 @@ fn add(kind: &'static Kind, tables: &mut Vec<&'static Table>) {
         Kind::Table(_)
         | Kind::Boolean
         | Kind::Number(..)
+        | Kind::Decimal(..)
         | Kind::Duration(..)
         | Kind::Word(_)
         | Kind::Text(_) => {}

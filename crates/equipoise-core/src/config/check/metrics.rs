@@ -35,7 +35,8 @@ pub(super) fn metrics(report: &mut Report<'_>, at: &At<'_>) -> Metrics {
     found
 }
 
-fn is_path(text: &str) -> bool {
+/// Whether metrics can be served at a path.
+pub(in crate::config) fn is_path(text: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     text.starts_with('/') && text.chars().all(is_plain) && !["/health", "/ready"].contains(&text)
 }

@@ -241,6 +241,24 @@ impl<'t> Report<'t> {
         within
     }
 
+    /// A number within a range, in millionths.
+    pub(super) fn millionths(&mut self, at: &At<'_>, range: &RangeInclusive<u32>) -> Option<u32> {
+        let [least, most] = [range.start(), range.end()].map(|number| f64::from(*number) / 1e6);
+        let allowed = || format!("{least} to {most}");
+        let Some(value) = at.node.value.decimal() else {
+            self.wrong_kind(at, "a number", allowed());
+            return None;
+        };
+        // What is out of range stays so: the conversion stops at the ends.
+        let within = Some((value * 1e6).round() as u32)
+            .filter(|found| range.contains(found) && (least..=most).contains(&value));
+        if within.is_none() {
+            let message = format!("{} is out of range", shown(&self.raw(at)));
+            self.problem(&at.place, message, allowed());
+        }
+        within
+    }
+
     /// One of a few words.
     pub(super) fn choice<T: Copy>(&mut self, at: &At<'_>, choices: &[(&str, T)]) -> Option<T> {
         let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();

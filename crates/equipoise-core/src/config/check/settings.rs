@@ -7,7 +7,7 @@ use super::limits::{self, Owner};
 use super::policy::duration;
 use super::report::{At, Report, shown};
 use super::service::interfaces;
-use super::{address, admin, breaker, keys, metrics, named};
+use super::{address, admin, breaker, keys, log, metrics, named};
 use crate::config::breaker::Thresholds;
 use crate::config::{Attach, AttachMode, BackendInterfaces, LeastConnections, OnExit, Settings};
 
@@ -65,6 +65,11 @@ pub(super) fn settings(report: &mut Report<'_>, at: &At<'_>) -> Settings {
     }
     settings.admin = fields.get("admin").map(|at| admin::admin(report, &at));
     settings.metrics = fields.get("metrics").map(|at| metrics::metrics(report, &at));
+    let access_log = fields.get("access-log");
+    settings.access_log = access_log.map(|at| log::access_log(report, &at, settings.events));
+    if let Some(at) = fields.get("log") {
+        settings.log = log::log(report, &at);
+    }
     if let Some(at) = fields.get("least-connections") {
         least_connections(report, &at, &mut settings.least_connections);
     }

@@ -96,7 +96,9 @@ fn node(from: &ast::Value<'_>, trail: &Trail<'_>, faults: &mut Vec<Problem>) -> 
         ast::Value::NullKeyword(_) => Value::Null,
         ast::Value::BooleanLit(value) => Value::Bool(value.value),
         ast::Value::NumberLit(number) => match number.value {
-            decimal if decimal.contains(['.', 'e', 'E']) => Value::Float,
+            decimal if decimal.contains(['.', 'e', 'E']) => {
+                Value::Float(decimal.parse().unwrap_or(f64::NAN))
+            }
             whole => Value::int(whole, 10),
         },
         ast::Value::StringLit(text) => Value::Text(text.value.to_string()),

@@ -242,7 +242,12 @@ fn scalar(text: &str, style: ScalarStyle) -> Value {
             return Value::int(rest, radix);
         }
     }
-    if is_float(unsigned) { Value::Float } else { Value::Text(text.to_owned()) }
+    if is_float(unsigned) {
+        // What is none, or without end, is none that a key takes.
+        Value::Float(text.parse().unwrap_or(f64::NAN))
+    } else {
+        Value::Text(text.to_owned())
+    }
 }
 
 fn is_float(text: &str) -> bool {

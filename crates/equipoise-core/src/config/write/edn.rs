@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::config::health::{Codes, HealthCheck, Question};
 use crate::config::limits::RateLimit;
-use crate::config::{Affinity, Algorithm, Backend, Config, Role, Route, Service};
+use crate::config::log::LineFormat;
+use crate::config::{Affinity, Algorithm, Backend, Config, Role, Route, Service, Settings};
 
 pub(in crate::config) fn write(config: &Config) -> String {
     let checks = config.services.iter().flat_map(Service::all_backends);
@@ -159,7 +160,29 @@ fn settings(config: &Config, is_checked: bool) -> String {
         settings.least_connections.weighted,
         milliseconds(settings.least_connections.update_interval, 100, 10_000),
     ));
+    parts.extend(outside(settings));
     parts.join("\n") + "}"
+}
+
+/// Metrics and the access log, as far as there are words for them; what is lost is told by who reads it back.
+fn outside(settings: &Settings) -> Vec<String> {
+    let metrics = settings.metrics.as_ref().map(|metrics| {
+        let (port, path) = (metrics.listen.port().max(1_024), string(&metrics.path));
+        format!("  :metrics {{:enabled true :port {port} :path {path}}}")
+    });
+    let log = settings.access_log.as_ref().and_then(|log| {
+        let format = match log.format {
+            LineFormat::Json => "json",
+            LineFormat::Clf => "clf",
+        };
+        Some(format!(
+            "  :access-log {{:enabled true :format :{format} :path {} :max-file-size-mb {} :max-files {}}}",
+            string(log.path.as_ref()?.to_str()?),
+            log.max_size_mb.min(1_024),
+            log.max_files.min(100),
+        ))
+    });
+    metrics.into_iter().chain(log).collect()
 }
 
 fn milliseconds(duration: Duration, least: u128, most: u128) -> u128 {

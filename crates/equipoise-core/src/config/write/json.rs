@@ -13,6 +13,7 @@ fn value(text: &mut String, data: &Data, depth: usize) {
     match data {
         Data::Bool(value) => text.push_str(&value.to_string()),
         Data::Int(value) => text.push_str(&value.to_string()),
+        Data::Decimal(value) => text.push_str(value),
         Data::Text(value) => text.push_str(&string(value)),
         Data::List(items) if !items.iter().any(Data::is_table) => {
             text.push('[');

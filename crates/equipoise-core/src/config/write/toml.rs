@@ -45,7 +45,7 @@ fn table(text: &mut String, entries: &[(String, Data)], path: &[String]) {
                     }
                 }
             }
-            Data::Bool(_) | Data::Int(_) | Data::Text(_) => {}
+            Data::Bool(_) | Data::Int(_) | Data::Decimal(_) | Data::Text(_) => {}
         }
     }
 }
@@ -57,7 +57,7 @@ fn needs_header(value: &Data, is_top: bool) -> bool {
             let are_tables = !items.is_empty() && items.iter().all(Data::is_table);
             are_tables && (is_top || items.iter().any(|item| inline(item).len() > LINE))
         }
-        Data::Bool(_) | Data::Int(_) | Data::Text(_) => false,
+        Data::Bool(_) | Data::Int(_) | Data::Decimal(_) | Data::Text(_) => false,
     }
 }
 
@@ -65,6 +65,7 @@ fn inline(value: &Data) -> String {
     match value {
         Data::Bool(value) => value.to_string(),
         Data::Int(value) => value.to_string(),
+        Data::Decimal(value) => value.clone(),
         Data::Text(text) => quoted(text),
         Data::List(items) => {
             format!("[{}]", items.iter().map(inline).collect::<Vec<_>>().join(", "))

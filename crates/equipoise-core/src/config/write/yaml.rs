@@ -50,6 +50,7 @@ fn inline(value: &Data) -> String {
     match value {
         Data::Bool(value) => value.to_string(),
         Data::Int(value) => value.to_string(),
+        Data::Decimal(value) => value.clone(),
         Data::Text(text) => scalar(text),
         Data::List(items) => {
             format!("[{}]", items.iter().map(inline).collect::<Vec<_>>().join(", "))

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use equipoise_common::event::Event;
 use equipoise_common::flow::copy::{Copied as Outcome, carry, copy};
-use equipoise_common::flow::entry::{Facts, both, facts, key, last_seen, opened, owner};
+use equipoise_common::flow::entry::{Facts, both, facts, handshake, key, last_seen, opened, owner};
 use equipoise_common::flow::find::is_expired;
 use equipoise_common::flow::set::{End, WAYS, at, position};
 use equipoise_common::flow::{Live as Count, Meta, Position, Set, State, Storage, flag, tick};
@@ -143,6 +143,7 @@ fn event<A: Address + Into<IpAddr>, const SLOT: usize>(
         backend: facts.backend,
         duration: latest(end.request, end.reply).wrapping_sub(opened(end.request)),
         state: end.was.state_number(),
+        handshake: end.reply.map_or(0, |reply| handshake(reply, end.was)).into(),
         packets_in: traffic.packets_in,
         bytes_in: traffic.bytes_in,
         packets_out: traffic.packets_out,

@@ -3,13 +3,15 @@
 //! `/sys/fs/bpf/equipoise/INSTANCE/{maps,programs,links}`. Knows the file system, not what the
 //! pins mean.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use aya::maps::MapInfo;
 use aya::programs::ProgramInfo;
 
 use super::{KernelError, clsact};
@@ -62,6 +64,21 @@ impl Pins {
 
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.root.join("maps").join(name)
+    }
+
+    /// Memory that the kernel says maps take, bytes, by name; what cannot be asked is left out.
+    pub(super) fn map_memory(&self) -> BTreeMap<String, u64> {
+        let names = self.names("maps").unwrap_or_default();
+        names.into_iter().filter_map(|name| Some((name.clone(), self.memory_of(&name)?))).collect()
+    }
+
+    fn memory_of(&self, name: &str) -> Option<u64> {
+        let map = MapInfo::from_pin(self.map(name)).ok()?;
+        let open = map.fd().ok()?;
+        let number = open.as_fd().as_raw_fd();
+        let told = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
+        let line = told.lines().find_map(|line| line.strip_prefix("memlock:"))?;
+        line.trim().parse().ok()
     }
 
     pub(super) fn program(&self, name: &str) -> PathBuf {

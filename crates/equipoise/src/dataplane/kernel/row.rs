@@ -84,6 +84,8 @@ pub struct Occupancy {
     pub memory: u64,
     /// Live flows that are still to be carried over to tables of another size.
     pub to_be_carried: u64,
+    /// Live flows, of IPv4 and of IPv6.
+    pub by_family: [u64; 2],
 }
 
 /// How many flows have been copied into other tables.

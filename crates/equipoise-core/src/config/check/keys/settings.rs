@@ -7,7 +7,7 @@ use super::{
     Absent, Form, INTERFACES, Key, Kind, List, NAME_OF_INTERFACE, Names, Table, duration, number,
     word,
 };
-use crate::config::check::{named, policy, settings};
+use crate::config::check::{log, named, policy, settings};
 
 /// Everything that is not of one service.
 pub(in crate::config) static SETTINGS: Table = Table {
@@ -87,6 +87,18 @@ pub(in crate::config) static SETTINGS: Table = Table {
             doc: "A listener for the admin API.",
         },
         Key {
+            name: "access-log",
+            kind: Kind::Table(&ACCESS_LOG),
+            absent: Absent::Words("flows are not written"),
+            doc: "Writes a line for each flow that has closed.",
+        },
+        Key {
+            name: "log",
+            kind: Kind::Table(&LOG),
+            absent: Absent::Value("{}"),
+            doc: "How what happens is logged.",
+        },
+        Key {
             name: "dns",
             kind: Kind::Table(&DNS),
             absent: Absent::Value("{}"),
@@ -123,6 +135,77 @@ pub(in crate::config) static METRICS: Table = Table {
             kind: Kind::Text(&PATH),
             absent: Absent::Value("\"/metrics\""),
             doc: "The path that is scraped; `/health` and `/ready` are beside it.",
+        },
+    ],
+};
+
+static FILE: Form = Form {
+    words: "the whole path of a file",
+    examples: &["/var/log/equipoise/access.log", "/srv/flows.log"],
+};
+
+/// Where flows that have closed are written.
+pub(in crate::config) static ACCESS_LOG: Table = Table {
+    home: "`access-log`",
+    doc: "A log of flows: a line for each that has closed, written beside the packets' way, which never waits for it. [reference](logs.md)",
+    keys: &[
+        Key {
+            name: "format",
+            kind: word!(log::LINE_FORMATS),
+            absent: Absent::Value("\"json\""),
+            doc: "How a flow is written: an object of JSON, or the common log format of web servers, as far as it fits.",
+        },
+        Key {
+            name: "path",
+            kind: Kind::Text(&FILE),
+            absent: Absent::Words("no file; needed without `stdout`"),
+            doc: "The file. Its folder is made where it is missing. SIGUSR1 has it opened anew.",
+        },
+        Key {
+            name: "stdout",
+            kind: Kind::Boolean,
+            absent: Absent::Value("false"),
+            doc: "Whether standard output gets each line, too.",
+        },
+        Key {
+            name: "max-size-mb",
+            kind: number!(log::MAX_SIZE),
+            absent: Absent::Value("100"),
+            doc: "How large the file grows, in units of 1048576 bytes, before it is put aside as `NAME.1`, the one of before as `NAME.2`, and so on.",
+        },
+        Key {
+            name: "max-files",
+            kind: number!(log::MAX_FILES),
+            absent: Absent::Value("10"),
+            doc: "Files put aside that are kept.",
+        },
+        Key {
+            name: "sample",
+            kind: Kind::Decimal(*log::SAMPLE.start(), *log::SAMPLE.end()),
+            absent: Absent::Value("1.0"),
+            doc: "The part of flows that get a line, each by chance.",
+        },
+    ],
+};
+
+/// How what happens is logged.
+pub(in crate::config) static LOG: Table = Table {
+    home: "`log`",
+    doc: "How what happens is logged. The variable `EQUIPOISE_LOG` and `-v` go before the level. [reference](logs.md)",
+    keys: &[
+        Key {
+            name: "level",
+            kind: word!(log::LEVELS),
+            absent: Absent::Value("\"info\""),
+            doc: "What is worth a line: this and what is worse.",
+        },
+        Key {
+            name: "format",
+            kind: word!(log::LOG_FORMATS),
+            absent: Absent::Words(
+                "`\"journald\"` where standard error is systemd's journal, else `\"text\"`",
+            ),
+            doc: "Lines for people, objects of JSON, or records of the journal with fields of their own.",
         },
     ],
 };

@@ -220,7 +220,7 @@ pub(super) static SETTINGS: Table = Table {
             "nothing: a drain is over when its last flow is",
         ),
         key("rate-limits", Kind::Map(&RATES), "none", "`settings.limits`"),
-        key("metrics", Kind::Map(&METRICS), "none", NOT_SERVED),
+        key("metrics", Kind::Map(&METRICS), "none", "`settings.metrics`"),
         key("circuit-breaker", Kind::Map(&BREAKER), "none", "`settings.breaker`"),
         key(
             "load-balancing",
@@ -228,7 +228,12 @@ pub(super) static SETTINGS: Table = Table {
             "none",
             "`algorithm` of each service, `settings.least-connections`",
         ),
-        key("access-log", Kind::Map(&LOG), "none", NOT_SERVED),
+        key(
+            "access-log",
+            Kind::Map(&LOG),
+            "none",
+            "`settings.access-log`, with `stdout = true`; and `settings.events = true`",
+        ),
         key("admin-api", Kind::Map(&ADMIN), "none", NOT_SERVED),
         key("cluster", Kind::Map(&CLUSTER), "none", NOT_SERVED),
     ],
@@ -253,9 +258,9 @@ pub(super) static RATE: Table = Table {
 pub(super) static METRICS: Table = Table {
     home: "`metrics`",
     keys: &[
-        key("enabled", Kind::Boolean, "false", NOT_SERVED),
-        key("port", Kind::Number(1_024, 65_535), "9090", NOT_SERVED),
-        key("path", Kind::Path, "\"/metrics\"", NOT_SERVED),
+        key("enabled", Kind::Boolean, "false", "`true`: `settings.metrics`"),
+        key("port", Kind::Number(1_024, 65_535), "9090", "`listen`, on all addresses"),
+        key("path", Kind::Path, "\"/metrics\"", "`path`, where it is one for metrics"),
     ],
 };
 
@@ -303,13 +308,23 @@ const ALGORITHMS: &[&str] = &["weighted-random", "least-connections"];
 pub(super) static LOG: Table = Table {
     home: "`access-log`",
     keys: &[
-        key("enabled", Kind::Boolean, "false", NOT_SERVED),
-        key("format", Kind::Word(&["json", "clf"]), ":json", NOT_SERVED),
-        key("access-log-format", Kind::Word(&["json", "clf"]), "none", NOT_SERVED),
-        key("path", Kind::Text, "\"logs/access.log\"", NOT_SERVED),
-        key("max-file-size-mb", Kind::Number(1, 1_024), "100", NOT_SERVED),
-        key("max-files", Kind::Number(1, 100), "10", NOT_SERVED),
-        key("buffer-size", Kind::Number(100, 100_000), "10000", NOT_SERVED),
+        key("enabled", Kind::Boolean, "false", "`true`: `settings.access-log`"),
+        key("format", Kind::Word(&["json", "clf"]), ":json", "`format`"),
+        key("access-log-format", Kind::Word(&["json", "clf"]), "none", "the same, and wins"),
+        key(
+            "path",
+            Kind::Text,
+            "\"logs/access.log\"",
+            "`path`; one that is not whole is below `/var/log/equipoise`",
+        ),
+        key("max-file-size-mb", Kind::Number(1, 1_024), "100", "`max-size-mb`"),
+        key("max-files", Kind::Number(1, 100), "10", "`max-files`"),
+        key(
+            "buffer-size",
+            Kind::Number(100, 100_000),
+            "10000",
+            "nothing: the queue has a size of its own",
+        ),
     ],
 };
 

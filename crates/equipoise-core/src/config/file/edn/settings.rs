@@ -1,8 +1,12 @@
 //! The settings of EDN files to ours, and what they say of every service.
 
 use super::form::Findings;
-use super::{At, check, made, words};
+use super::{At, check, made, plain, words};
+use crate::config::check::is_metrics_path;
 use crate::config::file::{Entry, Value};
+
+/// Where a log is whose path is not whole.
+const LOGS: &str = "/var/log/equipoise";
 
 /// Settings, translated.
 pub(super) struct Settings {
@@ -24,7 +28,9 @@ impl Settings {
         let mut entries = Vec::new();
 
         let events = get("stats-enabled");
-        let is_on = events.as_ref().is_some_and(At::is_true);
+        let access_log = get("access-log").and_then(|at| access_log(&at, findings));
+        // Flows are told where they are to be written.
+        let is_on = events.as_ref().is_some_and(At::is_true) || access_log.is_some();
         let place = events.map_or(span.clone(), |at| at.form.span.clone());
         entries.push(made("events", place, Value::Bool(is_on)));
 
@@ -60,12 +66,9 @@ impl Settings {
         let (algorithm, least) =
             get("load-balancing").map_or(("random", None), |at| balancing(&at));
         entries.extend(least);
-        for (name, what) in [
-            ("metrics", "metrics on a port of their own are"),
-            ("access-log", "a log of flows is"),
-            ("admin-api", "an API on a port is"),
-            ("cluster", "a cluster is"),
-        ] {
+        entries.extend(access_log);
+        entries.extend(get("metrics").and_then(|at| metrics(&at, findings)));
+        for (name, what) in [("admin-api", "an API on a port is"), ("cluster", "a cluster is")] {
             let Some(at) = get(name) else { continue };
             if at.fields().get("enabled").as_ref().is_some_and(At::is_true) {
                 at.ignored(findings, format!("{what} not served yet, and this is ignored"));
@@ -80,6 +83,51 @@ impl Settings {
 pub(super) fn unused(at: &At<'_>, findings: &mut Findings) {
     let message = "nothing is checked, as `health-check-enabled` is not true, and this is ignored";
     at.ignored(findings, message.to_owned());
+}
+
+/// There, metrics are on all addresses.
+fn metrics(at: &At<'_>, findings: &mut Findings) -> Option<Entry> {
+    let fields = at.fields();
+    fields.get("enabled").filter(At::is_true)?;
+    let mut entries = Vec::new();
+    if let Some(port) = fields.get("port") {
+        let listen = format!("0.0.0.0:{}", port.number());
+        entries.push(port.entry("listen", Value::Text(listen)));
+    }
+    if let Some(path) = fields.get("path") {
+        if is_metrics_path(path.text()) {
+            entries.push(path.entry("path", Value::Text(path.text().to_owned())));
+        } else {
+            let message = "this is no path for metrics here, and `/metrics` is served";
+            path.ignored(findings, message.to_owned());
+        }
+    }
+    Some(at.entry("metrics", Value::Table(entries)))
+}
+
+/// There, each line goes to standard output and into a file whose path may be short.
+fn access_log(at: &At<'_>, findings: &mut Findings) -> Option<Entry> {
+    let fields = at.fields();
+    let enabled = fields.get("enabled").filter(At::is_true)?;
+    let mut entries = vec![made("stdout", enabled.form.span.clone(), Value::Bool(true))];
+    let path = fields.get("path");
+    let written = path.as_ref().map_or("logs/access.log", At::text);
+    let whole = std::path::Path::new(LOGS).join(written).display().to_string();
+    entries.push(match &path {
+        Some(at) => at.entry("path", plain(&whole)),
+        None => made("path", enabled.form.span.clone(), plain(&whole)),
+    });
+    if let Some(format) = fields.get("access-log-format").or_else(|| fields.get("format")) {
+        entries.push(format.entry("format", Value::Text(format.text().to_owned())));
+    }
+    for (name, ours) in [("max-file-size-mb", "max-size-mb"), ("max-files", "max-files")] {
+        entries.extend(fields.get(name).map(|at| at.same_number(ours)));
+    }
+    if let Some(at) = fields.get("buffer-size") {
+        let message = "this has no effect: the queue has a size of its own";
+        at.ignored(findings, message.to_owned());
+    }
+    Some(at.entry("access-log", Value::Table(entries)))
 }
 
 fn limits(at: &At<'_>) -> Entry {

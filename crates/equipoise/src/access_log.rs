@@ -1,0 +1,262 @@
+//! The log of flows: a line for each flow that has closed, in a file, on standard output, or both.
+//!
+//! Flow events are handed over by a [`Recorder`] and never wait: what finds the queue full is dropped and counted. A thread of
+//! its own makes lines of them and writes these, so that a disk that is slow, full or gone holds nothing up; it tries again by
+//! itself, and says what is wrong meanwhile. Follows the configuration while it runs. Knows neither the driver nor its state.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, SystemTime};
+
+use equipoise_common::event::Event;
+use equipoise_core::config::AccessLog as Wanted;
+use equipoise_core::config::log::Sample;
+use tokio::sync::{oneshot, watch};
+
+use crate::status::access_log::{AccessLogStatus, Dropped, Written};
+
+mod file;
+mod line;
+mod output;
+mod writer;
+
+/// Flows that wait to be written at most: half a second of the most that one machine opens and closes.
+const QUEUE: u64 = 32_768;
+/// How long the end waits for what is left to be written.
+const LAST: Duration = Duration::from_secs(2);
+
+/// Whose a flow is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Name of the service.
+    pub service: Arc<str>,
+    /// The route that leads to the pool: `default`, or its first source.
+    pub route: Arc<str>,
+}
+
+/// Whose the backends are, by id.
+pub type Owners = BTreeMap<u32, Owner>;
+
+/// A flow that has closed.
+#[derive(Clone, Debug)]
+struct Closed {
+    event: Event,
+    at: SystemTime,
+    owner: Option<Owner>,
+}
+
+/// What the thread is told, in this order.
+enum Order {
+    Flow(Box<Closed>),
+    Follow(Option<Wanted>),
+    Reopen,
+    /// Nothing more comes: to be told when all is written.
+    End(oneshot::Sender<()>),
+}
+
+/// What is counted, on both sides of the queue.
+#[derive(Debug, Default)]
+struct Counts {
+    waiting: AtomicU64,
+    written: [AtomicU64; 2],
+    dropped_queue: AtomicU64,
+    dropped: [AtomicU64; 2],
+    size: AtomicU64,
+}
+
+/// What is taken, and whose it is.
+#[derive(Clone, Debug, Default)]
+struct Taking {
+    /// None while nothing is.
+    sample: Option<Sample>,
+    owners: Arc<Owners>,
+}
+
+/// What is wrong with outputs, by output.
+type Failures = BTreeMap<&'static str, String>;
+
+/// The log, as the driver has it.
+#[derive(Debug)]
+pub struct AccessLog {
+    orders: mpsc::Sender<Order>,
+    counts: Arc<Counts>,
+    taking: watch::Sender<Taking>,
+    failures: watch::Receiver<Failures>,
+    wanted: Option<Wanted>,
+}
+
+/// What flow events are handed to.
+#[derive(Debug)]
+pub struct Recorder {
+    orders: mpsc::Sender<Order>,
+    counts: Arc<Counts>,
+    taking: watch::Receiver<Taking>,
+    /// State of the chance that samples.
+    chance: u64,
+}
+
+impl AccessLog {
+    /// Nothing is written until the configuration says so.
+    ///
+    /// # Errors
+    ///
+    /// When no thread can be made.
+    pub fn start() -> io::Result<Self> {
+        let (orders, ordered) = mpsc::channel();
+        let counts = Arc::<Counts>::default();
+        let (told, failures) = watch::channel(Failures::new());
+        let (taking, _) = watch::channel(Taking::default());
+        let shared = Arc::clone(&counts);
+        std::thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(move || writer::run(&ordered, &shared, &told))?;
+        Ok(Self { orders, counts, taking, failures, wanted: None })
+    }
+
+    /// What hands flows over to it.
+    pub fn recorder(&self) -> Recorder {
+        Recorder {
+            orders: self.orders.clone(),
+            counts: Arc::clone(&self.counts),
+            taking: self.taking.subscribe(),
+            chance: seed(),
+        }
+    }
+
+    /// Writes as the configuration wants it from now on; what waits is still written as it was.
+    pub fn follow(&mut self, wanted: Option<&Wanted>) {
+        if self.wanted.as_ref() == wanted {
+            return;
+        }
+        self.wanted = wanted.cloned();
+        self.order(Order::Follow(self.wanted.clone()));
+        let sample = wanted.map(|wanted| wanted.sample);
+        self.taking.send_modify(|taking| taking.sample = sample);
+    }
+
+    /// Whether flows are written.
+    pub fn is_on(&self) -> bool {
+        self.wanted.is_some()
+    }
+
+    /// These backends are there, with these ids. Who is known from before stays, until its id is another's: its flows may go on.
+    pub fn know(&self, owners: impl IntoIterator<Item = (u32, Owner)>) {
+        let mut known = Owners::clone(&self.taking.borrow().owners);
+        known.extend(owners);
+        self.taking.send_if_modified(|taking| {
+            let is_new = *taking.owners != known;
+            if is_new {
+                taking.owners = Arc::new(known);
+            }
+            is_new
+        });
+    }
+
+    /// Opens the file anew: it may have been moved.
+    pub fn reopen(&self) {
+        self.order(Order::Reopen);
+    }
+
+    /// Waits until what is wrong has changed.
+    pub async fn changed(&mut self) {
+        if self.failures.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// What is wrong, in words.
+    pub fn failures(&self) -> Vec<String> {
+        self.failures.borrow().values().cloned().collect()
+    }
+
+    /// How it is; none while nothing is written.
+    pub fn status(&self) -> Option<AccessLogStatus> {
+        let wanted = self.wanted.as_ref()?;
+        let (written, dropped) = self.counts();
+        let size = self.counts.size.load(Ordering::Relaxed);
+        let has_file = wanted.path.is_some();
+        Some(AccessLogStatus {
+            path: wanted.path.as_ref().map(|path| path.display().to_string()),
+            stdout: wanted.stdout,
+            size_bytes: has_file.then_some(size),
+            max_size_bytes: has_file.then(|| file::most(wanted)),
+            max_files: has_file.then_some(wanted.max_files),
+            written,
+            dropped,
+        })
+    }
+
+    /// Lines written, and lines lost.
+    pub fn counts(&self) -> (Written, Dropped) {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let [file, stdout] = self.counts.written.each_ref().map(read);
+        let written = Written { file, stdout };
+        let [file, stdout] = self.counts.dropped.each_ref().map(read);
+        (written, Dropped { queue: read(&self.counts.dropped_queue), file, stdout })
+    }
+
+    /// Counts on from there.
+    pub fn restore(&self, written: Written, dropped: Dropped) {
+        let add = |to: &AtomicU64, count| to.fetch_add(count, Ordering::Relaxed);
+        add(&self.counts.written[0], written.file);
+        add(&self.counts.written[1], written.stdout);
+        add(&self.counts.dropped_queue, dropped.queue);
+        add(&self.counts.dropped[0], dropped.file);
+        add(&self.counts.dropped[1], dropped.stdout);
+    }
+
+    /// Writes what waits, as far as that can be done in a moment.
+    pub async fn end(self) {
+        let (done, all) = oneshot::channel();
+        self.order(Order::End(done));
+        // Whatever is not written by then is not waited for.
+        let _: Result<_, _> = tokio::time::timeout(LAST, all).await;
+    }
+
+    fn order(&self, order: Order) {
+        // The thread ends only after this.
+        let _: Result<_, _> = self.orders.send(order);
+    }
+}
+
+impl Recorder {
+    /// Hands a flow over, if it has closed and is to be written.
+    pub fn record(&mut self, event: &Event) {
+        if event.what & Event::CLOSED == 0 {
+            return;
+        }
+        let taken = {
+            let taking = self.taking.borrow();
+            taking.sample.map(|sample| (sample, taking.owners.get(&event.backend).cloned()))
+        };
+        let Some((sample, owner)) = taken else { return };
+        if sample != Sample::ALL && self.draw() >= sample.part() {
+            return;
+        }
+        if self.counts.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE {
+            self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.counts.dropped_queue.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let closed = Box::new(Closed { event: *event, at: SystemTime::now(), owner });
+        // The thread ends only after the driver, and nothing is written then.
+        let _: Result<_, _> = self.orders.send(Order::Flow(closed));
+    }
+
+    /// A number from 0 to below 1 (splitmix64).
+    fn draw(&mut self) -> f64 {
+        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.chance;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((x ^ (x >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+/// Another one each time.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,262 @@
+//! A flow that has closed as a line.
+
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::time::SystemTime;
+
+use equipoise_common::event::Event;
+use equipoise_common::flow::{Reason, State};
+use equipoise_common::key::{Address as _, TCP, UDP, V4, V6};
+use equipoise_core::config::log::LineFormat;
+use serde::Serialize;
+
+use super::Closed;
+
+/// Nanoseconds of a tick, as the programs count time.
+const TICK: u64 = 1 << 20;
+/// Nanoseconds of a moment.
+const MOMENT: u64 = 1 << 10;
+const MONTHS: [&str; 12] =
+    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+#[derive(Serialize)]
+struct Line<'a> {
+    timestamp: String,
+    event: &'static str,
+    protocol: &'static str,
+    client: Place,
+    vip: Place,
+    backend: Place,
+    service: Option<&'a str>,
+    route: Option<&'a str>,
+    /// Who or what closed it.
+    reason: &'static str,
+    /// How it was before.
+    state: &'static str,
+    duration_ms: f64,
+    /// From the client's SYN to the packet that has confirmed the connection.
+    handshake_ms: Option<f64>,
+    packets_in: u64,
+    bytes_in: u64,
+    packets_out: u64,
+    bytes_out: u64,
+}
+
+#[derive(Serialize)]
+struct Place {
+    ip: IpAddr,
+    port: u16,
+}
+
+impl From<SocketAddr> for Place {
+    fn from(address: SocketAddr) -> Self {
+        Self { ip: address.ip(), port: address.port() }
+    }
+}
+
+/// Adds a flow's line, with its end.
+pub(super) fn write(into: &mut Vec<u8>, format: LineFormat, closed: &Closed) {
+    match format {
+        LineFormat::Json => json(into, closed),
+        LineFormat::Clf => clf(into, closed),
+    }
+    into.push(b'\n');
+}
+
+fn json(into: &mut Vec<u8>, Closed { event, at, owner }: &Closed) {
+    let [client, vip, backend] = ends(event);
+    let line = Line {
+        timestamp: humantime::format_rfc3339_millis(*at).to_string(),
+        event: "closed",
+        protocol: protocol(event),
+        client: client.into(),
+        vip: vip.into(),
+        backend: backend.into(),
+        service: owner.as_ref().map(|owner| &*owner.service),
+        route: owner.as_ref().map(|owner| &*owner.route),
+        reason: Reason::from_number(event.why).name(),
+        state: State::from_number(event.state as u8).name(),
+        duration_ms: duration_ms(event),
+        handshake_ms: handshake_ms(event),
+        packets_in: event.packets_in,
+        bytes_in: event.bytes_in,
+        packets_out: event.packets_out,
+        bytes_out: event.bytes_out,
+    };
+    // Nothing in it can be refused: texts, numbers that are finite, and memory to write to.
+    let _: serde_json::Result<()> = serde_json::to_writer(into, &line);
+}
+
+/// As web servers do it, with the flow where they have the request. What they have no word for, protocol and reason, comes last.
+fn clf(into: &mut Vec<u8>, Closed { event, at, .. }: &Closed) {
+    let [client, vip, backend] = ends(event);
+    let written = write!(
+        into,
+        "{} - - [{}] \"CONN-CLOSED {vip} -> {backend}\" {}/{} {:.0}ms {} {}",
+        client.ip(),
+        clf_time(*at),
+        event.bytes_in,
+        event.bytes_out,
+        duration_ms(event),
+        protocol(event),
+        Reason::from_number(event.why).name(),
+    );
+    // Memory refuses nothing.
+    let _: std::io::Result<()> = written;
+}
+
+fn clf_time(at: SystemTime) -> String {
+    let text = humantime::format_rfc3339_seconds(at).to_string();
+    let (date, time) = text.trim_end_matches('Z').split_once('T').unwrap_or_default();
+    let mut parts = date.splitn(3, '-');
+    let [year, month, day] = [(); 3].map(|()| parts.next().unwrap_or_default());
+    let month = month.parse::<usize>().ok().and_then(|month| MONTHS.get(month.checked_sub(1)?));
+    format!("{day}/{}/{year}:{time} +0000", month.unwrap_or(&MONTHS[0]))
+}
+
+fn protocol(event: &Event) -> &'static str {
+    match event.protocol {
+        TCP => "tcp",
+        UDP => "udp",
+        _ => "other",
+    }
+}
+
+fn duration_ms(event: &Event) -> f64 {
+    rounded(u64::from(event.duration) * TICK)
+}
+
+/// From the client's SYN to the packet that has confirmed the connection; none where none has.
+fn handshake_ms(event: &Event) -> Option<f64> {
+    (event.handshake > 0).then(|| rounded(event.handshake * MOMENT))
+}
+
+/// Milliseconds of nanoseconds, to the microsecond.
+fn rounded(nanoseconds: u64) -> f64 {
+    (nanoseconds as f64 / 1e3).round() / 1e3
+}
+
+/// Client, VIP and backend.
+fn ends(event: &Event) -> [SocketAddr; 3] {
+    let outside = event.what & Event::IPV6;
+    let inside = event.what & Event::BACKEND_IPV6;
+    let place = |address: V6, is_v6: u16, port: u16| {
+        let ip = if is_v6 == 0 { V4::unpack(address).into() } else { address.into() };
+        SocketAddr::new(ip, port)
+    };
+    [
+        place(event.client, outside, event.client_port.get()),
+        place(event.vip, outside, event.vip_port.get()),
+        place(event.backend_address, inside, event.backend_port.get()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use equipoise_common::key::Be16;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::access_log::Owner;
+
+    fn address(text: &str) -> (V6, Be16) {
+        let address: SocketAddr = text.parse().unwrap();
+        (address.ip().into(), Be16::new(address.port()))
+    }
+
+    fn closed([client, vip, backend]: [&str; 3], more: Event) -> Closed {
+        let flags = |text: &str, flag| if text.starts_with('[') { flag } else { 0 };
+        let ((client_ip, client_port), (vip_ip, vip_port)) = (address(client), address(vip));
+        let (backend_address, backend_port) = address(backend);
+        let event = Event {
+            client: client_ip,
+            client_port,
+            vip: vip_ip,
+            vip_port,
+            backend_address,
+            backend_port,
+            what: Event::CLOSED | flags(vip, Event::IPV6) | flags(backend, Event::BACKEND_IPV6),
+            ..more
+        };
+        let owner = Owner { service: "w\"eb".into(), route: "default".into() };
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_709_211_844_321);
+        Closed { event, at, owner: Some(owner) }
+    }
+
+    fn line(format: LineFormat, closed: &Closed) -> String {
+        let mut line = Vec::new();
+        write(&mut line, format, closed);
+        let line = String::from_utf8(line).unwrap();
+        assert_eq!(line.matches('\n').count(), 1, "{line}");
+        line.trim_end().to_owned()
+    }
+
+    fn connection() -> Closed {
+        let event = Event {
+            protocol: TCP,
+            why: Reason::ClientFin as u32,
+            state: State::Established as u32,
+            duration: 1_000,
+            packets_in: 5,
+            bytes_in: 700,
+            packets_out: 4,
+            bytes_out: 5_000,
+            handshake: 2_001,
+            ..Event::default()
+        };
+        closed(["198.51.100.7:50000", "203.0.113.10:80", "10.0.0.1:8080"], event)
+    }
+
+    #[test]
+    fn connection_is_an_object_with_all_that_is_known_of_it() {
+        let read: Value = serde_json::from_str(&line(LineFormat::Json, &connection())).unwrap();
+        let expected = json!({
+            "timestamp": "2024-02-29T13:04:04.321Z",
+            "event": "closed",
+            "protocol": "tcp",
+            "client": { "ip": "198.51.100.7", "port": 50000 },
+            "vip": { "ip": "203.0.113.10", "port": 80 },
+            "backend": { "ip": "10.0.0.1", "port": 8080 },
+            "service": "w\"eb",
+            "route": "default",
+            "reason": "client_fin",
+            "state": "established",
+            "duration_ms": 1048.576,
+            "handshake_ms": 2.049,
+            "packets_in": 5,
+            "bytes_in": 700,
+            "packets_out": 4,
+            "bytes_out": 5000,
+        });
+        assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn datagrams_are_told_as_such_and_families_are_told_apart() {
+        let event = Event {
+            protocol: UDP,
+            why: Reason::Idle as u32,
+            state: State::TwoWay as u32,
+            ..Event::default()
+        };
+        let ends = ["[2001:db8::7]:50000", "[2001:db8::10]:53", "10.0.0.1:5353"];
+        let closed = Closed { owner: None, ..closed(ends, event) };
+        let read: Value = serde_json::from_str(&line(LineFormat::Json, &closed)).unwrap();
+        assert_eq!((&read["protocol"], &read["reason"]), (&json!("udp"), &json!("idle")));
+        assert_eq!(read["client"], json!({ "ip": "2001:db8::7", "port": 50000 }));
+        assert_eq!(read["backend"], json!({ "ip": "10.0.0.1", "port": 5353 }));
+        assert_eq!((&read["service"], &read["handshake_ms"]), (&Value::Null, &Value::Null));
+        let expected = "2001:db8::7 - - [29/Feb/2024:13:04:04 +0000] \
+                        \"CONN-CLOSED [2001:db8::10]:53 -> 10.0.0.1:5353\" 0/0 0ms udp idle";
+        assert_eq!(line(LineFormat::Clf, &closed), expected);
+    }
+
+    #[test]
+    fn common_log_format_has_the_flow_where_it_has_a_request() {
+        let expected = "198.51.100.7 - - [29/Feb/2024:13:04:04 +0000] \
+                        \"CONN-CLOSED 203.0.113.10:80 -> 10.0.0.1:8080\" 700/5000 1049ms tcp client_fin";
+        assert_eq!(line(LineFormat::Clf, &connection()), expected);
+    }
+}
