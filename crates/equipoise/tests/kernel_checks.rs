@@ -1,9 +1,10 @@
-//! What thousands of health checks cost. By itself, since it measures the processor.
+//! What thousands of health checks and of services cost. By itself, since it measures time.
 
 #[path = "traffic/balanced.rs"]
 #[expect(dead_code, reason = "tests with traffic use the rest")]
 mod balanced;
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,46 @@ fn thousands_of_backends_are_checked_each_second_with_half_a_processor() {
     let status = balancer.status();
     let backends = status["services"][0]["pools"][0]["backends"].as_array().unwrap();
     assert!(backends.iter().all(|backend| backend["health"] == "healthy"));
+}
+
+/// So many services of ten backends each, the first of which have this weight.
+fn services(lab: &Lab, count: u32, weight: u32) -> String {
+    let [address, _] = lab.backends[0].at(PORT);
+    let mut text = String::from("[settings]\nattach = \"tc\"\nmax-flows = 20000\n");
+    for number in 0..count {
+        let vip =
+            SocketAddr::from(([203, 0, 113, 10 + (number / 250) as u8], 2_000 + number as u16));
+        let all: Vec<_> = (0..10_u16)
+            .map(|n| {
+                let at = SocketAddr::new(address.ip(), 10_000 + number as u16 * 10 + n);
+                (at, if n == 0 { weight } else { 1 })
+            })
+            .collect();
+        write!(text, "{}", service(&format!("s{number}"), vip, &all)).unwrap();
+    }
+    text
+}
+
+#[test]
+fn a_thousand_services_are_applied_within_a_second_of_the_files_change() {
+    let count = scale(200, 1_000);
+    let lab = Lab::new(Options { backends: 1, ..Options::default() }).unwrap();
+    let balancer = Balancer::start(&lab.balancer, &services(&lab, count, 1));
+    let applied = || balancer.log().matches("applied steps=").count();
+    let mut took = Vec::new();
+    for (weight, what) in [(3, "a weight in each service"), (1, "and back")] {
+        let next = balancer.file().with_extension("next");
+        std::fs::write(&next, services(&lab, count, weight)).unwrap();
+        let before = applied();
+        let began = Instant::now();
+        std::fs::rename(&next, balancer.file()).unwrap();
+        wait_until(DEADLINE, what, || applied() > before).unwrap();
+        took.push(began.elapsed());
+    }
+    eprintln!("{count} services of 10 backends: {took:?} from the file's change");
+    assert!(took.iter().all(|time| *time < Duration::from_secs(1)), "{took:?}");
+    let first = &balancer.status()["services"][0]["pools"][0]["backends"][0];
+    assert_eq!(first["configured_weight"], 1.0);
 }
 
 /// Processor time that a process has used, seconds.
