@@ -503,6 +503,8 @@ pub struct Settings {
     pub least_connections: LeastConnections,
     /// Whether commands are run as health checks.
     pub exec_checks: bool,
+    /// Whether packets are decided about and counted, and go on as they have come.
+    pub observe: bool,
     /// When a backend is taken out for its failures, where its service does not say; none for never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub breaker: Option<breaker::Thresholds>,
@@ -551,6 +553,7 @@ impl Default for Settings {
             limits: Limits::default(),
             least_connections: LeastConnections::default(),
             exec_checks: false,
+            observe: false,
             breaker: None,
             drain: breaker::Draining::default(),
             dns: Dns::default(),
@@ -575,6 +578,13 @@ pub struct Attach {
 impl Default for Attach {
     fn default() -> Self {
         Self { default: AttachMode::Auto, interfaces: BTreeMap::new() }
+    }
+}
+
+impl Settings {
+    /// The mode of an interface: where packets go on as they have come, one place must see them all.
+    pub fn attach_mode(&self, interface: &str) -> AttachMode {
+        if self.observe { AttachMode::Tc } else { self.attach.mode(interface) }
     }
 }
 

@@ -186,6 +186,7 @@ fn every_key_arrives() {
             ..Limits::default()
         },
         exec_checks: false,
+        observe: true,
         breaker: None,
         drain: config::breaker::Draining::default(),
         dns: config::Dns::default(),

@@ -19,6 +19,7 @@ use crate::flow::{Decision, Found, Passage};
 use crate::hook::{Change, Hook, Refusal, Stage};
 use crate::map::SNAT;
 use crate::mss;
+use crate::observes;
 use crate::parse::{Headers, Part};
 use crate::report::Direction;
 use crate::rewrite::{self, Hops};
@@ -57,6 +58,11 @@ pub fn go_on<H: Hook, F: Carrier>(hook: &H) -> u64 {
     let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
     if work.found == Found::ApartEventful {
         F::turn();
+    }
+    if observes() {
+        report::packet(&work.headers, &work.decision);
+        report::number(H::HOOK, work.sent);
+        return action(H::pass());
     }
     let is_probe = is_probe::<H, F>(work);
     if is_probe && !probe::address::<H, F>(hook) {

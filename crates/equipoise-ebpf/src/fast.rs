@@ -13,7 +13,8 @@ use crate::parse::{Headers, Part};
 use crate::rewrite::{self, Hops};
 use crate::slow::hand_on;
 use crate::{
-    TURN, action, carry, filter, forward, leave, on, probe, report, service, stateless, table,
+    TURN, action, carry, filter, forward, leave, observes, on, probe, report, service, stateless,
+    table,
 };
 
 /// A packet that comes in: by its flow, or by the slow path.
@@ -68,6 +69,9 @@ pub fn balance<H: Hook, F: Family>(
 /// Leaves a packet to the program that answers it.
 #[inline(always)]
 fn answered<F: Family>(headers: &Headers<F>, verdict: Verdict) -> Result<u64, Verdict> {
+    if observes() {
+        return Err(verdict);
+    }
     let Some(work) = F::work() else { return Err(Verdict::FlowRefused) };
     work.headers = *headers;
     work.verdict = verdict as u32;
@@ -120,7 +124,9 @@ pub fn answer<H: Hook, F: Family>(
             return probe::outgoing(hook, headers);
         }
     }
-    rewrite::apply(hook, packet, headers, &reply.to, Hops::Keep)?;
+    if !observes() {
+        rewrite::apply(hook, packet, headers, &reply.to, Hops::Keep)?;
+    }
     report::packet(headers, &reply);
     turned(headers, &reply, found, action(leave::<H>(Verdict::RewrittenReply)))
 }

@@ -5,11 +5,11 @@ use equipoise_common::verdict::Verdict;
 use crate::family::Family;
 use crate::flow::Decision;
 use crate::hook::{Hook, Packet, Refusal};
-use crate::leave;
 use crate::parse::Headers;
 use crate::report::{self, Direction};
 use crate::rewrite::{self, Hops};
 use crate::route::{self, Route, Wanted};
+use crate::{leave, observes};
 
 /// A packet on its way.
 pub struct Passing<'a, H, F> {
@@ -76,6 +76,11 @@ pub fn by<H: Hook, F: Family, C: Change<H, F>, const FIRST: bool>(
     let Passing { hook, packet, headers, decision } = *passing;
     let is_request = decision.direction == Direction::Request;
     let pick = |request: Verdict, reply: Verdict| if is_request { request } else { reply };
+    if observes() {
+        change.count(passing);
+        let [request, reply] = C::SENT;
+        return Ok(leave::<H>(pick(request, reply)));
+    }
     let by_stack = match way::<H, F, FIRST>(hook, headers, decision) {
         Route::Way(_) if headers.hop_limit <= 1 => {
             return Err(pick(Verdict::RequestHopLimit, Verdict::ReplyHopLimit));

@@ -15,7 +15,9 @@ use crate::hook::{Hook, Packet, Stage};
 use crate::parse::{self, Headers, Ip, Part};
 use crate::report::{self, Direction};
 use crate::rewrite::{self, Hops};
-use crate::{TURN, action, carry, filter, leave, odd, on, pool, select, service, slow, table};
+use crate::{
+    TURN, action, carry, filter, leave, observes, odd, on, pool, select, service, slow, table,
+};
 
 /// What the fragments of a packet have in common.
 #[repr(C, align(8))]
@@ -120,7 +122,9 @@ pub fn first<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: Ip<F>) -> Result
         work.way_is_known = false;
         return Ok(odd::GO | turn);
     }
-    rewrite::apply(hook, packet, &headers, &decision.to, Hops::Keep)?;
+    if !observes() {
+        rewrite::apply(hook, packet, &headers, &decision.to, Hops::Keep)?;
+    }
     report::packet(&headers, &decision);
     Ok(action(leave::<H>(Verdict::RewrittenReply)) | turn)
 }
@@ -164,7 +168,9 @@ pub fn later<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Resul
     if decision.direction == Direction::Request {
         return Err(Verdict::Outgoing);
     }
-    Change::<H, F>::apply(&Later, &passing, Hops::Keep)?;
+    if !observes() {
+        Change::<H, F>::apply(&Later, &passing, Hops::Keep)?;
+    }
     Change::<H, F>::count(&Later, &passing);
     Ok(action(leave::<H>(Verdict::RewrittenReply)))
 }

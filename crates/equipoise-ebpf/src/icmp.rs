@@ -19,7 +19,7 @@ use crate::packet::Window;
 use crate::parse::{Ip, Part};
 use crate::report::{self, Direction};
 use crate::rewrite::Hops;
-use crate::{action, carry, leave, on, table};
+use crate::{action, carry, leave, observes, on, table};
 
 /// Bytes before what an error quotes.
 const HEADER: usize = 8;
@@ -92,7 +92,9 @@ pub fn take_up<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Res
     if !is_reply {
         return Err(Verdict::NotTcpUdp);
     }
-    change.apply(&passing, Hops::Keep)?;
+    if !observes() {
+        change.apply(&passing, Hops::Keep)?;
+    }
     Ok(action(leave::<H>(Verdict::RewrittenError)))
 }
 
@@ -180,7 +182,7 @@ fn echo<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Result<u64
         port: Be16(0),
         protocol: F::ICMP as u16,
     };
-    if hook.passage() != Passage::In || F::service(&key).is_none() {
+    if observes() || hook.passage() != Passage::In || F::service(&key).is_none() {
         return Err(Verdict::NotTcpUdp);
     }
     let headers = headers(ip);

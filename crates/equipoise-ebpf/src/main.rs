@@ -392,10 +392,19 @@ fn outgoing_ipv6<H: Hook>(hook: &H, at: usize) -> u64 {
 #[inline(always)]
 pub fn leave<H: Hook>(verdict: Verdict) -> i32 {
     report::verdict(H::HOOK, verdict);
+    if observes() {
+        return H::pass();
+    }
     match verdict.kind() {
         Kind::Drop => H::drop(),
         Kind::Forward | Kind::Answer | Kind::Stack | Kind::Pass => H::pass(),
     }
+}
+
+/// Whether packets go on as they have come, whatever is decided about them.
+#[inline(always)]
+pub fn observes() -> bool {
+    map::OBSERVE.load() != 0
 }
 
 #[panic_handler]

@@ -55,6 +55,10 @@ pub static OTHER_SEED: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static TRACE: Global<u8> = Global::new(0);
 
+/// 1 where packets are decided about and counted, and go on as they have come.
+#[unsafe(no_mangle)]
+pub static OBSERVE: Global<u8> = Global::new(0);
+
 /// Live flows of each flow table at most.
 #[unsafe(no_mangle)]
 pub static MAX_FLOWS: Global<u32> = Global::new(1);

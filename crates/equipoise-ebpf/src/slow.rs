@@ -17,7 +17,9 @@ use crate::hook::{Hook, Stage};
 use crate::parse::{Headers, Part};
 use crate::route::Wanted;
 use crate::select::Run;
-use crate::{action, forward, fragment, leave, limit, on, open, pool, report, route, table, trace};
+use crate::{
+    action, forward, fragment, leave, limit, observes, on, open, pool, report, route, table, trace,
+};
 
 /// What is handed on about a packet.
 #[repr(C, align(8))]
@@ -185,7 +187,7 @@ pub fn complete<H: Hook, F: Family>(hook: &H) -> u64 {
 /// Leaves a packet; one that is to be answered goes on in the program that does that.
 #[inline(always)]
 pub fn refuse<H: Hook, F: Family>(verdict: Verdict) -> u64 {
-    if !verdict.is_answered() {
+    if observes() || !verdict.is_answered() {
         return action(leave::<H>(verdict));
     }
     if let Some(work) = F::work() {

@@ -8,9 +8,7 @@ use core::ptr;
 use equipoise_common::event::Event;
 use equipoise_common::flow::count::{Pressure, Refused};
 use equipoise_common::flow::end::{end, evict, worth};
-use equipoise_common::flow::entry::{
-    Facts, both, facts, handshake, key, last_seen, opened, owner,
-};
+use equipoise_common::flow::entry::{Facts, both, facts, handshake, key, last_seen, opened, owner};
 use equipoise_common::flow::find::find_elsewhere;
 use equipoise_common::flow::open::{
     Limits, Opened, Wanted, choose, place, release, reserve, usable,

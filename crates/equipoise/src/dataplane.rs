@@ -200,6 +200,14 @@ pub trait DataPlane: Maps {
     /// When something is not in force again, or cannot be read.
     fn reclaim(&mut self) -> Result<Found, KernelError>;
 
+    /// Has packets be decided about and counted, and go on as they have come; or not any more. True if programs that do so are
+    /// ready to be attached in place of the others, as in [`DataPlane::attach`] and [`DataPlane::conclude`].
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, or flows are being carried over; nothing has changed then.
+    fn observe(&mut self, observes: bool) -> Result<bool, KernelError>;
+
     /// Has these packets be told of, by programs that are ready to be attached in place of the others, as in
     /// [`DataPlane::attach`] and [`DataPlane::conclude`]; none for no packets, and programs that do not tell of any.
     ///

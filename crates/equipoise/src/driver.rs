@@ -164,6 +164,8 @@ pub struct Driver<M, P> {
     explainer: Option<std::sync::mpsc::Sender<Asked>>,
     /// Who is told of packets.
     onlooker: Option<Onlooker>,
+    /// Whether programs that others have come in place of are still to go.
+    is_exchanging: bool,
     /// Who waits for drains.
     waiters: Vec<Waiter>,
     /// Whether this balancer itself is drained.
@@ -424,6 +426,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.troubles.note(Topic::Forwarding, forwarding.map_err(|e| e.to_string()));
         let maps = self.converge();
         self.troubles.note(Topic::Maps, maps);
+        self.follow_observing(config.settings.observe);
         self.follow_metrics(config.settings.metrics.as_ref()).await;
         self.follow_admin(config.settings.admin.as_ref()).await;
         self.follow_access_log();
@@ -433,6 +436,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.due.size.get_or_insert_with(Instant::now);
         }
         self.troubles.note_interfaces(self.interfaces.failed());
+        self.conclude_observing();
         self.troubles.schedule(Instant::now());
         self.save();
     }

@@ -44,6 +44,9 @@ pub struct Status {
     pub reasons: Vec<String>,
     /// What is right and still good to know.
     pub notes: Vec<String>,
+    /// Where packets are only observed: how far who balances them agrees.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub observing: Option<Observing>,
     /// Which configuration runs.
     pub config: ConfigStatus,
     /// The services, in the order of the configuration.
@@ -59,6 +62,15 @@ pub struct Status {
     pub verdicts: BTreeMap<String, u64>,
     /// Packets by hook and verdict; those that are 0 are left out.
     pub hooks: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// How far another balancer, beside which this one only observes, decides as this one would: of flows that have closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Observing {
+    /// Flows with packets from the backend that this one would have chosen.
+    pub agreed: u64,
+    /// Flows without: another backend has got them, or none.
+    pub other: u64,
 }
 
 /// Whether everything is as the configuration wants it.

@@ -28,6 +28,8 @@ mod metrics;
 mod modes;
 #[path = "traffic/names.rs"]
 mod names;
+#[path = "traffic/observed.rs"]
+mod observed;
 #[path = "traffic/paths.rs"]
 mod paths;
 #[path = "traffic/reloads.rs"]

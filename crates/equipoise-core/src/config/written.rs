@@ -19,6 +19,7 @@ pub fn written(config: &Config) -> Value {
         "on-exit": settings.on_exit,
         "events": settings.events,
         "exec-checks": settings.exec_checks,
+        "observe": settings.observe,
         "drain": settings.drain,
         "limits": settings.limits,
         "least-connections": settings.least_connections,

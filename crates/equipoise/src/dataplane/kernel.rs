@@ -620,6 +620,10 @@ impl DataPlane for Kernel {
         self.tables.found().map_err(|error| failed(&error))
     }
 
+    fn observe(&mut self, observes: bool) -> Result<bool, KernelError> {
+        self.observe_packets(observes)
+    }
+
     fn trace(&mut self, wanted: Option<&Wanted>) -> Result<Option<Traces>, KernelError> {
         self.trace_packets(wanted)
     }

@@ -65,6 +65,8 @@ pub struct Plane {
     pub no_other_size: Option<String>,
     /// Flows for which there is no room in a table of another size.
     pub crowded: u64,
+    /// Whether packets go on as they have come.
+    pub observes: bool,
     /// Which packets are told of.
     pub traced: Option<Wanted>,
     /// What has become of it; none while it is in use.
@@ -302,6 +304,17 @@ impl DataPlane for Simulated {
 
     fn reclaim(&mut self) -> Result<Found, KernelError> {
         Ok(self.plane.borrow().memory.found())
+    }
+
+    fn observe(&mut self, observes: bool) -> Result<bool, KernelError> {
+        self.with(|plane| {
+            let changes = plane.observes != observes;
+            plane.observes = observes;
+            if changes {
+                plane.attached.clear();
+            }
+            Ok(changes)
+        })
     }
 
     fn trace(&mut self, wanted: Option<&Wanted>) -> Result<Option<Traces>, KernelError> {

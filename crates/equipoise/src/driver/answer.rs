@@ -22,7 +22,7 @@ use crate::host::Machine;
 use crate::metrics::FlowSummary;
 use crate::status::{
     BackendStatus, ConfigStatus, Counters, Decimal, FlowEvents, FlowTable, Health, ListenStatus,
-    PassiveStatus, PoolStatus, ServiceState, ServiceStatus, Status,
+    Observing, PassiveStatus, PoolStatus, ServiceState, ServiceStatus, Status,
 };
 
 /// The flow table in numbers.
@@ -110,6 +110,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             state: if reasons.is_empty() { Health::Ok } else { Health::Degraded },
             reasons,
             notes: self.notes(),
+            observing: self
+                .state
+                .config()
+                .settings
+                .observe
+                .then(|| Observing { agreed: tally.answered[0], other: tally.answered[1] }),
             config: self.config_status(),
             services: services.iter().map(|view| service(view, &counted)).collect(),
             interfaces: self.interfaces.status(),

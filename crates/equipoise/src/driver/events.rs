@@ -30,6 +30,8 @@ pub(super) struct Tally {
     pub(super) opened: u64,
     /// Flows that have closed, by reason.
     pub(super) closed: BTreeMap<&'static str, u64>,
+    /// Flows that have closed to which their backend had answered, and others.
+    pub(super) answered: [u64; 2],
     /// Events of sweeps for which there was no room.
     pub(super) lost: u64,
     /// What has become of connections, by backend id, since that was last asked for.
@@ -135,6 +137,9 @@ impl Tally {
 
     fn merge(&mut self, batch: &Self) {
         self.opened += batch.opened;
+        for (sum, count) in self.answered.iter_mut().zip(batch.answered) {
+            *sum += count;
+        }
         for (why, count) in &batch.closed {
             *self.closed.entry(why).or_default() += count;
         }
@@ -148,6 +153,7 @@ impl Tally {
             self.opened += 1;
         } else {
             *self.closed.entry(Reason::from_number(event.why).name()).or_default() += 1;
+            self.answered[usize::from(event.packets_out == 0)] += 1;
             self.ended.entry(event.backend).or_default().observe(event);
         }
         if let Some(outcome) = outcome(event) {

@@ -47,7 +47,7 @@ impl Interfaces {
         let wanted = wanted(config, reading);
         self.let_go(plane, |name, attached| {
             let there = reading.devices.get(name).is_some_and(|d| d.index == attached.index);
-            there && wanted.contains(name) && config.settings.attach.mode(name) == attached.asked
+            there && wanted.contains(name) && config.settings.attach_mode(name) == attached.asked
         });
         let before = std::mem::take(&mut self.failed);
         for name in wanted {
@@ -116,7 +116,7 @@ impl Interfaces {
         config: &Config,
     ) -> Result<(), String> {
         let device = reading.devices.get(name).ok_or("there is no such interface")?;
-        let asked = config.settings.attach.mode(name);
+        let asked = config.settings.attach_mode(name);
         let described = device.described(name);
         let how = plane.attach(&described, asked).map_err(|e| e.to_string())?;
         tracing::info!(

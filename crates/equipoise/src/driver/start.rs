@@ -204,6 +204,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     awaiting: VecDeque::new(),
                     explainer: None,
                     onlooker: None,
+                    is_exchanging: false,
                     waiters: Vec::new(),
                     is_drained: begun.kept.itself,
                     state_file,
@@ -391,6 +392,7 @@ impl Begun {
         }
         let converged = self.applier.converge(plane, state.plan())?;
         tracing::info!(steps = converged.steps, "applied");
+        plane.observe(state.config().settings.observe)?;
         self.interfaces.follow(plane, state.config(), &reading);
         if let Some((name, reason)) = self.interfaces.failed().first_key_value() {
             return Err(StartError::Interface { name: name.clone(), reason: reason.clone() });

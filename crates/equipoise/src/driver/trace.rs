@@ -1,4 +1,5 @@
-//! Packets told of to who looks on: programs that do that come in place of the others for as long as somebody does.
+//! Programs of another kind in place of those that run: such as tell of packets to who looks on, for as long as somebody does, and
+//! such as only observe.
 //!
 //! One looks on at a time, since the programs are told which packets are wanted.
 
@@ -93,6 +94,33 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 format!("programs that tell of packets stay, which costs each packet time: {error}")
             }),
         );
+    }
+
+    /// Has programs be ready that only observe, or that do not.
+    pub(super) fn follow_observing(&mut self, observes: bool) {
+        match self.plane.observe(observes) {
+            Ok(true) => {
+                tracing::info!(observes, "programs are exchanged");
+                self.interfaces.begin_again();
+                self.is_exchanging = true;
+            }
+            Ok(false) => {}
+            Err(error) => {
+                let reason =
+                    format!("whether packets are only observed cannot be changed now: {error}");
+                self.troubles.note(Topic::Observe, Err(reason));
+            }
+        }
+    }
+
+    /// They are attached: what they have come in place of goes.
+    pub(super) fn conclude_observing(&mut self) {
+        if !self.is_exchanging {
+            return;
+        }
+        let concluded = self.plane.conclude().map_err(|error| error.to_string());
+        self.is_exchanging = concluded.is_err();
+        self.troubles.note(Topic::Observe, concluded);
     }
 
     fn wanted_packets(&self, filter: &TraceFilter) -> Result<Wanted, ProblemDetails> {

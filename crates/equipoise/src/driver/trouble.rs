@@ -23,6 +23,8 @@ pub(super) enum Topic {
     Size,
     /// Programs that tell of packets are there, and nobody looks.
     Trace,
+    /// Packets are observed that are to be balanced, or the reverse.
+    Observe,
     /// The machine could not be read.
     Machine,
     /// Metrics cannot be scraped.
@@ -33,13 +35,14 @@ pub(super) enum Topic {
 
 impl Topic {
     /// All names, in the order of the topics.
-    pub(super) const NAMES: [&str; 9] = [
+    pub(super) const NAMES: [&str; 10] = [
         "maps",
         "interface",
         "forwarding",
         "addresses",
         "size",
         "trace",
+        "observe",
         "machine",
         "metrics",
         "admin",
@@ -54,6 +57,7 @@ impl Topic {
             Self::Addresses => "addresses",
             Self::Size => "size",
             Self::Trace => "trace",
+            Self::Observe => "observe",
             Self::Machine => "machine",
             Self::Metrics => "metrics",
             Self::Admin => "admin",
@@ -92,6 +96,7 @@ impl Troubles {
             | Topic::Addresses
             | Topic::Size
             | Topic::Trace
+            | Topic::Observe
             | Topic::Machine
             | Topic::Metrics
             | Topic::Admin => true,

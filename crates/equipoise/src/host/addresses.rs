@@ -37,7 +37,9 @@ impl Managed {
         config: &Config,
         reading: &Reading,
     ) -> Result<(), HostError> {
-        let wanted = wanted(config, reading);
+        // The addresses are another's where packets are only observed.
+        let wanted =
+            if config.settings.observe { BTreeSet::new() } else { wanted(config, reading) };
         let dropped: Vec<_> = self.ours.difference(&wanted).copied().collect();
         for (interface, address) in dropped {
             self.give_up(machine, interface, address).await?;

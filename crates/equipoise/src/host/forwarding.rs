@@ -41,6 +41,10 @@ pub struct Wanted {
 impl Wanted {
     /// What `config` needs where its programs hang on these interfaces.
     pub fn new(config: &Config, attached: BTreeSet<String>) -> Self {
+        if config.settings.observe {
+            // Packets go on as they have come: nothing is needed for that.
+            return Self { attached: BTreeSet::new(), listens_on_loopback: false, ipv6: false };
+        }
         let mut interfaces = config.services.iter().flat_map(|s| &s.listen.interfaces);
         let mut backends = config.services.iter().flat_map(Service::all_backends);
         Self {

@@ -40,6 +40,9 @@ pub(super) fn settings(report: &mut Report<'_>, at: &At<'_>) -> Settings {
     if let Some(found) = fields.get("events").and_then(|at| report.boolean(&at)) {
         settings.events = found;
     }
+    if let Some(found) = fields.get("observe").and_then(|at| report.boolean(&at)) {
+        settings.observe = found;
+    }
     if let Some(found) = fields.get("exec-checks").and_then(|at| report.boolean(&at)) {
         settings.exec_checks = found;
         report.exec_checks = found;

@@ -34,6 +34,8 @@ pub(super) struct Sizes {
     pub(super) eviction: Eviction,
     /// Whether somebody is told of packets.
     pub(super) traces: bool,
+    /// Whether packets go on as they have come.
+    pub(super) observes: bool,
 }
 
 impl Sizes {
@@ -41,14 +43,22 @@ impl Sizes {
     pub(super) fn new(options: &Options<'_>) -> Self {
         let seed = RandomState::new().build_hasher().finish();
         let Options { max_flows, clock, eviction, .. } = *options;
-        Self { max_flows, sets: sets_for(max_flows), seed, clock, eviction, traces: false }
+        Self {
+            max_flows,
+            sets: sets_for(max_flows),
+            seed,
+            clock,
+            eviction,
+            traces: false,
+            observes: false,
+        }
     }
 
     /// Of maps that are there already, whose flows are found by their secret.
     pub(super) fn of(layout: &Layout, options: &Options<'_>) -> Self {
         let Layout { max_flows, sets, seed, .. } = *layout;
         let Options { clock, eviction, .. } = *options;
-        Self { max_flows, sets, seed, clock, eviction, traces: false }
+        Self { max_flows, sets, seed, clock, eviction, traces: false, observes: false }
     }
 
     /// The same for another number of flows, with a secret of its own.
@@ -209,6 +219,7 @@ pub(super) fn open_object(object: &[u8], load: Load<'_>) -> Result<Ebpf, KernelE
     let dry_run = u8::from(dry == Dry::Yes);
     let test_clock = u8::from(sizes.clock == Clock::Set);
     let traces = u8::from(sizes.traces && dry == Dry::No);
+    let observes = u8::from(sizes.observes);
     let spares_confirmed = u8::from(sizes.eviction == Eviction::Unconfirmed);
     let mut paths: Vec<(&str, PathBuf)> = MAPS.iter().map(|&name| (name, pins.map(name))).collect();
     let mut others = (0, 0);
@@ -228,6 +239,7 @@ pub(super) fn open_object(object: &[u8], load: Load<'_>) -> Result<Ebpf, KernelE
         .override_global("SEED", &sizes.seed, true)
         .override_global("MAX_FLOWS", &sizes.max_flows, true)
         .override_global("TRACE", &traces, true)
+        .override_global("OBSERVE", &observes, true)
         .override_global("OTHER_SETS", &others.0, true)
         .override_global("OTHER_SEED", &others.1, true)
         .override_global("TEST_CLOCK", &test_clock, true)

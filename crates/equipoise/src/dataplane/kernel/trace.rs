@@ -1,4 +1,5 @@
-//! Packets that somebody looks at: told of by programs that are loaded for that, and come in place of the others.
+//! Packets that somebody looks at, and packets that are only observed: by programs that are loaded for that, and come in place
+//! of the others.
 
 use std::fmt::Display;
 
@@ -24,6 +25,19 @@ impl Kernel {
         let source = wanted.map(|_| Traces::of_packets(&self.pins)).transpose()?;
         self.load_in_place(Sizes { traces: wanted.is_some(), ..self.sizes })?;
         Ok(source)
+    }
+
+    /// Has packets go on as they have come, or not, from when the programs have been attached anew. True if that is to be done.
+    pub(super) fn observe_packets(&mut self, observes: bool) -> Result<bool, KernelError> {
+        if self.sizes.observes == observes {
+            return Ok(false);
+        }
+        if self.resizing.is_some() || self.left.is_some() {
+            let reason = "flows are being carried over to tables of another size";
+            return Err(refused("observing", &reason));
+        }
+        self.load_in_place(Sizes { observes, ..self.sizes })?;
+        Ok(true)
     }
 
     /// Loads programs with other constants, on the same tables, to be attached in place of those that are there.

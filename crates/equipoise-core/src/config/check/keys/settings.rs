@@ -51,6 +51,12 @@ pub(in crate::config) static SETTINGS: Table = Table {
             doc: "`true` lets health checks of type `exec` run their commands.",
         },
         Key {
+            name: "observe",
+            kind: Kind::Boolean,
+            absent: Absent::Value("false"),
+            doc: "`true`: packets are decided about and counted, and go on as they have come; beside another load balancer.",
+        },
+        Key {
             name: "health-check",
             kind: Kind::Table(&HEALTH_CHECK),
             absent: Absent::Words("no checks"),
