@@ -122,14 +122,13 @@ fn keep<H: Hook, const SIDE: usize>(hook: &H, traced: &mut Traced) {
     // In a form of which the verifier sees that it is 1 to 128; there is no frame without bytes.
     let bytes = (opaque(most.wrapping_sub(1) as usize) as u32 & (KEPT as u32 - 1)) + 1;
     let to = ptr::from_mut(&mut traced.bytes[SIDE]).cast::<c_void>();
-    // SAFETY: the context is the one that the kernel gave us; there is room for 128 bytes.
-    let loaded = unsafe {
-        match H::HOOK {
-            verdict::Hook::Xdp => bpf_xdp_load_bytes(hook.context().cast(), 0, to, bytes),
-            verdict::Hook::Ingress | verdict::Hook::Egress => {
-                bpf_skb_load_bytes(hook.context(), 0, to, bytes).into()
-            }
-        }
+    let loaded = match H::HOOK {
+        // SAFETY: the context is the one that the kernel gave us; there is room for 128 bytes.
+        verdict::Hook::Xdp => unsafe { bpf_xdp_load_bytes(hook.context().cast(), 0, to, bytes) },
+        // SAFETY: as above.
+        verdict::Hook::Ingress | verdict::Hook::Egress => unsafe {
+            bpf_skb_load_bytes(hook.context(), 0, to, bytes)
+        },
     };
     traced.kept[SIDE] = if loaded == 0 { bytes } else { 0 };
 }
