@@ -70,6 +70,7 @@ mod wake;
 
 pub use ending::EndError;
 pub use files::Watching;
+pub(crate) use interfaces::wanted_here;
 pub use keep::{path as state_file, release_left};
 pub use listing::parse_prefix;
 pub(crate) use names::{addresses, error as name_error};
@@ -383,7 +384,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     fn follow_forwarding(&mut self, config: &Config) -> Result<(), HostError> {
         let wanted =
-            forwarding::Wanted::new(config, interfaces::wanted_here(config, &self.reading));
+            forwarding::Wanted::new(config, wanted_here(config, &self.reading));
         self.forwarding.follow(&mut self.machine, &wanted, &self.reading)
     }
 

@@ -34,6 +34,7 @@ pub mod decap;
 mod event;
 mod flow;
 mod found;
+pub mod hooks;
 mod inherit;
 mod load;
 mod mapped;
