@@ -383,8 +383,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 
     fn follow_forwarding(&mut self, config: &Config) -> Result<(), HostError> {
-        let wanted =
-            forwarding::Wanted::new(config, wanted_here(config, &self.reading));
+        let wanted = forwarding::Wanted::new(config, wanted_here(config, &self.reading));
         self.forwarding.follow(&mut self.machine, &wanted, &self.reading)
     }
 

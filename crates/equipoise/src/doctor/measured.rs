@@ -100,6 +100,7 @@ pub async fn measure(
     let hops = next_hops(&reading);
     let details = settled(machine, &hops).await?;
     let programs = reading.devices.values().filter_map(|d| Some((d.index, d.xdp_program?)));
+    let indexes: BTreeSet<u32> = reading.devices.values().map(|device| device.index).collect();
     let mut settings = BTreeMap::new();
     for path in settings_of(&reading) {
         if let Some(value) = machine.setting(&path) {
@@ -116,8 +117,8 @@ pub async fn measure(
         abilities: abilities(),
         xdp: programs.map(|(index, id)| (index, hooks::program(id))).collect(),
         tc: reading.devices.values().map(|d| (d.index, hooks::at_tc(d.index))).collect(),
-        offloads: offloads::offloads().unwrap_or_default(),
-        queues: offloads::queues().unwrap_or_default(),
+        offloads: offloads::offloads(&indexes).unwrap_or_default(),
+        queues: offloads::queues(&indexes).unwrap_or_default(),
         settings,
         settings_refused: writable("/proc/sys/net/ipv4/ip_forward").err(),
         pins_mounted: hooks::pins_are_mounted(),

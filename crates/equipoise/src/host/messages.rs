@@ -42,7 +42,8 @@ pub(super) fn dump(socket: &Socket, request: &[u8], mut each: impl FnMut(&[u8]))
         let (datagram, _) = socket.recv_from_full()?;
         for message in Messages(&datagram) {
             match message.kind {
-                NLMSG_DONE => return Ok(()),
+                // It tells as well why a list is not whole.
+                NLMSG_DONE => return acknowledged(message.payload),
                 NLMSG_ERROR => return Err(error(message.payload)),
                 _ => each(message.payload),
             }
@@ -60,13 +61,29 @@ pub(super) fn order(
     socket.send(&message(kind, NLM_F_ACK, fixed, attributes), 0)?;
     loop {
         let (datagram, _) = socket.recv_from_full()?;
-        for message in Messages(&datagram).filter(|message| message.kind == NLMSG_ERROR) {
-            // An acknowledgement is an error of 0.
-            return match message.payload.first_chunk() {
-                Some([0, 0, 0, 0]) => Ok(()),
-                _ => Err(error(message.payload)),
-            };
+        let mut errors = Messages(&datagram).filter(|message| message.kind == NLMSG_ERROR);
+        if let Some(message) = errors.next() {
+            return acknowledged(message.payload);
         }
+    }
+}
+
+/// Sends a question that has one answer, and gives what that is.
+pub(super) fn answer<T>(socket: &Socket, question: &[u8], of: fn(&[u8]) -> T) -> io::Result<T> {
+    socket.send(question, 0)?;
+    let (datagram, _) = socket.recv_from_full()?;
+    match Messages(&datagram).next() {
+        Some(message) if message.kind == NLMSG_ERROR => Err(error(message.payload)),
+        Some(message) => Ok(of(message.payload)),
+        None => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// An acknowledgement is an error of 0.
+fn acknowledged(payload: &[u8]) -> io::Result<()> {
+    match payload.first_chunk() {
+        Some([0, 0, 0, 0]) | None => Ok(()),
+        Some(_) => Err(error(payload)),
     }
 }
 
@@ -221,6 +238,13 @@ mod tests {
         payload.extend(attribute(CTRL_ATTR_MCAST_GROUPS, &attribute(1, &group)));
         let family = Family::from_answer(&payload, "mgmt").unwrap();
         assert_eq!((family.id, family.news), (30, Some(5)));
+    }
+
+    #[test]
+    fn end_of_a_list_that_is_not_whole_is_an_error() {
+        assert!(acknowledged(&0i32.to_ne_bytes()).is_ok());
+        let error = acknowledged(&(-libc::EMSGSIZE).to_ne_bytes()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
     }
 
     #[test]

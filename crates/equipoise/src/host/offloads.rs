@@ -10,8 +10,7 @@ use rtnetlink::sys::protocols::NETLINK_GENERIC;
 use serde::Serialize;
 
 use super::messages::{
-    Attributes, Family, Messages, NESTED, NLM_F_DUMP, attribute, dump, generic, message, open,
-    order, terminated, text,
+    Attributes, Family, NESTED, answer, attribute, generic, message, open, order, terminated, text,
 };
 
 const FEATURES_GET: u8 = 11;
@@ -55,32 +54,40 @@ pub struct Queues {
     pub most: u32,
 }
 
-/// Offloads of all devices, by index; none where the kernel does not tell.
+/// Offloads of these devices, by index; of those that are there, where the kernel tells.
 ///
 /// # Errors
 ///
-/// When the kernel gives no socket, or refuses the question.
-pub fn offloads() -> io::Result<BTreeMap<u32, Offloads>> {
-    list(FEATURES_GET, offloads_of)
+/// When the kernel gives no socket.
+pub fn offloads(devices: &BTreeSet<u32>) -> io::Result<BTreeMap<u32, Offloads>> {
+    ask(devices, FEATURES_GET, offloads_of)
 }
 
-/// Queues of the devices that tell of them, by index.
+/// Queues of those of these devices that tell of them, by index.
 ///
 /// # Errors
 ///
 /// As [`offloads`].
-pub fn queues() -> io::Result<BTreeMap<u32, Queues>> {
-    list(CHANNELS_GET, queues_of)
+pub fn queues(devices: &BTreeSet<u32>) -> io::Result<BTreeMap<u32, Queues>> {
+    ask(devices, CHANNELS_GET, queues_of)
 }
 
-fn list<T>(command: u8, of: fn(&[u8]) -> T) -> io::Result<BTreeMap<u32, T>> {
+/// Asks for each device by itself: in a list, a device with many features does not fit into what the kernel has for an answer, and ends it.
+fn ask<T>(
+    devices: &BTreeSet<u32>,
+    command: u8,
+    of: fn(&[u8]) -> T,
+) -> io::Result<BTreeMap<u32, T>> {
     let socket = open(NETLINK_GENERIC)?;
     let mut all = BTreeMap::new();
     let Some(family) = Family::find(&socket, "ethtool", "")? else { return Ok(all) };
-    let request = message(family.id, NLM_F_DUMP, generic(command), &nested(DEVICE, &[]));
-    dump(&socket, &request, |payload| {
-        all.extend(index(payload).map(|index| (index, of(payload))))
-    })?;
+    for &index in devices {
+        let device = nested(DEVICE, &attribute(DEVICE_INDEX, &index.to_ne_bytes()));
+        // A device that has gone, or does not tell: the others do.
+        if let Ok(answer) = answer(&socket, &message(family.id, 0, generic(command), &device), of) {
+            all.insert(index, answer);
+        }
+    }
     Ok(all)
 }
 
@@ -131,10 +138,8 @@ pub fn turn(device: &str, feature: &str, to: Turn) -> io::Result<()> {
     let device = nested(DEVICE, &attribute(DEVICE_NAME, &terminated(device)));
     let attributes = [device.clone(), nested(WANTED, &bits)].concat();
     order(&socket, family.id, generic(FEATURES_SET), &attributes)?;
-    socket.send(&message(family.id, 0, generic(FEATURES_GET), &device), 0)?;
-    let (datagram, _) = socket.recv_from_full()?;
-    let now = Messages(&datagram).next().map(|m| offloads_of(m.payload));
-    if now.is_some_and(|now| now.on.contains(feature) == (to == Turn::On)) {
+    let now = answer(&socket, &message(family.id, 0, generic(FEATURES_GET), &device), offloads_of)?;
+    if now.on.contains(feature) == (to == Turn::On) {
         return Ok(());
     }
     Err(io::Error::other("the device keeps it as it was"))
@@ -142,11 +147,6 @@ pub fn turn(device: &str, feature: &str, to: Turn) -> io::Result<()> {
 
 fn nested(kind: u16, value: &[u8]) -> Vec<u8> {
     attribute(kind | NESTED, value)
-}
-
-fn index(payload: &[u8]) -> Option<u32> {
-    let (_, device) = Attributes::of(payload).find(|(kind, _)| *kind == DEVICE)?;
-    Attributes(device).find(|(kind, _)| *kind == DEVICE_INDEX).and_then(|(_, value)| number(value))
 }
 
 fn number(value: &[u8]) -> Option<u32> {
@@ -208,7 +208,6 @@ mod tests {
             nested(UNCHANGEABLE, &nested(BITSET_BITS, &bit("rx-lro"))),
         ]
         .concat();
-        assert_eq!(index(&payload), Some(4));
         let offloads = offloads_of(&payload);
         assert_eq!(offloads.on.iter().collect::<Vec<_>>(), ["rx-gro", "tx-checksum-ip-generic"]);
         assert_eq!(offloads.fixed.iter().collect::<Vec<_>>(), ["rx-lro"]);
