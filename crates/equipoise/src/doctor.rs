@@ -68,8 +68,43 @@ pub struct Finding {
     pub remedy: Option<Remedy>,
 }
 
+/// Every rule, in the order of `docs/doctor.md`.
+const RULES: [&str; 30] = [
+    "kernel",
+    "abilities",
+    "privileges",
+    "bpffs",
+    "memlock",
+    "settings",
+    "jit",
+    "clock",
+    "link",
+    "hook",
+    "foreign-xdp",
+    "foreign-tc",
+    "queues",
+    "lro",
+    "gro",
+    "vlan-offload",
+    "checksum-offload",
+    "redirect",
+    "configuration",
+    "vip",
+    "ipv6",
+    "mtu",
+    "forwarding",
+    "rp-filter",
+    "route",
+    "neighbour",
+    "return-path",
+    "firewall",
+    "conntrack",
+    "instance",
+];
+
 impl Finding {
     fn ok(rule: &'static str, subject: &str, measured: impl Into<String>) -> Self {
+        debug_assert!(RULES.contains(&rule), "{rule} is not in the list of rules");
         Self {
             level: Level::Ok,
             rule,
@@ -262,11 +297,19 @@ mod tests {
 
     #[test]
     fn nothing_is_done_about_what_nothing_is_lost_by() {
-        let finding = Finding::ok("x", "", "m").cured(Remedy::MountPins);
+        let finding = Finding::ok("kernel", "", "m").cured(Remedy::MountPins);
         assert!(!finding.is_to_be_fixed());
         assert!(!finding.clone().because(Level::Notice, "e").is_to_be_fixed());
         assert!(finding.because(Level::Warning, "e").is_to_be_fixed());
-        assert!(!Finding::ok("x", "", "m").because(Level::Problem, "e").is_to_be_fixed());
+        assert!(!Finding::ok("kernel", "", "m").because(Level::Problem, "e").is_to_be_fixed());
+    }
+
+    #[test]
+    fn document_has_a_row_for_each_rule_in_their_order() {
+        let text = include_str!("../../../docs/doctor.md");
+        let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+        let rows: Vec<&str> = rows.map(|(rule, _)| rule).collect();
+        assert_eq!(rows, RULES);
     }
 
     #[test]

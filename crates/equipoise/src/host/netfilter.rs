@@ -116,7 +116,7 @@ fn dropping_rule(payload: &[u8]) -> Option<At> {
             TABLE => table = Some(text(value)),
             RULE_CHAIN => chain = Some(text(value)),
             RULE_EXPRESSIONS => {
-                drops = Attributes(value).any(|(_, expression)| is_drop(expression))
+                drops = Attributes(value).any(|(_, expression)| is_drop(expression));
             }
             _ => {}
         }
