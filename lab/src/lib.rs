@@ -23,6 +23,7 @@ pub mod serve;
 pub mod spread;
 pub mod topology;
 pub mod wait;
+pub mod xdp;
 
 pub use daemon::Daemon;
 pub use netns::Netns;

@@ -22,6 +22,7 @@ mod config;
 mod convert;
 mod decap;
 mod dns;
+mod doctor;
 mod drain;
 mod events;
 mod explain;
@@ -152,6 +153,7 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Health(asked) => health::health(global, asked).await,
             Command::Probe(asked) => health::probe(global, asked).await,
             Command::Dns(asked) => dns::dns(global, asked).await,
+            Command::Doctor(asked) => doctor::doctor(global, asked).await,
             Command::Wait(asked) => wait::wait(global, asked).await,
             Command::Reload(asked) => change::reload(global, asked).await,
             Command::Confirm => history::confirm(global).await,

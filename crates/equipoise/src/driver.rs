@@ -81,6 +81,7 @@ mod wake;
 
 pub use ending::EndError;
 pub use files::Watching;
+pub(crate) use interfaces::wanted_here;
 pub use keep::{path as state_file, release_left};
 pub use listing::parse_prefix;
 pub(crate) use names::{addresses, error as name_error};
@@ -442,8 +443,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 
     fn follow_forwarding(&mut self, config: &Config) -> Result<(), HostError> {
-        let wanted =
-            forwarding::Wanted::new(config, interfaces::wanted_here(config, &self.reading));
+        let wanted = forwarding::Wanted::new(config, wanted_here(config, &self.reading));
         self.forwarding.follow(&mut self.machine, &wanted, &self.reading)
     }
 

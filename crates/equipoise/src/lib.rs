@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config_file;
 pub mod dataplane;
 pub mod decap;
+pub mod doctor;
 pub mod driver;
 pub mod events;
 pub mod handover;

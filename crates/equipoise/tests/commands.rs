@@ -296,3 +296,28 @@ fn shells_complete_every_command_and_each_has_a_page() {
         assert!(page.contains(&format!("equipoise\\-{command}")), "{page}");
     }
 }
+
+#[test]
+fn doctor_leads_with_what_is_wrong_and_exits_by_it() {
+    let place = Place::new();
+    let file = place.file(
+        "a.toml",
+        "[[service]]\nname = 'web'\nlisten = { interfaces = ['none0'], address = '203.0.113.10', port = 80 }\n\
+         backends = [{ address = '127.0.0.9:80' }]\n",
+    );
+    let said = place.run(&["doctor", "-c", &file]);
+    assert_eq!(said.exit, 1, "{}{}", said.out, said.err);
+    let first =
+        "problem  configuration service[0].listen.interfaces[0]: there is no interface `none0`\n";
+    assert!(said.out.starts_with(first), "{}", said.out);
+    assert!(!said.out.contains("\nok "), "{}", said.out);
+    assert!(said.out.lines().last().unwrap().ends_with(&format!("by {file}")), "{}", said.out);
+    let all = place.run(&["doctor", "-v", "-c", &file]).out;
+    assert!(all.contains("\nok       route 127.0.0.9: it is this host\n"), "{all}");
+    let answer: Value =
+        serde_json::from_str(&place.run(&["doctor", "--json", "-c", &file]).out).unwrap();
+    assert_eq!(answer["level"], "problem");
+    assert_eq!(answer["findings"][0]["rule"], "configuration");
+    assert_eq!(answer["fixed"], Value::Null, "nothing was asked to be done");
+    assert_eq!(place.run(&["doctor", "-c", &place.file("b.toml", "nonsense")]).exit, 2);
+}

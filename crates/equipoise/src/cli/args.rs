@@ -11,6 +11,7 @@ use equipoise_core::config::OnExit;
 mod change;
 mod decap;
 mod dns;
+mod doctor;
 mod explain;
 mod files;
 mod flows;
@@ -23,6 +24,7 @@ mod trace;
 pub use change::{AddBackend, Backend, BackendAction, Config, Reload, Weight};
 pub use decap::Decap;
 pub use dns::{Dns, DnsAction, LookUp};
+pub use doctor::Doctor;
 pub use explain::Explain;
 pub use files::{Check, Convert, From, Import};
 pub use flows::{Flows, FlowsAction, Services, SumBy, WhichFlows};
@@ -129,6 +131,9 @@ pub enum Command {
     /// Show the names that are looked up, look one up again, or look up any name
     #[command(after_long_help = dns::EXAMPLES)]
     Dns(Dns),
+    /// Say what of this machine breaks a load balancer on it, and put right what is safe
+    #[command(after_long_help = doctor::EXAMPLES)]
+    Doctor(Doctor),
     /// Wait until so many backends of a service are healthy
     Wait(Wait),
     /// Have the running instance read its file again

@@ -39,6 +39,7 @@ pub mod decap;
 mod event;
 mod flow;
 mod found;
+pub mod hooks;
 mod inherit;
 mod load;
 mod mapped;

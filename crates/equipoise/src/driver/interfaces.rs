@@ -268,7 +268,7 @@ fn wanted(config: &Config, reading: &Reading) -> BTreeSet<String> {
 }
 
 /// Those of them that exist.
-pub(super) fn wanted_here(config: &Config, reading: &Reading) -> BTreeSet<String> {
+pub(crate) fn wanted_here(config: &Config, reading: &Reading) -> BTreeSet<String> {
     let mut wanted = wanted(config, reading);
     wanted.retain(|name| reading.devices.contains_key(name));
     wanted

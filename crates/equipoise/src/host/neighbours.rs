@@ -80,7 +80,7 @@ async fn touch(handle: &Handle, interface: u32, address: IpAddr) -> Result<(), E
     }
 }
 
-fn address(message: &NeighbourMessage) -> Option<IpAddr> {
+pub(super) fn address(message: &NeighbourMessage) -> Option<IpAddr> {
     message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => Some(IpAddr::V4(*a)),
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => Some(IpAddr::V6(*a)),

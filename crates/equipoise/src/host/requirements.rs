@@ -16,8 +16,25 @@ const CAP_BPF: u32 = 39;
 ///
 /// A sentence that says what is missing.
 pub fn check() -> Result<(), String> {
-    let release = read("/proc/sys/kernel/osrelease")?;
-    kernel(release.trim())?;
+    of_kernel()?;
+    of_process()
+}
+
+/// Checks this machine alone.
+///
+/// # Errors
+///
+/// As [`check`].
+pub fn of_kernel() -> Result<(), String> {
+    kernel(read("/proc/sys/kernel/osrelease")?.trim())
+}
+
+/// Checks this process alone.
+///
+/// # Errors
+///
+/// As [`check`].
+pub fn of_process() -> Result<(), String> {
     capabilities(&read("/proc/self/status")?)
 }
 

@@ -291,7 +291,8 @@ pub(super) fn instance_of(program: u32) -> Option<String> {
     names.find(|name| has_it(&Pins::of(name)))
 }
 
-fn mount_if_missing() -> Result<(), KernelError> {
+/// Whether there is a BPF file system where we look for one.
+pub(super) fn is_mounted() -> bool {
     /// `BPF_FS_MAGIC` of linux/magic.h.
     const BPF_FS: libc::__fsword_t = 0xcafe_4a11;
     let path = c_path(Path::new(BPF_FILE_SYSTEM));
@@ -299,9 +300,14 @@ fn mount_if_missing() -> Result<(), KernelError> {
     let mut about: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: a NUL-terminated path and a whole `statfs` to fill.
     let result = unsafe { libc::statfs(path.as_ptr(), &raw mut about) };
-    if result == 0 && about.f_type == BPF_FS {
+    result == 0 && about.f_type == BPF_FS
+}
+
+pub(super) fn mount_if_missing() -> Result<(), KernelError> {
+    if is_mounted() {
         return Ok(());
     }
+    let path = c_path(Path::new(BPF_FILE_SYSTEM));
     fs::create_dir_all(BPF_FILE_SYSTEM)
         .map_err(|error| refused(&format!("making {BPF_FILE_SYSTEM}"), &error))?;
     let (source, kind) = (c"bpffs", c"bpf");

@@ -1,0 +1,288 @@
+//! Interfaces: whether they carry packets, which hook each gets, and who hangs there already.
+
+use equipoise_core::config::AttachMode;
+
+use super::super::{Case, Finding, Level};
+use crate::dataplane::kernel::hooks::Hung;
+use crate::host::{Device, Features};
+
+pub(super) fn all(case: &Case) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (name, device) in case.interfaces() {
+        findings.push(link(case, name, device));
+        findings.push(hook(case, name, device));
+        findings.extend(foreign_xdp(case, name, device));
+        findings.extend(foreign_tc(case, name, device));
+        findings.extend(queues(case, name, device));
+    }
+    findings
+}
+
+fn link(case: &Case, name: &str, device: &Device) -> Finding {
+    let carrier = case.measured.details.links.get(&device.index).is_none_or(|link| link.carrier);
+    let measured = match (device.up, carrier) {
+        (true, true) => {
+            return Finding::ok(
+                "link",
+                name,
+                format!("it is up, with packets of {} bytes", device.mtu),
+            );
+        }
+        (true, false) => "it is up, and has no carrier",
+        (false, _) => "it is down",
+    };
+    let help = if device.up {
+        "see to its other end".to_owned()
+    } else {
+        format!("ip link set {name} up")
+    };
+    Finding::ok("link", name, measured)
+        .because(Level::Problem, "no packet comes in or goes out by it")
+        .helped(help)
+}
+
+/// What hangs there, or what would.
+fn hook(case: &Case, name: &str, device: &Device) -> Finding {
+    if let Some(status) = case.attached(name) {
+        let measured = format!("{} ({}): {}", status.hook, status.mode, status.reason);
+        let finding = Finding::ok("hook", name, measured);
+        return match &*status.hook {
+            "none" => finding
+                .because(Level::Problem, "packets that come in by it are not balanced")
+                .helped("do what the reason says; the instance tries again by itself"),
+            _ => finding,
+        };
+    }
+    let without = device.features.is_some_and(|features| !Features::basic(features));
+    match case.asked(name) {
+        AttachMode::Auto if device.native_xdp() => {
+            let told = match device.features {
+                Some(_) => "the driver has XDP, which `auto` takes",
+                None => {
+                    "the kernel (before 6.3) does not tell whether the driver has XDP: `auto` tries it, and takes TC else"
+                }
+            };
+            Finding::ok("hook", name, told)
+        }
+        AttachMode::Auto => match &device.kind {
+            Some(kind) => Finding::ok("hook", name, format!("a {kind} device: `auto` takes TC")),
+            None if device.loopback => {
+                Finding::ok("hook", name, "the loopback device: `auto` takes TC")
+            }
+            // A rule of its own says who is in the way.
+            None if device.xdp_program.is_some() => Finding::ok("hook", name, "`auto` takes TC"),
+            None => Finding::ok("hook", name, "the driver has no XDP: `auto` takes TC")
+                .because(
+                    Level::Notice,
+                    "a packet costs several times what it does with XDP in the driver",
+                )
+                .helped("a NIC whose driver has XDP; nothing is lost without"),
+        },
+        AttachMode::Xdp if without => {
+            Finding::ok("hook", name, "the driver has no XDP, and `attach` asks for it")
+                .because(Level::Problem, "nothing is attached there")
+                .helped(format!("attach = \"auto\", \"tc\" or \"xdp-generic\" for {name}"))
+        }
+        AttachMode::Xdp => Finding::ok("hook", name, "XDP in the driver, as `attach` asks for"),
+        AttachMode::XdpGeneric => {
+            Finding::ok("hook", name, "XDP in the stack, as `attach` asks for")
+                .because(
+                    Level::Notice,
+                    "a packet costs more than at TC: the stack has made its own of it before",
+                )
+                .helped(format!("attach = \"auto\" for {name}"))
+        }
+        AttachMode::Tc => Finding::ok("hook", name, "TC, as `attach` asks for"),
+    }
+}
+
+fn foreign_xdp(case: &Case, name: &str, device: &Device) -> Option<Finding> {
+    let hung = case.measured.xdp.get(&device.index)?;
+    // The running instance says that it is its own where it could not pin it.
+    if hung.instance.is_some() || case.attached(name).is_some_and(|status| status.hook == "xdp") {
+        return None;
+    }
+    let finding = Finding::ok(
+        "foreign-xdp",
+        name,
+        format!("an XDP program of somebody else's hangs there: {}", told(hung)),
+    );
+    let (level, effect) = match case.asked(name) {
+        AttachMode::Auto if device.kind.is_none() && !device.loopback => (
+            Level::Warning,
+            "it decides first what becomes of packets; ours take TC, which costs several times as much",
+        ),
+        AttachMode::Auto | AttachMode::Tc => (
+            Level::Notice,
+            "it decides first what becomes of packets; what it passes comes to ours",
+        ),
+        AttachMode::Xdp | AttachMode::XdpGeneric => {
+            (Level::Problem, "a device has room for one: ours is refused there")
+        }
+    };
+    let help = format!(
+        "ip link set dev {name} xdp off, if nobody needs it; or attach = \"tc\" for {name}"
+    );
+    Some(finding.because(level, effect).helped(help))
+}
+
+fn foreign_tc(case: &Case, name: &str, device: &Device) -> Option<Finding> {
+    let tc = case.measured.tc.get(&device.index)?;
+    let sides = [("in", &tc.ingress), ("out", &tc.egress)];
+    let foreign: Vec<String> = sides
+        .iter()
+        .flat_map(|(side, programs)| {
+            let others = programs.iter().filter(|hung| hung.instance.is_none());
+            others.map(move |hung| format!("{} ({side})", told(hung)))
+        })
+        .collect();
+    if foreign.is_empty() {
+        return None;
+    }
+    let measured = format!("programs of somebody else's hang at TC: {}", foreign.join(", "));
+    Some(
+        Finding::ok("foreign-tc", name, measured)
+            .because(Level::Notice, "what they drop or send elsewhere is lost to those behind them")
+            .helped("`bpftool net` shows them, and their order"),
+    )
+}
+
+fn told(hung: &Hung) -> String {
+    match &*hung.name {
+        "" => format!("id {}", hung.id),
+        name => format!("{name} (id {})", hung.id),
+    }
+}
+
+fn queues(case: &Case, name: &str, device: &Device) -> Option<Finding> {
+    let queues = case.measured.queues.get(&device.index).filter(|queues| queues.used > 0)?;
+    let cpus = case.measured.cpus;
+    let measured =
+        format!("{} queues to receive by, of {}, and {cpus} CPUs", queues.used, queues.most);
+    let finding = Finding::ok("queues", name, measured);
+    if queues.used >= cpus || !case.is_native(name, device) {
+        return Some(finding);
+    }
+    let effect = format!("{} of {cpus} CPUs take all the packets", queues.used);
+    let help = match queues.used < queues.most {
+        true => format!("ethtool -L {name} combined {}", cpus.min(queues.most)),
+        false => {
+            "more queues, where the NIC is a virtual machine's; nothing is lost without".to_owned()
+        }
+    };
+    Some(finding.because(Level::Notice, effect).helped(help))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{BACK, FRONT, case, configured, level, only, running};
+    use super::*;
+    use crate::dataplane::kernel::hooks::AtTc;
+    use crate::host::offloads::Queues;
+
+    /// The sample, with another device of that kind and mode in place of `eth0`.
+    fn with(kind: Option<&str>, features: u64, attach: &str) -> Case {
+        let mut case = configured("");
+        let config = case.config.as_mut().unwrap();
+        config.settings.attach.default = match attach {
+            "xdp" => AttachMode::Xdp,
+            "xdp-generic" => AttachMode::XdpGeneric,
+            "tc" => AttachMode::Tc,
+            _ => AttachMode::Auto,
+        };
+        let device = case.measured.reading.devices.get_mut("eth0").unwrap();
+        device.kind = kind.map(str::to_owned);
+        device.features = Some(Features(features));
+        case
+    }
+
+    fn of_front(case: &Case, rule: &str) -> Vec<Finding> {
+        let all = all(case).into_iter();
+        all.filter(|finding| finding.rule == rule && finding.subject == "eth0").collect()
+    }
+
+    #[test]
+    fn link_that_is_down_or_without_carrier_is_a_problem() {
+        let mut case = case();
+        assert_eq!(level(&all(&case), "link"), Level::Ok);
+        case.measured.details.links.get_mut(&BACK).unwrap().carrier = false;
+        assert_eq!(only(&all(&case), "link").measured, "it is up, and has no carrier");
+        case.measured.reading.devices.get_mut("eth1").unwrap().up = false;
+        assert_eq!(only(&all(&case), "link").help, "ip link set eth1 up");
+    }
+
+    #[test]
+    fn hook_is_what_attaching_would_take() {
+        let cases = [
+            (None, 7, "auto", Level::Ok, "the driver has XDP, which `auto` takes"),
+            (None, 0, "auto", Level::Notice, "the driver has no XDP: `auto` takes TC"),
+            (Some("veth"), 7, "auto", Level::Ok, "a veth device: `auto` takes TC"),
+            (None, 0, "xdp", Level::Problem, "the driver has no XDP, and `attach` asks for it"),
+            (Some("veth"), 7, "xdp", Level::Ok, "XDP in the driver, as `attach` asks for"),
+            (None, 7, "xdp-generic", Level::Notice, "XDP in the stack, as `attach` asks for"),
+            (None, 7, "tc", Level::Ok, "TC, as `attach` asks for"),
+        ];
+        for (kind, features, attach, level, measured) in cases {
+            let [found] = &of_front(&with(kind, features, attach), "hook")[..] else { panic!() };
+            assert_eq!((found.level, &*found.measured), (level, measured));
+        }
+    }
+
+    #[test]
+    fn running_instance_tells_what_hangs_there() {
+        let mut case = case();
+        case.running = Some(running(Vec::new()));
+        assert_eq!(of_front(&case, "hook")[0].measured, "xdp (native): the driver has XDP");
+        let status = &mut case.running.as_mut().unwrap().interfaces[0];
+        status.hook = "none".to_owned();
+        status.reason = "no driver".to_owned();
+        assert_eq!(of_front(&case, "hook")[0].level, Level::Problem);
+    }
+
+    #[test]
+    fn program_of_others_is_as_bad_as_what_it_is_in_the_way_of() {
+        let hung = |instance: Option<&str>| Hung {
+            id: 7,
+            name: "firewall".to_owned(),
+            instance: instance.map(str::to_owned),
+        };
+        for (kind, attach, level) in [
+            (None, "auto", Level::Warning),
+            (Some("veth"), "auto", Level::Notice),
+            (None, "tc", Level::Notice),
+            (None, "xdp", Level::Problem),
+            (None, "xdp-generic", Level::Problem),
+        ] {
+            let mut case = with(kind, 7, attach);
+            case.measured.xdp.insert(FRONT, hung(None));
+            let [found] = &of_front(&case, "foreign-xdp")[..] else { panic!("{attach}") };
+            assert_eq!(found.level, level, "{attach}");
+            assert!(found.measured.ends_with("firewall (id 7)"), "{}", found.measured);
+            case.measured.xdp.insert(FRONT, hung(Some("default")));
+            assert_eq!(of_front(&case, "foreign-xdp"), [], "one of ours");
+        }
+    }
+
+    #[test]
+    fn programs_of_others_at_tc_are_told() {
+        let mut case = case();
+        let hung = |instance: Option<String>| Hung { id: 9, name: String::new(), instance };
+        let tc = |instance| AtTc { ingress: vec![hung(instance)], egress: Vec::new() };
+        case.measured.tc.insert(FRONT, tc(Some("default".to_owned())));
+        assert_eq!(of_front(&case, "foreign-tc"), []);
+        case.measured.tc.insert(FRONT, tc(None));
+        let found = &of_front(&case, "foreign-tc")[0];
+        assert_eq!(found.measured, "programs of somebody else's hang at TC: id 9 (in)");
+    }
+
+    #[test]
+    fn fewer_queues_than_cpus_are_told_where_packets_are_taken_in_the_driver() {
+        let mut case = case();
+        assert_eq!(level(&all(&case), "queues"), Level::Ok);
+        case.measured.queues.insert(FRONT, Queues { used: 1, most: 4 });
+        let found = only(&all(&case), "queues");
+        assert_eq!((found.level, &*found.help), (Level::Notice, "ethtool -L eth0 combined 2"));
+        case.config.as_mut().unwrap().settings.attach.default = AttachMode::Tc;
+        assert_eq!(level(&all(&case), "queues"), Level::Ok);
+    }
+}
