@@ -36,6 +36,7 @@ mod shell;
 mod source;
 mod status;
 mod stop;
+mod top;
 mod upgrade;
 mod wait;
 
@@ -135,6 +136,7 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Schema => convert::schema(),
             Command::Plan(asked) => plan::plan(global, asked).await,
             Command::Status => status::status(global).await,
+            Command::Top => top::top(global).await,
             Command::Services(asked) => status::services(global, asked).await,
             Command::Flows(filter) => flows::flows(global, filter).await,
             Command::Explain(asked) => explain::explain(global, asked).await,
