@@ -38,11 +38,9 @@ const COMPILER: [&str; 6] = [
 ];
 /// The lints of that same compiler.
 const CLIPPY: &str = "rust-web-clippy";
-const BENCH: [&str; 7] =
-    ["iproute2", "ethtool", "nftables", "curl", "util-linux", "traceroute", "prometheus"];
+const BENCH: [&str; 6] = ["iproute2", "ethtool", "nftables", "curl", "util-linux", "traceroute"];
 /// The programs of these packages, for where there is no dpkg to be asked.
-const BENCH_PROGRAMS: [&str; 7] =
-    ["ip", "ethtool", "nft", "curl", "nsenter", "traceroute", "promtool"];
+const BENCH_PROGRAMS: [&str; 6] = ["ip", "ethtool", "nft", "curl", "nsenter", "traceroute"];
 const EMULATOR: [&str; 5] = ["qemu-system-x86", "busybox-static", "cpio", "xz-utils", "binutils"];
 /// The programs of these packages.
 const EMULATOR_PROGRAMS: [&str; 5] = ["qemu-system-x86_64", "busybox", "cpio", "xz", "strip"];

@@ -5,7 +5,7 @@
 
 mod boot;
 mod guest;
-mod package;
+pub(crate) mod package;
 
 use std::path::PathBuf;
 use std::process::Stdio;

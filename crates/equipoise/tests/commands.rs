@@ -321,3 +321,12 @@ fn doctor_leads_with_what_is_wrong_and_exits_by_it() {
     assert_eq!(answer["fixed"], Value::Null, "nothing was asked to be done");
     assert_eq!(place.run(&["doctor", "-c", &place.file("b.toml", "nonsense")]).exit, 2);
 }
+
+#[test]
+fn top_without_a_terminal_says_what_to_ask_in_its_place() {
+    let place = Place::new();
+    let said = place.run(&["top"]);
+    let wanted = "error: this takes a terminal; `equipoise status` shows the same once\n";
+    assert_eq!((said.exit, &*said.out, &*said.err), (2, "", wanted));
+    assert!(place.run(&["top", "--json"]).err.contains("`equipoise status --json`"));
+}

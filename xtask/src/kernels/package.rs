@@ -23,26 +23,31 @@ pub(super) struct Kernel {
 /// Fetches and unpacks what the package `stand_in` depends on, unless that has been done.
 pub(super) fn unpack(stand_in: &str) -> Result<Kernel> {
     let package = newest(stand_in)?;
-    let all = target_directory().join("kernels");
-    let directory = all.join(&package);
-    let contents = directory.join("contents");
-    if !contents.is_dir() {
-        // Only a whole package gets the name that is looked for.
-        let unfinished = directory.join("unfinished");
-        let _ = fs::remove_dir_all(&directory);
-        fs::create_dir_all(&unfinished)?;
-        succeed(
-            Command::new("apt-get").args(["--quiet", "download", &package]).current_dir(&directory),
-        )?;
-        let file = only(&directory, |name| name.ends_with(".deb"))?;
-        succeed(Command::new("dpkg-deb").arg("--extract").args([&file, &unfinished]))?;
-        fs::rename(&unfinished, &contents)?;
-        fs::remove_file(file)?;
-    }
+    let directory = target_directory().join("kernels").join(&package);
+    let contents = contents(&package, &directory)?;
     let image = only(&contents.join("boot"), |name| name.starts_with("vmlinuz-"))?;
     let modules = only(&contents.join("lib/modules"), |_| true)?;
     println!("kernel:    {package}");
     Ok(Kernel { image, modules, directory })
+}
+
+/// What is in a package, fetched and unpacked below `directory` unless that has been done.
+pub(crate) fn contents(package: &str, directory: &Path) -> Result<PathBuf> {
+    let contents = directory.join("contents");
+    if !contents.is_dir() {
+        // Only a whole package gets the name that is looked for.
+        let unfinished = directory.join("unfinished");
+        let _ = fs::remove_dir_all(directory);
+        fs::create_dir_all(&unfinished)?;
+        succeed(
+            Command::new("apt-get").args(["--quiet", "download", package]).current_dir(directory),
+        )?;
+        let file = only(directory, |name| name.ends_with(".deb"))?;
+        succeed(Command::new("dpkg-deb").arg("--extract").args([&file, &unfinished]))?;
+        fs::rename(&unfinished, &contents)?;
+        fs::remove_file(file)?;
+    }
+    Ok(contents)
 }
 
 /// The kernel package that a package without contents depends on.

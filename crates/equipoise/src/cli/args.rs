@@ -90,6 +90,8 @@ pub enum Command {
     Plan(Plan),
     /// Show how the running instance is
     Status(Status),
+    /// Watch the backends live: rates, shares, health; drain and undrain them by keys
+    Top,
     /// Show the services, their pools and backends
     Services(Services),
     /// List the flows in the flow table, sum them up, or end some
@@ -320,7 +322,7 @@ mod tests {
 
     #[test]
     fn commands_of_later_versions_do_not_exist() {
-        assert_eq!(parse("equipoise top").unwrap_err(), ErrorKind::InvalidSubcommand);
+        assert_eq!(parse("equipoise trace").unwrap_err(), ErrorKind::InvalidSubcommand);
         assert_eq!(
             parse("equipoise").unwrap_err(),
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand

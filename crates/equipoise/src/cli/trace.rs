@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use pcap_file::DataLink;
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
@@ -98,12 +98,13 @@ fn shown(traced: &TracedPacket) -> String {
 /// Who sends a packet to whom, as far as it is known.
 fn ends(hex: &str) -> String {
     let Ok(bytes) = packet(hex) else { return "no frame".to_owned() };
-    let Ok(sliced) = SlicedPacket::from_ethernet(&bytes) else { return "not parsed".to_owned() };
+    // Only the beginning of a packet may be here.
+    let Ok(sliced) = LaxSlicedPacket::from_ethernet(&bytes) else { return "not parsed".to_owned() };
     let (from, to) = match &sliced.net {
-        Some(NetSlice::Ipv4(ip)) => {
+        Some(LaxNetSlice::Ipv4(ip)) => {
             (ip.header().source_addr().to_string(), ip.header().destination_addr().to_string())
         }
-        Some(NetSlice::Ipv6(ip)) => (
+        Some(LaxNetSlice::Ipv6(ip)) => (
             format!("[{}]", ip.header().source_addr()),
             format!("[{}]", ip.header().destination_addr()),
         ),

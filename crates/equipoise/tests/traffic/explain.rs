@@ -6,10 +6,13 @@ use std::net::SocketAddr;
 use equipoise_lab::client::{Connect, HttpConnection};
 use equipoise_lab::link::{index, mac};
 use equipoise_lab::topology::{Lab, Options};
+use equipoise_lab::wait_until;
 use etherparse::PacketBuilder;
 use serde_json::Value;
 
-use crate::balanced::{Attach, Balanced, Balancer, GENERIC, NATIVE, PORT, TC, config, vips};
+use crate::balanced::{
+    Attach, Balanced, Balancer, DEADLINE, GENERIC, NATIVE, PORT, TC, config, vips,
+};
 
 /// A frame of a client to `to`, as it comes in at the balancer's `front`.
 fn syn(lab: &Lab, to: SocketAddr, port: u16) -> Vec<u8> {
@@ -60,6 +63,10 @@ fn explained_at(attach: Attach) {
         let tally = equipoise_lab::load::Load::of_count(vip, 50).run(balanced.client());
         assert_eq!(tally.failed(), 0, "{:?}", tally.failures);
     }
+    // What flows were like comes with their events, which may still be on their way.
+    let all_told = || balancer.status()["flow_table"]["events"]["closed"].clone();
+    let closed = || all_told().as_object().unwrap().values().filter_map(Value::as_u64).sum::<u64>();
+    wait_until(DEADLINE, "all flows that have closed", || closed() >= 100).unwrap();
     let seen = || {
         let status = balancer.status();
         let flows = &status["flow_table"];

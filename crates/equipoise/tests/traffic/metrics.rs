@@ -12,7 +12,8 @@ use crate::balanced::{Balanced, DEADLINE, TC, config, vips};
 
 /// Has `promtool` check something, and says what it thinks of it.
 fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
-    let mut command = Command::new("promtool");
+    let program = std::env::var_os("EQUIPOISE_PROMTOOL").unwrap_or_else(|| "promtool".into());
+    let mut command = Command::new(program);
     let command = command.arg("check").args(arguments).stdin(Stdio::piped());
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.expect("promtool is there; it is in Debian's package prometheus");

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 
 use equipoise::apply::Applier;
 use equipoise::dataplane::DataPlane as _;
@@ -292,7 +293,8 @@ pub(crate) fn connections_outlive_an_upgrade_and_a_rollback(attach: Attach) {
     // Another file, as a new version is.
     let folder = tempfile::tempdir().unwrap();
     let other = folder.path().join("equipoise-next");
-    std::fs::copy(BINARY, &other).unwrap();
+    // By another process: one that another test forks here would hold it open for writing, and it could not be run.
+    assert!(Command::new("cp").arg(BINARY).arg(&other).status().unwrap().success());
     let mut pids = vec![first];
     for binary in [other.as_path(), Path::new(BINARY)] {
         let (code, said) = balancer.ask(&["--json", "upgrade", binary.to_str().unwrap()]);

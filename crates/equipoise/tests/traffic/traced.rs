@@ -6,7 +6,7 @@ use std::thread;
 
 use equipoise_lab::topology::{Lab, Options};
 use equipoise_lab::wait_until;
-use etherparse::{NetSlice, SlicedPacket};
+use etherparse::{LaxNetSlice, LaxSlicedPacket};
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use serde_json::Value;
@@ -22,9 +22,9 @@ fn bytes(hex: &Value) -> Vec<u8> {
 
 /// Where a frame goes.
 fn destination(frame: &[u8]) -> String {
-    match SlicedPacket::from_ethernet(frame).unwrap().net {
-        Some(NetSlice::Ipv4(ip)) => ip.header().destination_addr().to_string(),
-        Some(NetSlice::Ipv6(ip)) => ip.header().destination_addr().to_string(),
+    match LaxSlicedPacket::from_ethernet(frame).unwrap().net {
+        Some(LaxNetSlice::Ipv4(ip)) => ip.header().destination_addr().to_string(),
+        Some(LaxNetSlice::Ipv6(ip)) => ip.header().destination_addr().to_string(),
         other => panic!("{other:?}"),
     }
 }

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use aya::maps::MapInfo;
+use aya::maps::MapData;
 use aya::programs::ProgramInfo;
 
 use super::{KernelError, clsact};
@@ -73,9 +73,9 @@ impl Pins {
     }
 
     fn memory_of(&self, name: &str) -> Option<u64> {
-        let map = MapInfo::from_pin(self.map(name)).ok()?;
-        let open = map.fd().ok()?;
-        let number = open.as_fd().as_raw_fd();
+        // By its pin: by its id it is for those with more capabilities than this process keeps.
+        let map = MapData::from_pin(self.map(name)).ok()?;
+        let number = map.fd().as_fd().as_raw_fd();
         let told = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
         let line = told.lines().find_map(|line| line.strip_prefix("memlock:"))?;
         line.trim().parse().ok()
