@@ -321,8 +321,8 @@ mod tests {
     }
 
     #[test]
-    fn commands_of_later_versions_do_not_exist() {
-        assert_eq!(parse("equipoise trace").unwrap_err(), ErrorKind::InvalidSubcommand);
+    fn commands_that_there_are_not_are_told_so() {
+        assert_eq!(parse("equipoise forward").unwrap_err(), ErrorKind::InvalidSubcommand);
         assert_eq!(
             parse("equipoise").unwrap_err(),
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
