@@ -10,6 +10,8 @@ mod bare;
 mod confined;
 #[path = "traffic/denied.rs"]
 mod denied;
+#[path = "traffic/described.rs"]
+mod described;
 #[path = "traffic/drains.rs"]
 mod drains;
 #[path = "traffic/explain.rs"]
@@ -44,6 +46,10 @@ mod routes;
 mod start;
 #[path = "traffic/supervised.rs"]
 mod supervised;
+#[path = "traffic/talkers.rs"]
+mod talkers;
+#[path = "traffic/top.rs"]
+mod top;
 #[path = "traffic/traced.rs"]
 mod traced;
 #[path = "traffic/vip_checks.rs"]

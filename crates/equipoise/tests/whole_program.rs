@@ -490,7 +490,7 @@ async fn flows_are_listed_by_service_backend_and_client() {
         let Err(ClientError::Problem(problem)) = listed("", "", "ten").await else {
             panic!("taken")
         };
-        assert_eq!(problem.status, 400);
+        assert_eq!(problem.status, 422);
         lab.client.stop().await.unwrap();
     })
     .await
