@@ -8,6 +8,8 @@ mod api;
 mod changes;
 #[path = "whole/events.rs"]
 mod events;
+#[path = "whole/fields.rs"]
+mod fields;
 #[path = "whole/files.rs"]
 mod files;
 #[path = "whole/health.rs"]
