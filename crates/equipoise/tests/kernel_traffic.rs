@@ -2,6 +2,8 @@
 
 #[path = "traffic/access_log.rs"]
 mod access_log;
+#[path = "traffic/asked.rs"]
+mod asked;
 #[path = "traffic/balanced.rs"]
 mod balanced;
 #[path = "traffic/bare.rs"]
