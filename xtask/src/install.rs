@@ -40,7 +40,6 @@ const COMPILER: [&str; 6] = [
 ];
 /// The lints of that same compiler.
 const CLIPPY: &str = "rust-web-clippy";
-const BENCH: [&str; 8] =
 const BENCH: [&str; 10] = [
     "iproute2",
     "ethtool",
