@@ -2,6 +2,8 @@
 
 #[path = "traffic/access_log.rs"]
 mod access_log;
+#[path = "traffic/asked.rs"]
+mod asked;
 #[path = "traffic/balanced.rs"]
 mod balanced;
 #[path = "traffic/bare.rs"]
@@ -14,6 +16,8 @@ mod confined;
 mod degraded;
 #[path = "traffic/denied.rs"]
 mod denied;
+#[path = "traffic/described.rs"]
+mod described;
 #[path = "traffic/drains.rs"]
 mod drains;
 #[path = "traffic/explain.rs"]
@@ -52,6 +56,10 @@ mod routes;
 mod start;
 #[path = "traffic/supervised.rs"]
 mod supervised;
+#[path = "traffic/talkers.rs"]
+mod talkers;
+#[path = "traffic/top.rs"]
+mod top;
 #[path = "traffic/traced.rs"]
 mod traced;
 #[path = "traffic/vip_checks.rs"]

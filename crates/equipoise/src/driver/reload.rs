@@ -65,7 +65,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Some(Ok(within)) if !within.is_zero() => Some(within),
             Some(_) => {
                 let message = "this is no time in which anything can be confirmed";
-                return Err(ProblemDetails::bad_request(message));
+                return Err(ProblemDetails::unprocessable(message));
             }
         };
         let name = written.base.name.clone();
@@ -91,12 +91,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             (None, Source::File(path)) => path.clone(),
             (None, Source::Flags) => {
                 let message = "there is no file to read: the configuration came from flags";
-                return Err(ProblemDetails::bad_request(message));
+                return Err(ProblemDetails::unprocessable(message));
             }
         };
         if path.is_relative() {
             let message = format!("{} is not a whole path", path.display());
-            return Err(ProblemDetails::bad_request(message));
+            return Err(ProblemDetails::unprocessable(message));
         }
         let name = path.display().to_string();
         let text = std::fs::read_to_string(&path).map_err(|error| {
