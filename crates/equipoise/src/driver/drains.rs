@@ -65,7 +65,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         keys.sort();
         keys.dedup();
         if keys.is_empty() && itself.is_empty() {
-            return Err(ProblemDetails::bad_request("nothing is named that is to be drained"));
+            return Err(ProblemDetails::unprocessable("nothing is named that is to be drained"));
         }
         let drained: Vec<_> =
             keys.iter().filter(|key| self.state.drains().is_drained(key)).map(in_words).collect();
@@ -296,14 +296,16 @@ fn is_over(status: &DrainStatus) -> bool {
 
 fn timeout(text: &str) -> Result<Duration, ProblemDetails> {
     humantime::parse_duration(text).map_err(|_| {
-        ProblemDetails::bad_request(format!("timeout {text:?} is not a duration, such as \"60s\""))
+        ProblemDetails::unprocessable(format!(
+            "timeout {text:?} is not a duration, such as \"60s\""
+        ))
     })
 }
 
 fn on_timeout(text: &str) -> Result<OnTimeout, ProblemDetails> {
     let found = OnTimeout::ALL.iter().find(|(name, _)| *name == text);
     found.map(|(_, found)| *found).ok_or_else(|| {
-        ProblemDetails::bad_request(format!(
+        ProblemDetails::unprocessable(format!(
             "on_timeout {text:?} is neither \"keep\" nor \"reset\""
         ))
     })

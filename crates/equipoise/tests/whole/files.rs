@@ -289,7 +289,7 @@ async fn what_nobody_confirms_goes_again_and_what_somebody_does_stays() {
             let Err(ClientError::Problem(problem)) = lab.client.reload(&within(none)).await else {
                 panic!("{none}")
             };
-            assert_eq!(problem.status, 400);
+            assert_eq!(problem.status, 422);
         }
         lab.client.stop().await.unwrap();
     })

@@ -285,10 +285,10 @@ async fn what_cannot_be_drained_is_said_and_nothing_is_begun() {
         let refused = async |request| http_status(lab.client.drain(&request).await.unwrap_err());
         assert_eq!(refused(drain(&["10.0.0.9:8080"])).await, 404);
         assert_eq!(refused(drain(&[FIRST, "10.0.0.9:8080"])).await, 404);
-        assert_eq!(refused(drain(&["somewhere"])).await, 400);
-        assert_eq!(refused(drain(&[])).await, 400);
+        assert_eq!(refused(drain(&["somewhere"])).await, 422);
+        assert_eq!(refused(drain(&[])).await, 422);
         let timeout = Some("soon".to_owned());
-        assert_eq!(refused(DrainRequest { timeout, ..drain(&[FIRST]) }).await, 400);
+        assert_eq!(refused(DrainRequest { timeout, ..drain(&[FIRST]) }).await, 422);
         let host = Some("192.0.2.99".parse().unwrap());
         let nobody = Selection { host, ..Selection::default() };
         assert_eq!(refused(DrainRequest { backends: vec![nobody], ..drain(&[]) }).await, 404);
@@ -396,7 +396,7 @@ async fn breakers_are_turned_by_hand() {
         let refused =
             async |request| http_status(lab.client.turn_breaker(&request).await.unwrap_err());
         assert_eq!(refused(turn("10.0.0.9:8080", "open")).await, 404);
-        assert_eq!(refused(turn(FIRST, "bend")).await, 400);
+        assert_eq!(refused(turn(FIRST, "bend")).await, 422);
         assert_eq!(http_status(lab.client.breakers(Some("dns")).await.unwrap_err()), 404);
         lab.client.stop().await.unwrap();
     })
