@@ -13,7 +13,6 @@ use equipoise_core::dump::dump;
 
 use super::changes::{Written, asked};
 use super::counts::count;
-use super::trouble::Topic;
 use super::{Driver, Source};
 use crate::admin::problem::{ConfigError, ROLLED_BACK};
 use crate::admin::{Configure, ProblemDetails};
@@ -186,14 +185,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.expect_confirmation(within, before);
         }
         self.forget_names();
-        match self.troubles.reason(&Topic::Maps) {
-            None => Ok(()),
-            // They were not right before, either.
-            Some(reason) => {
-                let message = format!("it is taken, and not in the maps yet: {reason}");
-                Err(ProblemDetails::failed(message))
-            }
-        }
+        Ok(())
     }
 
     /// Tells what has become of a configuration.

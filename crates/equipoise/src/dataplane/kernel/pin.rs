@@ -194,6 +194,11 @@ impl Pins {
         self.root.join("links").join(format!("{what}-{interface}"))
     }
 
+    /// Whether this is the folder of that instance.
+    pub(super) fn is_of(&self, instance: &str) -> bool {
+        self.root.file_name().is_some_and(|name| name == instance)
+    }
+
     /// Whether anything is there. An empty folder is only what root has made for an instance.
     pub(super) fn exists(&self) -> bool {
         fs::read_dir(&self.root).is_ok_and(|mut entries| entries.next().is_some())
