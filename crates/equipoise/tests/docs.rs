@@ -45,6 +45,7 @@ const STAGES: &[Stage] = &[
             ForwardedErrorToBackend,
             ForwardedErrorToClient,
             RewrittenError,
+            WithheldError,
         ],
     },
     Stage {
