@@ -54,6 +54,8 @@ impl Traffic {
             let load = Load { workers: 2, ..Load::of_count(vip, u64::MAX) }.start(client);
             let asker = UdpAsker::open(client, vip, &Connect::default()).unwrap();
             let answered = asker.ask(b"first").unwrap();
+            // Only then is it one of those that give way to no other.
+            assert_eq!(asker.ask(b"second").unwrap(), answered);
             (crowd, load, (asker, answered))
         };
         let mut traffic = Self { crowds: Vec::new(), loads: Vec::new(), askers: Vec::new() };
@@ -133,6 +135,8 @@ pub(crate) fn config(lab: &Lab, attach: &str, max_flows: u32) -> String {
         let echo: Vec<_> =
             web.iter().map(|(at, weight)| (SocketAddr::new(at.ip(), ECHO), *weight)).collect();
         text.push_str(&service(name, vip, &web));
+        // Sockets say nothing for as long as a test takes.
+        text.push_str("timeouts = { udp-two-way = \"20m\" }\n");
         let at = SocketAddr::new(vip.ip(), 7);
         text.push_str(&service(&format!("{name}-echo"), at, &echo));
     }
