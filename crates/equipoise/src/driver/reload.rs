@@ -76,6 +76,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.follow_admin(admin.as_ref()).await;
         // Also where the maps do not follow yet.
         if self.written.base.name == name {
+            let base = self.written.base.clone();
+            self.follow_files(&path, &base);
             self.source = Source::File(path);
         }
         taken
@@ -116,7 +118,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         confirm_within: Option<Duration>,
     ) -> Result<ReloadAnswer, ProblemDetails> {
         let found = checked_whole(&mut written);
-        self.follow_files(Path::new(&written.base.name), &written.base);
+        // Its parts may be right one day. Of another file that is refused, nobody waits for that.
+        if matches!(&self.source, Source::File(path) if *path == Path::new(&written.base.name)) {
+            self.follow_files(Path::new(&written.base.name), &written.base);
+        }
         let Changed { checked, changes } = found?;
         let Base { name, .. } = &written.base;
         let config = checked.config;

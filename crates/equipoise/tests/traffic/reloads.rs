@@ -142,7 +142,9 @@ impl Wanted {
             self.service(&mut text, (name, vip), (self.algorithm, &web[..shown]));
             let affinity = if self.affinity { "source-ip" } else { "none" };
             let mode = if self.mode.is_empty() { "nat" } else { self.mode };
-            writeln!(text, "affinity = \"{affinity}\"\nmode = \"{mode}\"").unwrap();
+            // Flows that are over do not hold the ports of ours for long.
+            let timeouts = "timeouts = { tcp-closing = \"1s\" }";
+            writeln!(text, "affinity = \"{affinity}\"\nmode = \"{mode}\"\n{timeouts}").unwrap();
             if self.routed {
                 let client = if vip.is_ipv4() { "198.51.100.0/24" } else { "2001:db8:c::/64" };
                 writeln!(
