@@ -50,9 +50,13 @@ impl Traffic {
         let client = &lab.client().netns;
         let start = |(_, vip): (_, SocketAddr)| {
             let echo = SocketAddr::new(vip.ip(), 7);
-            let crowd = Crowd::of(echo, scale(60, 250)).start(client).unwrap();
-            let load = Load { workers: 2, ..Load::of_count(vip, u64::MAX) }.of_bytes(5_000);
-            let load = load.start(client);
+            // For longer than an interface is away on a machine that is busy with other things.
+            let timeout = 3 * DEADLINE;
+            let crowd = Crowd { timeout, ..Crowd::of(echo, scale(60, 250)) };
+            let crowd = crowd.start(client).unwrap();
+            let connect = Connect::within(timeout);
+            let load = Load { workers: 2, connect, ..Load::of_count(vip, u64::MAX) };
+            let load = load.of_bytes(5_000).start(client);
             let asker = UdpAsker::open(client, vip, &Connect::default()).unwrap();
             let answered = asker.ask(b"first").unwrap();
             // Only who sends again after an answer has a flow that gives way to none.
