@@ -19,6 +19,8 @@ pub(crate) enum Need {
     Toolchain,
     /// What `check` asks beyond a Rust toolchain.
     Lints,
+    /// What makes a book of the documents.
+    Book,
     /// What makes and shapes namespaces.
     Bench,
     /// What boots other kernels.
@@ -38,9 +40,11 @@ const COMPILER: [&str; 6] = [
 ];
 /// The lints of that same compiler.
 const CLIPPY: &str = "rust-web-clippy";
-const BENCH: [&str; 6] = ["iproute2", "ethtool", "nftables", "curl", "util-linux", "traceroute"];
+const BENCH: [&str; 8] =
+    ["iproute2", "ethtool", "nftables", "curl", "util-linux", "traceroute", "procps", "keepalived"];
 /// The programs of these packages, for where there is no dpkg to be asked.
-const BENCH_PROGRAMS: [&str; 6] = ["ip", "ethtool", "nft", "curl", "nsenter", "traceroute"];
+const BENCH_PROGRAMS: [&str; 8] =
+    ["ip", "ethtool", "nft", "curl", "nsenter", "traceroute", "sysctl", "keepalived"];
 const EMULATOR: [&str; 5] = ["qemu-system-x86", "busybox-static", "cpio", "xz-utils", "binutils"];
 /// The programs of these packages.
 const EMULATOR_PROGRAMS: [&str; 5] = ["qemu-system-x86_64", "busybox", "cpio", "xz", "strip"];
@@ -74,6 +78,14 @@ const DENY: Tool = Tool {
     program: "cargo-deny",
     version: "0.20.",
     arguments: &["cargo-deny@0.20.2"],
+    variables: &[],
+};
+
+/// Without its server, and not optimized: it is built for longer than it ever runs.
+const MDBOOK: Tool = Tool {
+    program: "mdbook",
+    version: "v0.5.",
+    arguments: &["mdbook@0.5.4", "--no-default-features", "--debug"],
     variables: &[],
 };
 
@@ -148,6 +160,9 @@ impl Missing {
                     missing
                         .tools
                         .extend([&MACHETE, &DENY].into_iter().filter(|tool| !has_tool(tool)));
+                }
+                Need::Book => {
+                    missing.tools.extend([&MDBOOK].into_iter().filter(|tool| !has_tool(tool)))
                 }
                 Need::Bench => missing.packages.extend(absent(&BENCH, &BENCH_PROGRAMS)),
                 Need::Emulator => missing.packages.extend(absent(&EMULATOR, &EMULATOR_PROGRAMS)),

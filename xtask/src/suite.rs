@@ -50,8 +50,10 @@ pub(crate) struct Suite {
 /// Runs it; an error unless all is well.
 pub(crate) fn run(suite: Suite) -> Result<()> {
     match suite.kernel {
-        Kernel::Wanted => install::ensure(&[Need::Toolchain, Need::Lints, Need::Bench])?,
-        Kernel::LeftOut => install::ensure(&[Need::Lints])?,
+        Kernel::Wanted => {
+            install::ensure(&[Need::Toolchain, Need::Lints, Need::Book, Need::Bench])?
+        }
+        Kernel::LeftOut => install::ensure(&[Need::Lints, Need::Book])?,
     }
     let mut steps = Steps::default();
     let mut count = Count::default();

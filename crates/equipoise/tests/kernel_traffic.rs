@@ -6,6 +6,8 @@ mod access_log;
 mod balanced;
 #[path = "traffic/bare.rs"]
 mod bare;
+#[path = "documents/blocks.rs"]
+mod blocks;
 #[path = "traffic/confined.rs"]
 mod confined;
 #[path = "traffic/denied.rs"]
@@ -32,6 +34,8 @@ mod names;
 mod observed;
 #[path = "traffic/paths.rs"]
 mod paths;
+#[path = "traffic/recipes.rs"]
+mod recipes;
 #[path = "traffic/reloads.rs"]
 mod reloads;
 #[path = "traffic/resize.rs"]

@@ -4,6 +4,10 @@
 mod access_log;
 #[path = "whole/api.rs"]
 mod api;
+#[path = "documents/blocks.rs"]
+mod blocks;
+#[path = "whole/book.rs"]
+mod book;
 #[path = "whole/changes.rs"]
 mod changes;
 #[path = "whole/events.rs"]

@@ -7,7 +7,7 @@ use operate::{FIRST, SECOND};
 use port::{Answer, ask};
 
 impl Lab {
-    async fn send(&self, line: &str, headers: &str, body: &str) -> Answer {
+    pub(super) async fn send(&self, line: &str, headers: &str, body: &str) -> Answer {
         let mut stream = UnixStream::connect(self.path("test.sock")).await.unwrap();
         ask(&mut stream, line, &format!("Host: test\r\n{headers}"), body).await
     }
