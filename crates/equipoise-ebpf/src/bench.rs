@@ -10,6 +10,8 @@ use aya_ebpf::btf_maps::{PerCpuArray, ProgramArray};
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use equipoise_common::draw::Draw;
+use equipoise_common::flow::set::Way;
+use equipoise_common::flow::{Storage, Word as _};
 use equipoise_common::key::{Address, Be16, FiveTuple, V4, V6};
 
 use crate::action;
@@ -21,6 +23,7 @@ use crate::packet::{Window, opaque};
 use crate::parse::{self, Headers, Network};
 use crate::rewrite::{self, Hops};
 use crate::route::Route;
+use crate::table::{FlowsV4, FlowsV6};
 
 /// User space: one for each CPU, so that two can run at once.
 #[btf_map(name = "BENCH_DRAW")]
@@ -86,11 +89,13 @@ macro_rules! parts {
 }
 
 const PARSED: u32 = 0;
-const FOUND: u32 = 1;
-const ROUTED: u32 = 2;
-const REWRITTEN: u32 = 3;
+const TOUCHED: u32 = 1;
+const FOUND: u32 = 2;
+const ROUTED: u32 = 3;
+const REWRITTEN: u32 = 4;
 
 parts!(bench_parsed_xdp, bench_parsed_tc, PARSED);
+parts!(bench_touched_xdp, bench_touched_tc, TOUCHED);
 parts!(bench_found_xdp, bench_found_tc, FOUND);
 parts!(bench_routed_xdp, bench_routed_tc, ROUTED);
 parts!(bench_rewritten_xdp, bench_rewritten_tc, REWRITTEN);
@@ -103,6 +108,8 @@ trait Client: Family {
     fn write_addresses(window: &Window, tuple: &FiveTuple<Self>) -> bool;
     /// Offset of the TCP header.
     const TRANSPORT: usize;
+    /// Reads and writes the line where the flow of this key most likely is.
+    fn touch(key: &FiveTuple<Self>);
 }
 
 const ETHERNET: usize = 14;
@@ -110,6 +117,11 @@ const HOPS: u8 = 64;
 
 impl Client for V4 {
     const TRANSPORT: usize = ETHERNET + 20;
+
+    #[inline(always)]
+    fn touch(key: &FiveTuple<Self>) {
+        touch(&FlowsV4, key);
+    }
 
     #[inline(always)]
     fn client(number: u64) -> Self {
@@ -129,6 +141,11 @@ impl Client for V4 {
 
 impl Client for V6 {
     const TRANSPORT: usize = ETHERNET + 40;
+
+    #[inline(always)]
+    fn touch(key: &FiveTuple<Self>) {
+        touch(&FlowsV6, key);
+    }
 
     #[inline(always)]
     fn client(number: u64) -> Self {
@@ -204,13 +221,17 @@ fn part_ipv6<H: Hook, const DEPTH: u32>(hook: &H, at: usize) -> u64 {
 }
 
 #[inline(always)]
-fn go<H: Hook, F: Family, const DEPTH: u32>(
+fn go<H: Hook, F: Client, const DEPTH: u32>(
     hook: &H,
     packet: &Packet,
     headers: &Headers<F>,
 ) -> i32 {
     if DEPTH == PARSED {
         use_headers(headers);
+        return H::pass();
+    }
+    if DEPTH == TOUCHED {
+        F::touch(&headers.tuple);
         return H::pass();
     }
     let mut decision = Decision::none(headers);
@@ -232,6 +253,16 @@ fn go<H: Hook, F: Family, const DEPTH: u32>(
         return H::pass();
     }
     H::drop()
+}
+
+#[inline(always)]
+fn touch<const SLOT: usize, S: Storage<SLOT>>(table: &S, key: &FiveTuple<S::Address>) {
+    let way = Way::of(key, table.seed(), table.sets());
+    if let Some(set) = table.set(way.first) {
+        let row = set.row(way.row);
+        opaque(row[0].load() as usize);
+        row[SLOT - 1].add(0);
+    }
 }
 
 /// Sees to it that the compiler leaves nothing out of the parser.

@@ -119,13 +119,13 @@ impl Report {
     /// For people.
     pub(crate) fn table(&self) -> String {
         let mut text = String::from(
-            "| packet | resident flows | ns over the empty program: median (least to most) | of it parsed, found, routed, rewritten | times the parse-only program |\n\
+            "| packet | resident flows | ns over the empty program: median (least to most) | of it parsed, one line touched, found, routed, rewritten | times the parse-only program |\n\
              | --- | ---: | ---: | --- | ---: |\n",
         );
         for Measured { row, net, ratio } in &self.paths {
             let of = |wanted: Subject| net.iter().find(|(subject, _)| *subject == wanted);
             let whole = of(Subject::Whole).map(|(_, spread)| spread.shown(0)).unwrap_or_default();
-            let parts: Vec<String> = Subject::ALL[1..5]
+            let parts: Vec<String> = Subject::ALL[1..6]
                 .iter()
                 .filter_map(|part| of(*part))
                 .map(|(_, spread)| format!("{:.0}", spread.median()))

@@ -55,7 +55,10 @@ fn a_packet_is_explained_by_what_the_live_program_does_and_nothing_changes() {
 }
 
 fn explained_at(attach: Attach) {
-    let balanced = Balanced::new(attach, Options::default());
+    let mut balanced = Balanced::new(attach, Options::default());
+    let brief = "[[service]]\ntimeouts = { tcp-closing = \"1s\" }";
+    let config = config(&balanced.lab, attach.asked).replace("[[service]]", brief);
+    balanced.balancer.reload(&config);
     let balancer = &balanced.balancer;
     let first = if attach.hook == "xdp" { "xdp" } else { "tc-ingress" };
     // So that the neighbours are known, and there is something that could change.
@@ -63,10 +66,13 @@ fn explained_at(attach: Attach) {
         let tally = equipoise_lab::load::Load::of_count(vip, 50).run(balanced.client());
         assert_eq!(tally.failed(), 0, "{:?}", tally.failures);
     }
-    // What flows were like comes with their events, which may still be on their way.
-    let all_told = || balancer.status()["flow_table"]["events"]["closed"].clone();
-    let closed = || all_told().as_object().unwrap().values().filter_map(Value::as_u64).sum::<u64>();
-    wait_until(DEADLINE, "all flows that have closed", || closed() >= 100).unwrap();
+    // Whatever flows there are may change by themselves, and what they were like comes with their events.
+    let is_quiet = || {
+        let table = balancer.status()["flow_table"].clone();
+        let closed = table["events"]["closed"].as_object().unwrap().values();
+        closed.filter_map(Value::as_u64).sum::<u64>() >= 100 && table["live"] == 0
+    };
+    wait_until(DEADLINE, "all flows to have ended and been told of", is_quiet).unwrap();
     let seen = || {
         let status = balancer.status();
         let flows = &status["flow_table"];

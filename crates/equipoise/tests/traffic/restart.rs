@@ -54,6 +54,8 @@ impl Traffic {
             let load = Load { workers: 2, ..Load::of_count(vip, u64::MAX) }.start(client);
             let asker = UdpAsker::open(client, vip, &Connect::default()).unwrap();
             let answered = asker.ask(b"first").unwrap();
+            // Only who sends again after an answer has a flow that gives way to none.
+            assert_eq!(asker.ask(b"second").unwrap(), answered);
             (crowd, load, (asker, answered))
         };
         let mut traffic = Self { crowds: Vec::new(), loads: Vec::new(), askers: Vec::new() };

@@ -23,6 +23,9 @@ pub enum Subject {
     Empty,
     /// The way of a packet until its headers are parsed: the floor.
     Parsed,
+    /// Until the line of memory where its flow most likely is has been read and written, whatever is there: what any table costs
+    /// that is not in the caches.
+    Touched,
     /// Until its flow is found and noted.
     Found,
     /// Until its route is known.
@@ -35,8 +38,15 @@ pub enum Subject {
 
 impl Subject {
     /// All of them, each with more of the way than the one before.
-    pub const ALL: [Self; 6] =
-        [Self::Empty, Self::Parsed, Self::Found, Self::Routed, Self::Rewritten, Self::Whole];
+    pub const ALL: [Self; 7] = [
+        Self::Empty,
+        Self::Parsed,
+        Self::Touched,
+        Self::Found,
+        Self::Routed,
+        Self::Rewritten,
+        Self::Whole,
+    ];
 
     /// The bench's own program; none for that of real packets.
     const fn program(self, hook: Hook) -> Option<&'static str> {
@@ -45,6 +55,8 @@ impl Subject {
             (Self::Empty, _) => "bench_empty_tc",
             (Self::Parsed, Hook::Xdp) => "bench_parsed_xdp",
             (Self::Parsed, _) => "bench_parsed_tc",
+            (Self::Touched, Hook::Xdp) => "bench_touched_xdp",
+            (Self::Touched, _) => "bench_touched_tc",
             (Self::Found, Hook::Xdp) => "bench_found_xdp",
             (Self::Found, _) => "bench_found_tc",
             (Self::Routed, Hook::Xdp) => "bench_routed_xdp",
