@@ -379,5 +379,8 @@ fn backends_answer_clients_themselves_out_of_tunnels_and_by_link_address() {
 #[test]
 fn configurations_of_other_balancers_are_carried_over() {
     let lab = lab(1);
-    stage(&lab).follow(&Document::read("docs/migrating.md"), never, |_, _| {});
+    let document = Document::read("docs/migrating.md").section("## Carry the configuration over");
+    let mut typed = 0;
+    stage(&lab).follow(&document, never, |_, _| typed += 1);
+    assert_eq!(typed, 10);
 }
