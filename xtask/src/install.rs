@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
-use crate::ebpf;
 use crate::step::{cargo, succeed};
+use crate::{ebpf, tools};
 
 /// Something that tasks need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +40,33 @@ const COMPILER: [&str; 6] = [
 ];
 /// The lints of that same compiler.
 const CLIPPY: &str = "rust-web-clippy";
-const BENCH: [&str; 8] =
-    ["iproute2", "ethtool", "nftables", "curl", "util-linux", "traceroute", "procps", "keepalived"];
+const BENCH: [&str; 10] = [
+    "iproute2",
+    "ethtool",
+    "nftables",
+    "curl",
+    "util-linux",
+    "traceroute",
+    "procps",
+    "keepalived",
+    "tmux",
+    "tshark",
+];
 /// The programs of these packages, for where there is no dpkg to be asked.
-const BENCH_PROGRAMS: [&str; 8] =
-    ["ip", "ethtool", "nft", "curl", "nsenter", "traceroute", "sysctl", "keepalived"];
+const BENCH_PROGRAMS: [&str; 10] = [
+    "ip",
+    "ethtool",
+    "nft",
+    "curl",
+    "nsenter",
+    "traceroute",
+    "sysctl",
+    "keepalived",
+    "tmux",
+    "tshark",
+];
+/// What makes environments for Python's packages; it has no program of its own.
+const ENVIRONMENTS: &str = "python3-venv";
 const EMULATOR: [&str; 5] = ["qemu-system-x86", "busybox-static", "cpio", "xz-utils", "binutils"];
 /// The programs of these packages.
 const EMULATOR_PROGRAMS: [&str; 5] = ["qemu-system-x86_64", "busybox", "cpio", "xz", "strip"];
@@ -164,7 +186,12 @@ impl Missing {
                 Need::Book => {
                     missing.tools.extend([&MDBOOK].into_iter().filter(|tool| !has_tool(tool)))
                 }
-                Need::Bench => missing.packages.extend(absent(&BENCH, &BENCH_PROGRAMS)),
+                Need::Bench => {
+                    missing.packages.extend(absent(&BENCH, &BENCH_PROGRAMS));
+                    if !tools::has_environments() {
+                        missing.packages.push(ENVIRONMENTS);
+                    }
+                }
                 Need::Emulator => missing.packages.extend(absent(&EMULATOR, &EMULATOR_PROGRAMS)),
                 Need::Package => missing.packages.extend(absent(&PACKAGE, &PACKAGE_PROGRAMS)),
             }
@@ -213,7 +240,9 @@ impl Missing {
             );
         }
         let plain = |package: &&&str| {
-            [&BENCH[..], &EMULATOR, &PACKAGE].iter().any(|list| list.contains(*package))
+            [&BENCH[..], &EMULATOR, &PACKAGE, &[ENVIRONMENTS]]
+                .iter()
+                .any(|list| list.contains(*package))
         };
         let others = self.packages.iter().filter(plain);
         if !is_debian() {

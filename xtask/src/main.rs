@@ -15,6 +15,7 @@ mod kernels;
 mod leak;
 mod step;
 mod suite;
+mod tools;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -49,6 +49,7 @@ const STAGES: &[Stage] = &[
             ForwardedErrorToBackend,
             ForwardedErrorToClient,
             RewrittenError,
+            WithheldError,
         ],
     },
     Stage {

@@ -12,6 +12,8 @@ mod book;
 mod changes;
 #[path = "whole/events.rs"]
 mod events;
+#[path = "whole/fields.rs"]
+mod fields;
 #[path = "whole/files.rs"]
 mod files;
 #[path = "whole/health.rs"]
@@ -494,7 +496,7 @@ async fn flows_are_listed_by_service_backend_and_client() {
         let Err(ClientError::Problem(problem)) = listed("", "", "ten").await else {
             panic!("taken")
         };
-        assert_eq!(problem.status, 400);
+        assert_eq!(problem.status, 422);
         lab.client.stop().await.unwrap();
     })
     .await
