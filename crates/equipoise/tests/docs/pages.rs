@@ -7,6 +7,7 @@ use std::path::Path;
 
 use clap::{Arg, Command, CommandFactory as _, Parser as _};
 use equipoise::cli::args::Arguments;
+use equipoise_common::flow::set::{Set, sets_for};
 use equipoise_core::config::{self, Around, schema};
 use expect_test::expect_file;
 use serde_json::Value;
@@ -238,6 +239,22 @@ fn keys_in_running_text_are_there() {
     assert!(looked_at > 40, "{looked_at}");
 }
 
+#[test]
+fn metrics_in_running_text_are_there() {
+    let families = equipoise::metrics::catalogue();
+    let mut looked_at = 0;
+    for document in Document::all() {
+        for (line, quoted) in
+            document.quoted().into_iter().filter(|(_, quoted)| quoted.starts_with("lb_"))
+        {
+            let is_there = families.iter().any(|family| family.name == quoted);
+            assert!(is_there, "{}:{line}: no metric {quoted}", document.path);
+            looked_at += 1;
+        }
+    }
+    assert!(looked_at > 60, "{looked_at}");
+}
+
 /// Tests that are named in commands of cargo are there.
 #[test]
 fn tests_and_benches_that_commands_name_are_there() {
@@ -280,12 +297,9 @@ fn links_lead_to_files_that_are_there_and_the_book_has_every_page() {
                 wrong.push(format!("{}: no {target}", document.path));
             }
         }
-        if let Some(name) = document.path.strip_prefix("docs/").filter(|name| *name != "SUMMARY.md")
-        {
-            if !summary.text.contains(&format!("({name})")) {
-                wrong.push(format!("{name} is not in docs/SUMMARY.md"));
-            }
-        }
+        let page = document.path.strip_prefix("docs/").filter(|name| *name != "SUMMARY.md");
+        let missing = page.filter(|name| !summary.text.contains(&format!("({name})")));
+        wrong.extend(missing.map(|name| format!("{name} is not in docs/SUMMARY.md")));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -381,5 +395,53 @@ fn table<'a>(text: &mut String, arguments: impl IntoIterator<Item = &'a Arg>) {
         };
         let escaped = |text: &str| text.replace('|', "\\|").replace('<', "\\<");
         writeln!(text, "| `{}` | {} |", shown.replace('|', "\\|"), escaped(&help)).unwrap();
+    }
+}
+
+/// The table of memory is what tables of so many flows take.
+#[test]
+fn capacity_md_has_what_flow_tables_take() {
+    let text = Document::read("docs/capacity.md").text;
+    let rows = text
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.matches('|').count() == 5)
+        .skip(1);
+    let mut looked_at = 0;
+    for row in rows.filter(|row| !row.contains("---")) {
+        let number = |cell: &str| -> u64 {
+            let digits = cell.split('(').next().unwrap_or_default().replace(' ', "");
+            digits.parse().unwrap_or_else(|_| panic!("{row}"))
+        };
+        let cells: Vec<_> = row.trim_matches('|').split('|').map(number).collect();
+        let [flows, v4, v6, both] = cells[..] else { panic!("{row}") };
+        let sets = u64::from(sets_for(u32::try_from(flows).unwrap()));
+        let bytes = [size_of::<Set<u64, 8>>(), size_of::<Set<u64, 16>>()]
+            .map(|of_set| sets * of_set as u64);
+        let megabytes =
+            [bytes[0], bytes[1], bytes[0] + bytes[1]].map(|bytes| bytes.div_ceil(1_000_000));
+        assert_eq!([v4, v6, both], megabytes, "{row}");
+        looked_at += 1;
+    }
+    assert_eq!(looked_at, 6);
+}
+
+/// Figures that are quoted are those that were measured.
+#[test]
+fn figures_in_capacity_md_are_those_of_benchmarks_md() {
+    let capacity = Document::read("docs/capacity.md").text;
+    let section = capacity.split("## CPU").nth(1).unwrap().split("On your machine").next().unwrap();
+    let figures = Document::read("docs/benchmarks.md").text;
+    let row = |packet: &str, flows: &str| {
+        let begin = format!("| {packet} | {flows} | ");
+        let row = figures.lines().find_map(|line| line.strip_prefix(&begin));
+        row.unwrap_or_else(|| panic!("{begin}")).split(' ').next().unwrap().to_owned()
+    };
+    for packet in ["IPv4 XDP established", "IPv4 XDP reply", "IPv4 XDP new", "IPv4 XDP not ours"] {
+        for flows in ["1000", "1000000"] {
+            let figure = row(packet, flows);
+            let is_told =
+                section.split(|c: char| !c.is_ascii_digit()).any(|number| number == figure);
+            assert!(is_told, "{packet} at {flows} flows is {figure} ns");
+        }
     }
 }

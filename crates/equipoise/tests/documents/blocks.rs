@@ -28,6 +28,9 @@ pub(crate) struct Block {
     pub(crate) text: String,
 }
 
+/// The host of what is a line of a script.
+pub(crate) const SCRIPT: &str = "script";
+
 /// What somebody does who follows a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -96,6 +99,18 @@ impl Document {
         quoted
     }
 
+    /// What is below a heading, up to the next one of the same level.
+    pub(crate) fn section(&self, heading: &str) -> Self {
+        let begin = format!("\n{heading}\n");
+        let at = self.text.find(&begin).unwrap_or_else(|| panic!("{}: no {heading}", self.path));
+        let level = heading.split(' ').next().unwrap_or_default();
+        let below = &self.text[at + begin.len()..];
+        let below = below.split(&format!("\n{level} ")).next().unwrap_or_default();
+        // Lines are numbered as they are in the whole.
+        let above = self.text[..at + begin.len()].matches('\n').count();
+        Self { path: self.path.clone(), text: "\n".repeat(above) + below }
+    }
+
     /// Its scripts, each as a whole.
     pub(crate) fn scripts(&self) -> Vec<String> {
         self.blocks()
@@ -140,7 +155,7 @@ impl Block {
         let mut steps: Vec<Step> = Vec::new();
         for (line, text) in (self.line..).zip(self.text.lines()) {
             let typed =
-                if self.language == "sh" { Some((String::new(), text)) } else { prompt(text) };
+                if self.language == "sh" { Some((SCRIPT.to_owned(), text)) } else { prompt(text) };
             match (typed, steps.last_mut()) {
                 (Some((host, command)), _) => {
                     let command = command.to_owned();
@@ -348,7 +363,7 @@ fn steps_are_files_and_what_is_typed() {
             },
             typed(6, "lb", "one two", &["said"]),
             typed(9, "client", "three", &[]),
-            typed(13, "", "four", &[]),
+            typed(13, SCRIPT, "four", &[]),
         ]
     );
     assert_eq!(document.scripts(), ["# why\nfour\n"]);
@@ -362,4 +377,11 @@ fn quotations_are_those_of_running_text() {
         document.quoted().into_iter().map(|(line, text)| format!("{line} {text}")).collect();
     assert_eq!(quoted, ["1 b c", "1 e", "5 g"]);
     assert!(Document::all().iter().any(|document| document.path == "docs/start.md"));
+}
+
+#[test]
+fn sections_end_at_the_next_heading_of_their_level() {
+    let text = "# a\n## b\none\n### c\ntwo\n## d\nthree\n";
+    let document = Document { path: "a.md".to_owned(), text: text.to_owned() };
+    assert_eq!(document.section("## b").text, "\n\none\n### c\ntwo");
 }

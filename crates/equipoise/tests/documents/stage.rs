@@ -12,7 +12,7 @@ use std::time::Duration;
 use equipoise_lab::sandbox::Sandbox;
 use equipoise_lab::{Daemon, Netns};
 
-use crate::blocks::{Document, Step, commands, is_alike};
+use crate::blocks::{Document, SCRIPT, Step, commands, is_alike};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -65,7 +65,7 @@ impl Stage {
                 Step::Write { path, text, .. } => {
                     self.hosts.values().for_each(|host| host.write(&path, &text));
                 }
-                Step::Type { host, .. } if host.is_empty() => {}
+                Step::Type { host, .. } if host == SCRIPT => {}
                 Step::Type { line, host, command, answer } => {
                     let place = format!("{}:{line}: {host}# {command}", document.path);
                     if !instead(&host, &command) {

@@ -110,6 +110,121 @@ fn start_in_five_minutes_leads_to_a_running_balancer() {
     assert_eq!(looked.0.len(), 4, "{:?}", looked.0);
 }
 
+/// The README's own first steps, but for those that go on or need a file that it does not show.
+#[test]
+fn the_readme_shows_what_a_first_configuration_gives() {
+    let lab = lab(3);
+    let _servers = web_servers(&lab);
+    let mut stage = Stage::default();
+    stage.host("", &lab.balancer, &[("eth0", "front"), ("eth1", "back")]);
+    let mut looked = Looked::default();
+    let elsewhere = ["equipoise plan new.toml", "equipoise explain --hex", "equipoise trace"];
+    let is_elsewhere =
+        |_: &str, command: &str| elsewhere.iter().any(|begin| command.starts_with(begin));
+    let document = Document::read("README.md").section("## A first configuration");
+    stage.follow(&document, is_elsewhere, |_, command| {
+        if looked.at("# equipoise run", command) {
+            assert_eq!(who_answers(&lab), "b1 b2 b3");
+        }
+    });
+    assert_eq!(looked.0.len(), 1, "{:?}", looked.0);
+}
+
+/// What the README says of drains and of changes, on an instance of its first configuration.
+#[test]
+fn the_readme_shows_what_drains_and_changes_give() {
+    let lab = lab(3);
+    let _servers = web_servers(&lab);
+    let mut stage = Stage::default();
+    stage.host("", &lab.balancer, &[("eth0", "front"), ("eth1", "back")]);
+    let readme = Document::read("README.md");
+    let first = readme.section("## A first configuration");
+    let mut is_running = false;
+    // Up to its start.
+    let later = |_: &str, command: &str| {
+        let was_running = is_running;
+        is_running |= command == "equipoise run";
+        was_running
+    };
+    stage.follow(&first, later, |_, _| {});
+    let mut looked = Looked::default();
+    for section in ["## Drains", "## Changes while it runs"] {
+        stage.follow(&readme.section(section), never, |stage, command| {
+            if looked.at("# equipoise drain", command) {
+                assert_eq!(who_answers(&lab), "b2 b3");
+            } else if looked.at("# equipoise weight web 10.0.0.12:8080 0", command) {
+                assert_eq!(who_answers(&lab), "b1 b3");
+            } else if looked.at("# equipoise config --changes", command) {
+                assert_eq!(stage.ask("", "equipoise config --changes").lines().count(), 3);
+            } else if looked.at("# equipoise reload --reset", command) {
+                assert_eq!(who_answers(&lab), "b1 b2 b3");
+            }
+        });
+    }
+    assert_eq!(looked.0.len(), 4, "{:?}", looked.0);
+    // The first words of the page on the API are a script: a weight is set last.
+    for script in Document::read("docs/api.md").scripts() {
+        stage.ask("", &script);
+    }
+    assert_eq!(who_answers(&lab), "b1 b3");
+}
+
+#[test]
+fn what_is_to_be_typed_when_something_is_wrong_is_answered() {
+    let lab = lab(3);
+    let _servers = web_servers(&lab);
+    let mut stage = Stage::default();
+    stage.host("", &lab.balancer, &[("eth0", "front"), ("eth1", "back")]);
+    let config = &Document::read("docs/canary.md").blocks()[0].text;
+    let begin = "# equipoise run\n...\nrunning: instance default, pid 1, socket /run/equipoise/default.sock\n...";
+    let text = format!("```toml\n{config}```\n```console\n{begin}\n```\n");
+    stage.follow(&Document { path: "its beginning".to_owned(), text }, never, |_, _| {});
+    assert_eq!(who_answers(&lab), "b1 b2");
+    let mut document = Document::read("docs/troubleshooting.md");
+    // Nobody needs to look for so long here.
+    document.text = document.text.replace("--for 10s", "--for 200ms");
+    let mut typed = 0;
+    let is_second = |_: &str, command: &str| command == "equipoise -vv run";
+    stage.follow(&document, is_second, |_, _| typed += 1);
+    assert!(typed > 30, "{typed}");
+    assert!(stage.ask("", "ls -s /web.pcapng").trim_start().chars().next() > Some('0'));
+}
+
+/// A build of one's own becomes a service by the script of the page: everything that the unit names is there.
+#[test]
+fn a_build_of_ones_own_is_installed_as_the_page_says() {
+    let netns = equipoise_lab::Netns::new().unwrap();
+    let mut stage = Stage::default();
+    stage.host("", &netns, &[]);
+    stage.install("", "/usr/local/bin/systemctl", "#!/bin/sh\necho \"$@\" >> /run/systemctl\n");
+    let script = Document::read("docs/systemd.md")
+        .scripts()
+        .into_iter()
+        .find(|script| script.contains("useradd"));
+    for path in [
+        "packaging/prepare",
+        "packaging/systemd/equipoise.service",
+        "packaging/systemd/equipoise@.service",
+    ] {
+        let text = std::fs::read_to_string(crate::blocks::root().join(path)).unwrap();
+        stage.install("", &format!("/source/{path}"), &text);
+    }
+    stage.ask(
+        "",
+        "mkdir -p /source/target/release && cp /usr/local/sbin/equipoise /source/target/release/",
+    );
+    stage.ask("", &format!("cd /source\n{}", script.unwrap()));
+    assert_eq!(stage.ask("", "cat /run/systemctl"), "daemon-reload\nenable --now equipoise\n");
+    let unit = stage.ask("", "cat /etc/systemd/system/equipoise.service");
+    let programs = unit.lines().filter_map(|line| line.strip_prefix("Exec")?.split_once('='));
+    let programs: Vec<_> = programs.map(|(_, command)| command.trim_start_matches('+')).collect();
+    assert_eq!(programs.len(), 3, "{programs:?}");
+    for command in programs {
+        stage.ask("", &format!("test -x {}", command.split(' ').next().unwrap()));
+    }
+    stage.ask("", "/usr/lib/equipoise/prepare default && id equipoise");
+}
+
 #[test]
 fn a_canary_gets_what_its_weight_says_and_is_taken_back() {
     let lab = lab(3);
@@ -194,12 +309,13 @@ fn a_deploy_that_drains_is_noticed_by_nobody() {
                 Some(Load::of_time(vips()[0].1, forever).start(&lab.client().netns));
         } else if looked.at("lb# equipoise drain web 10.0.0.12:8080 --wait", command) {
             assert_eq!(who_answers(&lab), "b1 b3");
-        } else if looked
-            .at("lb# curl --silent --unix-socket /run/equipoise/default.sock --json", command)
-        {
+        } else if looked.at(
+            "lb# curl --silent --fail --unix-socket /run/equipoise/default.sock --json",
+            command,
+        ) {
             assert_eq!(who_answers(&lab), "b1 b2");
         } else if looked.at(
-            "lb# curl --silent --unix-socket /run/equipoise/default.sock --request DELETE",
+            "lb# curl --silent --fail --unix-socket /run/equipoise/default.sock --request DELETE",
             command,
         ) {
             assert_eq!(who_answers(&lab), "b1 b2 b3");
@@ -263,5 +379,8 @@ fn backends_answer_clients_themselves_out_of_tunnels_and_by_link_address() {
 #[test]
 fn configurations_of_other_balancers_are_carried_over() {
     let lab = lab(1);
-    stage(&lab).follow(&Document::read("docs/migrating.md"), never, |_, _| {});
+    let document = Document::read("docs/migrating.md").section("## Carry the configuration over");
+    let mut typed = 0;
+    stage(&lab).follow(&document, never, |_, _| typed += 1);
+    assert_eq!(typed, 10);
 }

@@ -15,9 +15,9 @@ HTTP and JSON on the instance's socket, for its user alone, and with `[settings.
 This page is made of the document that an instance gives at `/api/v1/openapi.json` (OpenAPI 3.1): `UPDATE_EXPECT=1 cargo test -p equipoise --test whole_program` writes it anew.
 
 ```sh
-curl --silent --unix-socket /run/equipoise/default.sock http://localhost/api/v1/status
-curl --silent --unix-socket /run/equipoise/default.sock http://localhost/api/v1/services/web
-curl --silent --unix-socket /run/equipoise/default.sock --request PATCH --json '{\"weight\": 0}' http://localhost/api/v1/services/web/backends/10.0.0.12%3A8080
+curl --silent --fail --unix-socket /run/equipoise/default.sock http://localhost/api/v1/status
+curl --silent --fail --unix-socket /run/equipoise/default.sock http://localhost/api/v1/services/web
+curl --silent --fail --unix-socket /run/equipoise/default.sock --request PATCH --json '{\"weight\": 0}' http://localhost/api/v1/services/web/backends/10.0.0.12%3A8080
 ```
 
 Names of keys are those of the [configuration](config.md) in snake case. In a path, a backend is percent-encoded. Errors are problem details (RFC 9457, `application/problem+json`), with every problem and its JSON pointer in

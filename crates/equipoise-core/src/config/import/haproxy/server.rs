@@ -46,7 +46,7 @@ pub(super) fn pool(section: &Section, draft: &mut Draft, notes: &mut Notes<'_>) 
                 };
                 server(&line, &check, draft, notes);
             }
-            ("server-template", _) => notes.add(line.number, "backends by name are not served yet"),
+            ("server-template", _) => notes.add(line.number, BY_NAME),
             ("stick", "on") if line.word(2) == "src" => draft.choosing.by_source = true,
             ("stick-table" | "stick", _) => notes.add(
                 line.number,
@@ -197,9 +197,12 @@ fn set(keys: &mut Check, name: &'static str, value: Data) {
     keys.push((name, value));
 }
 
+/// Names are looked up again and again here, which is not what the file says of them.
+const BY_NAME: &str = "a backend by name is not carried over: write it as `{ host = \"…\", port = … }`, and it is looked up as it changes";
+
 fn server(line: &Line, check: &Check, draft: &mut Draft, notes: &mut Notes<'_>) {
     let Some((address, port)) = server_address(line.word(2)) else {
-        notes.add(line.number, "backends by name are not served yet");
+        notes.add(line.number, BY_NAME);
         return;
     };
     let mut found = Server::new(address, port);
