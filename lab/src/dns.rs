@@ -89,7 +89,24 @@ impl DnsServer {
     ///
     /// When the address is not there, or no port is.
     pub fn start(address: IpAddr) -> Result<Self> {
-        let (tcp, udp) = sockets(address).with_context(|| format!("a name server on {address}"))?;
+        let sockets = sockets(address).with_context(|| format!("a name server on {address}"))?;
+        Self::run(sockets)
+    }
+
+    /// Starts it on an address of a host, at a port of one's own choice: the system's resolver knows no other than 53.
+    ///
+    /// # Errors
+    ///
+    /// When the address is not there, or the port is taken.
+    pub fn start_at(netns: &Netns, at: SocketAddr) -> Result<Self> {
+        let bind = || Ok((TcpListener::bind(at)?, UdpSocket::bind(at)?));
+        let sockets: std::io::Result<_> = netns.run(bind);
+        Self::run(sockets.with_context(|| format!("a name server on {at}"))?)
+    }
+
+    fn run((tcp, udp): (TcpListener, UdpSocket)) -> Result<Self> {
+        tcp.set_nonblocking(true)?;
+        udp.set_read_timeout(Some(PATIENCE))?;
         let address = tcp.local_addr()?;
         let (zone, ends) =
             (Arc::new(Mutex::new(Zone::default())), Arc::new(AtomicBool::new(false)));
@@ -147,11 +164,7 @@ fn sockets(address: IpAddr) -> std::io::Result<(TcpListener, UdpSocket)> {
     loop {
         let tcp = TcpListener::bind((address, 0))?;
         match UdpSocket::bind(tcp.local_addr()?) {
-            Ok(udp) => {
-                tcp.set_nonblocking(true)?;
-                udp.set_read_timeout(Some(PATIENCE))?;
-                return Ok((tcp, udp));
-            }
+            Ok(udp) => return Ok((tcp, udp)),
             Err(error) if error.kind() == ErrorKind::AddrInUse => {}
             Err(error) => return Err(error),
         }

@@ -18,6 +18,7 @@ pub mod flood;
 pub mod link;
 pub mod load;
 pub mod netns;
+pub mod refuse;
 pub mod sandbox;
 pub mod serve;
 pub mod spread;

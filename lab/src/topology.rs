@@ -220,9 +220,14 @@ impl Lab {
     /// Gives the balancer's devices their addresses.
     fn address_balancer(&self, front: &str, back: &str) -> Result<()> {
         self.address_front(front)?;
+        self.address_back(back)
+    }
+
+    /// Gives the device that backends route by its addresses.
+    fn address_back(&self, device: &str) -> Result<()> {
         self.balancer.ip(&format!(
-            "addr add {BACK_V4}/24 dev {back}\n\
-             addr add {BACK_V6}/64 dev {back} nodad\n"
+            "addr add {BACK_V4}/24 dev {device}\n\
+             addr add {BACK_V6}/64 dev {device} nodad\n"
         ))
     }
 
@@ -268,6 +273,19 @@ impl Lab {
         )?;
         self.switch.ip(&format!("link set {} master {bridge}", host.name))?;
         address_host(host, "eth0", gateway)
+    }
+
+    /// Takes away the balancer's way to the backends, as pulling a card out would: of a routed lab.
+    pub fn back_vanishes(&self) -> Result<()> {
+        self.balancer.ip("link delete back")
+    }
+
+    /// Has it come back, with the link address that it is known by.
+    pub fn back_returns(&self, address: &str) -> Result<()> {
+        self.uplink("back", "backends", "balancer")?;
+        self.balancer.ip(&format!("link set back address {address}"))?;
+        self.address_back("back")?;
+        link::wait_ready(&self.balancer, "back")
     }
 
     /// Has the balancer be reached by clients over another device than `front`, which `script` makes of it with `ip`

@@ -42,6 +42,7 @@ pub(crate) fn run(steps: &mut Steps, kernel: Kernel) {
         "docs",
         cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"),
     );
+    steps.take("the book", || crate::book::build().map(drop));
     // Under `cargo run` it takes its own name for a folder, unless it is called directly.
     let mut machete = Command::new("cargo-machete");
     steps.command("unused dependencies", machete.arg("--skip-target-dir").current_dir(root()));

@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
-use crate::ebpf;
 use crate::step::{cargo, succeed};
+use crate::{ebpf, tools};
 
 /// Something that tasks need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub(crate) enum Need {
     Toolchain,
     /// What `check` asks beyond a Rust toolchain.
     Lints,
+    /// What makes a book of the documents.
+    Book,
     /// What makes and shapes namespaces.
     Bench,
     /// What boots other kernels.
@@ -38,9 +40,33 @@ const COMPILER: [&str; 6] = [
 ];
 /// The lints of that same compiler.
 const CLIPPY: &str = "rust-web-clippy";
-const BENCH: [&str; 6] = ["iproute2", "ethtool", "nftables", "curl", "util-linux", "traceroute"];
+const BENCH: [&str; 10] = [
+    "iproute2",
+    "ethtool",
+    "nftables",
+    "curl",
+    "util-linux",
+    "traceroute",
+    "procps",
+    "keepalived",
+    "tmux",
+    "tshark",
+];
 /// The programs of these packages, for where there is no dpkg to be asked.
-const BENCH_PROGRAMS: [&str; 6] = ["ip", "ethtool", "nft", "curl", "nsenter", "traceroute"];
+const BENCH_PROGRAMS: [&str; 10] = [
+    "ip",
+    "ethtool",
+    "nft",
+    "curl",
+    "nsenter",
+    "traceroute",
+    "sysctl",
+    "keepalived",
+    "tmux",
+    "tshark",
+];
+/// What makes environments for Python's packages; it has no program of its own.
+const ENVIRONMENTS: &str = "python3-venv";
 const EMULATOR: [&str; 5] = ["qemu-system-x86", "busybox-static", "cpio", "xz-utils", "binutils"];
 /// The programs of these packages.
 const EMULATOR_PROGRAMS: [&str; 5] = ["qemu-system-x86_64", "busybox", "cpio", "xz", "strip"];
@@ -74,6 +100,14 @@ const DENY: Tool = Tool {
     program: "cargo-deny",
     version: "0.20.",
     arguments: &["cargo-deny@0.20.2"],
+    variables: &[],
+};
+
+/// Without its server, and not optimized: it is built for longer than it ever runs.
+const MDBOOK: Tool = Tool {
+    program: "mdbook",
+    version: "v0.5.",
+    arguments: &["mdbook@0.5.4", "--no-default-features", "--debug"],
     variables: &[],
 };
 
@@ -149,7 +183,15 @@ impl Missing {
                         .tools
                         .extend([&MACHETE, &DENY].into_iter().filter(|tool| !has_tool(tool)));
                 }
-                Need::Bench => missing.packages.extend(absent(&BENCH, &BENCH_PROGRAMS)),
+                Need::Book => {
+                    missing.tools.extend([&MDBOOK].into_iter().filter(|tool| !has_tool(tool)))
+                }
+                Need::Bench => {
+                    missing.packages.extend(absent(&BENCH, &BENCH_PROGRAMS));
+                    if !tools::has_environments() {
+                        missing.packages.push(ENVIRONMENTS);
+                    }
+                }
                 Need::Emulator => missing.packages.extend(absent(&EMULATOR, &EMULATOR_PROGRAMS)),
                 Need::Package => missing.packages.extend(absent(&PACKAGE, &PACKAGE_PROGRAMS)),
             }
@@ -198,7 +240,9 @@ impl Missing {
             );
         }
         let plain = |package: &&&str| {
-            [&BENCH[..], &EMULATOR, &PACKAGE].iter().any(|list| list.contains(*package))
+            [&BENCH[..], &EMULATOR, &PACKAGE, &[ENVIRONMENTS]]
+                .iter()
+                .any(|list| list.contains(*package))
         };
         let others = self.packages.iter().filter(plain);
         if !is_debian() {

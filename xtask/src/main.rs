@@ -4,6 +4,7 @@
 //! installed, elsewhere it is said exactly and the task stops.
 
 mod bench;
+mod book;
 mod check;
 mod demo;
 mod dist;
@@ -14,6 +15,7 @@ mod kernels;
 mod leak;
 mod step;
 mod suite;
+mod tools;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -60,6 +62,8 @@ enum Task {
     },
     /// Look for faults without running anything: format, lints, docs, dependencies, licences
     Check,
+    /// Build the documents as a book, and follow every link in it
+    Book,
     /// Build the kernel programs, and say with what
     Ebpf,
     /// Make the archive and the Debian package of a release
@@ -105,10 +109,16 @@ fn carry_out(task: Task) -> Result<()> {
         Task::Soak => suite::run(Suite { kernel: Kernel::Wanted, size: Size::Full }),
         Task::TestKernels { kernel } => kernels::run(kernel),
         Task::Check => {
-            install::ensure(&[Need::Toolchain, Need::Lints])?;
+            install::ensure(&[Need::Toolchain, Need::Lints, Need::Book])?;
             let mut steps = Steps::default();
             check::run(&mut steps, Kernel::Wanted);
             steps.finish()
+        }
+        Task::Book => {
+            install::ensure(&[Need::Book])?;
+            let pages = book::build()?;
+            println!("{}", pages.join("index.html").display());
+            Ok(())
         }
         Task::Ebpf => {
             let mut objects = ebpf::Object::PRODUCT.iter();
@@ -139,4 +149,36 @@ fn root() -> &'static Path {
 /// Where cargo builds the workspace.
 fn target_directory() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every task that a document names is there, with its flags.
+    #[test]
+    fn tasks_in_documents_are_there() {
+        let mut named = 0;
+        let docs = std::fs::read_dir(root().join("docs")).unwrap();
+        let docs = docs.map(|entry| entry.unwrap().path());
+        let top = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"].map(|name| root().join(name));
+        for path in docs.chain(top).filter(|path| path.extension().is_some_and(|e| e == "md")) {
+            let text = std::fs::read_to_string(&path).unwrap();
+            for after in text.split("cargo xtask ").skip(1) {
+                let line = after.lines().next().unwrap_or_default();
+                // Of two values one will do.
+                let line = line.replace("\\|6.12", "");
+                let command = line.split(['`', '#', ',', ';', '|']).next().unwrap_or_default();
+                let command = command.replace(['[', ']'], "");
+                // Words that stand for a value.
+                let value = |word| if word == "N" { "1" } else { word };
+                let words: Vec<_> = command.split_whitespace().map(value).collect();
+                if let Err(error) = Arguments::try_parse_from(["xtask"].iter().chain(&words)) {
+                    assert!(!error.use_stderr(), "{}: cargo xtask {line}\n{error}", path.display());
+                }
+                named += 1;
+            }
+        }
+        assert!(named > 10, "{named}");
+    }
 }

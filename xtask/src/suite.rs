@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use crate::check::{self, KERNEL_TESTS};
 use crate::install::{self, Need};
 use crate::leak::Traces;
 use crate::step::{Steps, cargo, show};
-use crate::{demo, dist, kernels, root, target_directory};
+use crate::{demo, dist, root, tools};
 
 /// How long the demo runs as a test.
 const DEMO: Duration = Duration::from_secs(5);
@@ -50,8 +49,10 @@ pub(crate) struct Suite {
 /// Runs it; an error unless all is well.
 pub(crate) fn run(suite: Suite) -> Result<()> {
     match suite.kernel {
-        Kernel::Wanted => install::ensure(&[Need::Toolchain, Need::Lints, Need::Bench])?,
-        Kernel::LeftOut => install::ensure(&[Need::Lints])?,
+        Kernel::Wanted => {
+            install::ensure(&[Need::Toolchain, Need::Lints, Need::Book, Need::Bench])?
+        }
+        Kernel::LeftOut => install::ensure(&[Need::Lints, Need::Book])?,
     }
     let mut steps = Steps::default();
     let mut count = Count::default();
@@ -129,26 +130,8 @@ impl Suite {
         let mut command = self.test(&["--package", "equipoise", "--package", "equipoise-lab"]);
         let threads = format!("--test-threads={}", threads(name));
         command.args(["--features", KERNEL_TESTS, "--test", name, "--", &threads]);
-        if let Some(promtool) = promtool() {
-            command.env("EQUIPOISE_PROMTOOL", promtool);
-        }
+        command.envs(tools::variables());
         command
-    }
-}
-
-/// The program that checks metrics and alerts, out of Debian's package, which is not installed: it would start a server. None where it is in
-/// the search path, or cannot be had.
-fn promtool() -> Option<PathBuf> {
-    if Command::new("promtool").arg("--version").output().is_ok() {
-        return None;
-    }
-    let directory = target_directory().join("tools").join("prometheus");
-    match kernels::package::contents("prometheus", &directory) {
-        Ok(contents) => Some(contents.join("usr/bin/promtool")),
-        Err(error) => {
-            println!("promtool: {error:#}");
-            None
-        }
     }
 }
 

@@ -25,6 +25,10 @@ pub struct Draw {
     pub acknowledgement: u64,
     /// By how much the two grow from one packet to the next.
     pub step: u64,
+    /// Service id of flows that are opened in the table alone.
+    pub service: u64,
+    /// Their backend's id.
+    pub backend: u64,
 }
 
 impl Draw {

@@ -173,6 +173,9 @@ verdicts! {
     /// A request that is to go by link address alone, which XDP in the stack cannot do: the link address is not known yet, the
     /// device takes no redirected frames, or there is no route.
     RequestUndeliverable = "request_undeliverable", Drop;
+    /// An ICMP error of this host's own that would tell a client of no way to its backend: one that has gone for a moment is to end
+    /// no connection that is opening, and where it stays away checks are there to tell.
+    WithheldError = "withheld_error", Drop;
     /// A check of this host's own for the VIP at a backend that has none.
     ProbeUnplaced = "probe_unplaced", Drop;
     /// The kernel refused to change the packet.

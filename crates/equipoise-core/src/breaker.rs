@@ -2,7 +2,8 @@
 //!
 //! An outcome is a check's result, or what became of a real connection. Closed, it counts them over a window that slides, in
 //! buckets of a tenth; too many failures open it, and the backend gets no new flows for a while that grows with
-//! repeats. Then it is half-open: a tenth of the share, until so many successes close it, or one failure opens it again. Time
+//! repeats. Then it is half-open: a tenth of the share, until so many successes close it, or one failure opens it again, if its
+//! pool may have one more open. Time
 //! is an argument. Knows no pools: how many of one may be open at a time is [`Breakers`]'s, what follows for
 //! weights is [`crate::weight`]'s.
 
@@ -143,16 +144,23 @@ impl Breaker {
     }
 
     /// So many outcomes have come in. Where the pool has as many open breakers as it may, `may_open` is false, and this one
-    /// goes on counting.
+    /// goes on counting, or stays half-open and begins to count its successes anew.
     pub fn record(
         &mut self,
         (successes, failures): (u64, u64),
         may_open: bool,
         now: Moment,
     ) -> Option<Change> {
+        if (successes, failures) == (0, 0) {
+            return None;
+        }
         match self.state {
             State::Open => None,
-            State::HalfOpen if failures > 0 => Some(self.open(1.0, now)),
+            State::HalfOpen if failures > 0 && may_open => Some(self.open(1.0, now)),
+            State::HalfOpen if failures > 0 => {
+                self.successes = 0;
+                None
+            }
             State::HalfOpen => {
                 let more = u32::try_from(successes).unwrap_or(u32::MAX);
                 self.successes = self.successes.saturating_add(more);
@@ -160,7 +168,7 @@ impl Breaker {
             }
             State::Closed => {
                 self.window.add((successes, failures), now);
-                let rate = self.excess(now).filter(|_| may_open && failures > 0)?;
+                let rate = self.excess(now).filter(|_| may_open)?;
                 Some(self.open(rate, now))
             }
         }

@@ -112,7 +112,7 @@ impl<B> Default for Drains<B> {
 }
 
 impl<B: Ord + Clone> Drains<B> {
-    /// Begins one, of a backend with so many live flows. Without any it is completed at once.
+    /// Begins one. How many flows there are is asked for when it is in force: until then there may come more.
     ///
     /// # Errors
     ///
@@ -121,17 +121,22 @@ impl<B: Ord + Clone> Drains<B> {
         &mut self,
         backend: B,
         request: Request,
-        flows: u64,
         now: Moment,
-    ) -> Result<Status, AlreadyDrained> {
+    ) -> Result<(), AlreadyDrained> {
         if self.drains.contains_key(&backend) {
             return Err(AlreadyDrained);
         }
-        let status = if flows == 0 { Status::Completed } else { Status::Draining };
-        let drain = Drain { request, begun: now, initial_flows: flows, flows, status };
+        let status = Status::Draining;
+        let drain = Drain { request, begun: now, initial_flows: 0, flows: 0, status };
         self.drains.insert(backend, drain);
         self.has_changed = true;
-        Ok(status)
+        Ok(())
+    }
+
+    /// It is in force, and the backend has so many live flows. Answers if the drain is over with that.
+    pub fn in_force(&mut self, backend: &B, flows: u64, now: Moment) -> Option<Status> {
+        self.drains.get_mut(backend)?.initial_flows = flows;
+        self.count(backend, flows, now)
     }
 
     /// Takes one up that began before this process, as it was.
@@ -222,10 +227,17 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    /// Begins one, which is in force at once.
+    fn begin(drains: &mut Drains<&'static str>, backend: &'static str, flows: u64, now: Moment) {
+        drains.start(backend, REQUEST, now).unwrap();
+        let over = (flows == 0).then_some(Status::Completed);
+        assert_eq!(drains.in_force(&backend, flows, now), over);
+    }
+
     #[test]
     fn drain_is_over_when_the_last_flow_has_ended_and_the_backend_stays_drained() {
         let mut drains = Drains::default();
-        assert_eq!(drains.start("a", REQUEST, 2, at(10)), Ok(Status::Draining));
+        begin(&mut drains, "a", 2, at(10));
         assert_eq!(drains.count(&"a", 1, at(11)), None);
         assert_eq!(drains.waiting().collect::<Vec<_>>(), [&"a"]);
         assert_eq!(drains.count(&"a", 0, at(12)), Some(Status::Completed));
@@ -245,7 +257,7 @@ mod tests {
     fn time_runs_out_unless_the_last_flow_ends_then() {
         for (flows, expected) in [(1, Status::TimedOut), (0, Status::Completed)] {
             let mut drains = Drains::default();
-            drains.start("a", REQUEST, 1, at(10)).unwrap();
+            begin(&mut drains, "a", 1, at(10));
             assert_eq!(drains.count(&"a", 1, at(39)), None);
             assert_eq!(drains.count(&"a", flows, at(40)), Some(expected));
             assert!(drains.is_drained(&"a"));
@@ -255,25 +267,28 @@ mod tests {
     #[test]
     fn backend_without_flows_is_drained_at_once() {
         let mut drains = Drains::default();
-        assert_eq!(drains.start("a", REQUEST, 0, at(1)), Ok(Status::Completed));
-        assert!(drains.is_drained(&"a"));
+        assert_eq!(drains.start("a", REQUEST, at(1)), Ok(()));
+        assert!(drains.is_drained(&"a") && drains.waiting().eq([&"a"]));
+        assert_eq!(drains.in_force(&"a", 0, at(1)), Some(Status::Completed));
+        assert!(drains.is_drained(&"a") && drains.waiting().next().is_none());
+        assert_eq!(drains.in_force(&"b", 0, at(1)), None, "nobody has begun it");
     }
 
     #[test]
     fn second_drain_of_a_backend_is_refused_and_changes_nothing() {
         let mut drains = Drains::default();
-        drains.start("a", REQUEST, 5, at(1)).unwrap();
+        begin(&mut drains, "a", 5, at(1));
         let before = *drains.get(&"a").unwrap();
         let other = Request { on_timeout: OnTimeout::Reset, ..REQUEST };
-        assert_eq!(drains.start("a", other, 9, at(2)), Err(AlreadyDrained));
+        assert_eq!(drains.start("a", other, at(2)), Err(AlreadyDrained));
         assert_eq!(*drains.get(&"a").unwrap(), before);
     }
 
     #[test]
     fn undoing_cancels_what_is_not_over() {
         let mut drains = Drains::default();
-        drains.start("a", REQUEST, 5, at(1)).unwrap();
-        drains.start("b", REQUEST, 0, at(1)).unwrap();
+        begin(&mut drains, "a", 5, at(1));
+        begin(&mut drains, "b", 0, at(1));
         assert_eq!(drains.undrain(&"a"), Some(Status::Cancelled));
         assert_eq!(drains.undrain(&"a"), None);
         assert_eq!(drains.undrain(&"b"), Some(Status::Completed));
@@ -285,7 +300,7 @@ mod tests {
     fn backends_that_leave_take_their_drains_with_them() {
         let mut drains = Drains::default();
         for (backend, flows) in [("a", 1), ("b", 1), ("c", 0)] {
-            drains.start(backend, REQUEST, flows, at(1)).unwrap();
+            begin(&mut drains, backend, flows, at(1));
         }
         assert_eq!(drains.retain(|backend| *backend == "a"), ["b"]);
         assert_eq!(drains.iter().map(|(backend, _)| *backend).collect::<Vec<_>>(), ["a"]);
@@ -294,7 +309,7 @@ mod tests {
     #[test]
     fn what_is_restored_goes_on() {
         let mut drains = Drains::default();
-        drains.start("a", REQUEST, 4, at(10)).unwrap();
+        begin(&mut drains, "a", 4, at(10));
         let mut after = Drains::default();
         after.restore("a", *drains.get(&"a").unwrap());
         assert_eq!(after.count(&"a", 4, at(39)), None);

@@ -270,13 +270,16 @@ fn jittered(time: Duration, chance: f64) -> Duration {
     time.mul_f64(0.9 + 0.2 * chance.clamp(0.0, 1.0))
 }
 
+/// How many times as often as a place of weight 0 one of weight 1 is chosen.
+const SELDOM: u64 = 100;
+
 /// What each place gets of the weight of its name, exactly divided, and its rank: 0 for those that are asked first, and one
 /// more for each priority behind. None of the weight is lost to whole numbers, and none is nothing of something.
 pub fn shares(places: &Places, weight: u16) -> Vec<(SocketAddr, Weight, u16)> {
     let whole = Weight::configured(weight);
     let mut sums: BTreeMap<u16, u64> = BTreeMap::new();
-    // A weight of 0 is for who is seldom chosen where others have some, and for all where nobody has (RFC 2782).
-    let weight = |part: &Part| u64::from(part.weight.max(1));
+    // A weight of 0 is for who is seldom chosen where others have some, and for all alike where nobody has (RFC 2782).
+    let weight = |part: &Part| (u64::from(part.weight) * SELDOM).max(1);
     for part in places.values() {
         *sums.entry(part.priority).or_default() += weight(part);
     }

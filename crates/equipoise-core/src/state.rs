@@ -295,7 +295,7 @@ impl State {
         self.breakers.standing(self.now, key)
     }
 
-    /// A backend is to get no new flows; it has so many.
+    /// A backend is to get no new flows.
     ///
     /// # Errors
     ///
@@ -304,10 +304,15 @@ impl State {
         &mut self,
         key: &BackendKey,
         request: drain::Request,
-        flows: u64,
-    ) -> Result<drain::Status, drain::AlreadyDrained> {
+    ) -> Result<(), drain::AlreadyDrained> {
+        self.drains.start(key.clone(), request, self.now)?;
         self.ramps.stop(key);
-        self.drains.start(key.clone(), request, flows, self.now)
+        Ok(())
+    }
+
+    /// That is in the maps, and the backend has so many flows; how its drain is over, if it is now.
+    pub fn handle_drain_in_force(&mut self, key: &BackendKey, flows: u64) -> Option<drain::Status> {
+        self.drains.in_force(key, flows, self.now)
     }
 
     /// A drain that began before this process goes on; false where there is no such backend.
@@ -322,9 +327,8 @@ impl State {
     /// A backend is to get new flows again; how its drain is over, if it was drained.
     pub fn handle_undrain(&mut self, key: &BackendKey, pace: Pace) -> Option<drain::Status> {
         let ended = self.drains.undrain(key)?;
-        let service = self.config.services.iter().find(|service| *service.name == *key.service);
-        if let (Pace::Gradual, Some(service)) = (pace, service) {
-            let Recovery { mode, slow_start } = service.recovery;
+        let recovery = self.pool(key).map(|pool| pool.recovery);
+        if let (Pace::Gradual, Some(Recovery { mode, slow_start })) = (pace, recovery) {
             // Where nobody checks, nothing but time can tell.
             let mode = match mode {
                 RecoveryMode::Steps if self.health.standing(key).checked.is_none() => {
@@ -357,12 +361,17 @@ impl State {
 
     /// The weight that the configuration gives a backend.
     pub fn configured_weight(&self, key: &BackendKey) -> Option<Weight> {
+        let pool = self.pool(key)?;
+        let backend = pool.backends.iter().find(|backend| backend.address == key.address)?;
+        Some(backend.share())
+    }
+
+    /// The pool of a backend.
+    fn pool(&self, key: &BackendKey) -> Option<config::Pool<'_>> {
         let service = self.config.services.iter().find(|service| *service.name == *key.service)?;
         let is_meant =
             |pool: &config::Pool<'_>| pool.route.map(config::Route::name) == key.route.as_deref();
-        let pool = service.pools().find(is_meant)?;
-        let backend = pool.backends.iter().find(|backend| backend.address == key.address)?;
-        Some(backend.share())
+        service.pools().find(is_meant)
     }
 
     /// All drains.

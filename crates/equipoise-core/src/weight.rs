@@ -8,7 +8,7 @@
 //! | --- | --- | --- | --- | --- |
 //! | above `panic.threshold` percent | any | by belief | 0 | 0 |
 //! | at or below | together with the regular ones above the threshold | by belief | by belief | 0 |
-//! | at or below | together still at or below: *panic*, `all`, some in | configured, whatever checks say; 0 where drained or open | 0 | 0 |
+//! | at or below | together still at or below: *panic*, `all`, some in | configured, whatever checks say; a tenth where half-open, 0 where drained or open | by belief | 0 |
 //! | none | none: `all` | configured | 0 | 0 |
 //! | | `none` | 0 | 0 | 0 |
 //! | | `fallback` | 0 | 0 | by belief; if none of them is in, configured |
@@ -154,8 +154,12 @@ pub fn weigh(candidates: &[Candidate], panic: Panic) -> Weighed {
             (Role::Backup, false, _) if Level::of(candidate) <= joined => pool.by_belief(candidate),
             (Role::Regular, true, PanicPolicy::All) if all_are_out => weight,
             // What checks say is ignored, and nothing else.
-            (Role::Regular, true, PanicPolicy::All) if pool.is_taken_out(belief) => none,
-            (Role::Regular, true, PanicPolicy::All) => weight,
+            (Role::Regular, true, PanicPolicy::All) => {
+                let unchecked = Belief { is_down: false, recovered: 100, ..belief };
+                pool.by_belief(&Candidate { belief: unchecked, ..*candidate })
+            }
+            // Regular ones may all be down: who is in is not to be idle then.
+            (Role::Backup, true, PanicPolicy::All) if !all_are_out => pool.by_belief(candidate),
             (Role::Fallback, true, PanicPolicy::Fallback) => match stands_in {
                 Some(first) if rank == first => falls_back.by_belief(candidate),
                 None if Some(rank) == last_resort => weight,
@@ -424,5 +428,22 @@ mod tests {
         let panic = Panic { threshold: 50, ..Panic::default() };
         let pool = regular(&[(1, UP), (2, Belief::DOWN), (4, DRAINED), (8, OPEN)]);
         assert_eq!(values(&pool, panic), (vec![1.0, 2.0, 0.0, 0.0], true));
+        // Nor what a breaker lets through.
+        let half = Belief { recovered: 25, ..HALF };
+        let pool =
+            regular(&[(10, half), (20, Belief { is_down: true, ..half }), (30, Belief::DOWN)]);
+        assert_eq!(values(&pool, panic), (vec![1.0, 2.0, 30.0], true));
+    }
+
+    #[test]
+    fn backup_that_is_in_serves_beside_a_pool_that_panics() {
+        let panic = Panic { threshold: 50, ..Panic::default() };
+        let backup = |rank, belief| Candidate { rank, ..of(7, Role::Backup, belief) };
+        let mut pool = regular(&[(5, Belief::DOWN), (5, Belief::DOWN), (5, Belief::DOWN)]);
+        pool.extend([backup(0, UP), backup(0, Belief::DOWN), backup(1, DRAINED)]);
+        assert_eq!(values(&pool, panic), (vec![5.0, 5.0, 5.0, 7.0, 0.0, 0.0], true));
+        // Where nobody is in, they are not asked for.
+        pool[3].belief = Belief::DOWN;
+        assert_eq!(values(&pool, panic), (vec![5.0, 5.0, 5.0, 0.0, 0.0, 0.0], true));
     }
 }

@@ -599,7 +599,7 @@ fn problems_are_sound(name: &str, text: &str) {
     };
     let mut last = 0;
     for problem in &problems {
-        let Some(span) = &problem.span else { continue };
+        let span = problem.span.as_ref().unwrap_or_else(|| panic!("{problem:?} has no place"));
         assert!(text.get(span.clone()).is_some(), "{problem:?}");
         assert!(last <= span.start, "{problem:?}");
         last = span.start;
@@ -653,8 +653,14 @@ fn mutated() -> impl Strategy<Value = (String, String)> {
     })
 }
 
+/// So many of each kind: more in `soak` than with every change.
+fn cases() -> u32 {
+    let soak = std::env::var_os("EQUIPOISE_SOAK").is_some_and(|value| value == "1");
+    if soak { 100_000 } else { 512 }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_text_panics_and_every_place_is_in_it(text in "\\PC*", name in name()) {

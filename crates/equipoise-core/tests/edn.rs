@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use equipoise_core::config::admin::{AdminKey, KeySource, Scope};
 use equipoise_core::config::breaker::Thresholds;
 use equipoise_core::config::edn_keys::{FILE, Key, Kind, Table};
 use equipoise_core::config::health::Question;
@@ -189,13 +190,61 @@ fn with_check(config: &Config) -> Config {
 }
 
 #[test]
+fn the_api_is_had_by_this_host_alone_and_never_by_a_key_that_is_soon_guessed() {
+    let admin = |keys: &str| {
+        let Checked { config, ignored, .. } = load(&with(&format!(":admin-api {{{keys}}}")));
+        let ignored = ignored.into_iter().map(|problem| (problem.key, problem.column)).collect();
+        let admin = config.settings.admin.map(|admin| {
+            let key = |key: &AdminKey| {
+                let KeySource::Key(secret) = &key.secret else { panic!("{key:?}") };
+                let text = String::from_utf8(secret.bytes().to_vec()).unwrap();
+                (key.name.clone(), text, key.scope)
+            };
+            (
+                admin.listen.to_string(),
+                admin.keys.iter().map(key).collect::<Vec<_>>(),
+                admin.allowed_origins,
+            )
+        });
+        (admin, ignored)
+    };
+    let key = |name: &str| format!("settings.admin-api{name}");
+    let listen = |port: &str| format!("127.0.0.1:{port}");
+    let at = |name: &str, column: usize| -> Vec<(String, usize)> { vec![(key(name), column)] };
+    assert_eq!(admin(":enabled false :port 9999"), (None, vec![]));
+    let nothing = (listen("8081"), vec![], vec![]);
+    assert_eq!(admin(":enabled true :api-key nil"), (Some(nothing), at("", 12)));
+    let text = "0123456789abcdef";
+    let whole = format!(
+        ":enabled true :port 9999 :api-key \"{text}\" :allowed-origins [\"https://ops.example.com\" \"*\"]"
+    );
+    let keys = vec![("api-key".to_owned(), text.to_owned(), Scope::Write)];
+    let told = vec![(key(".port"), 44), (key(".allowed-origins[1]"), 121)];
+    let expected = (listen("9999"), keys, vec!["https://ops.example.com".to_owned()]);
+    assert_eq!(admin(&whole), (Some(expected), told));
+    assert_eq!(admin(":enabled true :api-key \"12345678\""), (None, at(".api-key", 47)));
+
+    // And it is written as it has been read.
+    let nothing = |_: &Path| Err(String::new());
+    let text = with(&format!(":admin-api {{{whole}}}"));
+    let config = load(&text).config;
+    for (format, name) in
+        [(Format::Edn, "a.edn"), (Format::Toml, "a.toml"), (Format::Yaml, "a.yaml")]
+    {
+        let around = Around::files(&nothing);
+        let written = convert(("f.edn", &text), format, &around, Ignored::LeftOut).unwrap().text;
+        assert_eq!(parse(name, &written).unwrap().config.settings, config.settings, "{written}");
+    }
+}
+
+#[test]
 fn what_is_not_served_is_told_with_its_place_and_changes_nothing() {
     let whole = include_str!("config/edn/not-served.edn");
     let Checked { config, ignored, .. } = load(whole);
     expect_file!["config/edn/not-served.edn.report"].assert_eq(&report(&ignored));
     assert_eq!(config.services.len(), 2);
     // What is turned off is not missed.
-    let off = ":metrics {:enabled false :port 9999} :access-log {:format :clf} :admin-api {} :cluster {:enabled false}";
+    let off = ":metrics {:enabled false :port 9999} :access-log {:format :clf} :admin-api {:port 9999} :cluster {:enabled false}";
     assert_eq!(load(&with(off)).ignored, []);
 }
 
@@ -360,7 +409,10 @@ fn value(name: &str, kind: &'static Kind) -> BoxedStrategy<String> {
             "[a-z $\"{}é.-]{1,9}x".prop_map(|text| format!("{text:?}")).boxed()
         }
         Kind::Text => Just("\"x\"".to_owned()).boxed(),
-        Kind::Secret(_) => Just("nil".to_owned()).boxed(),
+        // One that is written out is hidden.
+        Kind::Secret(_) => {
+            prop::sample::select(vec!["nil", "\"too short\""]).prop_map(str::to_owned).boxed()
+        }
         Kind::Numbers => prop::collection::vec(100..600u16, 1..4)
             .prop_map(|codes| {
                 format!("[{}]", codes.iter().map(u16::to_string).collect::<Vec<_>>().join(" "))

@@ -77,6 +77,49 @@ fn tables_mean_together_what_each_says_nearest() {
 }
 
 #[test]
+fn recovery_panic_and_breaker_are_what_each_table_says_nearest() {
+    let text = include_str!("config/good/tables.toml");
+    let config = parse("tables.toml", text).unwrap_or_else(|p| panic!("{p:?}")).config;
+    let told = |service: usize| -> Vec<_> {
+        let pools = config.services[service].pools();
+        pools
+            .map(|pool| {
+                let step_in = pool.backends.iter().filter(|b| b.role == Role::Fallback);
+                let step_in: Vec<_> = step_in.map(|b| b.address.ip().to_string()).collect();
+                let recovery = (pool.recovery.mode, pool.recovery.slow_start.as_secs());
+                (recovery, (pool.panic.threshold, pool.panic.policy), step_in)
+            })
+            .collect()
+    };
+    use PanicPolicy::{All, Fallback, None};
+    use RecoveryMode::Linear;
+    let first = || vec!["10.0.9.1".to_owned()];
+    let web = [
+        ((Linear, 20), (10, Fallback), first()),
+        ((Linear, 20), (10, Fallback), first()),
+        ((RecoveryMode::None, 20), (30, Fallback), vec!["10.0.9.2".to_owned()]),
+        ((Linear, 20), (10, All), vec![]),
+    ];
+    assert_eq!(told(0), web);
+    let mail = [((Linear, 60), (10, None), vec![]), ((Linear, 60), (10, Fallback), first())];
+    assert_eq!(told(1), mail);
+    let named: Vec<_> = config.services[0].pools().map(|pool| pool.named.len()).collect();
+    assert_eq!(named, [0, 0, 1, 0], "a name steps in too");
+
+    let breakers = config.services.iter().flat_map(|service| service.pools());
+    let breakers = breakers.map(|pool| pool.breaker.expect("the settings have one"));
+    let breakers =
+        breakers.map(|b| (b.window.as_secs(), b.max_ejected, b.min_requests, b.open_for.as_secs()));
+    let (web, mail) = ((10, 20, 4, 30), (10, 20, 10, 30));
+    assert_eq!(breakers.collect::<Vec<_>>(), [web, web, (10, 20, 4, 5), web, mail, mail]);
+
+    // What is written whole says the same.
+    let written = equipoise_core::config::written(&config).to_string();
+    let again = parse("a.json", &written).unwrap_or_else(|p| panic!("{p:?}")).config;
+    assert_eq!(again.services, config.services);
+}
+
+#[test]
 fn backends_without_tables_anywhere_have_no_check_and_an_empty_table_is_tcp() {
     let text = "[[service]]\nname = 'web'\nlisten = { interfaces = ['eth0'], port = 80 }\n\
                 backends = [{ address = '10.0.0.1:80' }, { address = '10.0.0.2:80', health-check = {} }]";
@@ -300,7 +343,7 @@ impl World {
             let timeout = Duration::from_secs(30);
             let is_forced = drained == Drained::Forced;
             let request = Request { timeout, on_timeout: OnTimeout::Keep, is_forced };
-            self.state.handle_drain(&key, request, 1).unwrap();
+            self.state.handle_drain(&key, request).unwrap();
         }
         let number = number % self.weights.len();
         self.models[number].drained = drained;
@@ -351,6 +394,7 @@ impl World {
                 _ if panics && are_in == 0 => 100,
                 Drained::Yes => 0,
                 Drained::No if is_open => 0,
+                Drained::No if panics && is_half => 10,
                 Drained::No if panics => 100,
                 Drained::No => model.part().unwrap_or(0).min(if is_half { 10 } else { 100 }),
             }

@@ -338,6 +338,9 @@ fn route(prefixes: &[&str], backends: Vec<config::Backend>) -> Route {
         affinity_prefix: AffinityPrefix::default(),
         backends,
         named: Vec::new(),
+        recovery: config::health::Recovery::default(),
+        panic: config::health::Panic::default(),
+        breaker: None,
     }
 }
 

@@ -34,6 +34,11 @@ fn places() -> Vec<(&'static str, Value)> {
         file
     };
     let none = || json!({});
+    let of_route = |key: &str| {
+        let mut route = json!({ "source": "10.0.0.0/8", "backends": [backend] });
+        route[key] = none();
+        of_service("source-route", json!([route]))
+    };
     vec![
         ("", of_service("", Value::Null)),
         ("service[0]", of_service("", Value::Null)),
@@ -61,8 +66,14 @@ fn places() -> Vec<(&'static str, Value)> {
             "service[0].source-route[0]",
             of_service("source-route", json!([{ "source": "10.0.0.0/8", "backends": [backend] }])),
         ),
+        ("service[0].source-route[0].health-check", of_route("health-check")),
+        ("service[0].source-route[0].recovery", of_route("recovery")),
+        ("service[0].source-route[0].panic", of_route("panic")),
+        ("service[0].source-route[0].breaker", of_route("breaker")),
         ("settings", of_settings("", Value::Null)),
         ("settings.health-check", of_settings("health-check", none())),
+        ("settings.recovery", of_settings("recovery", none())),
+        ("settings.panic", of_settings("panic", none())),
         ("settings.breaker", of_settings("breaker", none())),
         ("settings.drain", of_settings("drain", none())),
         ("settings.metrics", of_settings("metrics", none())),

@@ -6,24 +6,25 @@
 //! place a jump, so what two subjects differ by is what they cost. The empty one is what figures are taken over;
 //! those that stop half-way tell where the time goes.
 
-use aya_ebpf::btf_maps::{PerCpuArray, ProgramArray};
+use aya_ebpf::btf_maps::{LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use equipoise_common::draw::Draw;
+use equipoise_common::flow::open::New;
 use equipoise_common::flow::set::Way;
 use equipoise_common::flow::{Storage, Word as _};
 use equipoise_common::key::{Address, Be16, FiveTuple, V4, V6};
 
 use crate::action;
 use crate::family::Family;
-use crate::flow::{Decision, Found, Passage};
+use crate::flow::{self, Decision, Found, Passage};
 use crate::forward;
 use crate::hook::{Hook, Packet, Tc, Xdp};
 use crate::packet::{Window, opaque};
 use crate::parse::{self, Headers, Network};
 use crate::rewrite::{self, Hops};
 use crate::route::Route;
-use crate::table::{FlowsV4, FlowsV6};
+use crate::table::{FlowsV4, FlowsV6, Shared};
 
 /// User space: one for each CPU, so that two can run at once.
 #[btf_map(name = "BENCH_DRAW")]
@@ -93,12 +94,31 @@ const TOUCHED: u32 = 1;
 const FOUND: u32 = 2;
 const ROUTED: u32 = 3;
 const REWRITTEN: u32 = 4;
+const OPENED: u32 = 5;
+const LRU_FOUND: u32 = 6;
+const LRU_OPENED: u32 = 7;
+const LRU_CLOSED: u32 = 8;
 
 parts!(bench_parsed_xdp, bench_parsed_tc, PARSED);
 parts!(bench_touched_xdp, bench_touched_tc, TOUCHED);
 parts!(bench_found_xdp, bench_found_tc, FOUND);
 parts!(bench_routed_xdp, bench_routed_tc, ROUTED);
 parts!(bench_rewritten_xdp, bench_rewritten_tc, REWRITTEN);
+parts!(bench_opened_xdp, bench_opened_tc, OPENED);
+parts!(bench_lru_found_xdp, bench_lru_found_tc, LRU_FOUND);
+parts!(bench_lru_opened_xdp, bench_lru_opened_tc, LRU_OPENED);
+parts!(bench_lru_closed_xdp, bench_lru_closed_tc, LRU_CLOSED);
+
+/// What a flow takes in the kernel's own table, to be compared with ours: a line for each direction.
+type Line = [Shared; 8];
+
+/// Program: flows of IPv4 in the kernel's LRU hash.
+#[btf_map(name = "BENCH_LRU_V4")]
+pub static LRU_V4: LruHashMap<FiveTuple<V4>, Line, 1> = LruHashMap::new();
+
+/// Program: flows of IPv6 in the kernel's LRU hash.
+#[btf_map(name = "BENCH_LRU_V6")]
+pub static LRU_V6: LruHashMap<FiveTuple<V6>, Line, 1> = LruHashMap::new();
 
 /// Flows as the bench numbers them.
 trait Client: Family {
@@ -110,6 +130,8 @@ trait Client: Family {
     const TRANSPORT: usize;
     /// Reads and writes the line where the flow of this key most likely is.
     fn touch(key: &FiveTuple<Self>);
+    /// The kernel's LRU hash for its flows.
+    fn lru() -> &'static LruHashMap<FiveTuple<Self>, Line, 1>;
 }
 
 const ETHERNET: usize = 14;
@@ -121,6 +143,11 @@ impl Client for V4 {
     #[inline(always)]
     fn touch(key: &FiveTuple<Self>) {
         touch(&FlowsV4, key);
+    }
+
+    #[inline(always)]
+    fn lru() -> &'static LruHashMap<FiveTuple<Self>, Line, 1> {
+        &LRU_V4
     }
 
     #[inline(always)]
@@ -145,6 +172,11 @@ impl Client for V6 {
     #[inline(always)]
     fn touch(key: &FiveTuple<Self>) {
         touch(&FlowsV6, key);
+    }
+
+    #[inline(always)]
+    fn lru() -> &'static LruHashMap<FiveTuple<Self>, Line, 1> {
+        &LRU_V6
     }
 
     #[inline(always)]
@@ -234,6 +266,9 @@ fn go<H: Hook, F: Client, const DEPTH: u32>(
         F::touch(&headers.tuple);
         return H::pass();
     }
+    if DEPTH >= OPENED {
+        return if in_table::<F, DEPTH>(headers) { H::pass() } else { H::drop() };
+    }
     let mut decision = Decision::none(headers);
     if F::look_up(headers, Passage::In, &mut decision) != Found::Flow {
         return H::drop();
@@ -253,6 +288,59 @@ fn go<H: Hook, F: Client, const DEPTH: u32>(
         return H::pass();
     }
     H::drop()
+}
+
+/// What is done in a table alone. False where it did not go well.
+#[inline(always)]
+fn in_table<F: Client, const DEPTH: u32>(headers: &Headers<F>) -> bool {
+    let (there, back) = (headers.tuple, headers.tuple.reversed());
+    if DEPTH == OPENED {
+        return open(headers, &there, &back);
+    }
+    let line = F::lru().get_ptr(&there);
+    if DEPTH == LRU_FOUND {
+        // SAFETY: the kernel does not take the memory of an entry away while a program runs.
+        let Some(line) = line.map(|line| unsafe { &*line }) else { return false };
+        let mut word = 0;
+        while word < 7 {
+            opaque(line[word].load() as usize);
+            word += 1;
+        }
+        line[7].add(headers.size.bytes);
+        return true;
+    }
+    if DEPTH == LRU_CLOSED {
+        return F::lru().remove(&there).is_ok() && F::lru().remove(&back).is_ok();
+    }
+    const NO_OTHER: u64 = 1;
+    let fresh = [const { Shared::new(0) }; 8];
+    line.is_none()
+        && F::lru().insert(&there, &fresh, NO_OTHER).is_ok()
+        && F::lru().insert(&back, &fresh, NO_OTHER).is_ok()
+}
+
+#[inline(always)]
+fn open<F: Client>(headers: &Headers<F>, there: &FiveTuple<F>, back: &FiveTuple<F>) -> bool {
+    let (Some(draw), Some(work)) = (DRAW.get_ptr_mut(0), F::work()) else { return false };
+    // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
+    let draw = unsafe { &*draw };
+    work.new = New {
+        request: *there,
+        reply: *back,
+        service: draw.service as u32,
+        backend: draw.backend as u32,
+        generation: 0,
+        is_one_sided: false,
+        sent: headers.segment.sequence,
+        acknowledged: 0,
+        packets: headers.size.packets,
+        bytes: headers.size.bytes,
+        now: flow::now(),
+        begun: flow::exact(),
+    };
+    work.limits = [0; 2];
+    let opened = F::open();
+    opened.refused == 0 && !opened.found
 }
 
 #[inline(always)]

@@ -81,6 +81,8 @@ pub trait Family: Address + 'static {
     const ECHO_REPLY: u8;
     /// Whether ICMP packets of this type are errors, which quote a packet.
     fn is_error(kind: u8) -> bool;
+    /// Whether an error of this type and code says that there is no way, or nobody at its end, as far as is known.
+    fn tells_of_no_way(kind: u8, code: u8) -> bool;
     /// The packet that is quoted at `network`, if it can be of a flow.
     fn quote(window: &Window, network: usize) -> Option<Quote<Self>>;
     /// Writes the addresses of a quoted header, which differ by `change`; answers with what its own checksum, where there

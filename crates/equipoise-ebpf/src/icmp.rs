@@ -45,7 +45,7 @@ pub fn take_up<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Res
         return Err(Verdict::NotTcpUdp);
     }
     let icmp = packet.window.header::<HEADER>(ip.transport).ok_or(Verdict::Malformed)?;
-    let kind = icmp.load::<u8, 0>();
+    let (kind, code) = (icmp.load::<u8, 0>(), icmp.load::<u8, 1>());
     if kind == F::ECHO_REQUEST {
         return echo(hook, packet, ip);
     }
@@ -91,6 +91,9 @@ pub fn take_up<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Res
     }
     if !is_reply {
         return Err(Verdict::NotTcpUdp);
+    }
+    if !observes() && hook.passage() == Passage::Out && F::tells_of_no_way(kind, code) {
+        return Err(Verdict::WithheldError);
     }
     if !observes() {
         change.apply(&passing, Hops::Keep)?;

@@ -27,6 +27,7 @@ use crate::status::operate::{
     UndrainRequest,
 };
 use crate::status::pool::{EndAnswer, EndRequest, PoolShares};
+use crate::status::talkers::{TalkersRequest, TopTalkers};
 use crate::status::trace::{TraceFilter, TracedPacket};
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer, UpgradeAnswer};
 
@@ -66,6 +67,8 @@ pub enum Command {
     Counts(Reply<Counts>),
     /// The flows that pass a filter.
     Flows(FlowFilter, Reply<Vec<Flow>>),
+    /// The sources with most flows.
+    Talkers(TalkersRequest, Reply<TopTalkers>),
     /// End flows.
     EndFlows(EndRequest, Reply<EndAnswer>),
     /// The limits of a service, or of all.

@@ -39,6 +39,7 @@ mod shell;
 mod source;
 mod status;
 mod stop;
+mod talkers;
 mod top;
 mod trace;
 mod upgrade;
@@ -139,6 +140,7 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Plan(asked) => plan::plan(global, asked).await,
             Command::Status(asked) => status::status(global, asked).await,
             Command::Top => top::top(global).await,
+            Command::TopTalkers(asked) => talkers::talkers(global, asked).await,
             Command::Services(asked) => status::services(global, asked).await,
             Command::Flows(filter) => flows::flows(global, filter).await,
             Command::Pool(asked) => pool::pool(global, asked).await,

@@ -73,6 +73,7 @@ mod services;
 mod shares;
 mod start;
 mod supervisor;
+mod talkers;
 mod tell;
 mod trace;
 mod trouble;

@@ -23,6 +23,7 @@ pub mod probe;
 pub mod resolver;
 pub mod running_config;
 pub mod status;
+pub mod talkers;
 pub mod watch;
 
 pub use balancer::{Balancer, BalancerError, Configuration};

@@ -27,7 +27,7 @@ pub use family::{Family, Kind};
 pub use histogram::{
     BYTES, FlowHistograms, FlowSummary, Histogram, KeptHistogram, SECONDS, Summary,
 };
-pub use listener::{ListenError, Listener, router};
+pub use listener::{ListenError, Listener, among_others, router};
 pub use text::Format;
 
 /// What a scrape is made of.

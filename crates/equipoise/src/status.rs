@@ -16,6 +16,7 @@ use crate::metrics::FlowSummary;
 pub mod access_log;
 pub mod change;
 pub mod explain;
+mod form;
 pub mod health;
 pub mod history;
 pub mod limits;
@@ -23,6 +24,7 @@ pub mod names;
 mod number;
 pub mod operate;
 pub mod pool;
+pub mod talkers;
 pub mod trace;
 
 pub use number::Decimal;

@@ -82,19 +82,19 @@ fn convert_loses_nothing_unless_it_is_told_to() {
     place.file(
         "a.edn",
         "{:proxies [{:name \"web\" :listen {:interfaces [\"lo\"] :port 80}\n :default-target {:ip \"10.0.0.1\" :port 80}}]\n\
-         :settings {:admin-api {:enabled true}}}",
+         :settings {:cluster {:enabled true}}}",
     );
     let answer = place.run("convert a.edn a.toml");
     assert_eq!((answer.exit, answer.out.as_str()), (2, ""));
     assert!(
-        answer.err.contains("settings.admin-api") && answer.err.contains("not served yet"),
+        answer.err.contains("settings.cluster") && answer.err.contains("not served yet"),
         "{}",
         answer.err
     );
     assert!(!place.0.path().join("a.toml").exists());
     let answer = place.run("convert --partial a.edn a.toml");
     assert_eq!(answer.exit, 0, "{}", answer.err);
-    assert!(answer.err.contains("settings.admin-api"), "{}", answer.err);
+    assert!(answer.err.contains("settings.cluster"), "{}", answer.err);
     assert_eq!(place.run("check a.toml").exit, 0);
 
     let answer = place.run("convert a.toml b.edn");

@@ -1,8 +1,12 @@
 //! `docs/packets.md` is written from the list of verdicts: `UPDATE_EXPECT=1 cargo test -p equipoise --test docs`
 //! writes it anew. `docs/decap.md` is written by hand, but for its table of verdicts.
 
+#[path = "documents/blocks.rs"]
+mod blocks;
 #[path = "docs/metrics.rs"]
 mod metrics;
+#[path = "docs/pages.rs"]
+mod pages;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -45,6 +49,7 @@ const STAGES: &[Stage] = &[
             ForwardedErrorToBackend,
             ForwardedErrorToClient,
             RewrittenError,
+            WithheldError,
         ],
     },
     Stage {

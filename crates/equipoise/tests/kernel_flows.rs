@@ -56,6 +56,8 @@ mod passive;
 mod ports;
 #[path = "flows/rates.rs"]
 mod rates;
+#[path = "flows/reloads.rs"]
+mod reloads;
 #[path = "flows/resize.rs"]
 mod resize;
 #[path = "flows/routes.rs"]

@@ -2,18 +2,28 @@
 
 #[path = "traffic/access_log.rs"]
 mod access_log;
+#[path = "traffic/asked.rs"]
+mod asked;
 #[path = "traffic/balanced.rs"]
 mod balanced;
 #[path = "traffic/bare.rs"]
 mod bare;
+#[path = "documents/blocks.rs"]
+mod blocks;
 #[path = "traffic/confined.rs"]
 mod confined;
+#[path = "traffic/degraded.rs"]
+mod degraded;
 #[path = "traffic/denied.rs"]
 mod denied;
+#[path = "traffic/described.rs"]
+mod described;
 #[path = "traffic/drains.rs"]
 mod drains;
 #[path = "traffic/explain.rs"]
 mod explain;
+#[path = "traffic/flaps.rs"]
+mod flaps;
 #[path = "traffic/flows.rs"]
 mod flows;
 #[path = "traffic/health.rs"]
@@ -34,6 +44,8 @@ mod names;
 mod observed;
 #[path = "traffic/paths.rs"]
 mod paths;
+#[path = "traffic/recipes.rs"]
+mod recipes;
 #[path = "traffic/reloads.rs"]
 mod reloads;
 #[path = "traffic/resize.rs"]
@@ -46,6 +58,10 @@ mod routes;
 mod start;
 #[path = "traffic/supervised.rs"]
 mod supervised;
+#[path = "traffic/talkers.rs"]
+mod talkers;
+#[path = "traffic/top.rs"]
+mod top;
 #[path = "traffic/traced.rs"]
 mod traced;
 #[path = "traffic/vip_checks.rs"]
@@ -125,6 +141,7 @@ at_each_hook! {
     connections_outlive_tables_of_another_size
     connections_outlive_an_upgrade_to_maps_of_another_layout_and_back
     connections_outlive_processes_killed_while_layouts_change
+    connections_outlive_interfaces_that_go_and_come_back
     packets_are_told_of_as_they_came_and_as_they_left
 }
 
@@ -133,6 +150,7 @@ use denied::{
     a_client_that_comes_to_be_denied_is_cut_off_and_a_busy_one_is_held_back,
     what_operators_end_and_deny_ends_at_once_and_comes_back_when_the_time_is_up,
 };
+use flaps::connections_outlive_interfaces_that_go_and_come_back;
 use flows::{
     a_load_beyond_its_limit_goes_to_other_backends,
     a_port_that_is_used_again_and_again_always_connects,

@@ -4,10 +4,16 @@
 mod access_log;
 #[path = "whole/api.rs"]
 mod api;
+#[path = "documents/blocks.rs"]
+mod blocks;
+#[path = "whole/book.rs"]
+mod book;
 #[path = "whole/changes.rs"]
 mod changes;
 #[path = "whole/events.rs"]
 mod events;
+#[path = "whole/fields.rs"]
+mod fields;
 #[path = "whole/files.rs"]
 mod files;
 #[path = "whole/health.rs"]
@@ -491,7 +497,7 @@ async fn flows_are_listed_by_service_backend_and_client() {
         let Err(ClientError::Problem(problem)) = listed("", "", "ten").await else {
             panic!("taken")
         };
-        assert_eq!(problem.status, 400);
+        assert_eq!(problem.status, 422);
         lab.client.stop().await.unwrap();
     })
     .await

@@ -1,7 +1,6 @@
 //! The breakers of all backends, by pool: so many of one may be out at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::{Breaker, Change, Lasting, State};
@@ -26,8 +25,25 @@ pub struct Standing {
     pub counts: (u64, u64),
 }
 
-/// Before all others in order.
-const FIRST: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+/// A pool that has breakers.
+#[derive(Clone, Copy, Debug)]
+struct Pool {
+    thresholds: Thresholds,
+    backends: usize,
+    /// How many of them are open.
+    open: usize,
+}
+
+impl Pool {
+    /// Whether one more may be out.
+    ///
+    /// One may be whatever the percentage says, unless that is 0: a guard that a pool of two could never use would be none.
+    /// Both are what Envoy's outlier detection does (`max_ejection_percent`).
+    fn has_room(&self) -> bool {
+        let percent = usize::from(self.thresholds.max_ejected);
+        percent > 0 && self.open < (self.backends * percent / 100).max(1)
+    }
+}
 
 /// The breakers of all backends that have one.
 #[derive(Clone, Debug, Default)]
@@ -35,9 +51,8 @@ pub struct Breakers {
     breakers: BTreeMap<BackendKey, Breaker>,
     /// When time alone changes one: of few, however many there are.
     waiting: BTreeMap<BackendKey, Moment>,
-    thresholds: BTreeMap<Arc<str>, Thresholds>,
-    /// Backends of each pool that has breakers.
-    sizes: BTreeMap<(Arc<str>, RouteName), usize>,
+    /// The pools that have breakers.
+    pools: BTreeMap<(Arc<str>, RouteName), Pool>,
     /// Those of backends that are not there and may come back.
     absent: BTreeMap<BackendKey, Breaker>,
     /// Who may come back after the next configuration.
@@ -55,16 +70,15 @@ impl Breakers {
     pub fn handle_config(&mut self, now: Moment, config: &Config) {
         let mut before = std::mem::take(&mut self.breakers);
         self.waiting.clear();
-        self.sizes.clear();
-        self.thresholds.clear();
-        for (key, Member { service, pool, .. }) in BackendKey::all(config) {
-            let Some(thresholds) = service.breaker else { continue };
-            self.thresholds.insert(Arc::clone(&key.service), thresholds);
-            let place = (Arc::clone(&key.service), key.route.clone());
-            self.sizes.insert(place, pool.backends.len());
+        self.pools.clear();
+        for (key, Member { pool, .. }) in BackendKey::all(config) {
+            let Some(thresholds) = pool.breaker else { continue };
             let known = before.remove(&key).or_else(|| self.absent.remove(&key));
             let mut breaker = known.unwrap_or(Breaker::new(thresholds, now));
             breaker.set(thresholds, now);
+            let new = Pool { thresholds, backends: pool.backends.len(), open: 0 };
+            let pool = self.pools.entry(place(&key)).or_insert(new);
+            pool.open += usize::from(breaker.state() == State::Open);
             self.breakers.insert(key.clone(), breaker);
             self.follow(&key);
         }
@@ -81,14 +95,26 @@ impl Breakers {
         key: &BackendKey,
         outcomes: (u64, u64),
     ) -> Option<Change> {
-        // Looked for only where it makes a difference.
-        let may_open = outcomes.1 > 0 && self.may_open(key);
-        let change = self.breakers.get_mut(key)?.record(outcomes, may_open, now);
-        if change.is_some() {
+        let breaker = self.breakers.get_mut(key)?;
+        let may_open = self.pools.get(&place(key)).is_some_and(Pool::has_room);
+        let change = breaker.record(outcomes, may_open, now);
+        if let Some(change) = change {
+            self.count(key, change.from);
             self.has_changed = true;
             self.follow(key);
         }
         change
+    }
+
+    /// Counts one that is open now and was not, or the other way round.
+    fn count(&mut self, key: &BackendKey, before: State) {
+        let is_open = self.state(key) == Some(State::Open);
+        let Some(pool) = self.pools.get_mut(&place(key)) else { return };
+        match (before == State::Open, is_open) {
+            (false, true) => pool.open += 1,
+            (true, false) => pool.open = pool.open.saturating_sub(1),
+            (true, true) | (false, false) => {}
+        }
     }
 
     /// Knows when time alone changes one.
@@ -99,32 +125,15 @@ impl Breakers {
         };
     }
 
-    /// Whether one more of a pool may be out.
-    ///
-    /// One may be whatever the percentage says, unless that is 0: a guard that a pool of two could never use would be none.
-    /// Both are what Envoy's outlier detection does (`max_ejection_percent`).
-    fn may_open(&self, key: &BackendKey) -> bool {
-        let pool = (Arc::clone(&key.service), key.route.clone());
-        let (Some(thresholds), Some(size)) =
-            (self.thresholds.get(&key.service), self.sizes.get(&pool))
-        else {
-            return false;
-        };
-        let is_of_pool =
-            |other: &BackendKey| other.service == key.service && other.route == key.route;
-        let first = BackendKey { address: FIRST, ..key.clone() };
-        let pool = self.breakers.range(first..).take_while(|(other, _)| is_of_pool(other));
-        let out = pool.filter(|(other, breaker)| *other != key && breaker.state == State::Open);
-        let percent = usize::from(thresholds.max_ejected);
-        percent > 0 && out.count() < (size * percent / 100).max(1)
-    }
-
     /// Time has passed.
     pub fn handle_time(&mut self, now: Moment) -> Vec<Told> {
         let due: Vec<_> = self.waiting.extract_if(.., |_, at| *at <= now).collect();
         let mut turned = Vec::new();
         for (key, _) in due {
             let change = self.breakers.get_mut(&key).and_then(|breaker| breaker.turn(now));
+            if let Some(change) = change {
+                self.count(&key, change.from);
+            }
             self.follow(&key);
             turned.extend(change.map(|change| (key, change)));
         }
@@ -144,6 +153,9 @@ impl Breakers {
         act: impl FnOnce(&mut Breaker) -> Option<Change>,
     ) -> Option<Option<Change>> {
         let change = act(self.breakers.get_mut(key)?);
+        if let Some(change) = change {
+            self.count(key, change.from);
+        }
         self.has_changed |= change.is_some();
         self.follow(key);
         Some(change)
@@ -184,7 +196,9 @@ impl Breakers {
     /// One goes on as an earlier process has left it; false where there is none now.
     pub fn restore(&mut self, key: &BackendKey, lasting: Lasting) -> bool {
         let Some(breaker) = self.breakers.get_mut(key) else { return false };
+        let before = breaker.state();
         breaker.restore(lasting);
+        self.count(key, before);
         self.has_changed = true;
         self.follow(key);
         true
@@ -201,11 +215,18 @@ impl Breakers {
     }
 }
 
+/// The pool of a backend.
+fn place(key: &BackendKey) -> (Arc<str>, RouteName) {
+    (Arc::clone(&key.service), key.route.clone())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::parse;
+    use std::net::SocketAddr;
     use std::time::Duration;
+
+    use crate::config::parse;
 
     fn at(seconds: u64) -> Moment {
         Duration::from_secs(seconds)
@@ -256,6 +277,68 @@ mod tests {
         assert_eq!(told.len(), 1);
         assert_eq!((told[0].0.clone(), told[0].1.to), (key(1), State::HalfOpen));
         assert!(breakers.record(at(32), &key(2), (0, 1)).is_some());
+    }
+
+    #[test]
+    fn who_fails_half_open_where_no_more_may_be_out_is_tried_on() {
+        let mut breakers = Breakers::default();
+        breakers.handle_config(at(0), &config(2, &format!("{TABLE}half-open-successes = 2\n")));
+        breakers.record(at(1), &key(1), (0, 1));
+        breakers.handle_time(at(31));
+        assert!(breakers.record(at(32), &key(2), (0, 1)).is_some());
+        assert_eq!(breakers.record(at(33), &key(1), (1, 0)), None);
+        assert_eq!(breakers.record(at(34), &key(1), (0, 1)), None, "both would be out");
+        assert_eq!(breakers.state(&key(1)), Some(State::HalfOpen));
+        assert_eq!(breakers.record(at(35), &key(1), (1, 0)), None, "one in a row again");
+        // As soon as the other one is in again, it may.
+        breakers.by_hand(&key(2), |breaker| breaker.reset(at(36)));
+        assert!(breakers.record(at(37), &key(1), (0, 1)).is_some());
+    }
+
+    #[test]
+    fn each_pool_has_its_own_thresholds_and_its_own_room() {
+        let routes = "[[service.source-route]]\nsource = '10.0.0.0/8'\nbreaker = { min-requests = 2 }\n\
+            backends = [{ address = '10.0.0.1:80' }, { address = '10.0.0.2:80' }]\n\
+            [[service.source-route]]\nsource = '172.16.0.0/12'\nbackends = [{ address = '10.0.0.1:80' }]\n";
+        let mut breakers = Breakers::default();
+        breakers.handle_config(at(0), &config(2, &format!("{TABLE}{routes}")));
+        let of = |route: &str, number| BackendKey { route: Some(route.into()), ..key(number) };
+        let (own, other) = (of("10.0.0.0/8", 1), of("172.16.0.0/12", 1));
+        assert!(breakers.record(at(1), &key(1), (0, 1)).is_some());
+        assert_eq!(breakers.record(at(1), &own, (0, 1)), None, "two are asked for");
+        assert!(breakers.record(at(1), &own, (0, 1)).is_some(), "whoever is out elsewhere");
+        assert!(breakers.record(at(1), &other, (0, 1)).is_some(), "as the service says");
+        assert_eq!(breakers.record(at(1), &of("10.0.0.0/8", 2), (0, 9)), None, "no room");
+        // A table in a route alone.
+        let alone = routes.replace("source = '10", "source = '11");
+        breakers.handle_config(at(2), &config(2, &alone));
+        assert_eq!((breakers.state(&key(1)), breakers.state(&own)), (None, None));
+        assert_eq!(breakers.state(&of("11.0.0.0/8", 1)), Some(State::Closed));
+        assert_eq!(breakers.state(&other), None);
+    }
+
+    #[test]
+    fn room_is_counted_whatever_opens_and_closes() {
+        let mut breakers = Breakers::default();
+        let table = format!("{TABLE}max-ejected = 50\n");
+        breakers.handle_config(at(0), &config(4, &table));
+        let opens = |breakers: &mut Breakers, n| breakers.record(at(9), &key(n), (0, 1)).is_some();
+        breakers.by_hand(&key(1), |breaker| breaker.force_open(at(1)));
+        breakers.by_hand(&key(1), |breaker| breaker.force_open(at(1)));
+        assert!(opens(&mut breakers, 2) && !opens(&mut breakers, 3));
+        breakers.by_hand(&key(1), |breaker| breaker.reset(at(1)));
+        assert!(opens(&mut breakers, 3) && !opens(&mut breakers, 1));
+        // Another configuration counts anew, and so does the next process.
+        breakers.handle_config(at(2), &config(4, &table));
+        assert!(!opens(&mut breakers, 1));
+        let kept: Vec<_> =
+            breakers.lasting().map(|(key, lasting)| (key.clone(), lasting)).collect();
+        let mut next = Breakers::default();
+        next.handle_config(at(3), &config(4, &table));
+        for (key, lasting) in kept {
+            assert!(next.restore(&key, lasting));
+        }
+        assert!(!opens(&mut next, 1));
     }
 
     #[test]

@@ -38,13 +38,14 @@ fn opens_at_the_threshold_and_with_enough_outcomes_alone() {
 }
 
 #[test]
-fn success_never_opens_it() {
+fn outcome_that_makes_them_enough_opens_it_also_a_good_one() {
     let mut breaker = breaker();
     for _ in 0..9 {
-        breaker.record(BAD, true, at(1));
+        assert_eq!(breaker.record(BAD, true, at(1)), None);
     }
-    assert_eq!(breaker.record(OK, true, at(1)), None, "the tenth outcome is a good one");
-    assert!(breaker.record(BAD, true, at(1)).is_some());
+    assert_eq!(breaker.record((0, 0), true, at(1)), None, "none is none");
+    let change = breaker.record(OK, true, at(1)).expect("9 of 10");
+    assert_eq!((change.to, change.error_rate), (State::Open, 0.9));
 }
 
 #[test]
@@ -115,6 +116,18 @@ fn time_open_has_an_end_however_often_it_opens() {
 }
 
 #[test]
+fn half_open_that_may_not_open_stays_so_and_counts_anew() {
+    let mut breaker = breaker();
+    opened(&mut breaker, at(0));
+    breaker.turn(at(30));
+    assert_eq!(breaker.record((2, 0), false, at(31)), None);
+    assert_eq!(breaker.record((5, 1), false, at(32)), None);
+    assert_eq!(breaker.record((2, 0), false, at(33)), None);
+    assert_eq!(breaker.state(), State::HalfOpen);
+    assert_eq!(breaker.record(OK, false, at(34)).expect("three in a row").to, State::Closed);
+}
+
+#[test]
 fn one_that_may_not_open_counts_on() {
     let mut breaker = breaker();
     assert_eq!(breaker.record((0, 50), false, at(1)), None);
@@ -182,8 +195,8 @@ proptest! {
                 Event::Outcomes(successes, failures, may_open) => {
                     seen.push((now, successes, failures));
                     let change = breaker.record((successes, failures), may_open, now);
-                    if before == State::Closed && change.is_some() {
-                        prop_assert!(may_open && failures > 0);
+                    if breaker.state() == State::Open && change.is_some() {
+                        prop_assert!(may_open && successes + failures > 0);
                     }
                     change
                 }

@@ -89,6 +89,11 @@ impl Secret {
         is_key.then(|| Self(text.to_owned()))
     }
 
+    /// The text itself, for a file that is made of another one.
+    pub(super) fn text(&self) -> &str {
+        &self.0
+    }
+
     /// The text itself, to be compared with.
     pub fn bytes(&self) -> &[u8] {
         self.0.as_bytes()

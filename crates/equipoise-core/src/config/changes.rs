@@ -230,36 +230,49 @@ fn lay(root: &mut Node, key: &BackendKey, change: Change) -> bool {
         Change::Removed => {
             let own = pool(service, key.route.as_deref());
             own.is_some_and(|list| remove(list, key.address))
-                || fallback(service).is_some_and(|list| remove(list, key.address))
+                || fallback(service, key.route.as_deref())
+                    .is_some_and(|list| remove(list, key.address))
         }
     }
 }
 
 /// The list of the backends that a route leads to.
 fn pool<'a>(service: &'a mut Node, route: Option<&str>) -> Option<&'a mut Node> {
-    let Some(name) = route.filter(|name| *name != DEFAULT_ROUTE) else {
-        return field(service, "backends");
-    };
+    match route.filter(|name| *name != DEFAULT_ROUTE) {
+        None => field(service, "backends"),
+        Some(name) => field(route_node(service, name)?, "backends"),
+    }
+}
+
+/// The route of this name.
+fn route_node<'a>(service: &'a mut Node, name: &str) -> Option<&'a mut Node> {
     let routes = items(field(service, "source-route")?)?;
     let is_meant = |route: &Node| match value(route, "source") {
         Some(Value::List(items)) => items.first().and_then(|item| item.value.text()) == Some(name),
         Some(value) => value.text() == Some(name),
         None => false,
     };
-    let route = routes.iter().position(is_meant)?;
-    field(&mut routes[route], "backends")
+    routes.iter_mut().find(|route| is_meant(route))
 }
 
-/// The list of the backends that step in when a pool of the service panics.
-fn fallback(service: &mut Node) -> Option<&mut Node> {
-    field(field(service, "panic")?, "fallback-backends")
+/// The list of the backends that step in when the pool that a route leads to panics: its own, or that of its service.
+fn fallback<'a>(service: &'a mut Node, route: Option<&str>) -> Option<&'a mut Node> {
+    fn list(of: &mut Node) -> Option<&mut Node> {
+        field(field(of, "panic")?, "fallback-backends")
+    }
+    let name = route.filter(|name| *name != DEFAULT_ROUTE);
+    let has_own = |name: &&str| route_node(service, name).and_then(list).is_some();
+    match name.filter(has_own) {
+        Some(name) => route_node(service, name).and_then(list),
+        None => list(service),
+    }
 }
 
 /// The entry of a backend: in its own pool, or among those that step in.
 fn find<'a>(service: &'a mut Node, key: &BackendKey) -> Option<&'a mut Node> {
     let route = key.route.as_deref();
     let is_in_pool = pool(service, route).is_some_and(|list| position(list, key.address).is_some());
-    let list = if is_in_pool { pool(service, route)? } else { fallback(service)? };
+    let list = if is_in_pool { pool(service, route)? } else { fallback(service, route)? };
     let at = position(list, key.address)?;
     items(list)?.get_mut(at)
 }
@@ -365,6 +378,21 @@ mod tests {
         let (pools, holding) = laid(FILE, &changes);
         let expected =
             ["10.0.0.1=3 10.0.0.2=5 10.0.9.1=8", "10.0.0.1=1 10.0.9.1=8", "10.0.0.1=6 10.0.9.1=8"];
+        assert_eq!((pools, holding), (expected.map(str::to_owned).into(), 3));
+    }
+
+    #[test]
+    fn backends_that_step_in_are_those_of_the_route_where_it_has_its_own() {
+        let own = "panic = { fallback-backends = [{ address = '10.0.9.1:80' }, { address = '10.0.9.2:80' }] }";
+        let file = FILE.replace("source = '10.3", &format!("{own}\n        source = '10.3"));
+        let other = Some("10.3.0.0/16");
+        let mut changes = Changes::default();
+        changes.set_weight(of(None, "10.0.9.1:80"), 5);
+        changes.set_weight(of(other, "10.0.9.1:80"), 6);
+        changes.remove(of(other, "10.0.9.2:80"));
+        let (pools, holding) = laid(&file, &changes);
+        let expected =
+            ["10.0.0.1=3 10.0.0.2=1 10.0.9.1=5", "10.0.0.1=1 10.0.9.1=5", "10.0.0.1=1 10.0.9.1=6"];
         assert_eq!((pools, holding), (expected.map(str::to_owned).into(), 3));
     }
 

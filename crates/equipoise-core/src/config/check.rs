@@ -26,6 +26,7 @@ mod route;
 mod service;
 mod settings;
 
+pub(super) use admin::is_origin;
 pub(super) use metrics::is_path as is_metrics_path;
 
 use super::file::Node;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::breaker::Thresholds;
 use super::health::{Panic, Recovery};
 use super::{Affinity, AffinityPrefix, Algorithm, Backend, List, Name, Named, Service};
 
@@ -29,6 +30,13 @@ pub struct Route {
     pub backends: Vec<Backend>,
     /// Those that are configured by a name.
     pub named: Vec<Arc<Named>>,
+    /// How a backend that has become healthy gets its share again.
+    pub recovery: Recovery,
+    /// What becomes of the pool when too few backends are usable.
+    pub panic: Panic,
+    /// When a backend is taken out for its failures; none for never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<Thresholds>,
 }
 
 impl Route {
@@ -57,6 +65,8 @@ pub struct Pool<'a> {
     pub panic: Panic,
     /// How a backend that has become healthy gets its share again.
     pub recovery: Recovery,
+    /// When a backend is taken out for its failures; none for never.
+    pub breaker: Option<Thresholds>,
 }
 
 impl Pool<'_> {
@@ -68,8 +78,7 @@ impl Pool<'_> {
 
 impl Service {
     /// The pool for all clients, and then those of the routes, in the order of the file.
-    pub fn pools(&self) -> impl Iterator<Item = Pool<'_>> {
-        let &Self { panic, recovery, .. } = self;
+    pub fn pools<'a>(&'a self) -> impl Iterator<Item = Pool<'a>> {
         let own = Pool {
             route: None,
             algorithm: self.algorithm,
@@ -77,22 +86,20 @@ impl Service {
             affinity_prefix: self.affinity_prefix,
             backends: &self.backends,
             named: &self.named,
-            panic,
-            recovery,
+            panic: self.panic,
+            recovery: self.recovery,
+            breaker: self.breaker,
         };
-        let of = move |route| {
-            let &Route { algorithm, affinity, affinity_prefix, ref backends, ref named, .. } =
-                route;
-            Pool {
-                route: Some(route),
-                algorithm,
-                affinity,
-                affinity_prefix,
-                backends,
-                named,
-                panic,
-                recovery,
-            }
+        let of = |route: &'a Route| Pool {
+            route: Some(route),
+            algorithm: route.algorithm,
+            affinity: route.affinity,
+            affinity_prefix: route.affinity_prefix,
+            backends: &route.backends,
+            named: &route.named,
+            panic: route.panic,
+            recovery: route.recovery,
+            breaker: route.breaker,
         };
         std::iter::once(own).chain(self.routes.iter().map(of))
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::health::PanicPolicy;
+use super::health::{Panic, PanicPolicy};
 use super::{Attach, Backend, BackendInterfaces, Config, Named, Role, Route, Service, target};
 
 /// The configuration, as JSON with the keys of the file.
@@ -51,7 +51,7 @@ fn service(service: &Service) -> Value {
         "manage-address": service.manage_address,
         "backends": backends(&service.backends, &service.named),
         "recovery": service.recovery,
-        "panic": panic(service),
+        "panic": panic(service.panic, &service.backends, &service.named),
     });
     put(&mut written, json!(service.delivery));
     put(&mut written, json!(service.policy));
@@ -65,13 +65,19 @@ fn service(service: &Service) -> Value {
 }
 
 fn route(route: &Route) -> Value {
-    json!({
+    let mut written = json!({
         "source": route.source,
         "algorithm": route.algorithm,
         "affinity": route.affinity,
         "affinity-prefix": route.affinity_prefix,
         "backends": backends(&route.backends, &route.named),
-    })
+        "recovery": route.recovery,
+        "panic": panic(route.panic, &route.backends, &route.named),
+    });
+    if let Some(breaker) = route.breaker {
+        written["breaker"] = json!(breaker);
+    }
+    written
 }
 
 /// Those of a pool, without those that step in when it panics.
@@ -94,11 +100,11 @@ fn backend(backend: &Backend) -> Value {
     written
 }
 
-fn panic(service: &Service) -> Value {
-    let mut written = json!(service.panic);
-    if service.panic.policy == PanicPolicy::Fallback {
-        let fallback = service.backends.iter().filter(|backend| backend.role == Role::Fallback);
-        let names = service.named.iter().filter(|named| named.role == Role::Fallback);
+fn panic(panic: Panic, backends: &[Backend], names: &[Arc<Named>]) -> Value {
+    let mut written = json!(panic);
+    if panic.policy == PanicPolicy::Fallback {
+        let fallback = backends.iter().filter(|backend| backend.role == Role::Fallback);
+        let names = names.iter().filter(|named| named.role == Role::Fallback);
         written["fallback-backends"] =
             fallback.map(backend).chain(names.map(|named| json!(named))).collect();
     }

@@ -95,7 +95,8 @@ pub fn crowded(desired: &Desired, live: impl Fn(u32) -> u64) -> Vec<Crowded> {
     }
     let crowded = |(backend, (sources, flows)): (_, (BTreeMap<V6, u64>, u64))| {
         let ports = sources.values().sum();
-        (flows > 0 && flows * 10 >= ports * 7).then_some(Crowded { backend, flows, ports })
+        // Where there are none, all its flows are of before, and no other is opened.
+        (ports > 0 && flows * 10 >= ports * 7).then_some(Crowded { backend, flows, ports })
     };
     backends.into_iter().filter_map(crowded).collect()
 }
@@ -203,7 +204,9 @@ mod tests {
             };
             BackendPlan { value, holder: Holder::default(), out: None }
         };
-        let backends = ["10.0.0.1:80", "10.0.0.1:80", "[fd00::1]:80"].map(entry);
+        let mut backends = ["10.0.0.1:80", "10.0.0.1:80", "[fd00::1]:80", "10.0.0.9:80"].map(entry);
+        // One that has left has flows, and no ports for others.
+        backends[3].value.sources = 0;
         let snat = |id: u32| {
             let address = V6::from(IpAddr::from([192, 0, 2, 1]));
             (Snat::key(id, 0), Snat { address, first: 1_024, ports: 100, reserved: 0 })
@@ -214,7 +217,9 @@ mod tests {
             ..Desired::default()
         };
         // Two pools share the ports of the first.
-        let told = |flows: [u64; 3]| crowded(&desired, |id| flows[id as usize]);
+        let told = |flows: [u64; 3]| {
+            crowded(&desired, |id| flows.get(id as usize).copied().unwrap_or(500))
+        };
         assert_eq!(told([34, 35, 69]), []);
         let [one] = &told([35, 35, 69])[..] else { panic!() };
         assert_eq!((one.flows, one.ports), (70, 100));

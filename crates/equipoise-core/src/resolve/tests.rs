@@ -197,13 +197,19 @@ fn weight_of_a_name_is_divided_exactly() {
 #[test]
 fn priorities_stand_by_and_weights_divide() {
     let part = |weight, priority| Part { weight, priority };
-    let places = [part(60, 10), part(20, 10), part(0, 10), part(5, 20), part(5, 20)];
-    let places: Places = (1..).map(place).zip(places).collect();
-    let shares: Vec<_> = shares(&places, 81)
-        .iter()
-        .map(|(_, share, rank)| (share.value().round() as u32, *rank))
-        .collect();
-    assert_eq!(shares, [(60, 0), (20, 0), (1, 0), (41, 1), (41, 1)]);
+    let told = |places: &[Part], weight| -> Vec<(u32, u16)> {
+        let places: Places = (1..).map(place).zip(places.iter().copied()).collect();
+        let shares = shares(&places, weight).into_iter();
+        shares.map(|(_, share, rank)| ((share.value() * 10.0).round() as u32, rank)).collect()
+    };
+    let places = [part(60, 10), part(20, 10), part(5, 20), part(5, 20)];
+    assert_eq!(told(&places, 80), [(600, 0), (200, 0), (400, 1), (400, 1)]);
+    // Who has a weight of 0 is seldom chosen beside who has one, however small, and as often as others that have none.
+    assert_eq!(told(&[part(1, 10), part(0, 10)], 101), [(1000, 0), (10, 0)]);
+    assert_eq!(told(&[part(0, 10), part(0, 10), part(9, 20)], 10), [(50, 0), (50, 0), (100, 1)]);
+    let heavy = [part(u32::MAX, 10), part(0, 10)].into_iter();
+    let heavy: Places = (1..).map(place).zip(heavy).collect();
+    assert!(shares(&heavy, 1).iter().all(|(_, share, _)| share.parts() > 0), "none gets nothing");
 }
 
 proptest! {

@@ -119,6 +119,13 @@ fn settle(file: &mut Value, names: &[String]) {
     }
     // Commands are checks only where that is said.
     file["settings"]["exec-checks"] = json!(true);
+    // Backends that step in are of services.
+    if let Some(panic) = file["settings"].get_mut("panic").and_then(Value::as_object_mut) {
+        panic.remove("fallback-backends");
+        if panic.get("policy").is_some_and(|policy| policy == "fallback") {
+            panic.remove("policy");
+        }
+    }
     let services = file["service"].as_array_mut().unwrap();
     for (index, service) in services.iter_mut().enumerate() {
         let name = names.get(index).map_or("", String::as_str);
@@ -165,18 +172,23 @@ fn settle_service(service: &mut Value, index: usize) {
         };
         checks(route);
         backends(&mut route["backends"], 0, keeps_packets, v6);
+        settle_panic(route, 8, (keeps_packets, v6));
     }
-    if let Some(panic) = service.get_mut("panic") {
-        let falls_back = panic.get("policy").is_some_and(|policy| policy == "fallback");
-        if falls_back && panic.get("fallback-backends").is_none() {
-            panic["fallback-backends"] = json!([{ "address": "10.0.0.1" }]);
-        }
-        if falls_back {
-            backends(&mut panic["fallback-backends"], 9, keeps_packets, v6);
-        } else {
-            panic.as_object_mut().unwrap().remove("fallback-backends");
-        }
+    settle_panic(service, 9, (keeps_packets, v6));
+}
+
+/// Backends that step in are there where they are asked for, and nowhere else.
+fn settle_panic(of: &mut Value, network: usize, (keeps_packets, v6): (bool, Option<bool>)) {
+    let Some(panic) = of.get_mut("panic") else { return };
+    let falls_back = panic.get("policy").is_some_and(|policy| policy == "fallback");
+    if !falls_back {
+        panic.as_object_mut().unwrap().remove("fallback-backends");
+        return;
     }
+    if panic.get("fallback-backends").is_none() {
+        panic["fallback-backends"] = json!([{ "address": "10.0.0.1" }]);
+    }
+    backends(&mut panic["fallback-backends"], network, keeps_packets, v6);
 }
 
 /// Addresses that are no others', weights that are not all 0.

@@ -156,6 +156,14 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn tells_of_no_way(kind: u8, code: u8) -> bool {
+        const UNREACHABLE: u8 = 3;
+        const NET: u8 = 0;
+        const HOST: u8 = 1;
+        kind == UNREACHABLE && matches!(code, NET | HOST)
+    }
+
+    #[inline(always)]
     fn quote(window: &Window, network: usize) -> Option<Quote<Self>> {
         const OFFSET: u16 = 0x1fff;
         let header = window.header::<20>(network)?;

@@ -156,6 +156,14 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn tells_of_no_way(kind: u8, code: u8) -> bool {
+        const UNREACHABLE: u8 = 1;
+        const NO_ROUTE: u8 = 0;
+        const ADDRESS: u8 = 3;
+        kind == UNREACHABLE && matches!(code, NO_ROUTE | ADDRESS)
+    }
+
+    #[inline(always)]
     fn quote(window: &Window, network: usize) -> Option<Quote<Self>> {
         let header = window.header::<40>(network)?;
         if header.load::<u8, 0>() >> 4 != 6 {

@@ -16,9 +16,10 @@ use crate::world::{HOOKS, Kind, Path, World, on_cpu, timed};
 /// Measures all kinds of packets among so many resident flows of each family.
 pub(crate) fn measure(object: &[u8], residents: u32, extent: &Extent, report: &mut Report) {
     // New flows come on top of the resident ones.
-    let mut world = World::new(residents + residents / 10 + 2 * extent.new, Clock::Kernel);
+    let mut world = World::new(residents + residents / 10 + 4 * extent.new, Clock::Kernel);
     let mut measures = world.kernel.measures(object).unwrap_or_else(|error| panic!("{error}"));
     for is_v6 in [false, true] {
+        world.fill_lru(&mut measures, is_v6, residents);
         world.establish(&mut measures, is_v6, residents);
     }
     let mut meter = Meter { world, measures, residents, extent };
@@ -61,9 +62,16 @@ impl Meter<'_> {
         if kind.path != Path::New {
             return world.run(measures, kind, extent.packets, *residents);
         }
+        let before = world.kernel.occupancy().live;
         let time = world.run(measures, kind, extent.new, 0);
-        if subject == Subject::Whole {
+        if matches!(subject, Subject::Whole | Subject::Opened) {
+            let opened = world.kernel.occupancy().live - before;
+            assert_eq!(opened, u64::from(extent.new), "flows that were opened");
             world.use_up(kind.is_v6, extent.new);
+        }
+        if subject == Subject::LruOpened {
+            measures.choose(kind.hook, Subject::LruClosed).expect("the programs are loaded");
+            world.run(measures, kind, extent.new, 0);
         }
         time
     }

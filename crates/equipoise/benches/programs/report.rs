@@ -125,7 +125,7 @@ impl Report {
         for Measured { row, net, ratio } in &self.paths {
             let of = |wanted: Subject| net.iter().find(|(subject, _)| *subject == wanted);
             let whole = of(Subject::Whole).map(|(_, spread)| spread.shown(0)).unwrap_or_default();
-            let parts: Vec<String> = Subject::ALL[1..6]
+            let parts: Vec<String> = Subject::PARTS[1..6]
                 .iter()
                 .filter_map(|part| of(*part))
                 .map(|(_, spread)| format!("{:.0}", spread.median()))
@@ -141,6 +141,7 @@ impl Report {
                 ratio.median()
             );
         }
+        text.push_str(&self.beside_lru());
         text.push_str(
             "\n| two CPUs against one, established, XDP | resident flows | parse-only | whole | share |\n\
              | --- | ---: | ---: | ---: | ---: |\n",
@@ -170,6 +171,42 @@ impl Report {
                 bytes::<8>(*flows),
                 bytes::<16>(*flows)
             );
+        }
+        text
+    }
+
+    /// Our table and the kernel's LRU hash, each alone, on the same packets at XDP: over the parse-only program.
+    fn beside_lru(&self) -> String {
+        let mut text = String::from(
+            "\n| in the table alone, over the parse-only program | resident flows | ours, ns | LRU hash, ns | LRU hash against ours |\n\
+             | --- | ---: | ---: | ---: | ---: |\n",
+        );
+        let pairs = [
+            (Path::Established, "found and noted", Subject::Found, Subject::LruFound),
+            (Path::New, "opened, both directions", Subject::Opened, Subject::LruOpened),
+        ];
+        for Measured { row, net, .. } in self.paths.iter().filter(|m| m.row.kind.hook == Hook::Xdp)
+        {
+            let of = |wanted: Subject| net.iter().find(|(subject, _)| *subject == wanted);
+            let over_parsed = |wanted| {
+                let ((_, whole), (_, parsed)) = of(wanted).zip(of(Subject::Parsed))?;
+                Some(whole.with(parsed, |whole, parsed| whole - parsed))
+            };
+            for (_, what, ours, theirs) in pairs.iter().filter(|pair| pair.0 == row.kind.path) {
+                let Some((ours, theirs)) = over_parsed(*ours).zip(over_parsed(*theirs)) else {
+                    continue;
+                };
+                let ratio = theirs.with(&ours, |theirs, ours| theirs / ours);
+                let _ = writeln!(
+                    text,
+                    "| {} {what} | {} | {} | {} | {} |",
+                    row.family(),
+                    row.residents,
+                    ours.shown(0),
+                    theirs.shown(0),
+                    ratio.shown(2)
+                );
+            }
         }
         text
     }

@@ -67,11 +67,22 @@ impl Path {
     /// What of a packet's way can be measured for itself.
     pub(crate) const fn subjects(self) -> &'static [Subject] {
         match self {
-            Self::Established | Self::Reply => &Subject::ALL,
-            Self::New | Self::NotOurs => &[Subject::Empty, Subject::Parsed, Subject::Whole],
+            Self::Established => &ESTABLISHED,
+            Self::Reply => &Subject::PARTS,
+            Self::New => &NEW,
+            Self::NotOurs => &[Subject::Empty, Subject::Parsed, Subject::Whole],
         }
     }
 }
+
+/// Those of [`Subject::PARTS`], and the kernel's table.
+const ESTABLISHED: [Subject; 8] = {
+    let [empty, parsed, touched, found, routed, rewritten, whole] = Subject::PARTS;
+    [empty, parsed, touched, found, routed, rewritten, whole, Subject::LruFound]
+};
+
+const NEW: [Subject; 5] =
+    [Subject::Empty, Subject::Parsed, Subject::Whole, Subject::Opened, Subject::LruOpened];
 
 /// Packets of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +101,8 @@ pub(crate) struct World {
     next: [u64; 2],
     /// Seed of the next run.
     random: u64,
+    /// Ids of service and backend of either family, once it has flows.
+    ids: [[u32; 2]; 2],
 }
 
 impl World {
@@ -98,7 +111,14 @@ impl World {
         let mut bench = Bench::timed(CONFIG, max_flows, clock);
         bench.kernel.allow_shortcuts(true).expect("the programs are loaded");
         bench.netns.ip(ROUTES).expect("the namespace is ours");
-        Self { bench, next: [0; 2], random: 0x9e37_79b9_7f4a_7c15 }
+        Self { bench, next: [0; 2], random: 0x9e37_79b9_7f4a_7c15, ids: [[0; 2]; 2] }
+    }
+
+    /// Puts so many flows of a family, those that come next, into the kernel's table.
+    pub(crate) fn fill_lru(&mut self, measures: &mut Measures, is_v6: bool, flows: u32) {
+        let kind = Kind { is_v6, hook: Hook::Xdp, path: Path::New };
+        measures.choose(kind.hook, Subject::LruOpened).expect("the programs are loaded");
+        self.run(measures, kind, flows, 0);
     }
 
     /// Opens so many flows of a family and brings them to be established.
@@ -112,6 +132,12 @@ impl World {
         }
         let after = self.kernel.occupancy().confirmed;
         assert_eq!(after - before, u64::from(flows), "flows that were established");
+        let ids = &mut self.ids[usize::from(is_v6)];
+        let listed = self.bench.kernel.flows(&mut |row| {
+            *ids = [row.service, row.backend];
+            row.client.is_ipv6() != is_v6
+        });
+        listed.expect("the table is in our memory");
     }
 
     fn shake_hands(&mut self, measures: &mut Measures, is_v6: bool, flows: u32) {
@@ -179,6 +205,7 @@ impl World {
     /// Packets of a kind: of the established flows at random, or of new ones in turn.
     pub(crate) fn draw(&self, kind: Kind) -> Draw {
         let end: SocketAddr = kind.end().parse().expect("an address");
+        let [service, backend] = self.ids[usize::from(kind.is_v6)];
         let [sequence, acknowledgement] = match kind.path {
             Path::Reply => [BACKEND_NEXT, CLIENT_NEXT],
             Path::Established | Path::New | Path::NotOurs => [CLIENT_NEXT, BACKEND_NEXT],
@@ -193,6 +220,8 @@ impl World {
             sequence,
             acknowledgement,
             step: 1,
+            service: u64::from(service),
+            backend: u64::from(backend),
         }
     }
 }
@@ -225,10 +254,13 @@ impl DerefMut for World {
     }
 }
 
-/// Runs packets; the mean time of one, ns. By the kernel's clock, without fractions: around each run at XDP the kernel
+/// Runs packets; the mean time of one, ns, of which the last must not have been dropped, as the programs of the bench do with
+/// what does not go well. By the kernel's clock, without fractions: around each run at XDP the kernel
 /// waits for milliseconds.
 pub(crate) fn timed(runner: &Runner, input: Input<'_>) -> f64 {
-    runner.run(input).expect("the kernel takes the frame").duration.as_nanos() as f64
+    let output = runner.run(input).expect("the kernel takes the frame");
+    assert!(!runner.has_dropped(&output), "a packet has been dropped");
+    output.duration.as_nanos() as f64
 }
 
 /// Works on one CPU, on a thread that does nothing else: a long test run gives way now and then, and would

@@ -32,6 +32,7 @@ use crate::status::{
 
 mod events;
 mod limits;
+mod talkers;
 
 pub use events::{EventStream, PacketStream, Told, Wanted};
 

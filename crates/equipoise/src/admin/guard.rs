@@ -41,8 +41,12 @@ const BUCKETS: usize = 1024;
 const OPEN: [&str; 2] = ["/health", "/ready"];
 /// What can be asked without changing anything, though it has a body.
 const QUESTIONS: [&str; 1] = ["/api/v1/explain"];
-/// What runs a program of this host's choice or shows packets, and so is for users of this host alone.
-const LOCAL: [&str; 2] = ["/api/v1/upgrade", "/api/v1/trace"];
+/// What runs a program of this host's choice or looks into packets, and so is for users of this host alone.
+const LOCAL: [(Method, &str); 3] = [
+    (Method::POST, "/api/v1/upgrade"),
+    (Method::GET, "/api/v1/trace"),
+    (Method::GET, "/api/v1/top-talkers/dropped"),
+];
 
 /// Who may come in.
 #[derive(Debug, Default)]
@@ -216,11 +220,12 @@ impl Rules {
         } else {
             Some(self.known(guesses, peer, request.headers())?)
         };
-        if LOCAL.contains(&path) {
+        // A head is asked for as the whole is.
+        let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+        if LOCAL.iter().any(|(of, place)| (of, *place) == (method, path)) {
             return Err(Refusal::Local);
         }
-        let is_question =
-            matches!(*request.method(), Method::GET | Method::HEAD) || QUESTIONS.contains(&path);
+        let is_question = *method == Method::GET || QUESTIONS.contains(&path);
         match known {
             Some(Known { name, scope: Scope::Read, .. }) if !is_question => {
                 Err(Refusal::ForAsking(name.clone()))

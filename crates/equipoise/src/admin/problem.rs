@@ -125,7 +125,7 @@ impl ProblemDetails {
         Self::of(StatusCode::NOT_FOUND, "not-found", detail)
     }
 
-    /// The request itself is wrong.
+    /// The request has not the form that is described.
     pub fn bad_request(detail: impl Into<String>) -> Self {
         Self::of(StatusCode::BAD_REQUEST, "bad-request", detail)
     }
@@ -153,6 +153,11 @@ impl ProblemDetails {
     /// The configuration in the request is wrong.
     pub fn bad_config(detail: impl Into<String>, errors: Vec<ConfigError>) -> Self {
         Self { errors, ..Self::of(StatusCode::UNPROCESSABLE_ENTITY, "bad-config", detail) }
+    }
+
+    /// The request has the form that is described, and means nothing, or contradicts itself.
+    pub fn unprocessable(detail: impl Into<String>) -> Self {
+        Self::of(StatusCode::UNPROCESSABLE_ENTITY, "unprocessable", detail)
     }
 
     /// It contradicts what is so already.

@@ -23,6 +23,7 @@ mod limits;
 mod names;
 mod operate;
 mod services;
+mod talkers;
 mod trace;
 
 use crate::metrics::{self, Exporter};
@@ -41,10 +42,10 @@ type Route = (&'static str, MethodRouter<Access>);
 pub(super) fn router(access: Access, exporter: Exporter) -> Router {
     let all = all().into_iter();
     all.fold(Router::new(), |router, (path, methods)| router.route(path, methods))
+        .with_state(access)
+        .merge(metrics::among_others(METRICS, exporter))
         .fallback(async || ProblemDetails::not_found("there is no such resource"))
         .method_not_allowed_fallback(async || ProblemDetails::wrong_method())
-        .with_state(access)
-        .merge(metrics::router(METRICS, exporter))
 }
 
 /// All but that of metrics, which are had in other forms.
@@ -65,6 +66,7 @@ fn all() -> Vec<Route> {
     all.extend(limits::routes());
     all.extend(names::routes());
     all.extend(services::routes());
+    all.extend(talkers::routes());
     all.extend(trace::routes());
     all.extend(document::routes());
     all
@@ -82,10 +84,12 @@ pub(super) async fn status(State(access): State<Access>) -> Result<Json<Status>,
 #[into_params(parameter_in = Query)]
 pub(super) struct Page {
     /// So many at most.
-    limit: Option<usize>,
+    #[param(maximum = 4_294_967_295_u32)]
+    limit: Option<u32>,
     /// Without so many at the beginning.
     #[serde(default)]
-    offset: usize,
+    #[param(maximum = 4_294_967_295_u32)]
+    offset: u32,
 }
 
 /// How many there are on all pages.
@@ -100,8 +104,8 @@ pub(super) async fn flows(
     let (Query(filter), Query(page)) = (filter?, page?);
     let mut flows = access.ask(|reply| Command::Flows(filter, reply)).await?;
     let total = flows.len();
-    flows.drain(..page.offset.min(total));
-    flows.truncate(page.limit.unwrap_or(total));
+    flows.drain(..total.min(page.offset as usize));
+    flows.truncate(page.limit.map_or(total, |limit| limit as usize));
     let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let head = [kind, (TOTAL, HeaderValue::from(total))];
     Ok((head, Body::from_stream(array(flows))).into_response())
@@ -148,7 +152,7 @@ pub(super) async fn upgrade(
     let Json(UpgradeRequest { binary }) = request?;
     if !binary.is_absolute() {
         let message = format!("{} is not the whole path of a binary", binary.display());
-        return Err(ProblemDetails::bad_request(message));
+        return Err(ProblemDetails::unprocessable(message));
     }
     access.ask(|reply| Command::Upgrade(binary, reply)).await.map(Json)
 }

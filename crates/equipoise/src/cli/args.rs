@@ -19,6 +19,7 @@ mod health;
 mod limits;
 mod operate;
 mod shell;
+mod talkers;
 mod trace;
 
 pub use change::{AddBackend, Backend, BackendAction, Config, Reload, Weight};
@@ -32,6 +33,7 @@ pub use health::{Health, HealthAction, OneBackend, Probe, Wait};
 pub use limits::{Deny, DenyAction, Limits, LimitsAction, Pool};
 pub use operate::{Breaker, Drain, Events, Turn as BreakerTurn, Turned, Undrain, Which};
 pub use shell::{Completions, Man};
+pub use talkers::{Most, TopTalkers};
 pub use trace::{Capture, Trace, Which as WhichPackets};
 
 /// Where the configuration is when no file is named.
@@ -97,6 +99,9 @@ pub enum Command {
     /// List the flows in the flow table, sum them up, or end some
     #[command(after_long_help = flows::EXAMPLES)]
     Flows(Flows),
+    /// Show which sources have most: flows, new flows, packets that are dropped
+    #[command(after_long_help = talkers::EXAMPLES)]
+    TopTalkers(TopTalkers),
     /// Show what the backends of a service get: slots, shares, live flows
     Pool(Pool),
     /// Show the limits in force and what they have refused, or change one

@@ -394,6 +394,17 @@ impl Kernel {
         }
     }
 
+    /// What the kernel says is in the maps, once no packet reads anything of before.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to say so.
+    pub fn read_back(&mut self) -> Result<Found, KernelError> {
+        let failed = |error: &dyn std::fmt::Display| refused("reading maps", error);
+        table::grace().map_err(|error| failed(&error))?;
+        self.tables.found().map_err(|error| failed(&error))
+    }
+
     /// Removes what a process that is gone has left pinned under this instance's name; says if
     /// there was anything.
     ///
@@ -612,11 +623,8 @@ impl DataPlane for Kernel {
         if !self.has_inherited {
             return Ok(None);
         }
-        let failed = |error: &dyn std::fmt::Display| refused("reading maps", error);
-        // Whatever packets of before have read, they are through with it.
-        table::grace().map_err(|error| failed(&error))?;
         self.learn_from_older()?;
-        self.tables.found().map(Some).map_err(|error| failed(&error))
+        self.read_back().map(Some)
     }
 
     fn given_up(&self) -> Option<&str> {

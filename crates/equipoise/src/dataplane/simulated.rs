@@ -43,6 +43,8 @@ pub struct Plane {
     pub shortcuts: bool,
     /// The flow table.
     pub flows: Vec<FlowRow>,
+    /// Flows that packets in flight open before the next grace is over.
+    pub in_flight: Vec<FlowRow>,
     /// How long backends take to answer a SYN, by id.
     pub handshakes: BTreeMap<u32, Duration>,
     /// What became of flows under pressure.
@@ -127,7 +129,12 @@ fn is_denied(access: &BTreeMap<Listed, Rule>, flow: &FlowRow) -> bool {
 
 impl Maps for Simulated {
     fn apply(&mut self, step: &Step) -> Result<(), StepError> {
-        self.with(|plane| plane.memory.apply(step))
+        self.with(|plane| {
+            if *step == Step::Grace {
+                plane.flows.append(&mut plane.in_flight);
+            }
+            plane.memory.apply(step)
+        })
     }
 }
 

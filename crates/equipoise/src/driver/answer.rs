@@ -54,6 +54,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Command::Counts(reply) => drop(reply.send(self.counts())),
             Command::Status(reply) => drop(reply.send(self.status().map_err(unreadable))),
             Command::Flows(filter, reply) => drop(reply.send(self.flows(&filter))),
+            Command::Talkers(request, reply) => drop(reply.send(self.talkers(&request))),
             Command::EndFlows(request, reply) => drop(reply.send(self.end_flows(&request))),
             Command::Limits(service, reply) => {
                 drop(reply.send(self.limits(service.as_deref())));

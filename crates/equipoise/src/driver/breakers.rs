@@ -34,7 +34,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             "reset" => Turn::Reset,
             other => {
                 let message = format!("action {other:?} is none of open, close and reset");
-                return Err(ProblemDetails::bad_request(message));
+                return Err(ProblemDetails::unprocessable(message));
             }
         };
         let keys = self.backends(&request.service, &request.backend, request.route.as_deref())?;

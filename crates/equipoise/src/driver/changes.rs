@@ -91,7 +91,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     ) -> Result<ReloadAnswer, ProblemDetails> {
         let AddRequest { address: backend, weight, route, max_flows, backup } = request;
         let address = target::parse(backend).ok_or_else(|| {
-            ProblemDetails::bad_request(format!("{backend:?} is no address with a port"))
+            ProblemDetails::unprocessable(format!("{backend:?} is no address with a port"))
         })?;
         let found = self.service(service)?;
         let route = route.as_deref().filter(|route| *route != DEFAULT_ROUTE);
@@ -127,7 +127,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             BackendKey::all(self.state.written()).map(|(key, _)| key).collect();
         if let Some(key) = keys.iter().find(|key| !written.contains(key)) {
             let message = format!("{} comes of a name, of which the file tells", in_words(key));
-            return Err(ProblemDetails::bad_request(message));
+            return Err(ProblemDetails::unprocessable(message));
         }
         Ok(keys)
     }

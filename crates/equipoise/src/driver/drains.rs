@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::Driver;
 use super::clock::millis;
 use super::health::in_words;
+use super::trouble::Topic;
 use crate::admin::{ProblemDetails, Reply};
 use crate::dataplane::DataPlane;
 use crate::events::{Event, Kind};
@@ -64,7 +65,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         keys.sort();
         keys.dedup();
         if keys.is_empty() && itself.is_empty() {
-            return Err(ProblemDetails::bad_request("nothing is named that is to be drained"));
+            return Err(ProblemDetails::unprocessable("nothing is named that is to be drained"));
         }
         let drained: Vec<_> =
             keys.iter().filter(|key| self.state.drains().is_drained(key)).map(in_words).collect();
@@ -77,14 +78,22 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         for key in &keys {
             let flows = self.open_flows(key);
             // Whether it is drained has just been asked.
-            if self.state.handle_drain(key, asked, flows).is_ok() {
+            if self.state.handle_drain(key, asked).is_ok() {
                 let event = Event::new(Kind::DrainBegun).about(key);
                 self.tell(event.because(format!("by hand, with {flows} live flows")));
             }
         }
         self.is_drained |= !itself.is_empty();
-        self.follow_drains()?;
         self.due.drains = Some(Instant::now() + COUNTED);
+        self.follow_drains()?;
+        // Until now a packet may have opened one more flow.
+        for key in &keys {
+            let flows = self.open_flows(key);
+            if let Some(status) = self.state.handle_drain_in_force(key, flows) {
+                self.tell_drained(key, status, flows);
+            }
+        }
+        self.save();
         let warnings = self.lacking().into_iter().filter(|pool| !lacking.contains(pool));
         let warnings: Vec<_> = warnings
             .map(|pool| {
@@ -142,16 +151,16 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         }
         let waiting: Vec<_> = self.state.drains().waiting().cloned().collect();
         self.due.drains = (!waiting.is_empty()).then(|| now + COUNTED);
+        if self.troubles.has(&Topic::Maps) {
+            // While the maps do not follow, new flows may come.
+            return;
+        }
         self.tell_time();
         let mut over = Vec::new();
         for key in waiting {
             let flows = self.open_flows(&key);
             let Some(status) = self.state.handle_drained_flows(&key, flows) else { continue };
-            let event = Event::new(Kind::DrainEnded).about(&key).to(status.name());
-            self.tell(match status {
-                Status::TimedOut => event.because(format!("{flows} live flows are left")),
-                _ => event.because("its last flow has ended"),
-            });
+            self.tell_drained(&key, status, flows);
             over.extend(self.drain_status(&key));
         }
         if over.is_empty() {
@@ -161,6 +170,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             tracing::warn!(error = error.detail, "a drain is not in the maps");
         }
         self.tell_waiters(&over);
+    }
+
+    fn tell_drained(&mut self, key: &BackendKey, status: Status, flows: u64) {
+        let event = Event::new(Kind::DrainEnded).about(key).to(status.name());
+        self.tell(match status {
+            Status::TimedOut => event.because(format!("{flows} live flows are left")),
+            _ => event.because("its last flow has ended"),
+        });
     }
 
     /// Backends that have left took their drains with them.
@@ -279,14 +296,16 @@ fn is_over(status: &DrainStatus) -> bool {
 
 fn timeout(text: &str) -> Result<Duration, ProblemDetails> {
     humantime::parse_duration(text).map_err(|_| {
-        ProblemDetails::bad_request(format!("timeout {text:?} is not a duration, such as \"60s\""))
+        ProblemDetails::unprocessable(format!(
+            "timeout {text:?} is not a duration, such as \"60s\""
+        ))
     })
 }
 
 fn on_timeout(text: &str) -> Result<OnTimeout, ProblemDetails> {
     let found = OnTimeout::ALL.iter().find(|(name, _)| *name == text);
     found.map(|(_, found)| *found).ok_or_else(|| {
-        ProblemDetails::bad_request(format!(
+        ProblemDetails::unprocessable(format!(
             "on_timeout {text:?} is neither \"keep\" nor \"reset\""
         ))
     })

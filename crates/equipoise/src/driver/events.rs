@@ -5,21 +5,26 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use equipoise_common::event::Event;
 use equipoise_common::flow::state::MOMENTS_BITS;
 use equipoise_common::flow::{Reason, State};
-use equipoise_common::key::TCP;
+use equipoise_common::key::{Address as _, TCP, V4};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::access_log::Recorder;
 use crate::dataplane::kernel::{Arrivals, Events};
 use crate::metrics::FlowHistograms;
+use crate::talkers::{Recent, Source, Talker};
 
 /// Batches of events from sweeps that wait at most; a sweep never waits for room.
 const BATCHES: usize = 1024;
+/// Sources of flows that are counted at a time.
+const SOURCES: usize = 4096;
 /// How long the end waits for what is left to be taken up.
 const LAST: Duration = Duration::from_secs(1);
 
@@ -162,11 +167,37 @@ impl Tally {
     }
 }
 
+/// Whose flow has opened, if this is told.
+fn opened(event: &Event) -> Option<(u32, Source)> {
+    let is_v4 = event.what & Event::IPV6 == 0;
+    let client: IpAddr = if is_v4 { V4::unpack(event.client).into() } else { event.client.into() };
+    (event.what & Event::OPENED != 0).then(|| (event.service, client.into()))
+}
+
+/// What the task counts.
+#[derive(Clone, Debug)]
+struct Counted {
+    begun: Instant,
+    tally: watch::Sender<Tally>,
+    sources: watch::Sender<Recent>,
+}
+
+impl Counted {
+    fn take(&self, batch: &Tally) {
+        self.tally.send_modify(|tally| tally.merge(batch));
+    }
+
+    fn take_sources(&self, opened: &mut Vec<(u32, Source)>) {
+        let now = self.begun.elapsed();
+        self.sources.send_modify(|sources| sources.add(now, opened.drain(..)));
+    }
+}
+
 /// The task, and what it is given.
 #[derive(Debug)]
 pub(super) struct EventTask {
     sender: mpsc::Sender<Vec<Event>>,
-    tally: watch::Sender<Tally>,
+    counted: Counted,
     task: JoinHandle<()>,
 }
 
@@ -178,10 +209,14 @@ impl EventTask {
     /// When the source cannot be waited for.
     pub(super) fn start(source: Option<Events>, recorder: Recorder) -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel(BATCHES);
-        let (tally, _) = watch::channel(Tally::default());
+        let counted = Counted {
+            begun: Instant::now(),
+            tally: watch::Sender::default(),
+            sources: watch::Sender::default(),
+        };
         let source = source.map(Events::listen).transpose()?;
-        let task = tokio::spawn(run(source, receiver, (tally.clone(), recorder)));
-        Ok(Self { sender, tally, task })
+        let task = tokio::spawn(run(source, receiver, (counted.clone(), recorder)));
+        Ok(Self { sender, counted, task })
     }
 
     /// Reads no events any more; those of sweeps until [`EventTask::resume`] are lost, and counted so.
@@ -205,7 +240,7 @@ impl EventTask {
     pub(super) fn resume(&mut self, source: Option<Events>, recorder: Recorder) -> io::Result<()> {
         let (sender, receiver) = mpsc::channel(BATCHES);
         let source = source.map(Events::listen).transpose()?;
-        self.task = tokio::spawn(run(source, receiver, (self.tally.clone(), recorder)));
+        self.task = tokio::spawn(run(source, receiver, (self.counted.clone(), recorder)));
         self.sender = sender;
         Ok(())
     }
@@ -217,14 +252,14 @@ impl EventTask {
         }
         if let Err(refused) = self.sender.try_send(events) {
             let lost = refused.into_inner().len() as u64;
-            self.tally.send_modify(|tally| tally.lost += lost);
+            self.counted.tally.send_modify(|tally| tally.lost += lost);
         }
     }
 
     /// What has become of connections, by backend id, since this was asked last.
     pub(super) fn take_ended(&self) -> BTreeMap<u32, Ended> {
         let mut ended = BTreeMap::new();
-        self.tally.send_if_modified(|tally| {
+        self.counted.tally.send_if_modified(|tally| {
             ended = std::mem::take(&mut tally.ended);
             false
         });
@@ -233,7 +268,7 @@ impl EventTask {
 
     /// Counts on from there.
     pub(super) fn restore(&self, before: &Tally) {
-        self.tally.send_modify(|tally| {
+        self.counted.tally.send_modify(|tally| {
             tally.lost += before.lost;
             tally.merge(before);
         });
@@ -241,7 +276,17 @@ impl EventTask {
 
     /// Events so far.
     pub(super) fn tally(&self) -> Tally {
-        self.tally.borrow().clone()
+        self.counted.tally.borrow().clone()
+    }
+
+    /// Whose flows have opened lately, by service id, and over how long that is.
+    pub(super) fn sources(&self) -> (Duration, BTreeMap<u32, (u64, Vec<Talker>)>) {
+        let mut told = (Duration::ZERO, BTreeMap::new());
+        self.counted.sources.send_if_modified(|sources| {
+            told = sources.told(self.counted.begun.elapsed());
+            false
+        });
+        told
     }
 }
 
@@ -254,37 +299,44 @@ impl Drop for EventTask {
 async fn run(
     mut source: Option<Arrivals<Event>>,
     mut sweeps: mpsc::Receiver<Vec<Event>>,
-    (tally, mut recorder): (watch::Sender<Tally>, Recorder),
+    (counted, mut recorder): (Counted, Recorder),
 ) {
     loop {
         tokio::select! {
             batch = sweeps.recv() => {
-                let Some(batch) = batch else { return };
-                batch.iter().for_each(|event| recorder.record(event));
-                tally.send_modify(|tally| batch.iter().for_each(|event| tally.add(event)));
+                let Some(events) = batch else { return };
+                let mut batch = Tally::default();
+                for event in &events {
+                    recorder.record(event);
+                    batch.add(event);
+                }
+                counted.take(&batch);
+                counted.take_sources(&mut events.iter().filter_map(opened).collect());
             }
-            () = drained(&mut source, &tally, &mut recorder) => {}
+            () = drained(&mut source, &counted, &mut recorder) => {}
         }
     }
 }
 
 /// Waits until there are events in the ring buffer, and reads them all.
-async fn drained(
-    source: &mut Option<Arrivals<Event>>,
-    tally: &watch::Sender<Tally>,
-    recorder: &mut Recorder,
-) {
+async fn drained(source: &mut Option<Arrivals<Event>>, counted: &Counted, recorder: &mut Recorder) {
     let Some(arrivals) = source else { return std::future::pending().await };
     let mut batch = Tally::default();
+    let mut sources = Vec::new();
     let take = |event: &Event| {
         batch.add(event);
+        sources.extend(opened(event));
+        if sources.len() == SOURCES {
+            counted.take_sources(&mut sources);
+        }
         recorder.record(event);
     };
     if let Err(error) = arrivals.drain(take).await {
         tracing::error!(%error, "flow events are not read any more");
         *source = None;
     }
-    tally.send_modify(|tally| tally.merge(&batch));
+    counted.take(&batch);
+    counted.take_sources(&mut sources);
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             let Some((index, how)) = self.interfaces.attachment(&interface) else {
                 let detail =
                     format!("no program is attached to {interface}: packets pass it as they come");
-                return Err(ProblemDetails::bad_request(detail));
+                return Err(ProblemDetails::unprocessable(detail));
             };
             let first = if how.hook == "xdp" { Hook::Xdp } else { Hook::Ingress };
             let xdp = if how.mode == "generic" { Entry::XdpGeneric } else { Entry::Xdp };
@@ -78,7 +78,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let asked = request.interface.as_deref();
         match (&request.hex, &request.packet) {
             (Some(hex), None) => {
-                let frame = packet(hex).map_err(ProblemDetails::bad_request)?;
+                let frame = packet(hex).map_err(ProblemDetails::unprocessable)?;
                 Ok((Packet::Frame(frame), self.interface(asked)?))
             }
             (None, Some(addresses)) => {
@@ -92,7 +92,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             }
             _ => {
                 let message = "either `hex` or `packet` tells the packet";
-                Err(ProblemDetails::bad_request(message))
+                Err(ProblemDetails::unprocessable(message))
             }
         }
     }
@@ -109,7 +109,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     fn interface(&self, asked: Option<&str>) -> Result<String, ProblemDetails> {
         if let Some(name) = asked {
             if !self.reading.devices.contains_key(name) {
-                return Err(ProblemDetails::bad_request(format!("there is no interface {name:?}")));
+                return Err(ProblemDetails::unprocessable(format!(
+                    "there is no interface {name:?}"
+                )));
             }
             return Ok(name.to_owned());
         }
@@ -117,7 +119,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let listening = || services.iter().flat_map(|service| &service.listen.interfaces);
         let there = listening().find(|name| self.interfaces.attachment(name).is_some());
         there.or_else(|| listening().next()).cloned().ok_or_else(|| {
-            ProblemDetails::bad_request("there is no listening interface: one is to be named")
+            ProblemDetails::unprocessable("there is no listening interface: one is to be named")
         })
     }
 }

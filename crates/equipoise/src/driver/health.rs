@@ -133,7 +133,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 Ok(length) if !length.is_zero() => Some(length),
                 _ => {
                     let message = format!("{seconds} seconds are no time that a word can hold");
-                    return Err(ProblemDetails::bad_request(message));
+                    return Err(ProblemDetails::unprocessable(message));
                 }
             },
         };
@@ -162,7 +162,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             let targets: Vec<_> = keys.iter().filter_map(|key| self.state.check_now(key)).collect();
             if targets.is_empty() {
                 let message = format!("backend {} has no health check", name.backend);
-                return Err(ProblemDetails::bad_request(message));
+                return Err(ProblemDetails::unprocessable(message));
             }
             Ok((keys, targets))
         });

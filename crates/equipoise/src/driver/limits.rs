@@ -108,11 +108,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Some(Ok(time)) if !time.is_zero() => Some(time),
             Some(_) => {
                 let message = "for_seconds is no time for which anything can be denied";
-                return Err(ProblemDetails::bad_request(message));
+                return Err(ProblemDetails::unprocessable(message));
             }
         };
         let until = match time.map(|time| self.clock.now().checked_add(time)) {
-            Some(None) => return Err(ProblemDetails::bad_request("for_seconds is too long")),
+            Some(None) => return Err(ProblemDetails::unprocessable("for_seconds is too long")),
             Some(until) => until,
             None => None,
         };

@@ -62,11 +62,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         match (wanted == FlowFilter::default(), all) {
             (true, false) => {
                 let message = "which flows: a service, a backend, a prefix of clients, or all";
-                return Err(ProblemDetails::bad_request(message));
+                return Err(ProblemDetails::unprocessable(message));
             }
             (false, true) => {
                 let message = "all flows, and only some of them, is no request";
-                return Err(ProblemDetails::bad_request(message));
+                return Err(ProblemDetails::unprocessable(message));
             }
             (true, true) | (false, false) => {}
         }
@@ -130,11 +130,11 @@ pub fn parse_prefix(text: &str) -> Result<IpNet, String> {
 }
 
 /// The services by the ids that flows name them by.
-fn names<'a>(services: &[ServiceView<'a>]) -> BTreeMap<u32, &'a str> {
+pub(super) fn names<'a>(services: &[ServiceView<'a>]) -> BTreeMap<u32, &'a str> {
     services.iter().filter_map(|view| Some((view.id?, view.service.name.as_str()))).collect()
 }
 
-fn service_id(names: &BTreeMap<u32, &str>, wanted: &str) -> Result<u32, ProblemDetails> {
+pub(super) fn service_id(names: &BTreeMap<u32, &str>, wanted: &str) -> Result<u32, ProblemDetails> {
     let found = names.iter().find(|(_, name)| **name == wanted).map(|(id, _)| *id);
     found.ok_or_else(|| ProblemDetails::not_found(format!("there is no service {wanted:?}")))
 }
@@ -145,7 +145,7 @@ fn backend(text: &str) -> Result<SocketAddr, ProblemDetails> {
 }
 
 fn client(text: &str) -> Result<IpNet, ProblemDetails> {
-    parse_prefix(text).map_err(ProblemDetails::bad_request)
+    parse_prefix(text).map_err(ProblemDetails::unprocessable)
 }
 
 fn flow(row: &FlowRow, service: Option<&str>) -> Flow {

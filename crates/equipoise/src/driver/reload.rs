@@ -13,7 +13,6 @@ use equipoise_core::dump::dump;
 
 use super::changes::{Written, asked};
 use super::counts::count;
-use super::trouble::Topic;
 use super::{Driver, Source};
 use crate::admin::problem::{ConfigError, ROLLED_BACK};
 use crate::admin::{Configure, ProblemDetails};
@@ -66,7 +65,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Some(Ok(within)) if !within.is_zero() => Some(within),
             Some(_) => {
                 let message = "this is no time in which anything can be confirmed";
-                return Err(ProblemDetails::bad_request(message));
+                return Err(ProblemDetails::unprocessable(message));
             }
         };
         let name = written.base.name.clone();
@@ -77,6 +76,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.follow_admin(admin.as_ref()).await;
         // Also where the maps do not follow yet.
         if self.written.base.name == name {
+            let base = self.written.base.clone();
+            self.follow_files(&path, &base);
             self.source = Source::File(path);
         }
         taken
@@ -92,12 +93,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             (None, Source::File(path)) => path.clone(),
             (None, Source::Flags) => {
                 let message = "there is no file to read: the configuration came from flags";
-                return Err(ProblemDetails::bad_request(message));
+                return Err(ProblemDetails::unprocessable(message));
             }
         };
         if path.is_relative() {
             let message = format!("{} is not a whole path", path.display());
-            return Err(ProblemDetails::bad_request(message));
+            return Err(ProblemDetails::unprocessable(message));
         }
         let name = path.display().to_string();
         let text = std::fs::read_to_string(&path).map_err(|error| {
@@ -117,7 +118,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         confirm_within: Option<Duration>,
     ) -> Result<ReloadAnswer, ProblemDetails> {
         let found = checked_whole(&mut written);
-        self.follow_files(Path::new(&written.base.name), &written.base);
+        // Its parts may be right one day. Of another file that is refused, nobody waits for that.
+        if matches!(&self.source, Source::File(path) if *path == Path::new(&written.base.name)) {
+            self.follow_files(Path::new(&written.base.name), &written.base);
+        }
         let Changed { checked, changes } = found?;
         let Base { name, .. } = &written.base;
         let config = checked.config;
@@ -186,14 +190,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.expect_confirmation(within, before);
         }
         self.forget_names();
-        match self.troubles.reason(&Topic::Maps) {
-            None => Ok(()),
-            // They were not right before, either.
-            Some(reason) => {
-                let message = format!("it is taken, and not in the maps yet: {reason}");
-                Err(ProblemDetails::failed(message))
-            }
-        }
+        Ok(())
     }
 
     /// Tells what has become of a configuration.

@@ -64,17 +64,19 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.troubles.topics().cloned().collect()
     }
 
-    /// Tries again to do what has just been taken, while something is wrong that was not before, or the maps are; what has come
-    /// to be wrong by it, in words.
+    /// Tries again to do what has just been taken, while something is wrong that was not before, or the maps are: whether they were
+    /// or not, what is taken is to be in them. What is still wrong then, in words.
     pub(super) async fn persist(&mut self, wrong_before: &BTreeSet<Topic>) -> Option<String> {
+        let wrong = |driver: &Self| {
+            let maps = driver.troubles.reason(&Topic::Maps).map(str::to_owned);
+            maps.or_else(|| driver.new_trouble(wrong_before))
+        };
         for _ in 0..TRIES {
-            if self.new_trouble(wrong_before).is_none() && !self.troubles.has(&Topic::Maps) {
-                return None;
-            }
+            wrong(self)?;
             sleep(BETWEEN).await;
             self.settle().await;
         }
-        self.new_trouble(wrong_before)
+        wrong(self)
     }
 
     fn new_trouble(&self, wrong_before: &BTreeSet<Topic>) -> Option<String> {

@@ -24,7 +24,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 }
                 Ok(found)
             }
-            _ => Err(ProblemDetails::bad_request(
+            _ => Err(ProblemDetails::unprocessable(
                 "a service and a backend are to be named, or a host, or this balancer itself",
             )),
         }
@@ -42,7 +42,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let address = target::parse(backend);
         if address.is_none() && named.is_empty() && !backend.contains('.') {
             let message = format!("{backend:?} is no address with a port, and no name");
-            return Err(ProblemDetails::bad_request(message));
+            return Err(ProblemDetails::unprocessable(message));
         }
         let is_meant = |key: &BackendKey| {
             *key.service == *service

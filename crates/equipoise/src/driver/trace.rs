@@ -124,7 +124,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 
     fn wanted_packets(&self, filter: &TraceFilter) -> Result<Wanted, ProblemDetails> {
-        let verdicts = filter.verdicts().map_err(ProblemDetails::bad_request)?;
+        let verdicts = filter.verdicts().map_err(ProblemDetails::unprocessable)?;
         let mut wanted = Wanted::default();
         verdicts.into_iter().for_each(|verdict| wanted.add(verdict as u32));
         if let Some(name) = &filter.service {
@@ -136,7 +136,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         }
         let rate = filter.rate.unwrap_or(TraceFilter::RATE);
         if rate == 0 {
-            return Err(ProblemDetails::bad_request("a rate is 1 or more packets a second"));
+            return Err(ProblemDetails::unprocessable("a rate is 1 or more packets a second"));
         }
         wanted.pause = 1_000_000_000 / u64::from(rate);
         Ok(wanted)

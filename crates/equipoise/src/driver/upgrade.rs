@@ -57,7 +57,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Err(ProblemDetails::conflict("another binary is being started already"))
         } else {
             Successor::start(&binary).map_err(|error| {
-                ProblemDetails::bad_request(format!("starting {}: {error}", binary.display()))
+                ProblemDetails::unprocessable(format!("starting {}: {error}", binary.display()))
             })
         };
         match started {

@@ -9,7 +9,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::any;
+use axum::routing::{MethodRouter, any, get};
 use equipoise_core::config::Metrics;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -94,10 +94,19 @@ impl Drop for Serving {
     }
 }
 
-/// Metrics at a path, and whether this balancer is alive and ready.
+/// Metrics at a path, and whether this balancer is alive and ready, by any method.
 pub fn router(path: &str, exporter: Exporter) -> Router {
+    routes((path, any(scrape)), exporter)
+}
+
+/// The same among others, where metrics are had as all else is: to have them changes nothing, and so they are got.
+pub fn among_others(path: &str, exporter: Exporter) -> Router {
+    routes((path, get(scrape)), exporter)
+}
+
+fn routes((path, scrape): (&str, MethodRouter<Exporter>), exporter: Exporter) -> Router {
     Router::new()
-        .route(path, any(scrape))
+        .route(path, scrape)
         .route("/health", any(async || "OK\n"))
         .route("/ready", any(ready))
         .with_state(exporter)

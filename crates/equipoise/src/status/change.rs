@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::number;
 use crate::admin::problem::ConfigError;
 
 /// A configuration that is to be taken.
@@ -17,6 +18,7 @@ pub struct ReloadRequest {
     pub reset: bool,
     /// Within how long it is to be confirmed; otherwise, what ran before runs again then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(exclusive_minimum = 0)]
     pub confirm_seconds: Option<f64>,
 }
 
@@ -67,13 +69,15 @@ pub struct AddRequest {
     /// Address and port, as a configuration writes them.
     pub address: String,
     /// Its weight.
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "number::whole")]
+    #[schema(maximum = 65535)]
     pub weight: u16,
     /// The pool of this route; that for clients without a route if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
     /// Live flows at most; 0 for no limit.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "number::whole")]
+    #[schema(maximum = 4_294_967_295_u32)]
     pub max_flows: u32,
     /// Whether it is chosen only when no other is usable.
     #[serde(default)]
@@ -89,6 +93,8 @@ fn one() -> u16 {
 #[serde(deny_unknown_fields)]
 pub struct WeightRequest {
     /// Its weight.
+    #[serde(deserialize_with = "number::whole")]
+    #[schema(maximum = 65535)]
     pub weight: u16,
     /// In the pool of this route alone; in all pools that name it if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

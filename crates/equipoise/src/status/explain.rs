@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::form;
+
 /// Bytes of an Ethernet header: less is no packet.
 const ETHERNET: usize = 14;
 /// The largest packet: a 64 kB IP packet behind its Ethernet header and two VLAN tags.
@@ -31,12 +33,13 @@ pub struct ExplainRequest {
 #[serde(deny_unknown_fields)]
 pub struct Addresses {
     /// `tcp` or `udp`.
+    #[schema(pattern = "^(tcp|udp)$")]
     pub protocol: String,
     /// Its source.
-    #[schema(value_type = String)]
+    #[schema(schema_with = form::address_and_port)]
     pub source: SocketAddr,
     /// Its destination.
-    #[schema(value_type = String)]
+    #[schema(schema_with = form::address_and_port)]
     pub destination: SocketAddr,
 }
 

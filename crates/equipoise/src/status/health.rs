@@ -121,6 +121,7 @@ pub struct HealthWord {
     pub state: Word,
     /// For how long; absent for until it is taken back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(exclusive_minimum = 0)]
     pub for_seconds: Option<f64>,
     /// The route that leads to the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::number;
+
 /// The limits in force, and what they have refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LimitsAnswer {
@@ -57,9 +59,16 @@ pub struct SourceRate {
 #[serde(deny_unknown_fields)]
 pub struct RateRequest {
     /// New flows in a second; 0 for no limit.
+    #[serde(deserialize_with = "number::whole")]
+    #[schema(maximum = 4_294_967_295_u32)]
     pub rate: u32,
     /// New flows at once; twice the rate if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "number::whole_if_any",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(maximum = 4_294_967_295_u32)]
     pub burst: Option<u32>,
 }
 
@@ -72,6 +81,7 @@ pub struct DenyRequest {
     pub service: Option<String>,
     /// How long; for good if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(exclusive_minimum = 0)]
     pub for_seconds: Option<f64>,
 }
 

@@ -6,7 +6,7 @@ use equipoise_core::config::target;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::Decimal;
+use super::{Decimal, form};
 
 /// Which backends are meant: one of a service, all of a host, or this balancer itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -23,7 +23,7 @@ pub struct Selection {
     pub route: Option<String>,
     /// Every backend of this address, in every service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(schema_with = form::address, required = false)]
     pub host: Option<IpAddr>,
     /// This balancer: it is not ready for new flows any more, and those that come are served.
     #[serde(rename = "self", default, skip_serializing_if = "std::ops::Not::not")]
@@ -40,6 +40,7 @@ pub struct DrainRequest {
     pub timeout: Option<String>,
     /// `keep` or `reset`; the setting if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^(keep|reset)$")]
     pub on_timeout: Option<String>,
     /// Whether a backend gets no new flow even where nobody else can have it.
     #[serde(default)]
@@ -65,7 +66,7 @@ pub struct UndrainRequest {
     pub route: Option<String>,
     /// Every backend of this address, in every service.
     #[serde(default)]
-    #[param(value_type = Option<String>)]
+    #[param(schema_with = form::address, required = false)]
     pub host: Option<IpAddr>,
     /// This balancer.
     #[serde(rename = "self", default)]
@@ -184,5 +185,6 @@ pub struct BreakerRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
     /// `open`, `close` or `reset`.
+    #[schema(pattern = "^(open|close|reset)$")]
     pub action: String,
 }

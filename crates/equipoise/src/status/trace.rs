@@ -13,6 +13,7 @@ pub struct TraceFilter {
     /// Those with these verdicts alone, by name or a part of it, with commas between them.
     pub reason: Option<String>,
     /// So many a second at most, on each CPU; [`TraceFilter::RATE`] unless given.
+    #[param(minimum = 1, maximum = 4_294_967_295_u32)]
     pub rate: Option<u32>,
 }
 

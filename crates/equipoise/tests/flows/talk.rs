@@ -195,16 +195,14 @@ impl Talk {
     /// Sends a packet of a side, and checks that it ends here.
     pub(crate) fn is_dropped(&self, world: &World, side: Side, packet: Packet, expected: Verdict) {
         let (verdict, output) = self.send(world, side, packet);
-        let dropped = if self.hook == Hook::Xdp { XDP_DROP } else { TC_SHOT };
-        assert_eq!((verdict, output.action), (expected, dropped), "{self:?} {packet:?}");
+        assert_eq!((verdict, output.action), (expected, dropped(self.hook)), "{self:?} {packet:?}");
     }
 
     /// Sends a packet of a side, and checks that it is left to the stack untouched.
     pub(crate) fn is_passed(&self, world: &World, side: Side, packet: Packet, expected: Verdict) {
         let (device, frame) = self.frame(world, side, packet);
         let (verdict, output) = world.verdict(self.hook, device, &frame);
-        let passed = if self.hook == Hook::Xdp { XDP_PASS } else { TC_UNSPEC };
-        assert_eq!((verdict, output.action), (expected, passed), "{self:?} {packet:?}");
+        assert_eq!((verdict, output.action), (expected, passed(self.hook)), "{self:?} {packet:?}");
         assert_eq!(output.frame, frame, "{self:?} {packet:?}");
     }
 }
@@ -225,6 +223,14 @@ pub(crate) fn reset_to(packet: Packet) -> Packet {
 
 pub(crate) fn redirect(hook: Hook) -> i32 {
     if hook == Hook::Xdp { XDP_REDIRECT } else { TC_REDIRECT }
+}
+
+pub(crate) fn passed(hook: Hook) -> i32 {
+    if hook == Hook::Xdp { XDP_PASS } else { TC_UNSPEC }
+}
+
+pub(crate) fn dropped(hook: Hook) -> i32 {
+    if hook == Hook::Xdp { XDP_DROP } else { TC_SHOT }
 }
 
 /// The action that sends a packet back by the device that it came by.

@@ -326,7 +326,7 @@ fn sources() -> BTreeMap<IpAddr, IpAddr> {
     (0..8).flat_map(|n| [(beyond(BACKEND, n), v4), (beyond(BACKEND6, n), v6)]).collect()
 }
 
-fn parsed(text: &str) -> Config {
+pub(crate) fn parsed(text: &str) -> Config {
     let problems = |problems| panic!("{problems:?}\n{text}");
     config_file::parse("packets.toml", text).unwrap_or_else(problems).config
 }

@@ -76,13 +76,14 @@ fn whole_packets_of_every_kind_fare_as_a_second_balancer_says() {
     }
 }
 
-const OFTEN: [Verdict; 29] = [
+const OFTEN: [Verdict; 30] = [
     Verdict::ForwardedRequest,
     Verdict::ForwardedReply,
     Verdict::RewrittenReply,
     Verdict::ForwardedErrorToBackend,
     Verdict::ForwardedErrorToClient,
     Verdict::RewrittenError,
+    Verdict::WithheldError,
     Verdict::RequestNoNeighbour,
     Verdict::RequestToFragment,
     Verdict::ReplyNoNeighbour,

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use equipoise_lab::refuse::Refusals;
 use equipoise_lab::serve::{HttpServer, TcpEcho, UdpEcho};
 use equipoise_lab::topology::{Host, Lab, Options};
 use equipoise_lab::{Daemon, Netns};
@@ -88,6 +89,29 @@ impl Balancer {
         let mut daemon = Daemon::start(command).unwrap();
         daemon.wait_for_log("running: instance", DEADLINE).unwrap();
         self.daemon = Some(daemon);
+    }
+
+    /// Starts with calls to the kernel of which some are refused.
+    pub(crate) fn run_with_refusals(&mut self, refusals: &Refusals) {
+        let mut daemon = self.begin_with_refusals(refusals);
+        daemon.wait_for_log("running: instance", DEADLINE).unwrap();
+        self.daemon = Some(daemon);
+    }
+
+    /// The same, of a start that comes to nothing: exit code, and what it has said.
+    pub(crate) fn fails_to_run(&self, refusals: &Refusals) -> (Option<i32>, String) {
+        let mut daemon = self.begin_with_refusals(refusals);
+        let status = daemon.wait(DEADLINE).unwrap();
+        (status.code(), daemon.log())
+    }
+
+    fn begin_with_refusals(&self, refusals: &Refusals) -> Daemon {
+        let mut command = self.command();
+        command.args(["run", "-c"]).arg(self.file());
+        Refusals::prepare(&mut command);
+        let daemon = Daemon::start(command).unwrap();
+        refusals.watch(daemon.pid()).unwrap();
+        daemon
     }
 
     /// The configuration file.

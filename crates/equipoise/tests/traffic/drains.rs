@@ -7,7 +7,7 @@ use equipoise_lab::client::{Connect, EchoConnection, UdpAsker};
 use equipoise_lab::load::Load;
 use equipoise_lab::serve::HttpServer;
 use equipoise_lab::topology::{Lab, Options};
-use equipoise_lab::{scale, wait_until};
+use equipoise_lab::wait_until;
 use serde_json::Value;
 
 use crate::balanced::{
@@ -37,7 +37,7 @@ pub(crate) fn a_drained_backend_keeps_its_connections_and_gets_no_new_ones(attac
     let balancer = Balancer::start(&lab.balancer, &text);
     let client = &lab.client().netns;
     for (name, vip) in vips() {
-        let live = scale(120, 500);
+        let live = 500;
         let open = |_| EchoConnection::open(client, vip, &Connect::default()).unwrap();
         let mut connections: Vec<_> = (0..live).map(open).collect();
         let of_first = connections.iter().filter(|c| c.backend() == "b1").count() as u64;

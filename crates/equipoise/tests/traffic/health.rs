@@ -4,6 +4,8 @@ use std::io::{ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use aya::maps::{Array, Map, MapData};
+use equipoise_common::value::Pool;
 use equipoise_lab::client::{Connect, HttpConnection, UdpAsker};
 use equipoise_lab::load::Load;
 use equipoise_lab::serve::{HttpServer, TcpEcho};
@@ -12,7 +14,7 @@ use equipoise_lab::{patience, wait_until};
 use serde_json::Value;
 
 use crate::balanced::{
-    Attach, Balancer, DEADLINE, PORT, backends, service, udp_servers, vips, web_servers,
+    Attach, Balancer, DEADLINE, PORT, TC, backends, service, udp_servers, vips, web_servers,
 };
 
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -90,6 +92,82 @@ pub(crate) fn a_backend_that_fails_its_checks_gets_no_new_flows_until_it_passes_
         wait_until(DEADLINE, "its share", || load.tally().by_backend["b2"] > back + 50).unwrap();
         let ended = load.stop();
         assert_eq!(ended.failed(), after.failed(), "{:?}", ended.failures);
+    }
+}
+
+/// As packets see it: by the slots in the kernel's maps, while connections come all the time.
+#[test]
+fn a_share_comes_back_step_by_step_in_the_kernels_maps() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let mut servers = web_servers(&lab);
+    let step = "interval = \"500ms\"\nfast-interval = \"500ms\"\n";
+    let settings = format!(
+        "[settings]\nattach = \"{}\"\nmax-flows = 20000\n[settings.health-check]\ntype = \"tcp\"\n{step}",
+        TC.asked
+    );
+    let services = vips().map(|(name, vip)| service(name, vip, &backends(&lab, vip)));
+    let balancer = Balancer::start(&lab.balancer, &(settings + &services.concat()));
+    until_all_are(&balancer, "healthy");
+    // Each service has a pool of each family, and ids go by the order of the file.
+    for ((name, vip), (pool, second)) in vips().into_iter().zip([(0, 1), (3, 4)]) {
+        let slots = Slots::of(&balancer, pool);
+        assert_eq!(slots.percent(second), 30);
+        let load = Load::of_time(vip, Duration::from_secs(600)).start(&lab.client().netns);
+        drop(servers.remove(1));
+        wait_until(DEADLINE, "no slot", || slots.percent(second) == 0).unwrap();
+        let settled = load.tally().answered() + 20;
+        wait_until(DEADLINE, "what had begun", || load.tally().answered() > settled).unwrap();
+        let failed = load.tally().failed();
+
+        let host = &lab.backends[1];
+        servers.insert(1, HttpServer::start(&host.netns, &host.name, &host.at(PORT)).unwrap());
+        let mut seen = vec![0];
+        wait_until(DEADLINE, "all of its slots", || {
+            let percent = slots.percent(second);
+            if seen.last() != Some(&percent) {
+                seen.push(percent);
+            }
+            percent == 30
+        })
+        .unwrap();
+        // A quarter, a half and three quarters of 30, beside 50 and 20.
+        assert_eq!(seen, [0, 10, 18, 24, 30], "{name}");
+        assert_eq!(balancer.backend(name, 1)["effective_weight"], 30.0);
+        let back = load.tally().by_backend["b2"];
+        wait_until(DEADLINE, "its share", || load.tally().by_backend["b2"] > back + 50).unwrap();
+        let ended = load.stop();
+        assert_eq!(ended.failed(), failed, "{:?}", ended.failures);
+    }
+}
+
+/// The slots of a pool, as they are in the kernel.
+struct Slots {
+    pools: Array<MapData, Pool>,
+    slots: Array<MapData, u32>,
+    pool: u32,
+}
+
+impl Slots {
+    fn of(balancer: &Balancer, pool: u32) -> Self {
+        let map = |name: &str| {
+            let pin = format!("/sys/fs/bpf/equipoise/{}/maps/{name}", balancer.instance);
+            Map::Array(MapData::from_pin(pin).unwrap())
+        };
+        let (pools, slots) = (map("POOLS").try_into().unwrap(), map("SLOTS").try_into().unwrap());
+        Self { pools, slots, pool }
+    }
+
+    /// How many of a hundred slots are a backend's.
+    fn percent(&self, backend: u32) -> u32 {
+        loop {
+            let run = self.pools.get(&self.pool, 0).unwrap();
+            let slots = run.offset..run.offset + run.length;
+            let of_it = slots.filter(|slot| self.slots.get(slot, 0).unwrap() == backend).count();
+            // One that was flipped meanwhile may have been given up, and written anew.
+            if self.pools.get(&self.pool, 0).unwrap() == run {
+                return (100.0 * of_it as f64 / f64::from(run.length)).round() as u32;
+            }
+        }
     }
 }
 

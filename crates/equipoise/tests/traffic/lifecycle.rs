@@ -1,6 +1,7 @@
 //! What a balancer finds on the machine and what it leaves: other software's programs, settings,
 //! its own end, and a new configuration.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use equipoise_lab::client::{Connect, HttpConnection, download, http_get, upload};
@@ -68,11 +69,43 @@ fn an_xdp_program_of_another_is_kept_and_named() {
     std::fs::write(&file, format!("[settings]\nattach = \"xdp\"\n{text}")).unwrap();
     let (code, said) = second.ask(&["run", "-c", file.to_str().unwrap()]);
     assert_eq!(code, 1, "{said}");
+    let holder = format!("of instance {:?}", first.instance);
     assert!(
-        said.contains("front has an XDP program already") && said.contains("equipoise_xdp"),
+        said.contains("front has an XDP program already, equipoise_xdp") && said.contains(&holder),
         "{said}"
     );
     assert_eq!(first.status()["interfaces"][0]["mode"], "native");
+    assert_eq!(first.status()["interfaces"][0]["reason"], "asked for");
+}
+
+/// Two of them on the same interfaces, each with services of its own; who is asked says that the other is there.
+#[test]
+fn instances_on_one_interface_keep_apart_and_tell_of_each_other() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let _servers = web_servers(&lab);
+    let [at, _] = lab.backends[0].at(PORT);
+    let own: SocketAddr = "203.0.113.10:99".parse().unwrap();
+    let second = format!("[settings]\nattach = \"auto\"\n{}", service("more", own, &[(at, 1)]));
+    for attach in [NATIVE, TC] {
+        let mut first = Balancer::start(&lab.balancer, &config(&lab, attach.asked));
+        let mut second = Balancer::start(&lab.balancer, &second);
+        for interface in second.status()["interfaces"].as_array().unwrap() {
+            assert_eq!(interface["hook"], "tc");
+            let reason = interface["reason"].as_str().unwrap();
+            assert!(reason.contains(&format!("instance {:?}", first.instance)), "{reason}");
+        }
+        let client = &lab.client().netns;
+        for (to, count) in [(vips()[0].1, 20), (own, 10)] {
+            let tally = Load::of_count(to, count).run(client);
+            assert_eq!((tally.failed(), tally.answered()), (0, count), "{:?}", tally.failures);
+        }
+        assert_eq!((first.sum("web", "new_flows"), second.sum("more", "new_flows")), (20, 10));
+        // One that ends takes nothing of the other away.
+        first.end();
+        assert_eq!(http_get(client, own, "/", &Connect::default()).unwrap().backend, "b1");
+        assert_eq!(second.status()["state"], "ok");
+        second.end();
+    }
 }
 
 #[test]

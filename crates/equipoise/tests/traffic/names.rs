@@ -1,6 +1,6 @@
 //! A name that changes under traffic: new flows follow it at once, and those that are there go on.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use equipoise_lab::client::{Connect, EchoConnection, UdpAsker};
 use equipoise_lab::dns::{DnsServer, Kind, Says};
@@ -11,6 +11,58 @@ use serde_json::Value;
 use crate::balanced::{
     BINARY, Balancer, DEADLINE, PORT, TC, backends, echo_servers, service, udp_servers, vips,
 };
+
+/// Runs `equipoise dns lookup` where the system's files say this.
+fn looked_up(lab: &Lab, [resolvers, hosts]: [&str; 2], name: &str) -> Value {
+    const SCRIPT: &str = "mount --bind \"$1/resolv.conf\" /etc/resolv.conf
+        mount --bind \"$1/hosts\" /etc/hosts
+        shift; exec \"$@\"";
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("resolv.conf"), resolvers).unwrap();
+    std::fs::write(folder.path().join("hosts"), hosts).unwrap();
+    let mut command = lab.balancer.command("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-ec", SCRIPT, "sh"]);
+    command.arg(folder.path()).args([BINARY, "dns", "lookup", name, "--json"]);
+    let output = command.output().unwrap();
+    let (said, errors) = (output.stdout, String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&said).unwrap_or_else(|error| panic!("{name}: {error}: {errors}"))
+}
+
+#[test]
+fn the_systems_files_say_who_is_asked_where_the_configuration_does_not() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 53));
+    let server = DnsServer::start_at(&lab.balancer, at).unwrap();
+    let names = [
+        ("api.corp.example", "10.0.0.1"),
+        ("db.corp.example", "10.0.0.2"),
+        ("db.lab.example", "10.0.0.3"),
+        ("mail.lab.example", "10.0.0.4"),
+        ("known.corp.example", "10.0.0.5"),
+    ];
+    names.iter().for_each(|(name, address)| server.host(name, &[address], 60));
+    let files = ["nameserver 127.0.0.1\nsearch corp.example lab.example\n", "10.9.9.9 known\n"];
+    let told = |name: &str| {
+        let answer = looked_up(&lab, files, name);
+        let first = &answer["addresses"][0]["address"];
+        first.as_str().or(answer["error"]["kind"].as_str()).unwrap().to_owned()
+    };
+    for (name, expected) in [
+        ("api", "10.0.0.1"),
+        ("db", "10.0.0.2"),
+        ("mail", "10.0.0.4"),
+        ("mail.lab.example", "10.0.0.4"),
+        ("known", "10.9.9.9"),
+        ("known.corp.example.", "10.0.0.5"),
+        ("api.", "unknown-host"),
+        ("nobody", "unknown-host"),
+    ] {
+        assert_eq!(told(name), expected, "{name}");
+    }
+    // Without a search, a name is what it says.
+    let alone = looked_up(&lab, ["nameserver 127.0.0.1\n", ""], "known");
+    assert_eq!(alone["error"]["kind"], "unknown-host");
+}
 
 #[test]
 fn a_name_that_changes_moves_new_flows_and_no_established_one() {

@@ -68,7 +68,10 @@ pub(crate) fn reloads_under_traffic_break_nothing_and_each_is_in_force(attach: A
         whole += outcome.whole;
     }
     assert_eq!(whole, 2 * count);
-    println!("{reloads} reloads: {whole} connections kept, 0 broken; {new} new ones, 0 failed");
+    println!(
+        "| {reloads} reloads with random changes | {} | {whole} | 0 | {new} | 0 |",
+        attach.asked
+    );
 }
 
 /// What the file is to say next.
@@ -79,11 +82,26 @@ struct Wanted {
     affinity: bool,
     held_algorithm: &'static str,
     established_hours: u64,
-    /// A service that is there or not.
-    extra: bool,
+    /// A service that is there or not, and moves.
+    extra: Option<Extra>,
+    /// How new connections get to their backends.
+    mode: &'static str,
+    /// Whether clients have a route of their own, to the first two backends.
+    routed: bool,
+    /// Whether backends are checked.
+    checked: bool,
     /// Whether the third backend is there for new connections.
     third: bool,
     rate: u64,
+}
+
+/// Where a service is that comes, goes and moves.
+#[derive(Clone, Copy, Debug)]
+struct Extra {
+    port: u16,
+    protocol: &'static str,
+    /// Whether it is on `lo` as well, which nothing else is.
+    on_loopback: bool,
 }
 
 impl Wanted {
@@ -94,13 +112,26 @@ impl Wanted {
         self.affinity = random.below(3) == 0;
         self.held_algorithm = ALGORITHMS[random.below(4) as usize];
         self.established_hours = 1 + random.below(20);
-        (self.extra, self.third) = (random.below(2) == 0, random.below(2) == 0);
+        self.third = random.below(2) == 0;
+        self.extra = (random.below(3) > 0).then(|| Extra {
+            port: 8443 + random.below(2) as u16,
+            protocol: ["tcp", "udp", "both"][random.below(3) as usize],
+            on_loopback: random.below(2) == 0,
+        });
+        self.mode = ["nat", "full-nat"][random.below(2) as usize];
+        (self.routed, self.checked) = (random.below(2) == 0, random.below(2) == 0);
         // So that each differs from the one before.
         self.rate = 900_000 + number;
     }
 
     fn text(&self, lab: &Lab, attach: Attach) -> String {
-        let mut text = format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n", attach.asked);
+        let mut text = format!(
+            "[settings]\nattach = {{ default = \"{}\", lo = \"tc\" }}\nmax-flows = 20000\n",
+            attach.asked
+        );
+        if self.checked {
+            text += "[settings.health-check]\ntype = \"tcp\"\ninterval = \"1s\"\n";
+        }
         for (name, vip) in vips() {
             let at = |port: u16| -> Vec<SocketAddr> {
                 let all = backends(lab, vip).into_iter();
@@ -110,7 +141,20 @@ impl Wanted {
             let shown = if self.third { 3 } else { 2 };
             self.service(&mut text, (name, vip), (self.algorithm, &web[..shown]));
             let affinity = if self.affinity { "source-ip" } else { "none" };
-            writeln!(text, "affinity = \"{affinity}\"").unwrap();
+            let mode = if self.mode.is_empty() { "nat" } else { self.mode };
+            // Flows that are over do not hold the ports of ours for long.
+            let timeouts = "timeouts = { tcp-closing = \"1s\" }";
+            writeln!(text, "affinity = \"{affinity}\"\nmode = \"{mode}\"\n{timeouts}").unwrap();
+            if self.routed {
+                let client = if vip.is_ipv4() { "198.51.100.0/24" } else { "2001:db8:c::/64" };
+                writeln!(
+                    text,
+                    "[[service.source-route]]\nsource = \"{client}\"\n\
+                     backends = [{{ address = \"{}\" }}, {{ address = \"{}\" }}]",
+                    web[0], web[1]
+                )
+                .unwrap();
+            }
             let held = SocketAddr::new(vip.ip(), HELD);
             let name = format!("{name}-held");
             self.service(&mut text, (&name, held), (self.held_algorithm, &at(ECHO)));
@@ -122,9 +166,16 @@ impl Wanted {
                 self.rate.max(900_000)
             )
             .unwrap();
-            if self.extra {
-                let other = SocketAddr::new(vip.ip(), 8443);
-                self.service(&mut text, (&format!("{name}-extra"), other), ("maglev", &web));
+            if let Some(Extra { port, protocol, on_loopback }) = self.extra {
+                let mut extra = String::new();
+                let other = SocketAddr::new(vip.ip(), port);
+                self.service(&mut extra, (&format!("{name}-extra"), other), ("maglev", &web));
+                let place = format!("port = {port}, protocol = \"{protocol}\"");
+                extra = extra.replace(&format!("port = {port}"), &place);
+                if on_loopback {
+                    extra = extra.replace("[\"front\"]", "[\"front\", \"lo\"]");
+                }
+                text += &extra;
             }
         }
         text
@@ -151,26 +202,59 @@ impl Wanted {
         text.push_str("]\n");
     }
 
-    /// What `status` and `config` tell is what was written.
+    /// What `status` tells is what was written, and what is in the maps is what is planned of it.
     fn assert_in_force(&self, balancer: &Balancer, what: &str) {
+        let (code, planned) = balancer.ask(&["plan", balancer.file().to_str().unwrap()]);
+        assert!(code == 0 && planned.starts_with("0 steps"), "{what}: {planned}");
         let status = balancer.status();
         assert_eq!(status["state"], "ok", "{what}: {}", status["reasons"]);
         assert_eq!(status["config"]["last_error"], Value::Null, "{what}");
+        let attached = status["interfaces"].as_array().unwrap().iter();
+        let attached: Vec<_> = attached.map(|i| i["name"].as_str().unwrap()).collect();
+        let expected = match self.extra {
+            Some(Extra { on_loopback: true, .. }) => &["back", "front", "lo"][..],
+            _ => &["back", "front"],
+        };
+        assert_eq!(attached, expected, "{what}");
         let services = status["services"].as_array().unwrap();
         let services: BTreeMap<&str, &Value> =
             services.iter().map(|s| (s["name"].as_str().unwrap(), s)).collect();
         for (name, _) in vips() {
-            let pool = &services[name]["pools"][0];
+            let pools = services[name]["pools"].as_array().unwrap();
+            assert_eq!(pools.len(), 1 + usize::from(self.routed), "{what}");
+            let pool = pools.iter().find(|pool| pool["route"] == "default").unwrap();
             assert_eq!(pool["algorithm"], self.algorithm, "{what}");
             assert_eq!(pool["affinity"] == "source-ip", self.affinity, "{what}");
-            let weights = pool["backends"].as_array().unwrap().iter();
+            let backends = pool["backends"].as_array().unwrap();
+            let weights = backends.iter();
             let weights: Vec<_> =
                 weights.map(|b| b["effective_weight"].as_f64().unwrap() as u64).collect();
             assert_eq!(weights, self.weights[..if self.third { 3 } else { 2 }], "{what}");
+            let is_checked = backends.iter().all(|backend| backend["health"] != "none");
+            assert_eq!(is_checked, self.checked, "{what}: {}", backends[0]);
             let held = format!("{name}-held");
             assert_eq!(services[&*held]["pools"][0]["algorithm"], self.held_algorithm, "{what}");
-            let is_there = services.contains_key(&*format!("{held}-extra"));
-            assert_eq!(is_there, self.extra, "{what}");
+            let extra = services.get(&*format!("{held}-extra"));
+            assert_eq!(extra.is_some(), self.extra.is_some(), "{what}");
+            if let (Some(told), Some(Extra { port, protocol, .. })) = (extra, self.extra) {
+                let listen = &told["listen"];
+                assert_eq!(
+                    (&listen["port"], &listen["protocol"]),
+                    (&port.into(), &protocol.into())
+                );
+            }
+        }
+        let (code, config) = balancer.ask(&["config", "--json"]);
+        assert_eq!(code, 0, "{config}");
+        let config: Value = serde_json::from_str(&config).unwrap();
+        let all = config["service"].as_array().unwrap();
+        for (name, _) in vips() {
+            let of = |name: &str| all.iter().find(|service| service["name"] == name).unwrap();
+            assert_eq!(of(name)["mode"], self.mode, "{what}");
+            let held = of(&format!("{name}-held"));
+            let hours = format!("{}h", self.established_hours);
+            assert_eq!(held["timeouts"]["tcp_established"], hours, "{what}");
+            assert_eq!(held["limits"]["per_source"]["rate"], self.rate, "{what}");
         }
     }
 }

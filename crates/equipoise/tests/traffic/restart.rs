@@ -16,9 +16,9 @@ use equipoise_core::state::State;
 use equipoise_lab::client::{Connect, UdpAsker};
 use equipoise_lab::crowd::{Crowd, RunningCrowd};
 use equipoise_lab::load::{Load, RunningLoad};
-use equipoise_lab::scale;
 use equipoise_lab::serve::{HttpServer, TcpEcho, UdpEcho};
 use equipoise_lab::topology::{Host, Lab, Options};
+use equipoise_lab::{scale, wait_until};
 use serde_json::Value;
 
 use crate::balanced::{
@@ -65,6 +65,18 @@ impl Traffic {
             traffic.askers.push(asker);
         }
         traffic
+    }
+
+    /// New connections that have been answered so far.
+    pub(crate) fn answered(&self) -> u64 {
+        self.loads.iter().map(|load| load.tally().answered()).sum()
+    }
+
+    /// Waits until more than so many have been.
+    pub(crate) fn wait_for_more_than(&self, answered: u64) {
+        let tallies = || self.loads.iter().map(RunningLoad::tally).collect::<Vec<_>>();
+        let waited = wait_until(DEADLINE, "new connections", || self.answered() > answered);
+        waited.unwrap_or_else(|error| panic!("{error}: {:?}", tallies()));
     }
 
     /// Everything is asked once more.
@@ -123,6 +135,8 @@ pub(crate) fn config(lab: &Lab, attach: &str, max_flows: u32) -> String {
         let echo: Vec<_> =
             web.iter().map(|(at, weight)| (SocketAddr::new(at.ip(), ECHO), *weight)).collect();
         text.push_str(&service(name, vip, &web));
+        // Sockets say nothing for as long as a test takes.
+        text.push_str("timeouts = { udp-two-way = \"20m\" }\n");
         let at = SocketAddr::new(vip.ip(), 7);
         text.push_str(&service(&format!("{name}-echo"), at, &echo));
     }

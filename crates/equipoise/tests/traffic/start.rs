@@ -7,7 +7,7 @@ use crate::balanced::{self, Balancer, DEADLINE, NATIVE, PORT, config, service, v
 use equipoise_lab::client::{Connect, http_get};
 use equipoise_lab::serve::HttpServer;
 use equipoise_lab::topology::{Lab, Options};
-use equipoise_lab::{Netns, wait_until};
+use equipoise_lab::{Daemon, Netns, wait_until};
 
 /// Runs to the end of a start that must fail, checks that nothing is left of it, and gives the exit
 /// code with what was said.
@@ -139,4 +139,80 @@ fn a_process_that_is_killed_leaves_packets_flowing_and_the_next_one_takes_its_pl
     })
     .unwrap();
     assert!(balancer.verdict("forwarded_request") > 0);
+}
+
+/// As somebody at a shell does it: with a file that is named from where he stands, and commands alone.
+#[test]
+fn a_file_by_a_short_path_is_followed_and_what_is_wrong_told_everywhere() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let mut balancer = Balancer::prepare(&lab.balancer, "");
+    let metrics = "[settings.metrics]\nlisten = \"127.0.0.1:9090\"\n";
+    let weighing = |weight: u32| {
+        config(&lab, "tc").replace("weight = 50", &format!("weight = {weight}")) + metrics
+    };
+    balancer.write(&weighing(50));
+    let folder = balancer.file().parent().unwrap().to_owned();
+    let mut command = balancer.command();
+    command.current_dir(&folder).args(["run", "-c", "equipoise.toml"]);
+    let mut daemon = Daemon::start(command).unwrap();
+    daemon.wait_for_log("running: instance", DEADLINE).unwrap();
+    balancer.daemon = Some(daemon);
+    let ask = |arguments: &[&str]| {
+        let output = balancer.command().current_dir(&folder).args(arguments).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(said).unwrap())
+    };
+    let wait_for_weight = |weight: f64| {
+        wait_until(DEADLINE, &format!("a weight of {weight}"), || {
+            balancer.backend("web", 0)["configured_weight"] == weight
+        })
+        .unwrap();
+    };
+    let metric = |line: &str| {
+        let url = "http://127.0.0.1:9090/metrics";
+        let text = lab.balancer.output("curl", &["-sf", url]).unwrap();
+        assert!(text.lines().any(|told| told == line), "{line} in {text}");
+    };
+    fs::write(folder.join("next"), weighing(51)).unwrap();
+    fs::rename(folder.join("next"), balancer.file()).unwrap();
+    wait_for_weight(51.0);
+    metric("lb_config_last_reload_successful 1");
+
+    // Whoever has brought a bad file hears of it, and so does everybody else.
+    fs::write(folder.join("bad.toml"), weighing(70_000)).unwrap();
+    let (code, said) = ask(&["reload", "bad.toml"]);
+    assert!(code == 2 && said.contains("bad.toml") && said.contains("70000"), "{code}: {said}");
+    let error = balancer.status()["config"]["last_error"].to_string();
+    assert!(error.contains("70000"), "{error}");
+    assert!(balancer.log().contains("config_rejected"), "{}", balancer.log());
+    metric("lb_config_last_reload_successful 0");
+    metric("lb_reloads_total{result=\"rejected\"} 1");
+    let (_, told) = ask(&["--json", "reload", "bad.toml"]);
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["result"], "rejected", "{told}");
+    assert_eq!(told["errors"][0]["key"], "service[0].backends[0].weight", "{told}");
+
+    // What nobody confirms goes again by itself; what somebody does stays.
+    fs::write(folder.join("other.toml"), weighing(52)).unwrap();
+    let (code, said) = ask(&["reload", "other.toml", "--confirm", "1s"]);
+    assert_eq!(code, 0, "{said}");
+    wait_for_weight(51.0);
+    assert_eq!(ask(&["reload", "other.toml", "--confirm", "60s"]).0, 0);
+    let (code, said) = ask(&["confirm"]);
+    assert!(code == 0 && said.contains("stays"), "{code}: {said}");
+    assert_ne!(ask(&["confirm"]).0, 0);
+    wait_for_weight(52.0);
+    let (code, said) = ask(&["--json", "reload", "other.toml"]);
+    assert!(code == 0 && said.contains("\"unchanged\"") && said.contains("\"steps\": 0"), "{said}");
+    let (code, said) = ask(&["history"]);
+    for told in ["by the file", "rolled back by nobody", "rejected by user", "applied by user"] {
+        assert!(code == 0 && said.contains(told), "{told} in {said}");
+    }
+    fs::write(folder.join("plan.toml"), weighing(1)).unwrap();
+    let (code, said) = ask(&["--json", "plan", "plan.toml"]);
+    let told: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let web = &told["effect"].as_array().unwrap()[0];
+    let moved = web["moved_percent"].as_f64().unwrap();
+    assert!(code == 0 && moved > 20.0 && web["broken_flows"] == 0, "{said}");
+    assert_eq!(balancer.backend("web", 0)["configured_weight"], 52.0);
 }

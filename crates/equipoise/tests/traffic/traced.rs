@@ -1,7 +1,8 @@
 //! Packets told of while traffic flows: what they were, what they became, and nobody's connection suffers from it.
 
 use std::fs::File;
-use std::process::{Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 use std::thread;
 
 use equipoise_lab::topology::{Lab, Options};
@@ -11,7 +12,7 @@ use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use serde_json::Value;
 
-use crate::balanced::{Attach, Balancer, DEADLINE, backends, vips};
+use crate::balanced::{Attach, Balancer, DEADLINE, TC, backends, vips};
 use crate::restart::{Servers, Traffic, config};
 
 fn bytes(hex: &Value) -> Vec<u8> {
@@ -114,4 +115,52 @@ pub(crate) fn packets_are_told_of_as_they_came_and_as_they_left(attach: Attach) 
     assert!(sides[1] > 0);
     until_nobody_looks(&balancer, 3);
     traffic.end().tell("programs that tell of packets, and back", attach.asked);
+}
+
+/// Has tshark read a capture, with checksums checked: the fields of each packet that passes a filter.
+fn dissected(file: &Path, filter: &str, fields: &[&str]) -> Vec<Vec<String>> {
+    let mut command = Command::new("tshark");
+    command.arg("-r").arg(file).args(["-n", "-o", "ip.check_checksum:TRUE", "-Y", filter]);
+    command.args(["-T", "fields"]).args(fields.iter().flat_map(|field| ["-e", field]));
+    let output = command.output().expect("tshark is there; it is a package of Debian's");
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let row = |line: &str| line.split('\t').map(str::to_owned).collect();
+    text.lines().map(row).collect()
+}
+
+#[test]
+fn capture_opens_in_wireshark() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let _servers = Servers::start(&lab);
+    let balancer = Balancer::start(&lab.balancer, &config(&lab, TC.asked, 20_000));
+    let traffic = Traffic::start(&lab);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("web.pcapng");
+    let path = file.to_str().unwrap();
+    let wanted = ["--service", "web", "--reason", "forwarded_request", "--count", "40"];
+    let written = run(&balancer, &[&["capture", "-w", path], &wanted[..]].concat());
+    assert!(written.status.success(), "{written:?}");
+    traffic.end();
+    let (_, vip) = vips()[0];
+    let vip = vip.ip().to_string();
+    let all =
+        dissected(&file, "frame", &["frame.comment", "frame.interface_name", "ip.src", "ip.dst"]);
+    assert_eq!(all.len(), 80, "{all:?}");
+    for pair in all.chunks(2) {
+        let [came, left] = pair else { panic!("{pair:?}") };
+        let about = came[0].strip_prefix("came; ").unwrap();
+        assert_eq!(left[0].strip_prefix("left; "), Some(about));
+        let rest =
+            about.strip_prefix("verdict=forwarded_request hook=tc-ingress service=web backend=");
+        let backend = rest.unwrap_or_else(|| panic!("{about}"));
+        assert_eq!((&*came[1], &*came[3]), ("front", &*vip));
+        assert_eq!(backend.split(':').next(), Some(&*left[3]));
+        assert_eq!(came[2], left[2], "the client");
+    }
+    // Nothing in it is broken, and what was rewritten has a right checksum.
+    assert_eq!(dissected(&file, "_ws.malformed", &["frame.number"]), Vec::<Vec<String>>::new());
+    assert_eq!(dissected(&file, "ip.checksum.status == 1", &["frame.number"]).len(), 80);
+    let ports = dissected(&file, "tcp || udp", &["frame.number"]);
+    assert_eq!(ports.len(), 80);
 }

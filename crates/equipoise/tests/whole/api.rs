@@ -7,13 +7,13 @@ use operate::{FIRST, SECOND};
 use port::{Answer, ask};
 
 impl Lab {
-    async fn send(&self, line: &str, headers: &str, body: &str) -> Answer {
+    pub(super) async fn send(&self, line: &str, headers: &str, body: &str) -> Answer {
         let mut stream = UnixStream::connect(self.path("test.sock")).await.unwrap();
         ask(&mut stream, line, &format!("Host: test\r\n{headers}"), body).await
     }
 
     /// An answer's code and what it says as JSON.
-    async fn asked(&self, line: &str, body: &str) -> (u16, Value) {
+    pub(super) async fn asked(&self, line: &str, body: &str) -> (u16, Value) {
         let (code, head, text) = self.send(line, "", body).await;
         let kind = if code == 200 { "application/json" } else { "application/problem+json" };
         assert!(head.contains(&format!("content-type: {kind}")), "{line}: {head}");
@@ -58,6 +58,9 @@ async fn services_and_their_backends_are_resources_of_their_own() {
         }
         let (code, head, _) = lab.send("POST /api/v1/config", "", "").await;
         assert!(code == 405 && head.contains("allow: get"), "{head}");
+        let (code, head, body) = lab.send("POST /api/v1/metrics", "", "").await;
+        assert!(code == 405 && head.contains("allow: get"), "{head}");
+        assert!(body.contains("wrong-method"), "{body}");
         let patch = "PATCH /api/v1/services/web/backends/10.0.0.1%3A8080";
         for wrong in ["", "{", "[]", "{}", "{\"weight\": -1}", "{\"weight\": 1, \"more\": 2}"] {
             assert_eq!(lab.asked(patch, wrong).await.0, 400, "{wrong}");
@@ -178,12 +181,12 @@ async fn services_are_given_and_taken_away_as_a_file_would_have_them() {
         let places = [&json!("/backends/0/max_flow"), &json!("/listen/port")];
         assert_eq!((code, &*pointers), (422, &places[..]), "{problem}");
         assert_eq!(problem["errors"][1]["message"], "`0` is out of range");
-        for (line, body) in [
-            ("PUT /api/v1/services/other", &*body),
-            ("POST /api/v1/services", "{}"),
-            ("POST /api/v1/services", "[]"),
+        for (line, body, right) in [
+            ("PUT /api/v1/services/other", &*body, 422),
+            ("POST /api/v1/services", "{}", 422),
+            ("POST /api/v1/services", "[]", 400),
         ] {
-            assert_eq!(lab.asked(line, body).await.0, 400, "{line} {body}");
+            assert_eq!(lab.asked(line, body).await.0, right, "{line} {body}");
         }
         assert_eq!(lab.asked("DELETE /api/v1/services/other", "").await.0, 404);
         assert_eq!(lab.asked("DELETE /api/v1/services/web", "").await.0, 200);

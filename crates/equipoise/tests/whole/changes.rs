@@ -102,7 +102,7 @@ async fn what_would_be_wrong_in_a_file_is_refused_as_there_and_changes_nothing()
         assert_eq!(refused(lab.client.remove_backend(&name(FIRST)).await).status, 422);
         assert_eq!(refused(lab.client.remove_backend(&name(THIRD)).await).status, 404);
         assert_eq!(refused(lab.client.set_weight(&name(THIRD), 1).await).status, 404);
-        assert_eq!(refused(lab.client.set_weight(&name("somewhere"), 1).await).status, 400);
+        assert_eq!(refused(lab.client.set_weight(&name("somewhere"), 1).await).status, 422);
         let of = |service: &str, route: Option<&str>| BackendName {
             service: service.to_owned(),
             route: route.map(str::to_owned),

@@ -96,6 +96,39 @@ async fn bad_file_changes_nothing_and_is_told_until_a_good_one_comes() {
     .unwrap();
 }
 
+/// Another file that is asked for and wrong is not what the instance follows, and what is wrong with it stays told.
+#[tokio::test]
+async fn another_file_that_is_bad_is_told_of_and_not_followed() {
+    let (driver, lab) = Lab::watching("a.toml", plain).await;
+    run(driver, async {
+        let other = lab.path("b.toml");
+        let request = |file: &std::path::Path| ReloadRequest {
+            file: Some(file.display().to_string()),
+            ..ReloadRequest::default()
+        };
+        fs::write(&other, weighing(5).replace("port = 80", "prot = 80")).unwrap();
+        lab.client.reload(&request(&other)).await.unwrap_err();
+        // Longer than a change of a file that is followed waits.
+        sleep(Duration::from_millis(800)).await;
+        let config = lab.client.status().await.unwrap().config;
+        assert!(config.last_error.unwrap().contains("`prot`"));
+        assert_eq!(lab.client.history().await.unwrap().len(), 1);
+        fs::write(&other, weighing(6)).unwrap();
+        sleep(Duration::from_millis(800)).await;
+        assert_eq!(lab.client.status().await.unwrap().config.generation, 1);
+        // Its own file still is, until the other one is taken.
+        fs::write(lab.path("a.toml"), weighing(7)).unwrap();
+        lab.weighs(7).await;
+        lab.client.reload(&request(&other)).await.unwrap();
+        lab.weighs(6).await;
+        fs::write(&other, weighing(8)).unwrap();
+        lab.weighs(8).await;
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
 /// The first half is a configuration of its own, which must not be taken in between.
 #[tokio::test]
 async fn file_written_in_two_halves_is_taken_whole() {
@@ -289,7 +322,7 @@ async fn what_nobody_confirms_goes_again_and_what_somebody_does_stays() {
             let Err(ClientError::Problem(problem)) = lab.client.reload(&within(none)).await else {
                 panic!("{none}")
             };
-            assert_eq!(problem.status, 400);
+            assert_eq!(problem.status, 422);
         }
         lab.client.stop().await.unwrap();
     })

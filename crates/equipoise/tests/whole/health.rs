@@ -137,11 +137,11 @@ async fn what_is_not_there_is_not_found() {
         let other =
             BackendName { route: Some("10.0.0.0/8".to_owned()), ..name(&first.to_string()) };
         assert_eq!(status(client.check_health(&other).await.unwrap_err()), 404);
-        assert_eq!(status(client.set_health(&name("x"), &down).await.unwrap_err()), 400);
+        assert_eq!(status(client.set_health(&name("x"), &down).await.unwrap_err()), 422);
         for seconds in [0.0, -1.0] {
             let word = word(Word::Up, Some(seconds));
             let refused = client.set_health(&name(&first.to_string()), &word).await.unwrap_err();
-            assert_eq!(status(refused), 400);
+            assert_eq!(status(refused), 422);
         }
         lab.client.stop().await.unwrap();
     })

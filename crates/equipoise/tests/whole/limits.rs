@@ -177,13 +177,13 @@ async fn denied_clients_lose_their_flows_and_are_kept_out_until_that_is_taken_ba
         again("198.51.100.0/24", None).await.unwrap();
         assert_eq!((lab.denies(), lab.denied().await), (Vec::new(), Vec::new()));
         assert_eq!(refused(again("198.51.100.0/24", None).await).0, 404);
-        assert_eq!(refused(lab.client.deny("ten", &for_good()).await).0, 400);
-        assert_eq!(refused(lab.client.deny("10.0.0.1/8", &for_good()).await).0, 400);
+        assert_eq!(refused(lab.client.deny("ten", &for_good()).await).0, 422);
+        assert_eq!(refused(lab.client.deny("10.0.0.1/8", &for_good()).await).0, 422);
         let mail = DenyRequest { service: Some("mail".to_owned()), ..for_good() };
         assert_eq!(refused(lab.client.deny("10.0.0.0/8", &mail).await).0, 404);
         for seconds in [0.0, -1.0, 1e300] {
             let request = DenyRequest { for_seconds: Some(seconds), ..for_good() };
-            assert_eq!(refused(lab.client.deny("10.0.0.0/8", &request).await).0, 400, "{seconds}");
+            assert_eq!(refused(lab.client.deny("10.0.0.0/8", &request).await).0, 422, "{seconds}");
         }
         lab.client.stop().await.unwrap();
     })

@@ -115,6 +115,54 @@ async fn who_waits_is_answered_when_the_last_flow_has_ended() {
 }
 
 #[tokio::test]
+async fn flow_that_a_packet_in_flight_opens_as_the_drain_begins_is_waited_for() {
+    let (driver, lab) = Lab::start(CONFIG).await;
+    run(driver, async {
+        let last = flow("198.51.100.7:1", FIRST, (0, 0), "opening");
+        lab.plane.send_modify(|plane| plane.in_flight = vec![last]);
+        let request = DrainRequest { wait: true, ..drain(&[FIRST]) };
+        let ends = async {
+            lab.status_when(|status| status.services[0].pools[0].backends[0].draining).await;
+            let drains = lab.client.drains().await.unwrap().drains;
+            assert_eq!((&*drains[0].status, drains[0].initial_flows), ("draining", 1));
+            lab.flows(0, 0);
+        };
+        let (answer, ()) = tokio::join!(lab.client.drain(&request), ends);
+        assert_eq!(statuses(&answer.unwrap()), ["completed"]);
+        // Where there is none, that is known at once.
+        let answer = lab.client.drain(&drain(&[SECOND])).await.unwrap();
+        assert_eq!(statuses(&answer), ["completed"]);
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn maps_that_refuse_a_drain_do_not_complete_it() {
+    let (driver, lab) = Lab::start(CONFIG).await;
+    run(driver, async {
+        lab.plane.send_modify(|plane| plane.memory.inject(Fault::Every(1)));
+        let refused = lab.client.drain(&drain(&[FIRST])).await.unwrap_err();
+        assert_eq!(http_status(refused), 500);
+        let drains = lab.client.drains().await.unwrap().drains;
+        assert_eq!((drains[0].status.as_str(), lab.is_chosen(0)), ("draining", true));
+        lab.plane.send_modify(|plane| plane.memory.inject(Fault::Never));
+        lab.status_when(|status| status.state == Health::Ok).await;
+        assert!(!lab.is_chosen(0));
+        let over = async {
+            while lab.client.drains().await.unwrap().drains[0].status != "completed" {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, over).await.expect("it is over when it is in force");
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
 async fn who_waits_for_a_drain_that_is_undone_is_told_so() {
     let (driver, lab) = Lab::start(CONFIG).await;
     run(driver, async {
@@ -237,10 +285,10 @@ async fn what_cannot_be_drained_is_said_and_nothing_is_begun() {
         let refused = async |request| http_status(lab.client.drain(&request).await.unwrap_err());
         assert_eq!(refused(drain(&["10.0.0.9:8080"])).await, 404);
         assert_eq!(refused(drain(&[FIRST, "10.0.0.9:8080"])).await, 404);
-        assert_eq!(refused(drain(&["somewhere"])).await, 400);
-        assert_eq!(refused(drain(&[])).await, 400);
+        assert_eq!(refused(drain(&["somewhere"])).await, 422);
+        assert_eq!(refused(drain(&[])).await, 422);
         let timeout = Some("soon".to_owned());
-        assert_eq!(refused(DrainRequest { timeout, ..drain(&[FIRST]) }).await, 400);
+        assert_eq!(refused(DrainRequest { timeout, ..drain(&[FIRST]) }).await, 422);
         let host = Some("192.0.2.99".parse().unwrap());
         let nobody = Selection { host, ..Selection::default() };
         assert_eq!(refused(DrainRequest { backends: vec![nobody], ..drain(&[]) }).await, 404);
@@ -348,7 +396,7 @@ async fn breakers_are_turned_by_hand() {
         let refused =
             async |request| http_status(lab.client.turn_breaker(&request).await.unwrap_err());
         assert_eq!(refused(turn("10.0.0.9:8080", "open")).await, 404);
-        assert_eq!(refused(turn(FIRST, "bend")).await, 400);
+        assert_eq!(refused(turn(FIRST, "bend")).await, 422);
         assert_eq!(http_status(lab.client.breakers(Some("dns")).await.unwrap_err()), 404);
         lab.client.stop().await.unwrap();
     })

@@ -62,7 +62,7 @@ async fn weights_that_follow_live_flows_are_made_anew_when_that_is_asked_for() {
         assert_eq!(rounded(&same.backends)[0], [0.75, 0.75, 1.0]);
         let after = lab.client.recompute("web", Some("default")).await.unwrap().remove(0);
         assert_eq!(rounded(&after.backends), [[0.75, 0.43, 1.0], [0.25, 0.57, 0.0]]);
-        assert!(after.recomputed_at > before.recomputed_at, "{after:?}");
+        assert!(after.recomputed_at >= before.recomputed_at, "{after:?}");
         lab.client.stop().await.unwrap();
     })
     .await
@@ -89,10 +89,10 @@ async fn flows_are_ended_that_are_asked_for_and_no_others() {
         };
         let end = async |request: EndRequest| lab.client.end_flows(&request).await;
         fill();
-        assert_eq!(status_of(end(EndRequest::default()).await), 400, "all is to be said");
+        assert_eq!(status_of(end(EndRequest::default()).await), 422, "all is to be said");
         let client = Some("198.51.100.1".to_owned());
         let both = EndRequest { client: client.clone(), all: true, ..EndRequest::default() };
-        assert_eq!(status_of(end(both).await), 400);
+        assert_eq!(status_of(end(both).await), 422);
         assert_eq!(left().len(), 3);
         let second =
             EndRequest { backend: Some(SECOND.to_owned()), client, ..EndRequest::default() };
@@ -110,7 +110,7 @@ async fn flows_are_ended_that_are_asked_for_and_no_others() {
         let mail = EndRequest { service: Some("mail".to_owned()), ..EndRequest::default() };
         assert_eq!(status_of(end(mail).await), 404);
         let ten = EndRequest { client: Some("ten".to_owned()), ..EndRequest::default() };
-        assert_eq!(status_of(end(ten).await), 400);
+        assert_eq!(status_of(end(ten).await), 422);
         lab.client.stop().await.unwrap();
     })
     .await

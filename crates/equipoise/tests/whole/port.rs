@@ -134,6 +134,11 @@ async fn this_host_comes_in_without_a_key_and_pages_in_its_browser_do_not() {
         let (code, ..) =
             with_body(listen, "POST /api/v1/upgrade", "", "{\"binary\": \"/bin/true\"}").await;
         assert_eq!(code, 403, "no program is run for who comes by a port");
+        for local in ["trace", "top-talkers/dropped"] {
+            let asked =
+                async |method: &str| one(listen, &format!("{method} /api/v1/{local}"), "").await.0;
+            assert_eq!((asked("GET").await, asked("POST").await), (403, 405), "{local}");
+        }
         lab.client.stop().await.unwrap();
     })
     .await

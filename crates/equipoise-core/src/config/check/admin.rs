@@ -161,7 +161,7 @@ fn is_name(text: &str) -> bool {
 }
 
 /// As browsers write one (RFC 6454 section 6.2): in lower case, without a path.
-fn is_origin(text: &str) -> bool {
+pub(in crate::config) fn is_origin(text: &str) -> bool {
     let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._:[]".contains(c);
     host.is_some_and(|host| !host.is_empty() && host.chars().all(is_plain))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::keys;
 use super::policy::duration_in;
-use super::report::{At, Report};
+use super::report::{At, Fields, Report};
 use crate::config::breaker::{Draining, OnTimeout, Thresholds};
 
 pub(super) const WINDOW: RangeInclusive<Duration> =
@@ -18,6 +18,16 @@ pub(super) const REQUESTS: RangeInclusive<u32> = 1..=10_000;
 pub(super) const SUCCESSES: RangeInclusive<u32> = 1..=100;
 pub(super) const ERRORS: RangeInclusive<u8> = 1..=100;
 pub(super) const EJECTED: RangeInclusive<u8> = 0..=100;
+
+/// The thresholds of a pool, of which its table and those above say some; none where there is no table.
+pub(super) fn of_pool(
+    report: &mut Report<'_>,
+    fields: &Fields<'_>,
+    above: Option<Thresholds>,
+) -> Option<Thresholds> {
+    let own = fields.get("breaker");
+    own.map(|at| breaker(report, &at, above.unwrap_or_default())).or(above)
+}
 
 /// A table of thresholds; what it does not say is as above.
 pub(super) fn breaker(report: &mut Report<'_>, at: &At<'_>, above: Thresholds) -> Thresholds {

@@ -10,8 +10,10 @@ use std::ops::{Range, RangeInclusive};
 use super::health::CheckDraft;
 use super::keys::Table;
 use super::nearest::nearest;
+use super::panic::PanicDraft;
 use crate::config::breaker::Thresholds;
 use crate::config::file::{Entry, Node, Value};
+use crate::config::health::Recovery;
 use crate::config::path;
 use crate::config::problem::Problem;
 use crate::config::texts::Texts;
@@ -102,6 +104,10 @@ pub(super) struct Report<'t> {
     pub(super) common_limits: Limits,
     /// The health check of services that say nothing else.
     pub(super) common_check: CheckDraft,
+    /// How backends get their shares again, in services that say nothing else.
+    pub(super) common_recovery: Recovery,
+    /// What becomes of pools in trouble, in services that say nothing else.
+    pub(super) common_panic: PanicDraft,
     /// When the settings have backends taken out for their failures, where they do.
     pub(super) common_breaker: Option<Thresholds>,
     /// Whether commands are run as health checks.
@@ -123,6 +129,8 @@ impl<'t> Report<'t> {
             files,
             common_limits: Limits::default(),
             common_check: CheckDraft::default(),
+            common_recovery: Recovery::default(),
+            common_panic: PanicDraft::default(),
             common_breaker: None,
             exec_checks: false,
             listed: 0,

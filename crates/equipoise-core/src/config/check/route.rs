@@ -8,11 +8,13 @@ use equipoise_common::limit;
 
 use super::affinity::{self, Choosing};
 use super::health::{self, CheckDraft};
-use super::keys;
-use super::named;
+use super::panic::{self, PanicDraft};
 use super::prefixes::{self, Item, TOLD};
 use super::report::{At, Place, Report};
 use super::service::{Backends, backend_drafts};
+use super::{breaker, keys, named};
+use crate::config::breaker::Thresholds;
+use crate::config::health::{Panic, Recovery};
 use crate::config::{List, Name, Prefix, Route};
 
 const SOURCE: &str = "a prefix such as \"192.168.0.0/16\", an address, the name of a host, a file such as \"@/etc/equipoise/office.txt\", or a list of them";
@@ -24,6 +26,19 @@ pub(super) struct RouteDraft {
     choosing: Choosing,
     pub(super) source_names: Vec<Name>,
     pub(super) backends: Backends,
+    recovery: Recovery,
+    pub(super) panic: Panic,
+    breaker: Option<Thresholds>,
+}
+
+/// What a service says for routes that say nothing else.
+#[derive(Clone, Copy)]
+pub(super) struct Above<'a> {
+    pub(super) choosing: Choosing,
+    pub(super) check: &'a CheckDraft,
+    pub(super) recovery: Recovery,
+    pub(super) panic: &'a PanicDraft,
+    pub(super) breaker: Option<Thresholds>,
 }
 
 impl RouteDraft {
@@ -38,16 +53,15 @@ impl RouteDraft {
             affinity_prefix: self.choosing.affinity_prefix,
             backends,
             named,
+            recovery: self.recovery,
+            panic: self.panic,
+            breaker: self.breaker,
         }
     }
 }
 
-/// Checks the routes of a service; what they do not say of choosing is as it is `above`.
-pub(super) fn all(
-    report: &mut Report<'_>,
-    at: &At<'_>,
-    above: (Choosing, &CheckDraft),
-) -> Vec<RouteDraft> {
+/// Checks the routes of a service; what they do not say is as it is `above`.
+pub(super) fn all(report: &mut Report<'_>, at: &At<'_>, above: Above<'_>) -> Vec<RouteDraft> {
     const ALLOWED: &str =
         "a list of tables: in TOML, `[[service.source-route]]` above each, below its service";
     let items = report.list(at, ALLOWED).unwrap_or_default();
@@ -72,19 +86,25 @@ struct Seen {
 fn route(
     report: &mut Report<'_>,
     at: &At<'_>,
-    (choosing, above_check): (Choosing, &CheckDraft),
+    above: Above<'_>,
     seen: &mut Seen,
 ) -> Option<RouteDraft> {
     let fields = report.fields(at, &keys::SOURCE_ROUTE)?;
     let source = report.need(&fields, "source", SOURCE);
     let source = source.map(|at| source_list(report, &at, seen));
     let (source, source_names) = source.unwrap_or_default();
-    let check = fields.get("health-check").map(|at| health::check(report, &at, above_check));
-    let check = check.as_ref().unwrap_or(above_check);
+    let check = fields.get("health-check").map(|at| health::check(report, &at, above.check));
+    let check = check.as_ref().unwrap_or(above.check);
     let list = report.need(&fields, "backends", "at least one backend");
-    let backends = list.map(|at| backend_drafts(report, &at, check)).unwrap_or_default();
-    let choosing = affinity::choosing(report, &fields, choosing);
-    Some(RouteDraft { place: at.place.clone(), source, source_names, choosing, backends })
+    let mut backends = list.map(|at| backend_drafts(report, &at, check)).unwrap_or_default();
+    let choosing = affinity::choosing(report, &fields, above.choosing);
+    let recovery = panic::recovery(report, &fields, above.recovery);
+    let panic = panic::panic(report, &fields, (check, above.panic));
+    panic.note_idle(report);
+    let panic = panic.finish(report, &mut backends);
+    let breaker = breaker::of_pool(report, &fields, above.breaker);
+    let place = at.place.clone();
+    Some(RouteDraft { place, source, source_names, choosing, backends, recovery, panic, breaker })
 }
 
 /// The sources of a route: one, or a list.

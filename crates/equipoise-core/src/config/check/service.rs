@@ -13,10 +13,10 @@ use super::affinity::{self, Choosing};
 use super::health::{self, CheckDraft};
 use super::named::{self, NamedDraft, Whom};
 use super::report::{At, Fields, Place, Report, clipped};
-use super::route::{self, RouteDraft};
+use super::route::{self, Above, RouteDraft};
 use super::{address, breaker, delivery, keys, panic, policy, ports};
 use crate::config::breaker::Thresholds;
-use crate::config::health::{Panic, Recovery};
+use crate::config::health::{Panic, PanicPolicy, Recovery};
 use crate::config::{
     Backend, Delivery, HealthCheck, Listen, Named, Policy, Ports, Protocol, Role, Service, target,
 };
@@ -64,7 +64,7 @@ pub(super) struct BackendDraft {
 }
 
 /// The backends of a pool.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Backends {
     /// By their addresses.
     pub(super) placed: Vec<BackendDraft>,
@@ -153,22 +153,24 @@ fn service(report: &mut Report<'_>, at: &At<'_>) -> Option<Draft> {
     let list = report.need(&fields, "backends", "at least one backend");
     let mut backends = list.map(|at| backend_drafts(report, &at, &check)).unwrap_or_default();
     let choosing = affinity::choosing(report, &fields, Choosing::DEFAULT);
-    let routes = fields.get("source-route").map(|at| route::all(report, &at, (choosing, &check)));
-    let mut routes = routes.unwrap_or_default();
-    let (panic, fallback) = panic::panic(report, &fields, &check);
-    panic::add_fallback(report, &fallback, &mut backends);
-    for route in &mut routes {
-        panic::add_fallback(report, &fallback, &mut route.backends);
+    let common = report.common_recovery;
+    let recovery = panic::recovery(report, &fields, common);
+    let common = report.common_panic.clone();
+    let panic_draft = panic::panic(report, &fields, (&check, &common));
+    let common = report.common_breaker;
+    let breaker = breaker::of_pool(report, &fields, common);
+    let above = Above { choosing, check: &check, recovery, panic: &panic_draft, breaker };
+    let routes = fields.get("source-route").map(|at| route::all(report, &at, above));
+    let routes = routes.unwrap_or_default();
+    if !routes.iter().any(|route| route.panic.policy == PanicPolicy::Fallback) {
+        panic_draft.note_idle(report);
     }
+    let panic = panic_draft.finish(report, &mut backends);
     let delivery = delivery::delivery(report, &fields);
     delivery::check_backends(report, delivery.mode, listen.as_ref(), &backends);
     for route in &routes {
         delivery::check_backends(report, delivery.mode, listen.as_ref(), &route.backends);
     }
-    let common = report.common_breaker;
-    let own = fields.get("breaker");
-    let own = own.map(|at| breaker::breaker(report, &at, common.unwrap_or_default()));
-    let breaker = own.or(common);
     let mut manage_address = false;
     if let Some(at) = fields.get("manage-address") {
         manage_address = report.boolean(&at).unwrap_or_default();
@@ -188,7 +190,7 @@ fn service(report: &mut Report<'_>, at: &At<'_>) -> Option<Draft> {
         delivery,
         manage_address,
         policy: policy::policy(report, &fields),
-        recovery: panic::recovery(report, &fields),
+        recovery,
         panic,
         breaker,
     })

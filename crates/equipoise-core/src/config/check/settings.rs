@@ -7,8 +7,9 @@ use super::limits::{self, Owner};
 use super::policy::duration;
 use super::report::{At, Report, shown};
 use super::service::interfaces;
-use super::{address, admin, breaker, keys, log, metrics, named};
+use super::{address, admin, breaker, keys, log, metrics, named, panic};
 use crate::config::breaker::Thresholds;
+use crate::config::health::Recovery;
 use crate::config::{Attach, AttachMode, BackendInterfaces, LeastConnections, OnExit, Settings};
 
 /// A flow takes some 200 bytes of the IPv4 table and 400 of the IPv6 one: what the most takes, few machines have.
@@ -50,6 +51,8 @@ pub(super) fn settings(report: &mut Report<'_>, at: &At<'_>) -> Settings {
     if let Some(at) = fields.get("health-check") {
         report.common_check = health::check(report, &at, &CheckDraft::default());
     }
+    report.common_recovery = panic::recovery(report, &fields, Recovery::default());
+    report.common_panic = panic::common_panic(report, &fields);
     if let Some(at) = fields.get("breaker") {
         settings.breaker = Some(breaker::breaker(report, &at, Thresholds::default()));
         report.common_breaker = settings.breaker;

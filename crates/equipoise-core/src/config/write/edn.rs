@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::config::admin::{Admin, AdminKey, KeySource};
 use crate::config::health::{Codes, HealthCheck, Question};
 use crate::config::limits::RateLimit;
 use crate::config::log::LineFormat;
@@ -182,7 +183,25 @@ fn outside(settings: &Settings) -> Vec<String> {
             log.max_files.min(100),
         ))
     });
-    metrics.into_iter().chain(log).collect()
+    let admin = settings.admin.as_ref().map(admin);
+    metrics.into_iter().chain(log).chain(admin).collect()
+}
+
+/// With its key, which the file that it is made of has as well.
+fn admin(admin: &Admin) -> String {
+    let key = match admin.keys.as_slice() {
+        [AdminKey { secret: KeySource::Key(key), .. }] => {
+            format!(" :api-key {}", string(key.text()))
+        }
+        _ => String::new(),
+    };
+    let origins: Vec<_> = admin.allowed_origins.iter().map(|origin| string(origin)).collect();
+    let origins = match origins.as_slice() {
+        [] => String::new(),
+        some => format!(" :allowed-origins [{}]", some.join(" ")),
+    };
+    let port = admin.listen.port().max(1_024);
+    format!("  :admin-api {{:enabled true :port {port}{key}{origins}}}")
 }
 
 fn milliseconds(duration: Duration, least: u128, most: u128) -> u128 {

@@ -7,11 +7,12 @@ use std::fmt::Write as _;
 use axum::Json;
 use axum::response::Html;
 use axum::routing::get;
-use utoipa::OpenApi;
 use utoipa::openapi::path::Operation;
-use utoipa::openapi::{OpenApi as Document, PathItem};
+use utoipa::openapi::schema::{Schema, SchemaType, Type};
+use utoipa::openapi::{OpenApi as Document, PathItem, RefOr};
+use utoipa::{Modify, OpenApi};
 
-use super::{Route, change, events, health, limits, names, operate, services, trace};
+use super::{Route, change, events, health, limits, names, operate, services, talkers, trace};
 use crate::admin::ProblemDetails;
 
 #[derive(OpenApi)]
@@ -38,6 +39,8 @@ use crate::admin::ProblemDetails;
         change::confirm,
         change::history,
         events::events,
+        talkers::talkers,
+        talkers::dropped,
         trace::trace,
         health::health,
         health::set_health,
@@ -70,9 +73,33 @@ use crate::admin::ProblemDetails;
         page,
         metrics
     ),
-    components(schemas(ProblemDetails))
+    components(schemas(ProblemDetails)),
+    modifiers(&Given)
 )]
 struct Api;
+
+/// A parameter is given or is not: unlike a field of a body, it is never `null`, which would be a text like any other.
+struct Given;
+
+impl Modify for Given {
+    fn modify(&self, document: &mut Document) {
+        let items = document.paths.paths.values_mut();
+        let parameters = items
+            .flat_map(|item| {
+                [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete]
+            })
+            .flatten()
+            .flat_map(|operation| operation.parameters.iter_mut().flatten());
+        for parameter in parameters {
+            if let Some(RefOr::T(Schema::Object(object))) = &mut parameter.schema
+                && let SchemaType::Array(types) = &object.schema_type
+                && let [only] = &*types.iter().filter(|of| **of != Type::Null).collect::<Vec<_>>()
+            {
+                object.schema_type = SchemaType::Type((*only).clone());
+            }
+        }
+    }
+}
 
 pub(super) fn routes() -> Vec<Route> {
     vec![("/api/v1/openapi.json", get(document)), ("/api/v1", get(page))]
@@ -88,7 +115,7 @@ async fn page() -> Html<String> {
     Html(written(&Api::openapi()))
 }
 
-/// Answered by the exporter, by any method.
+/// Answered by the exporter.
 #[utoipa::path(get, path = "/api/v1/metrics", tag = "instance", summary = "Metrics, for scrapers", responses((status = 200, description = "Text 0.0.4, or OpenMetrics where that is accepted", body = String, content_type = "text/plain")))]
 #[expect(dead_code, reason = "it stands for its place in the document")]
 async fn metrics() {}
@@ -194,6 +221,22 @@ mod tests {
         let mut there_is = there_is().await;
         there_is.insert(METRICS.to_owned(), ["GET".to_owned()].into());
         assert_eq!(told(), there_is);
+    }
+
+    #[test]
+    fn no_parameter_is_null() {
+        let document = serde_json::to_value(Api::openapi()).unwrap();
+        let mut parameters = 0;
+        for operation in document["paths"].as_object().unwrap().values() {
+            let methods = operation.as_object().unwrap().values();
+            for parameter in methods.filter_map(|method| method["parameters"].as_array()).flatten()
+            {
+                let text = parameter.to_string();
+                assert!(!text.contains("null"), "{text}");
+                parameters += 1;
+            }
+        }
+        assert!(parameters > 50, "{parameters}");
     }
 
     #[test]

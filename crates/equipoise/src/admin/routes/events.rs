@@ -10,6 +10,7 @@ use axum::routing::get;
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::Route;
 use crate::admin::{Access, Command, ProblemDetails};
@@ -30,14 +31,27 @@ pub(super) struct Wanted {
     #[serde(default = "yes")]
     follow: bool,
     /// Only those after this number.
+    #[param(maximum = 18_446_744_073_709_551_615_u64)]
     after: Option<u64>,
+}
+
+/// One of the events of a stream, by the fields that it has there.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it stands for its place in the document")]
+pub(super) struct Sent {
+    /// What an event of an instance can be asked for again by.
+    id: Option<String>,
+    /// Its kind; `lost` where some are.
+    event: String,
+    /// All of it, as JSON.
+    data: String,
 }
 
 fn yes() -> bool {
     true
 }
 
-#[utoipa::path(get, path = "/api/v1/events", tag = "instance", summary = "Events, as server-sent events", params(Wanted), responses((status = 200, description = "What is asked for", body = String, content_type = "text/event-stream"), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(get, path = "/api/v1/events", tag = "instance", summary = "Events, as server-sent events", params(Wanted), responses((status = 200, description = "What is asked for", body = Sent, content_type = "text/event-stream"), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn events(
     State(access): State<Access>,
     headers: HeaderMap,

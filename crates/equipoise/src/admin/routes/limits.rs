@@ -33,7 +33,7 @@ pub(super) async fn limits(
     access.ask(|reply| Command::Limits(service, reply)).await.map(Json)
 }
 
-#[utoipa::path(put, path = "/api/v1/services/{service}/limits/{of}", tag = "limits", summary = "Gives a service another rate", params(("service" = String, Path, description = "Name of a service"), ("of" = String, Path, description = "`per-source` or `per-backend`"), ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), request_body = RateRequest, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(put, path = "/api/v1/services/{service}/limits/{of}", tag = "limits", summary = "Gives a service another rate", params(("service" = String, Path, description = "Name of a service"), ("of" = String, Path, pattern = "^per-(source|backend)$", description = "`per-source` or `per-backend`"), ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), request_body = RateRequest, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn set(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
@@ -45,7 +45,7 @@ pub(super) async fn set(
     configure((&access, peer, expected), what).await
 }
 
-#[utoipa::path(delete, path = "/api/v1/services/{service}/limits/{of}", tag = "limits", summary = "Has a service know no such limit", params(("service" = String, Path, description = "Name of a service"), ("of" = String, Path, description = "`per-source` or `per-backend`"), ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(delete, path = "/api/v1/services/{service}/limits/{of}", tag = "limits", summary = "Has a service know no such limit", params(("service" = String, Path, description = "Name of a service"), ("of" = String, Path, pattern = "^per-(source|backend)$", description = "`per-source` or `per-backend`"), ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn clear(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
@@ -107,6 +107,6 @@ pub(super) async fn allow_again(
 
 fn parsed(text: &str) -> Result<Prefix, ProblemDetails> {
     text.parse().map_err(|error: equipoise_core::config::NotAPrefix| {
-        ProblemDetails::bad_request(error.to_string())
+        ProblemDetails::unprocessable(error.to_string())
     })
 }

@@ -139,7 +139,7 @@ pub(super) async fn add(
 ) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
     let Json(table) = request?;
     let Some(name) = table.get("name").and_then(Value::as_str).map(str::to_owned) else {
-        return Err(ProblemDetails::bad_request("name: the service has none, or it is no text"));
+        return Err(ProblemDetails::unprocessable("name: the service has none, or it is no text"));
     };
     if find(&access, &name).await.is_ok() {
         return Err(ProblemDetails::conflict(format!("there is already a service {name:?}")));
@@ -158,7 +158,7 @@ pub(super) async fn give(
     let own = table.entry("name").or_insert_with(|| Value::from(&*name));
     if own.as_str() != Some(&name) {
         let message = format!("name: {own} is not the name {name:?} of the resource");
-        return Err(ProblemDetails::bad_request(message));
+        return Err(ProblemDetails::unprocessable(message));
     }
     give_as(&access, (peer, expected), (name, table)).await
 }

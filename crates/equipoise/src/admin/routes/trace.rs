@@ -11,6 +11,7 @@ use futures_util::stream::unfold;
 use tokio::sync::mpsc::Receiver;
 
 use super::Route;
+use super::events::Sent;
 use crate::admin::{Access, Command, ProblemDetails};
 use crate::status::trace::{TraceFilter, TracedPacket};
 
@@ -18,7 +19,7 @@ pub(super) fn routes() -> Vec<Route> {
     vec![("/api/v1/trace", get(trace))]
 }
 
-#[utoipa::path(get, path = "/api/v1/trace", tag = "flows", summary = "Packets as they come and leave, as server-sent events", params(TraceFilter), responses((status = 200, description = "What is asked for", body = String, content_type = "text/event-stream"), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(get, path = "/api/v1/trace", tag = "flows", summary = "Packets as they come and leave, as server-sent events", params(TraceFilter), responses((status = 200, description = "What is asked for", body = Sent, content_type = "text/event-stream"), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn trace(
     State(access): State<Access>,
     filter: Result<Query<TraceFilter>, QueryRejection>,

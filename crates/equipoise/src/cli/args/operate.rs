@@ -61,7 +61,7 @@ pub struct Undrain {
     /// The backend, as the configuration writes it
     #[arg(requires = "service", required_unless_present_any = ["host", "itself"])]
     pub backend: Option<String>,
-    /// Give it its share bit by bit, as `recovery` of its service says
+    /// Give it its share bit by bit, as `recovery` of its pool says
     #[arg(long)]
     pub gradual: bool,
 }

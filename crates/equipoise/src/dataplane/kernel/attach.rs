@@ -6,6 +6,7 @@
 //! and at egress for the replies that the stack sends. Every way ends in links that are pinned, so that packets
 //! flow on when this process dies.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -90,8 +91,11 @@ pub(super) fn attach(
         Ok(attachment.unwrap_or_else(|reason| Attachment { hook: "tc", mode: tc_mode, reason }))
     })();
     match result {
-        Ok(attachment) => {
+        Ok(mut attachment) => {
             release_others(place.pins, device, &attached);
+            for instance in beside(place.pins, device) {
+                attachment.reason += &format!("; instance {instance:?} has programs there, too");
+            }
             Ok((attached, attachment))
         }
         Err(error) => {
@@ -208,7 +212,7 @@ fn incoming(
         AttachMode::Tc => "asked for".to_owned(),
         AttachMode::Auto if device.native_xdp => match xdp(ebpf, pins, device, XdpMode::Driver) {
             Ok(link) => return Ok(Ok(attached.xdp(link, "native", "the driver has XDP"))),
-            Err(error) if is_busy(&error) => "it has an XDP program already".to_owned(),
+            Err(error) if is_busy(&error) => taken(device),
             Err(error) => format!("the driver refused XDP: {}", root(error.as_ref())),
         },
         AttachMode::Auto => {
@@ -217,6 +221,24 @@ fn incoming(
         }
     };
     Ok(Err(reason))
+}
+
+/// That somebody else has the one place of XDP, and who, where that can be told.
+fn taken(device: &Device<'_>) -> String {
+    let told = "it has an XDP program already";
+    match device.xdp_program.and_then(name_of) {
+        Some(name) => format!("{told}, {name}"),
+        None => told.to_owned(),
+    }
+}
+
+/// Other instances whose programs are on the device's way in: of packets for both, who was there first has them.
+fn beside(pins: &Pins, device: &Device<'_>) -> BTreeSet<String> {
+    let there = tcx::programs(device.index, TcAttachType::Ingress).unwrap_or_default();
+    let mut instances: BTreeSet<String> =
+        there.into_iter().chain(device.xdp_program).filter_map(pin::instance_of).collect();
+    instances.retain(|instance| !pins.is_of(instance));
+    instances
 }
 
 /// Whether an earlier process of ours has hung this program on the device.
@@ -230,7 +252,7 @@ fn is_ours(pins: &Pins, interface: u32, program: u32) -> bool {
 /// Why a device has no XDP of ours where nobody has asked for it.
 pub(super) fn without_xdp(device: &Device<'_>) -> String {
     if device.xdp_program.is_some() {
-        return "it has an XDP program already".to_owned();
+        return taken(device);
     }
     match device.kind {
         Some(kind) => format!("a {kind} device carries packets of this host"),

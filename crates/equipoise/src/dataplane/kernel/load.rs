@@ -272,7 +272,10 @@ pub(super) fn open_object(object: &[u8], load: Load<'_>) -> Result<Ebpf, KernelE
         .map_max_entries("FLOWS_V4", sizes.sets)
         .map_max_entries("FLOWS_V6", sizes.sets)
         .map_max_entries("OTHER_V4", others.0.max(1))
-        .map_max_entries("OTHER_V6", others.0.max(1));
+        .map_max_entries("OTHER_V6", others.0.max(1))
+        // Of the bench's object alone: an entry for each direction.
+        .map_max_entries("BENCH_LRU_V4", 2 * sizes.max_flows)
+        .map_max_entries("BENCH_LRU_V6", 2 * sizes.max_flows);
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
     }

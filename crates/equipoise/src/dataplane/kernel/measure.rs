@@ -34,11 +34,19 @@ pub enum Subject {
     Rewritten,
     /// All of it: the very program that real packets meet.
     Whole,
+    /// Until a flow for it is opened in the table, with nothing decided for it.
+    Opened,
+    /// Until it is found in the kernel's LRU hash, where flows are as many, and noted there.
+    LruFound,
+    /// Until it is not found there, and a flow is put there, an entry for each direction.
+    LruOpened,
+    /// Until that is taken out there again.
+    LruClosed,
 }
 
 impl Subject {
-    /// All of them, each with more of the way than the one before.
-    pub const ALL: [Self; 7] = [
+    /// All parts of the way of a packet whose flow is there, each with more of it than the one before.
+    pub const PARTS: [Self; 7] = [
         Self::Empty,
         Self::Parsed,
         Self::Touched,
@@ -47,6 +55,10 @@ impl Subject {
         Self::Rewritten,
         Self::Whole,
     ];
+
+    /// What is done in a table alone.
+    pub const IN_TABLES: [Self; 4] =
+        [Self::Opened, Self::LruFound, Self::LruOpened, Self::LruClosed];
 
     /// The bench's own program; none for that of real packets.
     const fn program(self, hook: Hook) -> Option<&'static str> {
@@ -64,6 +76,14 @@ impl Subject {
             (Self::Rewritten, Hook::Xdp) => "bench_rewritten_xdp",
             (Self::Rewritten, _) => "bench_rewritten_tc",
             (Self::Whole, _) => return None,
+            (Self::Opened, Hook::Xdp) => "bench_opened_xdp",
+            (Self::Opened, _) => "bench_opened_tc",
+            (Self::LruFound, Hook::Xdp) => "bench_lru_found_xdp",
+            (Self::LruFound, _) => "bench_lru_found_tc",
+            (Self::LruOpened, Hook::Xdp) => "bench_lru_opened_xdp",
+            (Self::LruOpened, _) => "bench_lru_opened_tc",
+            (Self::LruClosed, Hook::Xdp) => "bench_lru_closed_xdp",
+            (Self::LruClosed, _) => "bench_lru_closed_tc",
         })
     }
 }
@@ -84,7 +104,10 @@ impl Measures {
         let mut names =
             Vec::from(HOOKS.map(|hook| [wrapper(hook, false), wrapper(hook, true)]).as_flattened());
         names.extend(HOOKS.iter().flat_map(|&hook| {
-            Subject::ALL.into_iter().filter_map(move |subject| subject.program(hook))
+            Subject::PARTS
+                .into_iter()
+                .chain(Subject::IN_TABLES)
+                .filter_map(move |s| s.program(hook))
         }));
         for name in names {
             load::load(&mut ebpf, name)?;

@@ -49,7 +49,12 @@ impl Pins {
         mount_if_missing()?;
         for folder in ["maps", "programs", "links"] {
             let path = self.root.join(folder);
-            fs::create_dir_all(&path).map_err(|error| {
+            let made = fs::create_dir_all(&path).or_else(|error| match error.kind() {
+                // Another instance that ends has taken away the folder of all, which was empty still.
+                io::ErrorKind::NotFound => fs::create_dir_all(&path),
+                _ => Err(error),
+            });
+            made.map_err(|error| {
                 let hint = match error.kind() {
                     io::ErrorKind::PermissionDenied => {
                         "; root makes that folder, and gives it to the user of the instance"
@@ -219,6 +224,11 @@ impl Pins {
         self.root.join("links").join(format!("{what}-{interface}"))
     }
 
+    /// Whether this is the folder of that instance.
+    pub(super) fn is_of(&self, instance: &str) -> bool {
+        self.root.file_name().is_some_and(|name| name == instance)
+    }
+
     /// Whether anything is there. An empty folder is only what root has made for an instance.
     pub(super) fn exists(&self) -> bool {
         fs::read_dir(&self.root).is_ok_and(|mut entries| entries.next().is_some())
@@ -245,11 +255,13 @@ impl Pins {
         if let Some(parent) = self.root.parent() {
             match fs::remove_dir(parent) {
                 Ok(()) => {}
-                // Nor is it this user's to remove where root has made it for a service.
+                // Nor is it this user's to remove where root has made it for a service; and the last but one may just have gone, too.
                 Err(error)
                     if matches!(
                         error.kind(),
-                        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::PermissionDenied
+                        io::ErrorKind::DirectoryNotEmpty
+                            | io::ErrorKind::PermissionDenied
+                            | io::ErrorKind::NotFound
                     ) => {}
                 Err(error) => return Err(error),
             }

@@ -192,6 +192,11 @@ impl Runner {
         Self { hook, program }
     }
 
+    /// Whether what came of a run is that the packet is dropped.
+    pub fn has_dropped(&self, output: &Output) -> bool {
+        word(self.hook, output.action) == Some("drop")
+    }
+
     /// Runs it; maps change as for a real packet.
     ///
     /// # Errors

@@ -70,6 +70,8 @@ pub(super) struct Tables {
     shortcuts: Array<MapData, u64>,
     moving: Array<MapData, u64>,
     trace_wanted: Array<MapData, Wanted>,
+    /// A step of several writes that has been refused, and how many of these are made.
+    begun: Option<(Step, usize)>,
 }
 
 /// The flow tables, and the counts of what lives in them.
@@ -161,6 +163,7 @@ impl Tables {
             shortcuts: typed(ebpf, "SHORTCUTS")?,
             moving: typed(ebpf, "MOVING")?,
             trace_wanted: typed(ebpf, "TRACE_WANTED")?,
+            begun: None,
         })
     }
 
@@ -192,14 +195,20 @@ impl Tables {
 
     pub(super) fn apply(&mut self, step: &Step) -> io::Result<()> {
         match step {
-            Step::ResetServiceCounters { id, holder } => {
-                reset(&mut self.service_traffic, *id)?;
-                self.hold(Kind::Service, *id, *holder)
-            }
-            Step::ResetBackendCounters { id, holder } => {
-                self.reset_backend(*id)?;
-                self.hold(Kind::Backend, *id, *holder)
-            }
+            Step::ResetServiceCounters { id, holder } => self.write_all(
+                step,
+                &[&|tables| reset(&mut tables.service_traffic, *id), &|tables| {
+                    tables.hold(Kind::Service, *id, *holder)
+                }],
+            ),
+            Step::ResetBackendCounters { id, holder } => self.write_all(
+                step,
+                &[
+                    &|tables| tables.empty_tokens(*id),
+                    &|tables| reset(&mut tables.backend_traffic, *id),
+                    &|tables| tables.hold(Kind::Backend, *id, *holder),
+                ],
+            ),
             Step::PutPolicy { id, value } => self.put_policy(*id, value),
             Step::PutAccess { listed, rule } => self.access.put(listed, *rule),
             Step::RemoveAccess { listed } => self.access.remove(listed),
@@ -266,6 +275,24 @@ impl Tables {
         }
     }
 
+    /// The writes of a step that takes several. Where one is refused, the step goes on from there when it is tried again: were
+    /// all made anew each time, a kernel that refuses every other write would never let it be done.
+    fn write_all(
+        &mut self,
+        step: &Step,
+        writes: &[&dyn Fn(&mut Self) -> io::Result<()>],
+    ) -> io::Result<()> {
+        let begun = self.begun.take().filter(|(begun, _)| begun == step);
+        let done = begun.map_or(0, |(_, done)| done);
+        for (number, write) in writes.iter().enumerate().skip(done) {
+            if let Err(error) = write(self) {
+                self.begun = Some((step.clone(), number));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps who holds an id for the next process: before anything names it.
     fn hold(&mut self, kind: Kind, id: u32, holder: Holder) -> io::Result<()> {
         self.holders.insert(kind.key(id), holder.0, 0).map_err(io_error)
@@ -276,13 +303,12 @@ impl Tables {
         &self.access
     }
 
-    /// Counters and tokens: of another holder of the id.
-    fn reset_backend(&mut self, id: u32) -> io::Result<()> {
-        self.backend_tokens.set(id, [0; 2], 0).map_err(io_error)?;
+    /// Tokens, and how long it takes to answer: of another holder of the id.
+    fn empty_tokens(&mut self, id: u32) -> io::Result<()> {
         if let Some(word) = self.handshakes.word(id as usize * size_of::<u64>()) {
             word.store(0, Ordering::Relaxed);
         }
-        reset(&mut self.backend_traffic, id)
+        self.backend_tokens.set(id, [0; 2], 0).map_err(io_error)
     }
 
     /// How long a backend takes on average to answer a SYN; none before it has answered any.

@@ -40,7 +40,7 @@ pub(super) fn make(
         (IpAddr::V6(from), IpAddr::V6(to)) => step.ipv6(from.octets(), to.octets(), HOPS),
         _ => {
             let message = format!("{source} and {destination} are not of one address family");
-            return Err(ProblemDetails::bad_request(message));
+            return Err(ProblemDetails::unprocessable(message));
         }
     };
     let (from, to) = (source.port(), destination.port());
@@ -51,7 +51,7 @@ pub(super) fn make(
         ("udp", _) => step.udp(from, to).write(&mut frame, &[]),
         (other, _) => {
             let message = format!("protocol {other:?} is neither tcp nor udp");
-            return Err(ProblemDetails::bad_request(message));
+            return Err(ProblemDetails::unprocessable(message));
         }
     };
     written.map_err(|error| ProblemDetails::failed(format!("making a packet: {error}")))?;

@@ -240,6 +240,10 @@ impl Balancer {
         let counts = Some((0, request));
         let mut outcome = self.gone(shot, (header, carries), Choice::default(), counts);
         outcome.choice.counts = None;
+        let no_way = if shot.header.is_v6() { [[1, 0], [1, 3]] } else { [[3, 0], [3, 1]] };
+        if outcome.verdict == Verdict::RewrittenReply && no_way.contains(&kind) {
+            return self.left(shot, Verdict::WithheldError, outcome.choice);
+        }
         outcome.verdict = match outcome.verdict {
             Verdict::ForwardedRequest => Verdict::ForwardedErrorToBackend,
             Verdict::ForwardedReply => Verdict::ForwardedErrorToClient,

@@ -180,18 +180,19 @@ pub(in crate::config) static HEALTH_CHECK: Table = Table {
 /// How a backend gets its share again.
 pub(in crate::config) static RECOVERY: Table = Table {
     home: "`recovery`",
-    doc: "How a backend that has become healthy gets its share again; from unhealthy alone.",
+    doc: "How a backend that has become healthy gets its share again; from unhealthy alone. It may stand in `settings`, a service and a route: \
+          merged key by key, the nearest wins.",
     keys: &[
         Key {
             name: "mode",
             kind: word!(panic::MODES),
-            absent: Absent::Value("\"steps\""),
+            absent: Absent::Words("`\"steps\"`"),
             doc: "A quarter more with each good check, more and more over `slow-start`, or all at once.",
         },
         Key {
             name: "slow-start",
             kind: duration(&crate::config::check::policy::TIMEOUT),
-            absent: Absent::Value("\"30s\""),
+            absent: Absent::Words("`\"30s\"`"),
             doc: "How long a linear one takes.",
         },
     ],
@@ -200,25 +201,26 @@ pub(in crate::config) static RECOVERY: Table = Table {
 /// What becomes of a pool in trouble.
 pub(in crate::config) static PANIC: Table = Table {
     home: "`panic`",
-    doc: "What becomes of a pool of which too few backends are usable.",
+    doc: "What becomes of a pool of which too few backends are usable. It may stand in `settings`, a service and a route: merged key by key, the \
+          nearest wins.",
     keys: &[
         Key {
             name: "threshold",
             kind: number!(panic::THRESHOLD),
-            absent: Absent::Value("0"),
+            absent: Absent::Words("`0`"),
             doc: "Percent of the backends that are usable, at or below which it is so; 0: when none is.",
         },
         Key {
             name: "policy",
             kind: word!(panic::POLICIES),
-            absent: Absent::Value("\"all\""),
+            absent: Absent::Words("`\"all\"`"),
             doc: "Health is ignored, nobody is chosen (`on-empty`), or `fallback-backends` take the pool's place.",
         },
         Key {
             name: "fallback-backends",
             kind: Kind::List(&FALLBACK),
             absent: Absent::Words("none"),
-            doc: "For `policy = \"fallback\"`: backends that no pool of the service has.",
+            doc: "For `policy = \"fallback\"`: backends that the pool does not have. Not in `settings`.",
         },
     ],
 };
@@ -226,7 +228,8 @@ pub(in crate::config) static PANIC: Table = Table {
 /// When backends are taken out for their failures.
 pub(in crate::config) static BREAKER: Table = Table {
     home: "`breaker`",
-    doc: "When a backend is taken out for its failures. There is none unless a table says so, be it empty.",
+    doc: "When a backend is taken out for its failures. There is none unless a table says so, be it empty. It may stand in `settings`, a service and a route: \
+          merged key by key, the nearest wins.",
     keys: &[
         Key {
             name: "error-threshold",

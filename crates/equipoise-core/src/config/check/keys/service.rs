@@ -106,24 +106,9 @@ pub(in crate::config) static SERVICE: Table = Table {
             doc: "Who may open flows, and how many.",
         },
         CHECK,
-        Key {
-            name: "recovery",
-            kind: Kind::Table(&RECOVERY),
-            absent: Absent::Value("{}"),
-            doc: "How a backend that has become healthy gets its share again.",
-        },
-        Key {
-            name: "panic",
-            kind: Kind::Table(&PANIC),
-            absent: Absent::Value("{}"),
-            doc: "What becomes of a pool of which too few backends are usable.",
-        },
-        Key {
-            name: "breaker",
-            kind: Kind::Table(&BREAKER),
-            absent: Absent::Words("that of `settings`; none there: no breaker"),
-            doc: "Takes backends out for their failures. What it does not say, that of `settings` says.",
-        },
+        RECOVERS,
+        PANICS,
+        BREAKS,
         Key {
             name: "backends",
             kind: Kind::List(&BACKENDS),
@@ -238,7 +223,7 @@ pub(in crate::config) static BACKEND: Table = Table {
 /// A route by source.
 pub(in crate::config) static SOURCE_ROUTE: Table = Table {
     home: "an entry of `source-route`",
-    doc: "Clients with backends of their own. What it does not say of choosing and checking, its service says.",
+    doc: "Clients with backends of their own. What it does not say, its service says.",
     keys: &[
         Key {
             name: "source",
@@ -250,6 +235,9 @@ pub(in crate::config) static SOURCE_ROUTE: Table = Table {
         Key { absent: OF_SERVICE, ..AFFINITY },
         Key { absent: OF_SERVICE, ..PREFIX },
         CHECK,
+        Key { absent: OF_SERVICE, ..RECOVERS },
+        Key { absent: OF_SERVICE, ..PANICS },
+        Key { absent: OF_SERVICE, ..BREAKS },
         Key {
             name: "backends",
             kind: Kind::List(&BACKENDS),
@@ -308,6 +296,27 @@ const CHECK: Key = Key {
     kind: Kind::Table(&HEALTH_CHECK),
     absent: Absent::Words("that of the table around it; none anywhere: no checks"),
     doc: "How backends are checked. Merged key by key from `settings` to the backend: the nearest wins.",
+};
+
+const RECOVERS: Key = Key {
+    name: "recovery",
+    kind: Kind::Table(&RECOVERY),
+    absent: Absent::Words("that of `settings`"),
+    doc: "How a backend that has become healthy gets its share again.",
+};
+
+const PANICS: Key = Key {
+    name: "panic",
+    kind: Kind::Table(&PANIC),
+    absent: Absent::Words("that of `settings`"),
+    doc: "What becomes of a pool of which too few backends are usable.",
+};
+
+const BREAKS: Key = Key {
+    name: "breaker",
+    kind: Kind::Table(&BREAKER),
+    absent: Absent::Words("that of `settings`; none there: no breaker"),
+    doc: "Takes backends out for their failures.",
 };
 
 static NAME: Form = Form {

@@ -1,7 +1,7 @@
 //! The keys of the settings.
 
 use super::admin::ADMIN;
-use super::health::{BREAKER, DRAIN, HEALTH_CHECK};
+use super::health::{BREAKER, DRAIN, HEALTH_CHECK, PANIC, RECOVERY};
 use super::policy::LIMITS;
 use super::{
     Absent, Form, INTERFACES, Key, Kind, List, NAME_OF_INTERFACE, Names, Table, duration, number,
@@ -61,6 +61,18 @@ pub(in crate::config) static SETTINGS: Table = Table {
             kind: Kind::Table(&HEALTH_CHECK),
             absent: Absent::Words("no checks"),
             doc: "How backends are checked where nothing nearer says otherwise.",
+        },
+        Key {
+            name: "recovery",
+            kind: Kind::Table(&RECOVERY),
+            absent: Absent::Value("{}"),
+            doc: "How backends that have become healthy get their shares again where nothing nearer says otherwise.",
+        },
+        Key {
+            name: "panic",
+            kind: Kind::Table(&PANIC),
+            absent: Absent::Value("{}"),
+            doc: "What becomes of pools of which too few backends are usable where nothing nearer says otherwise.",
         },
         Key {
             name: "breaker",

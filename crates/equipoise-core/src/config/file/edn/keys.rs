@@ -148,7 +148,7 @@ pub(super) static SOURCE_ROUTE: Table = Table {
             "source",
             Kind::Text,
             NEEDED,
-            "`source`: an address or a prefix; bits beyond it are taken away. Host names are not served",
+            "`source`: an address, a prefix, whose bits beyond it are taken away, or the name of a host, which stands for all its addresses as they change",
         ),
         key("target", Kind::Map(&TARGET), "`target` or `targets` is required", "`backends`"),
         key(
@@ -234,7 +234,7 @@ pub(super) static SETTINGS: Table = Table {
             "none",
             "`settings.access-log`, with `stdout = true`; and `settings.events = true`",
         ),
-        key("admin-api", Kind::Map(&ADMIN), "none", NOT_SERVED),
+        key("admin-api", Kind::Map(&ADMIN), "none", "`settings.admin`"),
         key("cluster", Kind::Map(&CLUSTER), "none", NOT_SERVED),
     ],
 };
@@ -331,10 +331,25 @@ pub(super) static LOG: Table = Table {
 pub(super) static ADMIN: Table = Table {
     home: "`admin-api`",
     keys: &[
-        key("enabled", Kind::Boolean, "false", NOT_SERVED),
-        key("port", Kind::Number(1_024, 65_535), "8081", NOT_SERVED),
-        key("api-key", Kind::Secret(8), "nil", NOT_SERVED),
-        key("allowed-origins", Kind::Texts, "nil", NOT_SERVED),
+        key("enabled", Kind::Boolean, "false", "`true`: `settings.admin`, by its own paths"),
+        key(
+            "port",
+            Kind::Number(1_024, 65_535),
+            "8081",
+            "`listen`, on 127.0.0.1 alone and with a warning: all addresses take TLS",
+        ),
+        key(
+            "api-key",
+            Kind::Secret(8),
+            "nil",
+            "`keys`, of the name `api-key`, with `scope = \"write\"`; of fewer than 16 characters it is a warning, and nobody listens",
+        ),
+        key(
+            "allowed-origins",
+            Kind::Texts,
+            "nil",
+            "`allowed-origins`; what is not the origin of a page is a warning",
+        ),
     ],
 };
 

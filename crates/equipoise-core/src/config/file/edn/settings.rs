@@ -1,12 +1,17 @@
 //! The settings of EDN files to ours, and what they say of every service.
 
 use super::form::Findings;
+use super::text::Value as Given;
 use super::{At, check, made, plain, words};
-use crate::config::check::is_metrics_path;
-use crate::config::file::{Entry, Value};
+use crate::config::admin::Secret;
+use crate::config::check::{is_metrics_path, is_origin};
+use crate::config::file::{Entry, Node, Value};
 
 /// Where a log is whose path is not whole.
 const LOGS: &str = "/var/log/equipoise";
+
+/// What the history calls who has the one key that there is.
+const API_KEY: &str = "api-key";
 
 /// Settings, translated.
 pub(super) struct Settings {
@@ -68,11 +73,11 @@ impl Settings {
         entries.extend(least);
         entries.extend(access_log);
         entries.extend(get("metrics").and_then(|at| metrics(&at, findings)));
-        for (name, what) in [("admin-api", "an API on a port is"), ("cluster", "a cluster is")] {
-            let Some(at) = get(name) else { continue };
-            if at.fields().get("enabled").as_ref().is_some_and(At::is_true) {
-                at.ignored(findings, format!("{what} not served yet, and this is ignored"));
-            }
+        entries.extend(get("admin-api").and_then(|at| admin(&at, findings)));
+        if let Some(at) = get("cluster")
+            && at.fields().get("enabled").as_ref().is_some_and(At::is_true)
+        {
+            at.ignored(findings, "a cluster is not served yet, and this is ignored".to_owned());
         }
         let timeouts = timeouts(get("connection-timeout-sec").as_ref(), &span);
         Self { entries, algorithm, checks: checks.is_some(), timeouts }
@@ -103,6 +108,45 @@ fn metrics(at: &At<'_>, findings: &mut Findings) -> Option<Entry> {
         }
     }
     Some(at.entry("metrics", Value::Table(entries)))
+}
+
+/// There, the API is on all addresses without TLS, and a key may be short. Nobody who reads along or guesses is to come in here.
+fn admin(at: &At<'_>, findings: &mut Findings) -> Option<Entry> {
+    let fields = at.fields();
+    fields.get("enabled").filter(At::is_true)?;
+    let port = fields.get("port");
+    let mut entries = Vec::new();
+    if let Some(key) = fields.get("api-key").filter(|key| !matches!(key.form.value, Given::Nil)) {
+        if Secret::new(key.text()).is_none() {
+            let message =
+                "this key is soon guessed, or is no token of HTTP, and the API is had on no port";
+            key.ignored(findings, message.to_owned());
+            return None;
+        }
+        let text = |name: &str, text: &str| key.entry(name, plain(text));
+        let all = vec![text("name", API_KEY), text("key", key.text()), text("scope", "write")];
+        let node = Node { span: key.form.span.clone(), value: Value::Table(all) };
+        entries.push(key.entry("keys", Value::List(vec![node])));
+    }
+    let place = port.as_ref().unwrap_or(at);
+    let listen = format!("127.0.0.1:{}", port.as_ref().map_or(8_081, At::number));
+    entries.push(place.entry("listen", Value::Text(listen)));
+    let message = "without TLS the API is had on 127.0.0.1 alone, and not on all addresses";
+    place.ignored(findings, message.to_owned());
+    let origins = fields.get("allowed-origins");
+    if let Some(list) = origins.filter(|list| matches!(list.form.value, Given::List(_))) {
+        let mut served = Vec::new();
+        for origin in list.items() {
+            if is_origin(origin.text()) {
+                served.push(Node { span: origin.form.span.clone(), value: plain(origin.text()) });
+            } else {
+                let message = "this is not the origin of a page, and its scripts are refused";
+                origin.ignored(findings, message.to_owned());
+            }
+        }
+        entries.push(list.entry("allowed-origins", Value::List(served)));
+    }
+    Some(at.entry("admin", Value::Table(entries)))
 }
 
 /// There, each line goes to standard output and into a file whose path may be short.
