@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use crate::client::{Connect, get_here};
+use crate::content::digest_of;
 use crate::netns::Netns;
 
 /// Connections to make: each asks `GET` once.
@@ -17,8 +18,10 @@ use crate::netns::Netns;
 pub struct Load {
     /// Where to.
     pub to: SocketAddr,
-    /// What is asked for.
+    /// What is asked for, unless it is bytes.
     pub path: String,
+    /// So many bytes that no other connection gets are asked for, and each is checked.
+    pub bytes: Option<u64>,
     /// Connections at a time.
     pub workers: usize,
     /// Connections in all, at most.
@@ -35,6 +38,7 @@ impl Load {
         Self {
             to,
             path: "/".to_owned(),
+            bytes: None,
             workers: 4,
             count,
             time: Duration::from_secs(600),
@@ -45,6 +49,11 @@ impl Load {
     /// Connections for a time, four at a time.
     pub fn of_time(to: SocketAddr, time: Duration) -> Self {
         Self { time, ..Self::of_count(to, u64::MAX) }
+    }
+
+    /// Has each connection download so many bytes of its own.
+    pub fn of_bytes(self, bytes: u64) -> Self {
+        Self { bytes: Some(bytes), ..self }
     }
 
     /// Makes all connections.
@@ -68,11 +77,12 @@ impl Load {
     }
 
     fn work(&self, shared: &Shared, begun: Instant) {
-        while !shared.ending.load(Ordering::Relaxed)
-            && begun.elapsed() < self.time
-            && shared.taken.fetch_add(1, Ordering::Relaxed) < self.count
-        {
-            let outcome = self.connect_once();
+        while !shared.ending.load(Ordering::Relaxed) && begun.elapsed() < self.time {
+            let number = shared.taken.fetch_add(1, Ordering::Relaxed);
+            if number >= self.count {
+                return;
+            }
+            let outcome = self.connect_once(number);
             let mut tally = shared.lock();
             match outcome {
                 Ok(backend) => *tally.by_backend.entry(backend).or_default() += 1,
@@ -81,9 +91,17 @@ impl Load {
         }
     }
 
-    fn connect_once(&self) -> Result<String> {
-        let answer = get_here(self.to, &self.path, &self.connect)?;
+    fn connect_once(&self, number: u64) -> Result<String> {
+        let path = match self.bytes {
+            Some(bytes) => &format!("/bytes/{bytes}?seed={number}"),
+            None => &self.path,
+        };
+        let answer = get_here(self.to, path, &self.connect)?;
         ensure!(answer.status == 200, "status {}", answer.status);
+        if let Some(bytes) = self.bytes {
+            let is_whole = (answer.length, answer.digest) == (bytes, digest_of(number, bytes));
+            ensure!(is_whole, "the bytes of {} came damaged", answer.backend);
+        }
         Ok(answer.backend)
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use equipoise_lab::crowd::Crowd;
 use equipoise_lab::load::Load;
@@ -37,8 +38,8 @@ pub(crate) fn reloads_under_traffic_break_nothing_and_each_is_in_force(attach: A
     let count = scale(40, 250);
     let crowds = vips().map(|(_, vip)| Crowd::of(held(vip), count).start(client).unwrap());
     let loads = vips().map(|(_, vip)| {
-        Load { workers: 2, ..Load::of_time(vip, std::time::Duration::from_secs(3600)) }
-            .start(client)
+        let load = Load { workers: 2, ..Load::of_time(vip, Duration::from_secs(3600)) };
+        load.of_bytes(5_000).start(client)
     });
     let reloads = scale(8, 50);
     for number in 0..reloads {

@@ -51,7 +51,8 @@ impl Traffic {
         let start = |(_, vip): (_, SocketAddr)| {
             let echo = SocketAddr::new(vip.ip(), 7);
             let crowd = Crowd::of(echo, scale(60, 250)).start(client).unwrap();
-            let load = Load { workers: 2, ..Load::of_count(vip, u64::MAX) }.start(client);
+            let load = Load { workers: 2, ..Load::of_count(vip, u64::MAX) }.of_bytes(5_000);
+            let load = load.start(client);
             let asker = UdpAsker::open(client, vip, &Connect::default()).unwrap();
             let answered = asker.ask(b"first").unwrap();
             // Only who sends again after an answer has a flow that gives way to none.
