@@ -33,13 +33,23 @@ fn main() {
     }
 }
 
+/// What is embedded.
+fn objects() -> [ebpf::Object; 2] {
+    let is_other = env::var_os("CARGO_FEATURE_OTHER_LAYOUT").is_some();
+    if is_other { [OTHER, ebpf::Object::DECAP] } else { ebpf::Object::PRODUCT }
+}
+
+/// What balances with maps of another layout.
+const OTHER: ebpf::Object =
+    ebpf::Object { binary: "equipoise", place: "target/ebpf/other.o", features: "other-layout" };
+
 fn embed(root: &Path, out: &Path) -> Result<(), String> {
     let place = |object: &ebpf::Object| out.join(object.binary).with_extension("o");
     let failed = |error: std::io::Error| format!("{}: {error}", out.display());
     match ebpf::find() {
         Ok(toolchain) => {
             println!("kernel programs built with {}", toolchain.description);
-            for object in &ebpf::Object::PRODUCT {
+            for object in &objects() {
                 let built = ebpf::build(root, &toolchain, object)?;
                 fs::copy(built, place(object)).map_err(failed)?;
             }
@@ -55,8 +65,7 @@ fn embed(root: &Path, out: &Path) -> Result<(), String> {
             let appears = root.join("target/ebpf");
             fs::create_dir_all(&appears).map_err(failed)?;
             println!("cargo::rerun-if-changed={}", appears.display());
-            let mut objects = ebpf::Object::PRODUCT.iter();
-            objects.try_for_each(|object| fs::write(place(object), [])).map_err(failed)
+            objects().iter().try_for_each(|object| fs::write(place(object), [])).map_err(failed)
         }
     }
 }

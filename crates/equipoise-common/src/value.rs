@@ -8,8 +8,19 @@ use crate::bucket::Rate;
 use crate::key::{Be16, V4, V6};
 
 /// Tells one layout of the maps from another: raised with every change to a key, a value or to
-/// the meaning of either. Maps with another tag are not taken over.
-pub const LAYOUT: u64 = 9;
+/// the meaning of either. Of maps with another tag flows are carried over, as [`CARRIAGE`] allows.
+pub const LAYOUT: u64 = if cfg!(feature = "other-layout") { 10_000 } else { 10 };
+
+/// Tells what flows are carried over by, from maps of one layout to those of another: raised where a version can no longer do so with the
+/// one before. All this is alike where the number is:
+///
+/// - [`Layout`], [`Kind`] and who holds an id as a number, and with that the maps `LAYOUT` and `HOLDERS`;
+/// - the flow tables: sets, slots, their words, states and flags, and the hash that leads to them; `LIVE` and the other counts of flows;
+/// - how programs leave packets to others: `MOVING`, the numbers of the stages and what the programs are called;
+/// - [`Backend`] and [`Policy`] as far as they go here: what is new comes at the end, and is zero where it is not known;
+/// - the maps that both layouts share, which are alike altogether: what is counted, events, fragments, the filter of addresses, and
+///   checks that are under way. New verdicts and pressures come at the end, where there is room for them.
+pub const CARRIAGE: u64 = 1;
 
 /// What maps are like that a process has left: the one thing that stays as it is in every version, so that each can read it.
 #[repr(C, align(8))]
@@ -30,8 +41,12 @@ pub struct Layout {
     pub next_max_flows: u32,
     /// Sets of each of them; 0 while no flows are carried over.
     pub next_sets: u32,
+    /// [`CARRIAGE`].
+    pub carriage: u64,
+    /// The tag of the maps beside those tables, where they are new too; 0 while no flows are carried over.
+    pub next_tag: u64,
     /// Zero.
-    pub reserved: [u64; 3],
+    pub reserved: u64,
 }
 
 /// Whose ids the map of holders tells: these, above the id's 32 bits.
@@ -158,6 +173,9 @@ pub struct Backend {
     pub sources: u8,
     /// Live flows at most; 0 for no limit.
     pub max_flows: u32,
+    /// Nothing: what makes the layout another one.
+    #[cfg(feature = "other-layout")]
+    pub more: u64,
 }
 
 impl Backend {
@@ -294,6 +312,9 @@ pub struct Policy {
     pub reserved_too: u32,
     /// Who may open flows, and how many in a second.
     pub limits: Limits,
+    /// Nothing: what makes the layout another one.
+    #[cfg(feature = "other-layout")]
+    pub more: [u64; 2],
 }
 
 /// Who may open flows with a service, and how many in a second.
@@ -453,10 +474,10 @@ const _: () = {
     assert!(size_of::<Layout>() == 64);
     assert!(size_of::<Service>() == 8);
     assert!(size_of::<Pool>() == 16);
-    assert!(size_of::<Backend>() == 32);
+    assert!(size_of::<Backend>() == if cfg!(feature = "other-layout") { 40 } else { 32 });
     assert!(size_of::<Snat>() == 24);
     assert!(size_of::<Limits>() == 24);
-    assert!(size_of::<Policy>() == 72);
+    assert!(size_of::<Policy>() == if cfg!(feature = "other-layout") { 88 } else { 72 });
     assert!(size_of::<Reply>() == 32);
     assert!(size_of::<Host>() == 24);
     assert!(size_of::<Traffic>() == 48);

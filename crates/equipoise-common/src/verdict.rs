@@ -182,8 +182,10 @@ verdicts! {
     RewriteFailed = "rewrite_failed", Drop;
 }
 
-/// Verdicts in all.
-pub const VERDICTS: u32 = Verdict::ALL.len() as u32;
+/// Room for verdicts, at each hook: a new one comes at the end, and the counters of the others go on in another layout.
+pub const VERDICTS: u32 = 128;
+
+const _: () = assert!(Verdict::ALL.len() as u32 <= VERDICTS);
 
 /// Where a program hangs.
 #[repr(u32)]
@@ -233,7 +235,7 @@ mod tests {
             .iter()
             .flat_map(|hook| Verdict::ALL.iter().map(|&v| hook.counter(v)))
             .collect();
-        assert_eq!(counters.len() as u32, COUNTERS);
-        assert_eq!(counters.last(), Some(&(COUNTERS - 1)));
+        assert_eq!(counters.len(), Hook::ALL.len() * Verdict::ALL.len());
+        assert!(counters.last() < Some(&COUNTERS));
     }
 }

@@ -120,11 +120,9 @@ fn place_gone(ids: &Ids, desired: &mut Desired) {
             state: value::Backend::GONE,
             mode: value::Backend::mode_at(mode, address.ip()),
             service: departure.service as u16,
-            weight: 0,
             generation: departure.generation,
             fate: departure.fate as u8,
-            sources: 0,
-            max_flows: 0,
+            ..value::Backend::default()
         };
         desired.backends.insert(id.number, BackendPlan { value, holder: id.holder, out: None });
     }

@@ -162,6 +162,7 @@ impl Builder {
             return Err(error);
         }
         let start = Start {
+            looked_up: Vec::new(),
             signals,
             lock,
             socket: run_directory.join(format!("{instance}.sock")),

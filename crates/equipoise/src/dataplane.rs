@@ -24,7 +24,7 @@ pub mod simulated;
 /// Says what a program would do with a packet; nothing changes. An error is that the kernel refuses the packet.
 pub type Explainer = Box<dyn FnMut(Entry, Input<'_>) -> Result<Explained, KernelError> + Send>;
 
-/// How far flows have been carried over to tables of another size.
+/// How far flows have been carried over to tables of another size, or of another layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moving {
     /// None are.
@@ -177,6 +177,9 @@ pub trait DataPlane: Maps {
     /// When they cannot be read.
     fn found(&mut self) -> Result<Option<Found>, KernelError>;
 
+    /// Why what an earlier process had left has not been taken over; none where it has, or where there was nothing.
+    fn given_up(&self) -> Option<&str>;
+
     /// Everything that is wanted is attached: what else an earlier process has left of attachments and programs goes.
     ///
     /// # Errors
@@ -228,7 +231,11 @@ pub trait DataPlane: Maps {
     fn resize(&mut self, max_flows: u32) -> Result<(), KernelError>;
 
     /// Carries some flows over, for 20 ms at most.
-    fn carry_over(&mut self) -> Moving;
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses that it is begun; nothing has changed then.
+    fn carry_over(&mut self) -> Result<Moving, KernelError>;
 
     /// Once all flows are in the new tables: programs that know of these alone are ready to be attached in place of the others,
     /// as in [`DataPlane::attach`], and then what is not used any more goes by [`DataPlane::conclude`].

@@ -85,6 +85,7 @@ pub use files::Watching;
 pub(crate) use interfaces::wanted_here;
 pub use keep::{path as state_file, release_left};
 pub use listing::parse_prefix;
+pub use names::look_up_before;
 pub(crate) use names::{addresses, error as name_error};
 pub use start::{Place, Start, StartError};
 pub use supervisor::Supervisor;
@@ -231,6 +232,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// What asks this instance, as the admin API does.
     pub fn access(&self) -> Access {
         Access { commands: self.admin.clone(), snapshot: self.snapshot.subscribe() }
+    }
+
+    /// Flows that are still to be carried over to other tables.
+    pub fn to_be_carried(&self) -> u64 {
+        self.plane.occupancy().to_be_carried
     }
 
     /// Runs until a signal or a command ends it, and cleans up.
@@ -549,7 +555,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     fn notes(&self) -> Vec<String> {
         let notes = self.state.planned().notes.iter().filter(|note| !is_missing(note));
         let unanswered = unanswered(self.state.config(), &self.reading);
-        notes.map(ToString::to_string).chain(unanswered).chain(self.name_notes()).collect()
+        let given_up = self.plane.given_up().map(|reason| {
+            format!("what an earlier process left could not be taken over, and its flows have ended: {reason}")
+        });
+        let notes = notes.map(ToString::to_string).chain(unanswered).chain(self.name_notes());
+        notes.chain(given_up).collect()
     }
 
     async fn refresh_neighbours(&mut self) {

@@ -41,6 +41,9 @@ pub enum Word {
     Running {
         /// Its version.
         version: String,
+        /// Flows that it still carries over, from maps of another layout.
+        #[serde(default)]
+        to_be_carried: u64,
     },
     /// It does not come to run, and why.
     Failed(String),
@@ -219,12 +222,13 @@ mod tests {
         let next = std::thread::spawn(move || {
             let mut predecessor = Predecessor { talk: theirs };
             let file = predecessor.take().unwrap();
-            predecessor.say(&Word::Running { version: "2".to_owned() }).unwrap();
+            predecessor.say(&Word::Running { version: "2".to_owned(), to_be_carried: 0 }).unwrap();
             file
         });
         assert_eq!(successor.hear().await, Word::Ready);
         successor.go(&lock).unwrap();
-        assert_eq!(successor.hear().await, Word::Running { version: "2".to_owned() });
+        let running = Word::Running { version: "2".to_owned(), to_be_carried: 0 };
+        assert_eq!(successor.hear().await, running);
         let mut file = next.join().unwrap();
         io::Seek::rewind(&mut file).unwrap();
         let mut text = String::new();

@@ -252,9 +252,12 @@ pub struct InterfaceStatus {
 pub struct FlowTable {
     /// Flows that each address family's table holds.
     pub size: u64,
-    /// Flows that are still to be carried over to tables of this size; 0 but after a change of it.
+    /// Flows that are still to be carried over to other tables; 0 but after a change of size or layout.
     #[serde(default)]
     pub to_be_carried: u64,
+    /// Whether flows are being carried over to tables of another size or layout, or have been and these are about to take their place.
+    #[serde(default)]
+    pub carrying: bool,
     /// Flows that only one end has confirmed.
     pub opening: u64,
     /// Flows that both ends have confirmed.
@@ -392,6 +395,9 @@ pub struct UpgradeAnswer {
     pub version: String,
     /// The version of the process before it.
     pub previous_version: String,
+    /// Flows that are carried over to its maps, where these have another layout; which goes on for as long as the status says `carrying`.
+    #[serde(default)]
+    pub to_be_carried: u64,
     /// From the request to the end of the process before.
     pub took_ms: u64,
 }

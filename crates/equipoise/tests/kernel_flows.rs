@@ -40,6 +40,8 @@ mod full;
 mod gone;
 #[path = "flows/hammer.rs"]
 mod hammer;
+#[path = "flows/layouts.rs"]
+mod layouts;
 #[path = "flows/limits.rs"]
 mod limits;
 #[path = "flows/modes.rs"]

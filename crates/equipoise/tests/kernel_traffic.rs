@@ -30,6 +30,8 @@ mod flows;
 mod health;
 #[path = "traffic/interfaces.rs"]
 mod interfaces;
+#[path = "traffic/layouts.rs"]
+mod layouts;
 #[path = "traffic/lifecycle.rs"]
 mod lifecycle;
 #[path = "traffic/metrics.rs"]
@@ -137,6 +139,8 @@ at_each_hook! {
     connections_outlive_killed_processes
     connections_outlive_an_upgrade_and_a_rollback
     connections_outlive_tables_of_another_size
+    connections_outlive_an_upgrade_to_maps_of_another_layout_and_back
+    connections_outlive_processes_killed_while_layouts_change
     connections_outlive_interfaces_that_go_and_come_back
     packets_are_told_of_as_they_came_and_as_they_left
 }
@@ -163,6 +167,10 @@ use health::{
     a_backend_that_fails_its_checks_gets_no_new_flows_until_it_passes_them,
     flows_of_a_backend_that_is_down_are_treated_as_the_service_says,
     pages_and_datagrams_are_checked_past_the_programs,
+};
+use layouts::{
+    connections_outlive_an_upgrade_to_maps_of_another_layout_and_back,
+    connections_outlive_processes_killed_while_layouts_change,
 };
 use resize::connections_outlive_tables_of_another_size;
 use restart::{

@@ -43,6 +43,7 @@ async fn ended_by(signal: i32, on_exit: &str) -> (Option<End>, String, bool) {
         SimulatedPlane::new(Plane { memory: Memory::new(4096), ..Plane::default() });
     let (machine, world) = SimulatedMachine::new(world());
     let driver = Driver::start(Start {
+        looked_up: Vec::new(),
         instance: "test".to_owned(),
         signals: Signals::hear().unwrap(),
         lock: InstanceLock::take(directory.path(), "test").unwrap(),

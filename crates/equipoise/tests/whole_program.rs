@@ -159,6 +159,7 @@ impl Lab {
     ) -> (Result<TestDriver, StartError>, Self) {
         let lab = self;
         let driver = Driver::start(Start {
+            looked_up: Vec::new(),
             instance: "test".to_owned(),
             signals: Signals::hear().unwrap(),
             lock: InstanceLock::take(lab.directory.path(), "test").unwrap(),

@@ -109,5 +109,7 @@ pressures! {
     EventsLost = "events_lost";
 }
 
-/// Pressure counters in all.
-pub const PRESSURES: u32 = Pressure::ALL.len() as u32;
+/// Room for pressure counters: a new one comes at the end, as with [`crate::verdict::VERDICTS`].
+pub const PRESSURES: u32 = 32;
+
+const _: () = assert!(Pressure::ALL.len() as u32 <= PRESSURES);

@@ -54,14 +54,13 @@ pub(super) fn of(service: &Service, settings: &Settings) -> value::Policy {
             Fragments::Hash => value::Fragments::Hash,
             Fragments::Drop => value::Fragments::Drop,
         } as u8,
-        reserved: 0,
         mss: match service.delivery.mss_clamp {
             MssClamp::Bytes(bytes) => bytes,
             MssClamp::Auto if service.delivery.mode.is_tunnel() => value::Policy::MSS_FITS,
             MssClamp::Auto | MssClamp::Off => value::Policy::MSS_ANY,
         },
-        reserved_too: 0,
         limits: access::limits(service, settings),
+        ..value::Policy::default()
     }
 }
 

@@ -303,11 +303,10 @@ fn place_backends(
             state: value::Backend::LIVE,
             mode: value::Backend::mode_at(mode.value(), address.ip()),
             service: draft.id.number as u16,
-            weight: 0,
             generation: departure.generation,
             fate: departure.fate as u8,
-            sources: 0,
             max_flows: backend.max_flows,
+            ..value::Backend::default()
         };
         desired.backends.insert(id, BackendPlan { value, holder, out: None });
         let member = Member { id, address, weight: backend.share(), slots: 0 };

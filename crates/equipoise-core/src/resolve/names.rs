@@ -265,6 +265,14 @@ impl Names {
         is_taken
     }
 
+    /// A name has just been looked up for this: nothing where that has failed. Nobody is to wait for its first answer once more.
+    pub fn note_tried(&mut self, name: &Name, places: Places) {
+        self.restore(name, places);
+        if let Some(looked) = self.names.get_mut(name) {
+            looked.is_tried = true;
+        }
+    }
+
     /// Whether any stands for something else since this was asked last.
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.has_changed)

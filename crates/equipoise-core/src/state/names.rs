@@ -79,6 +79,11 @@ impl State {
         self.names.restore(name, places)
     }
 
+    /// A name has just been looked up, before all of this was this process's own: as [`crate::resolve::Names::note_tried`].
+    pub fn note_looked_up(&mut self, name: &Name, places: Places) {
+        self.names.note_tried(name, places);
+    }
+
     /// A configuration with what its names stand for, as far as that is known.
     pub fn expanded(&self, config: &Config) -> Config {
         expand(config, |name| self.names.places(name)).config

@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use equipoise_core::config::{self, Config};
+use equipoise_core::config::{self, Config, Name};
+use equipoise_core::resolve::Places;
 use serde_json::json;
 
 use super::args::{Global, RUN_DIRECTORY, Run};
@@ -15,7 +16,8 @@ use crate::config_file::{self, Base};
 use crate::dataplane::DataPlane as _;
 use crate::dataplane::kernel::{Clock, Eviction, Kernel, Options, TcWay};
 use crate::driver::{
-    Driver, Place, Signals, Source, Start, Supervisor, Watching, state_file, targets,
+    Driver, Place, Signals, Source, Start, Supervisor, Watching, look_up_before, state_file,
+    targets,
 };
 use crate::handover::{Predecessor, Word};
 use crate::host::{Machine, Netlink, check, requirements};
@@ -84,7 +86,10 @@ async fn take_over(global: &Global, flags: &Run) -> Result<(), Failure> {
         Err(failure) => Err(failure),
     };
     let word = match &begun {
-        Ok(_) => Word::Running { version: env!("CARGO_PKG_VERSION").to_owned() },
+        Ok(driver) => Word::Running {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            to_be_carried: driver.to_be_carried(),
+        },
         Err(failure) => {
             let said = || "its configuration is refused; the log says why".to_owned();
             Word::Failed(failure.message.clone().unwrap_or_else(said))
@@ -106,15 +111,14 @@ async fn begin_after(
     known: Known,
     other: &mut Predecessor,
 ) -> Result<Driver<Netlink, Kernel>, Failure> {
-    let mut plane = Kernel::load(&options(global, &known.config)).map_err(Failure::failed)?;
-    // What takes longest, while the other process still follows everything.
-    let taken = plane.load_as_before().map_err(Failure::failed).and_then(|()| {
-        let file = other.take().map_err(Failure::failed)?;
-        InstanceLock::adopt(Path::new(RUN_DIRECTORY), &global.instance, file)
-            .map_err(Failure::failed)
-    });
-    let lock = match taken {
-        Ok(lock) => lock,
+    let mut plane =
+        Kernel::load_beside(&options(global, &known.config)).map_err(Failure::failed)?;
+    let ready = match make_ready(global, &known.config, &mut plane).await {
+        Ok(looked_up) => take_lock(global, other).map(|lock| (lock, looked_up)),
+        Err(failure) => Err(failure),
+    };
+    let (lock, looked_up) = match ready {
+        Ok(ready) => ready,
         Err(failure) => {
             if let Err(error) = plane.abandon() {
                 tracing::warn!(%error, "something of a start that has come to nothing stays");
@@ -123,7 +127,22 @@ async fn begin_after(
         }
     };
     let start = starting(global, known, (plane, lock, Place::OfAnother))?;
-    Driver::start(start).await.map_err(Failure::failed)
+    Driver::start(Start { looked_up, ..start }).await.map_err(Failure::failed)
+}
+
+/// What takes longest, while the other process still follows everything: programs are verified, and names looked up.
+async fn make_ready(
+    global: &Global,
+    config: &Config,
+    plane: &mut Kernel,
+) -> Result<Vec<(Name, Places)>, Failure> {
+    plane.load_as_before().map_err(Failure::failed)?;
+    look_up_before(config, &state_file(&global.instance)).await.map_err(Failure::failed)
+}
+
+fn take_lock(global: &Global, other: &mut Predecessor) -> Result<InstanceLock, Failure> {
+    let file = other.take().map_err(Failure::failed)?;
+    InstanceLock::adopt(Path::new(RUN_DIRECTORY), &global.instance, file).map_err(Failure::failed)
 }
 
 fn options<'a>(global: &'a Global, config: &Config) -> Options<'a> {
@@ -154,6 +173,7 @@ fn starting(
         machine,
         plane,
         place,
+        looked_up: Vec::new(),
         supervisor: Supervisor::of_process().map_err(Failure::failed)?,
     })
 }

@@ -25,6 +25,7 @@ use self::inherit::Left;
 #[cfg(feature = "kernel-tests")]
 use self::load::{Dry, Load};
 use self::load::{Group, Side, Sizes, open};
+use self::older::Older;
 use self::pin::{Pins, refused};
 use self::resize::{Leftover, Resizing, load_twins};
 use self::table::{Flows, SET_V4, SET_V6, Tables};
@@ -34,6 +35,7 @@ mod abilities;
 mod access;
 mod attach;
 mod clsact;
+mod complete;
 mod cut;
 pub mod decap;
 mod event;
@@ -45,8 +47,10 @@ mod load;
 mod mapped;
 #[cfg(feature = "kernel-tests")]
 mod measure;
+mod older;
 mod options;
 mod pin;
+mod raw;
 mod reset;
 mod resize;
 mod row;
@@ -113,8 +117,16 @@ pub struct Kernel {
     tc: TcWay,
     /// Whether an earlier process's maps have been taken over.
     has_inherited: bool,
+    /// Why they have not been, where there were some.
+    given_up: Option<String>,
+    /// Which maps they are on.
+    side: Side,
     /// While flows are carried over to tables of another size.
     resizing: Option<Resizing>,
+    /// While they are carried over from maps of another layout.
+    older: Option<Older>,
+    /// Where the next part of what is carried over begins, in sets of the tables that it comes from.
+    carried: u32,
     /// Once they are, until all devices have programs that know of the new tables alone.
     left: Option<Leftover>,
 }
@@ -124,8 +136,8 @@ impl Kernel {
     /// a second or two for each hook.
     ///
     /// Maps that an earlier process of that name has left are taken over, with their flows, where they are as this build makes
-    /// them, whatever their size; its programs stay in force until others are attached in their place. Else they are removed
-    /// first.
+    /// them, whatever their size; its programs stay in force until others are attached in their place. From maps of another layout flows
+    /// are carried over, by [`DataPlane::carry_over`], where that is possible; else they are removed first.
     ///
     /// # Errors
     ///
@@ -134,29 +146,50 @@ impl Kernel {
         load::present()?;
         let pins = Pins::of(options.instance);
         if pins.exists() {
-            resize::tidy(&pins)?;
+            complete::tidy(&pins)?;
         }
-        let layout = match load::look(&pins)? {
-            Left::Maps(layout) => Some(layout),
+        match load::look(&pins)? {
+            Left::Maps(layout) => Self::inherit(options, pins, &layout),
+            Left::Other(layout) => Self::supersede(options, pins, layout),
+            Left::Nothing => Self::make(options, &pins),
             Left::Unusable(reason) => {
                 Self::give_up(options.instance, &pins, &reason)?;
-                None
+                Ok(Self { given_up: Some(reason), ..Self::make(options, &pins)? })
             }
-            Left::Nothing => None,
-        };
-        match layout {
-            Some(layout) => Self::inherit(options, pins, &layout),
-            None => Self::make(options, &pins),
+        }
+    }
+
+    /// The same beside a process that runs, and whose maps these are: nothing of it is touched until all is this process's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kernel::load`]; and where its flows cannot be taken over, or only later.
+    pub fn load_beside(options: &Options<'_>) -> Result<Self, KernelError> {
+        load::present()?;
+        let pins = Pins::of(options.instance);
+        complete::is_settled(&pins)?;
+        match load::look(&pins)? {
+            Left::Maps(layout) => Self::inherit(options, pins, &layout),
+            Left::Other(layout) => Self::supersede(options, pins, layout),
+            Left::Nothing => Self::make(options, &pins),
+            Left::Unusable(reason) => {
+                let reason = format!(
+                    "{reason}; all flows end where that process is stopped and this one started"
+                );
+                Err(refused("coming after the process that runs", &reason))
+            }
         }
     }
 
     /// With maps of its own.
     fn make(options: &Options<'_>, pins: &Pins) -> Result<Self, KernelError> {
         pins.prepare()?;
-        let made = Self::open(options, pins.clone(), Sizes::new(options)).and_then(|mut kernel| {
-            kernel.tables.tag(kernel.sizes.layout(None))?;
-            Ok(kernel)
-        });
+        let made = Self::open(options, pins.clone(), (Sizes::new(options), Side::Own)).and_then(
+            |mut kernel| {
+                kernel.tables.tag(kernel.sizes.layout(None))?;
+                Ok(kernel)
+            },
+        );
         if made.is_err()
             && let Err(left) = pins.remove()
         {
@@ -172,12 +205,12 @@ impl Kernel {
         };
         let pins = pins.next_turn().map_err(|error| taking(&error))?;
         pins.prepare()?;
-        let taken =
-            Self::open(options, pins.clone(), Sizes::of(layout, options)).and_then(|mut kernel| {
-                kernel.tables.learn().map_err(|error| taking(&error))?;
-                kernel.resume_resizing(layout)?;
-                Ok(Self { has_inherited: true, ..kernel })
-            });
+        let own = (Sizes::of(layout, options), Side::Own);
+        let taken = Self::open(options, pins.clone(), own).and_then(|mut kernel| {
+            kernel.tables.learn().map_err(|error| taking(&error))?;
+            kernel.resume_resizing(layout)?;
+            Ok(Self { has_inherited: true, ..kernel })
+        });
         match &taken {
             Ok(_) => {
                 tracing::info!(instance = options.instance, "flows of an earlier process go on");
@@ -200,8 +233,12 @@ impl Kernel {
         pins.remove().map_err(|error| refused("removing what an earlier process left", &error))
     }
 
-    fn open(options: &Options<'_>, pins: Pins, sizes: Sizes) -> Result<Self, KernelError> {
-        let mut ebpf = open(&pins, sizes, Side::Own)?;
+    fn open(
+        options: &Options<'_>,
+        pins: Pins,
+        (sizes, side): (Sizes, Side),
+    ) -> Result<Self, KernelError> {
+        let mut ebpf = open(&pins, sizes, side)?;
         let tables = Tables::take(&mut ebpf, sizes.sets)?;
         Ok(Self {
             ebpf,
@@ -214,7 +251,11 @@ impl Kernel {
             time: 0,
             tc: options.tc,
             has_inherited: false,
+            given_up: None,
+            side,
             resizing: None,
+            older: None,
+            carried: 0,
             left: None,
         })
     }
@@ -235,7 +276,8 @@ impl Kernel {
     /// When the kernel refuses; with the verifier's own log where it was the verifier.
     pub fn load_as_before(&mut self) -> Result<(), KernelError> {
         let before = self.pins.before();
-        let is_there = |group: &Group| group.programs().all(|name| before.program(name).exists());
+        // Another version may have other stages.
+        let is_there = |group: &Group| before.program(group.entry()).exists();
         let groups: Vec<Group> = Group::ALL.into_iter().filter(is_there).collect();
         self.need(&groups)
     }
@@ -243,7 +285,7 @@ impl Kernel {
     fn need(&mut self, groups: &[Group]) -> Result<(), KernelError> {
         let is_missing = |group: &Group| !self.loaded.contains(group);
         let missing: Vec<Group> = groups.iter().copied().filter(is_missing).collect();
-        load::load_groups(&mut self.ebpf, Some(&self.pins), &missing)?;
+        load::load_groups(&mut self.ebpf, Some((&self.pins, self.side)), &missing)?;
         self.link_to_next(&missing)?;
         self.loaded.extend(missing);
         Ok(())
@@ -295,7 +337,7 @@ impl Kernel {
     /// When the kernel refuses.
     #[cfg(feature = "kernel-tests")]
     pub fn measures(&self, object: &[u8]) -> Result<Measures, KernelError> {
-        let load = Load { pins: &self.pins, sizes: self.sizes, dry: Dry::No, side: Side::Own };
+        let load = Load { pins: &self.pins, sizes: self.sizes, dry: Dry::No, side: self.side };
         Measures::new(load::open_object(object, load)?, &self.ebpf)
     }
 
@@ -402,6 +444,9 @@ impl DataPlane for Kernel {
         // Links of before get the programs in their place.
         self.attached.remove(&device.index);
         self.need(&groups(device, mode))?;
+        if self.older.is_some() {
+            return Ok(attach::as_it_hangs(&self.pins, device));
+        }
         let place = Place { pins: &self.pins, tc: self.tc };
         let (attached, attachment) = attach::attach(&mut self.ebpf, &place, device, mode)?;
         self.attached.insert(device.index, attached);
@@ -440,12 +485,10 @@ impl DataPlane for Kernel {
 
     fn flows(&self, each: &mut dyn FnMut(FlowRow) -> bool) -> Result<(), KernelError> {
         let now = self.now();
-        let goes_on = flow::walk::<V4, 8>(&self.table(FIRST_V4), now, each)
-            && flow::walk::<V6, 16>(&self.table(FIRST_V6), now, each);
-        if let Some(resizing) = self.resizing.as_ref().filter(|_| goes_on) {
-            let (v4, v6) = self.next_tables(resizing);
-            if flow::walk::<V4, 8>(&v4, now, each) {
-                flow::walk::<V6, 16>(&v6, now, each);
+        for tables in self.all_tables() {
+            let (v4, v6) = self.families(tables);
+            if !flow::walk::<V4, 8>(&v4, now, each) || !flow::walk::<V6, 16>(&v6, now, each) {
+                break;
             }
         }
         Ok(())
@@ -462,11 +505,9 @@ impl DataPlane for Kernel {
             }
         };
         let mut expiry = Expiry::default();
-        sweep::sweep::<V4, 8>(&self.table(FIRST_V4), range.clone(), &mut expiry);
-        sweep::sweep::<V6, 16>(&self.table(FIRST_V6), range.clone(), &mut expiry);
-        if let Some(resizing) = &self.resizing {
-            let (v4, v6) = self.next_tables(resizing);
-            let range = scaled(range, sets, resizing.sizes.sets);
+        for tables in self.all_tables() {
+            let (v4, v6) = self.families(tables);
+            let range = scaled(range.clone(), sets, tables.1.sets);
             sweep::sweep::<V4, 8>(&v4, range.clone(), &mut expiry);
             sweep::sweep::<V6, 16>(&v6, range, &mut expiry);
         }
@@ -479,10 +520,8 @@ impl DataPlane for Kernel {
     fn cut_denied(&mut self) -> Expiry {
         let mut expiry = Expiry::default();
         let list = self.tables.access();
-        access::cut::<V4, 8>(&self.table(FIRST_V4), list, &mut expiry);
-        access::cut::<V6, 16>(&self.table(FIRST_V6), list, &mut expiry);
-        if let Some(resizing) = &self.resizing {
-            let (v4, v6) = self.next_tables(resizing);
+        for tables in self.all_tables() {
+            let (v4, v6) = self.families(tables);
             access::cut::<V4, 8>(&v4, list, &mut expiry);
             access::cut::<V6, 16>(&v6, list, &mut expiry);
         }
@@ -498,8 +537,11 @@ impl DataPlane for Kernel {
         farewell: Farewell,
     ) -> Expiry {
         let mut expiry = Expiry::default();
-        cut::cut_listed::<V4, 8>(&self.table(FIRST_V4), wanted, farewell, &mut expiry);
-        cut::cut_listed::<V6, 16>(&self.table(FIRST_V6), wanted, farewell, &mut expiry);
+        for tables in self.all_tables() {
+            let (v4, v6) = self.families(tables);
+            cut::cut_listed::<V4, 8>(&v4, wanted, farewell, &mut expiry);
+            cut::cut_listed::<V6, 16>(&v6, wanted, farewell, &mut expiry);
+        }
         if !expiry.resets.is_empty() {
             reset::send(&expiry.resets);
         }
@@ -507,10 +549,12 @@ impl DataPlane for Kernel {
     }
 
     fn occupancy(&self) -> Occupancy {
-        let next = self.resizing.as_ref().map(|resizing| (&resizing.flows, resizing.sizes.sets));
-        let all = std::iter::once((&self.tables.flows, self.sizes.sets)).chain(next);
-        let mut occupancy = Occupancy::default();
-        for (Flows { live, .. }, sets) in all {
+        let mut occupancy = Occupancy {
+            to_be_carried: self.to_be_carried(),
+            is_carrying: self.is_carrying() || self.older.is_some(),
+            ..Occupancy::default()
+        };
+        for (Flows { live, .. }, Sizes { sets, .. }) in self.all_tables() {
             let count = |of| live.count(of, FIRST_V4) + live.count(of, FIRST_V6);
             occupancy.live += count(Count::Table);
             occupancy.confirmed += count(Count::Confirmed);
@@ -519,9 +563,6 @@ impl DataPlane for Kernel {
                 *sum += live.count(Count::Table, first);
             }
         }
-        let old = &self.tables.flows.live;
-        let is_left = |_| old.count(Count::Table, FIRST_V4) + old.count(Count::Table, FIRST_V6);
-        occupancy.to_be_carried = self.resizing.as_ref().map_or(0, is_left);
         occupancy
     }
 
@@ -582,12 +623,21 @@ impl DataPlane for Kernel {
         if !self.has_inherited {
             return Ok(None);
         }
+        self.learn_from_older()?;
         self.read_back().map(Some)
+    }
+
+    fn given_up(&self) -> Option<&str> {
+        self.given_up.as_deref()
     }
 
     fn conclude(&mut self) -> Result<(), KernelError> {
         let failed =
             |error: &dyn std::fmt::Display| refused("removing what an earlier process left", error);
+        if self.older.is_some() {
+            self.tables.forget_devices();
+            return self.conclude_beside_older();
+        }
         let attached = self.attached.values().flat_map(|attached| &attached.links);
         let ours: BTreeSet<&PathBuf> = attached.map(|link| &link.path).collect();
         for path in self.pins.links().map_err(|error| failed(&error))? {
@@ -598,21 +648,25 @@ impl DataPlane for Kernel {
         self.tables.forget_devices();
         // Programs of before that still run go on in stages that are about to go.
         table::grace().map_err(|error| failed(&error))?;
-        self.forget_old_tables()?;
-        self.pins.settle().map_err(|error| failed(&error))
+        self.forget_old_tables()
     }
 
     fn abandon(self) -> Result<(), KernelError> {
         if !self.has_inherited {
             return self.remove();
         }
+        if self.older.is_some() {
+            return self.abandon_beside_older();
+        }
         let failed = |error: &dyn std::fmt::Display| {
             refused("putting back the programs of an earlier process", error)
         };
+        let before = self.pins.before();
+        let place = |name: &str| before.program(name);
         for attached in self.attached.values() {
             attached.take_off_new();
             for link in attached.links.iter().filter(|link| !link.is_new) {
-                attach::put_back(&self.pins.before(), link).map_err(|error| failed(&error))?;
+                attach::put(&place, &link.path).map_err(|error| failed(&error))?;
             }
         }
         table::grace().map_err(|error| failed(&error))?;
@@ -623,7 +677,7 @@ impl DataPlane for Kernel {
         let failed = |error: &dyn std::fmt::Display| refused("taking the data plane back", error);
         self.pins = self.pins.clone().next_turn().map_err(|error| failed(&error))?;
         let programs = self.loaded.iter().flat_map(|group| group.programs());
-        load::pin_again(&mut self.ebpf, &self.pins, programs)?;
+        load::pin_again(&mut self.ebpf, &self.pins, programs, self.side)?;
         self.pin_next_again()?;
         table::grace().map_err(|error| failed(&error))?;
         self.tables.found().map_err(|error| failed(&error))
@@ -645,7 +699,7 @@ impl DataPlane for Kernel {
         self.begin_resizing(max_flows)
     }
 
-    fn carry_over(&mut self) -> Moving {
+    fn carry_over(&mut self) -> Result<Moving, KernelError> {
         self.carry_part()
     }
 

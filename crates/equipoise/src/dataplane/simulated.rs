@@ -243,6 +243,7 @@ impl DataPlane for Simulated {
             confirmed,
             memory: 0,
             to_be_carried: if plane.is_resizing { plane.crowded } else { 0 },
+            is_carrying: plane.is_resizing,
             by_family: [live - v6, v6],
         }
     }
@@ -301,6 +302,10 @@ impl DataPlane for Simulated {
         Ok(self.has_inherited.then(|| self.plane.borrow().memory.found()))
     }
 
+    fn given_up(&self) -> Option<&str> {
+        None
+    }
+
     fn conclude(&mut self) -> Result<(), KernelError> {
         Ok(())
     }
@@ -347,13 +352,13 @@ impl DataPlane for Simulated {
         })
     }
 
-    fn carry_over(&mut self) -> Moving {
+    fn carry_over(&mut self) -> Result<Moving, KernelError> {
         let plane = self.plane.borrow();
-        match (plane.is_resizing, plane.crowded) {
+        Ok(match (plane.is_resizing, plane.crowded) {
             (false, _) => Moving::Nothing,
             (true, 0) => Moving::Done,
             (true, _) => Moving::Waiting,
-        }
+        })
     }
 
     fn take_new_tables(&mut self) -> Result<(), KernelError> {

@@ -123,6 +123,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             flow_table: FlowTable {
                 size: self.plane.max_flows().into(),
                 to_be_carried: occupancy.to_be_carried,
+                carrying: occupancy.is_carrying,
                 opening: flows.map_or(0, |f| f.opening),
                 established: flows.map_or(0, |f| f.established),
                 closing: flows.map_or(0, |f| f.closing),

@@ -5,16 +5,19 @@
 //! first answers, and the one before is in force until then: no pool is empty for the time that an answer takes.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use equipoise_core::config::{Config, Name, OnFirstFailure, Route, target};
+use equipoise_core::facts::Facts;
 use equipoise_core::id::DEFAULT_ROUTE;
 use equipoise_core::resolve::{Answer, Failure, LookUpId, Places, Resolved, Told};
 use equipoise_core::state::State;
 use tokio::time::{Instant, timeout_at};
 
-use super::Driver;
 use super::counts::count;
+use super::keep::Kept;
+use super::{Driver, StartError};
 use crate::admin::{Configure, ProblemDetails, Reply};
 use crate::dataplane::DataPlane;
 use crate::events::{Event, Kind};
@@ -339,6 +342,26 @@ pub(super) async fn look_up_first(
     }
     state.take_places();
     Ok(())
+}
+
+/// Looks up the names of a configuration, for a start that others are not to wait for: names and what they stand for, which is nothing
+/// for those that could not be looked up in time.
+///
+/// # Errors
+///
+/// When names cannot be looked up; and where one stands for nothing, and that is refused.
+pub async fn look_up_before(
+    config: &Config,
+    state_file: &Path,
+) -> Result<Vec<(Name, Places)>, StartError> {
+    let mut state = State::new(config.clone(), Facts::default());
+    let (resolver, mut answers) = Resolver::start().map_err(StartError::Names)?;
+    for (name, places) in Kept::read(state_file).names() {
+        state.restore_name(&name, places);
+    }
+    look_up_first(&mut state, (&resolver, &mut answers)).await.map_err(StartError::Name)?;
+    let names = state.names().iter();
+    Ok(names.map(|(name, known)| (name.clone(), known.places().clone())).collect())
 }
 
 /// The addresses that a name stands for.

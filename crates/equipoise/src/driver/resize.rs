@@ -1,4 +1,5 @@
-//! Flow tables of another size, while packets flow: begun when the configuration asks for it, carried on bit by bit.
+//! Flow tables of another size, while packets flow: begun when the configuration asks for it, carried on bit by bit. And those of another
+//! layout, from which flows are carried over when a process has come after one of another version.
 //!
 //! Flows that the data plane has carried over are its own business. Here is when it goes on, and that the programs on the new
 //! tables come in place of the others at last.
@@ -18,10 +19,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             return;
         }
         self.due.size = match self.plane.carry_over() {
-            Moving::Nothing => self.ask_for_size(now),
-            Moving::Going => Some(now),
-            Moving::Waiting => Some(now + SWEEP),
-            Moving::Done => self.take_new_tables(now).await,
+            Ok(Moving::Nothing) => self.ask_for_size(now),
+            Ok(Moving::Going) => Some(now),
+            Ok(Moving::Waiting) => Some(now + SWEEP),
+            Ok(Moving::Done) => self.take_new_tables(now).await,
+            Err(error) => {
+                self.note_size(Err(format!("the maps of before stay in force: {error}")));
+                None
+            }
         };
     }
 
@@ -31,6 +36,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if is == wanted {
             self.troubles.note(Topic::Size, Ok(()));
             return None;
+        }
+        if self.next.is_some() {
+            // It takes the tables as it has found them.
+            return Some(now + SWEEP);
         }
         self.explainer = None;
         let resized = self.plane.resize(wanted);

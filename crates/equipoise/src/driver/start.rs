@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use equipoise_common::limit;
-use equipoise_core::config::{Changed, Changes, Config};
+use equipoise_core::config::{Changed, Changes, Config, Name};
 use equipoise_core::diff::Applied;
 use equipoise_core::facts::Facts;
+use equipoise_core::resolve::Places;
 use equipoise_core::state::{Beginning, State};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -79,6 +80,8 @@ pub struct Start<M, P> {
     pub plane: P,
     /// Whether a process that runs has let go of everything for this one.
     pub place: Place,
+    /// Names that have been looked up already: [`super::look_up_before`].
+    pub looked_up: Vec<(Name, Places)>,
     /// Who is told that it is ready, alive and ending.
     pub supervisor: Supervisor,
 }
@@ -143,7 +146,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let (mut machine, mut plane, state_file) = (start.machine, start.plane, start.state_file);
         // Before it is first looked at whether all is right: what changes from here on is heard of.
         let watch = files::watched(&source, &base, start.watching);
-        let mut begun = Begun::new(Kept::read(&state_file));
+        let mut begun = Begun { looked_up: start.looked_up, ..Begun::new(Kept::read(&state_file)) };
         let from = (config, base);
         match begun.all(&mut machine, &mut plane, from, (&socket, place, &state_file)).await {
             Ok(running) => {
@@ -274,6 +277,7 @@ struct Begun {
     managed: Managed,
     /// Whether the data plane is one that an earlier process has left.
     has_inherited: bool,
+    looked_up: Vec<(Name, Places)>,
 }
 
 impl Begun {
@@ -287,6 +291,7 @@ impl Begun {
             forwarding,
             managed,
             has_inherited: false,
+            looked_up: Vec::new(),
         }
     }
 
@@ -340,6 +345,9 @@ impl Begun {
             if state.restore_name(&name, places) {
                 tracing::info!(name = name.text(), "known from before, until it is answered");
             }
+        }
+        for (name, places) in self.looked_up.drain(..) {
+            state.note_looked_up(&name, places);
         }
         look_up_first(&mut state, (&resolver, &mut answers)).await.map_err(StartError::Name)?;
         if let Some(found) = &found {

@@ -78,7 +78,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Word::Failed(reason) => reason,
             Word::Running { .. } => "it runs without having been told to".to_owned(),
             Word::Ready => match self.hand_over(&mut next).await {
-                Ok(version) => return Some(ending(next, version)),
+                Ok(running) => return Some(ending(next, running)),
                 Err(reason) => {
                     next.process.end().await;
                     self.take_back().await;
@@ -99,8 +99,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         drop(reply.send(Err(ProblemDetails::failed(detail))));
     }
 
-    /// Lets go of everything; answers with the version that runs then.
-    async fn hand_over(&mut self, next: &mut Next) -> Result<String, String> {
+    /// Lets go of everything; answers with the version that runs then, and the flows that it still carries over.
+    async fn hand_over(&mut self, next: &mut Next) -> Result<(String, u64), String> {
         self.save();
         // Two that read events would each have half of them.
         self.events.stop_reading();
@@ -109,7 +109,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.follow_metrics(None).await;
         next.process.go(self.lock.file()).map_err(|error| error.to_string())?;
         match self.hear_alive(next).await {
-            Some(Word::Running { version }) => Ok(version),
+            Some(Word::Running { version, to_be_carried }) => Ok((version, to_be_carried)),
             Some(Word::Failed(reason)) => Err(reason),
             Some(Word::Ready) => Err("it makes ready again".to_owned()),
             None => Err(format!("it has not come to run within {START_WITHIN:?}")),
@@ -169,11 +169,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 }
 
-fn ending(next: Next, version: String) -> Ending {
+fn ending(next: Next, (version, to_be_carried): (String, u64)) -> Ending {
     let answer = UpgradeAnswer {
         pid: next.process.pid(),
         version,
         previous_version: env!("CARGO_PKG_VERSION").to_owned(),
+        to_be_carried,
         took_ms: u64::try_from(next.began.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
     Ending::HandedOver(next.reply, answer)

@@ -14,7 +14,7 @@ use Transport::{Ack, Bare, Fin, Syn, Udp};
 
 /// Carries everything over, and forgets the old tables.
 fn finish(world: &mut World) {
-    let is_done = (0..1_000).any(|_| world.kernel.carry(7) == Moving::Done);
+    let is_done = (0..1_000).any(|_| world.kernel.carry(7).unwrap() == Moving::Done);
     assert!(is_done, "{:?}", world.kernel.occupancy());
     conclude(world);
 }
@@ -23,7 +23,7 @@ fn finish(world: &mut World) {
 fn conclude(world: &mut World) {
     world.kernel.take_new_tables().unwrap();
     world.kernel.conclude().unwrap();
-    assert_eq!(world.kernel.carry(1), Moving::Nothing);
+    assert_eq!(world.kernel.carry(1).unwrap(), Moving::Nothing);
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn flows_go_on_before_while_and_after_they_are_carried_over() {
             }
             let there = agree(&mut world).len();
             assert_eq!(there, 40 + steps.min(new.len()), "after {steps} steps");
-            match world.kernel.carry(4) {
+            match world.kernel.carry(4).unwrap() {
                 Moving::Going => {}
                 Moving::Done => break,
                 other => panic!("{other:?}"),
@@ -173,7 +173,7 @@ fn flows_that_find_no_room_stay_where_they_are_until_they_do() {
     for _ in 0..3 {
         let mut last = Moving::Going;
         while last == Moving::Going {
-            last = world.kernel.carry(10);
+            last = world.kernel.carry(10).unwrap();
         }
         assert_eq!(last, Moving::Waiting);
         let left = world.kernel.occupancy().to_be_carried;
@@ -213,7 +213,7 @@ fn counts_are_those_of_the_tables_whatever_comes_while_flows_are_carried_over() 
             .collect();
         world.batch(&lines);
         agree(&mut world);
-        match world.kernel.carry(1 + dice.below(12)) {
+        match world.kernel.carry(1 + dice.below(12)).unwrap() {
             Moving::Nothing => world.kernel.resize(20 + dice.below(900)).unwrap(),
             Moving::Done => {
                 conclude(&mut world);

@@ -10,9 +10,11 @@ use equipoise::apply::Applier;
 use equipoise::config_file;
 use equipoise::dataplane::DataPlane as _;
 use equipoise::dataplane::kernel::{Clock, Eviction, Input, Kernel, Options, Output, TcWay};
+use equipoise_common::limit;
 use equipoise_common::value::Host;
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::Config;
+use equipoise_core::diff::Applied;
 use equipoise_core::facts::{Facts, Interface};
 use equipoise_core::state::State;
 use equipoise_lab::Netns;
@@ -87,6 +89,8 @@ pub(crate) struct Bench {
     pub(crate) state: State,
     /// What is known to be in them.
     pub(crate) applier: Applier,
+    pub(crate) instance: String,
+    max_flows: u32,
     front_mac: [u8; 6],
     back_mac: [u8; 6],
     _far: Netns,
@@ -137,10 +141,36 @@ impl Bench {
         let facts = Facts { interfaces: interfaces.into(), sources: sources(), ..Facts::default() };
         let state = State::new(parsed(config), facts);
         let applier = Applier::default();
-        let mut bench =
-            Self { netns, kernel, front, back, state, applier, front_mac, back_mac, _far: far };
+        let mut bench = Self {
+            netns,
+            kernel,
+            front,
+            back,
+            state,
+            applier,
+            instance,
+            max_flows,
+            front_mac,
+            back_mac,
+            _far: far,
+        };
         bench.converge();
         bench
+    }
+
+    /// Another process's kernel after this one's, which stays as it is; what is planned is in its maps, and its devices are concluded.
+    pub(crate) fn after(&mut self) -> Kernel {
+        let (instance, devices) = (self.instance.clone(), [self.front, self.back]);
+        let max_flows = self.max_flows;
+        let mut kernel = self.netns.run(|| loaded(&instance, max_flows, Clock::Set, devices));
+        self.applier = Applier::default();
+        if let Some(found) = kernel.found().unwrap() {
+            self.state.take_over(&found);
+            self.applier = Applier::new(Applied::found(limit::SLOTS, found));
+        }
+        self.applier.converge(&mut kernel, self.state.plan()).unwrap();
+        kernel.conclude().unwrap();
+        kernel
     }
 
     /// Another configuration, by the same steps as in a reload.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use equipoise::dataplane::DataPlane as _;
 use equipoise::dataplane::kernel::Input;
-use equipoise_common::verdict::{Hook, Verdict};
+use equipoise_common::verdict::{COUNTERS, Hook, VERDICTS, Verdict};
 use equipoise_core::facts::{Facts, Interface};
 use equipoise_lab::scale;
 
@@ -51,7 +51,11 @@ fn config(dice: &mut Dice) -> String {
 }
 
 fn counters(bench: &Bench) -> Vec<u64> {
-    bench.kernel.verdicts().unwrap().iter().map(|(_, _, count)| *count).collect()
+    let mut counters = vec![0; COUNTERS as usize];
+    for (hook, verdict, count) in bench.kernel.verdicts().unwrap() {
+        counters[hook.counter(verdict) as usize] = count;
+    }
+    counters
 }
 
 /// Packets and bytes of each service, by id.
@@ -115,7 +119,7 @@ fn fare(bench: &Bench, model: &mut Model, first: u64) -> Result<(), String> {
         else {
             return failed(format!("not one verdict: {counted:?}"));
         };
-        let verdict = Verdict::ALL[one % Verdict::ALL.len()];
+        let verdict = Verdict::ALL[one % VERDICTS as usize];
         if one != shot.hook.counter(verdict) as usize {
             return failed(format!("{verdict:?} is counted at another hook"));
         }

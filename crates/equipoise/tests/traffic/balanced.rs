@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -74,6 +75,16 @@ impl Balancer {
     pub(crate) fn run_with(&mut self, environment: &[(&str, &str)]) {
         let mut command = self.command();
         command.envs(environment.iter().copied());
+        self.start_by(command);
+    }
+
+    /// Starts another binary.
+    pub(crate) fn run_by(&mut self, binary: &Path) {
+        let command = self.command_of(binary);
+        self.start_by(command);
+    }
+
+    fn start_by(&mut self, mut command: Command) {
         command.args(["run", "-c"]).arg(self.file());
         let mut daemon = Daemon::start(command).unwrap();
         daemon.wait_for_log("running: instance", DEADLINE).unwrap();
@@ -114,7 +125,11 @@ impl Balancer {
 
     /// `equipoise` with this instance's name.
     pub(crate) fn command(&self) -> Command {
-        let mut command = self.netns.command(BINARY);
+        self.command_of(Path::new(BINARY))
+    }
+
+    fn command_of(&self, binary: &Path) -> Command {
+        let mut command = self.netns.command(binary);
         command.args(["--instance", &self.instance]).env("NO_COLOR", "1");
         command
     }

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use equipoise_lab::client::{Connect, EchoConnection, UdpAsker};
-use equipoise_lab::dns::DnsServer;
+use equipoise_lab::dns::{DnsServer, Kind, Says};
 use equipoise_lab::topology::{Lab, Options};
 use equipoise_lab::{scale, wait_until};
 use serde_json::Value;
@@ -137,4 +137,39 @@ fn a_name_that_changes_moves_new_flows_and_no_established_one() {
         (&names[0]["name"], &names[0]["consecutive_failures"]),
         (&host("web").into(), &0.into())
     );
+}
+
+/// The process that is to come next waits for names that nobody answers, and nobody waits for it meanwhile.
+#[test]
+fn an_upgrade_waits_for_names_while_the_process_before_still_answers() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let _echoes = echo_servers(&lab);
+    let server = DnsServer::start_in(&lab.balancer, Ipv4Addr::LOCALHOST.into()).unwrap();
+    let (name, vip) = vips()[0];
+    let host = "web.internal";
+    server.host(host, &[&backends(&lab, vip)[0].0.ip().to_string()], 3600);
+    let named = format!("{{ host = \"{host}\", port = {PORT}, refresh = \"1h\" }}");
+    let service =
+        service(name, vip, &[]).replace("backends = [\n", &format!("backends = [{named}"));
+    let settings = format!(
+        "[settings]\nattach = \"{}\"\nmax-flows = 20000\n[settings.dns]\nresolvers = [\"{}\"]\n",
+        TC.asked,
+        server.address()
+    );
+    let balancer = Balancer::start(&lab.balancer, &(settings + &service));
+    let first = balancer.status()["pid"].clone();
+    for kind in [Kind::V4, Kind::V6] {
+        server.says(host, kind, Says::Silence);
+    }
+    let asked = server.asked(host);
+    let mut upgrade = balancer.command().args(["upgrade", BINARY]).spawn().unwrap();
+    wait_until(DEADLINE, "the next process asks", || server.asked(host) > asked).unwrap();
+    assert_eq!(balancer.status()["pid"], first);
+    assert!(upgrade.wait().unwrap().success());
+    let status = balancer.status();
+    assert_ne!(status["pid"], first);
+    // What it stood for is what it is known for.
+    let client = &lab.client().netns;
+    EchoConnection::open(client, vip, &Connect::default()).unwrap().ask(b"who?").unwrap();
+    assert_eq!(balancer.ask(&["stop"]).0, 0);
 }

@@ -21,7 +21,7 @@ fn wait_for_tables(balancer: &Balancer, size: u32) {
 }
 
 /// The maps that are pinned.
-fn names(balancer: &Balancer) -> Vec<String> {
+pub(crate) fn names(balancer: &Balancer) -> Vec<String> {
     let folder = format!("/sys/fs/bpf/equipoise/{}/maps", balancer.instance);
     let entries = std::fs::read_dir(folder).unwrap();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()

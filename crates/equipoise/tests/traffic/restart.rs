@@ -149,7 +149,7 @@ pub(crate) fn config(lab: &Lab, attach: &str, max_flows: u32) -> String {
 }
 
 /// The packets of all services so far.
-fn packets(status: &Value) -> u64 {
+pub(crate) fn packets(status: &Value) -> u64 {
     let services = status["services"].as_array().unwrap();
     let pools = services.iter().flat_map(|service| service["pools"].as_array().unwrap());
     let backends = pools.flat_map(|pool| pool["backends"].as_array().unwrap());

@@ -117,31 +117,62 @@ fn release_others(pins: &Pins, device: &Device<'_>, attached: &Attached) {
     }
 }
 
-/// Puts programs that are pinned back into a link that has been taken over from them.
-pub(super) fn put_back(pins: &Pins, link: &Link) -> Result<(), Cause> {
-    let path = &link.path;
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if let Some(hook) = clsact::hook_of(path) {
-        let name = if hook == TcAttachType::Ingress { IN } else { OUT };
-        let mut program = SchedClassifier::from_pin(pins.program(name))?;
-        return clsact::put_back(&mut program, path);
+/// Puts the programs that are pinned in these places into what stands for an attachment, in place of those that hang there. Where there is
+/// none for its hook, nothing changes.
+pub(super) fn put(place: &dyn Fn(&str) -> PathBuf, link: &Path) -> Result<(), Cause> {
+    let what = link.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let hook = clsact::hook_of(link);
+    let name = match (hook, what.split('-').next()) {
+        (Some(TcAttachType::Ingress), _) | (None, Some("in")) => IN,
+        (Some(_), _) | (None, Some("out")) => OUT,
+        (None, Some("xdp")) => XDP,
+        (None, Some("xdpg")) => XDP_GENERIC,
+        _ => return Ok(()),
+    };
+    let program = place(name);
+    if !program.exists() {
+        return Ok(());
     }
-    let standing = FdLink::from(PinnedLink::from_pin(path)?);
-    match name.split('-').next() {
-        Some("in" | "out") => {
-            let name = if name.starts_with("in") { IN } else { OUT };
-            let mut program = SchedClassifier::from_pin(pins.program(name))?;
+    if hook.is_some() {
+        return clsact::put_back(&mut SchedClassifier::from_pin(program)?, link);
+    }
+    let standing = FdLink::from(PinnedLink::from_pin(link)?);
+    match name {
+        XDP | XDP_GENERIC => {
+            let mut program = Xdp::from_pin(program, XdpAttachType::Interface)?;
             program.attach_to_link(standing.try_into()?)?;
         }
-        Some(kind @ ("xdp" | "xdpg")) => {
-            let name = if kind == "xdp" { XDP } else { XDP_GENERIC };
-            let path = pins.program(name);
-            let mut program = Xdp::from_pin(path, XdpAttachType::Interface)?;
+        _ => {
+            let mut program = SchedClassifier::from_pin(program)?;
             program.attach_to_link(standing.try_into()?)?;
         }
-        _ => {}
     }
     Ok(())
+}
+
+/// Whether the device is there that a pin among the links is about.
+pub(super) fn has_device(link: &Path) -> bool {
+    let name = link.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let index = name.rsplit('-').next().and_then(|index| index.parse().ok());
+    index.is_some_and(|index| clsact::device_name(index).is_some())
+}
+
+/// How programs of an earlier process hang on a device.
+pub(super) fn as_it_hangs(pins: &Pins, device: &Device<'_>) -> Attachment {
+    let has = |what| pins.link(what, device.index).exists();
+    let filters = || {
+        let links = pins.links_of(device.index).unwrap_or_default();
+        links.iter().any(|link| clsact::hook_of(link) == Some(TcAttachType::Ingress))
+    };
+    let (hook, mode) = match () {
+        () if has("xdp") => ("xdp", "native"),
+        () if has("xdpg") => ("xdp", "generic"),
+        () if has("in") => ("tc", "tcx"),
+        () if filters() => ("tc", "clsact"),
+        () => ("none", "none"),
+    };
+    let reason = "as before, until all flows have been carried over".to_owned();
+    Attachment { hook, mode, reason }
 }
 
 /// The link that is pinned there, if the device has its program; one that hung on a device that has gone is removed.

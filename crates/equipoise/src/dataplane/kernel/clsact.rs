@@ -223,7 +223,7 @@ fn mark(program: &SchedClassifier, pins: &Pins, what: &str, index: u32) -> Resul
     Ok(path)
 }
 
-fn device_name(index: u32) -> Option<String> {
+pub(super) fn device_name(index: u32) -> Option<String> {
     let mut name = [0_u8; libc::IF_NAMESIZE];
     // SAFETY: room for the longest name there is.
     let found = unsafe { libc::if_indextoname(index, name.as_mut_ptr().cast()) };

@@ -1,14 +1,14 @@
 //! What an earlier process has left pinned: whether it can be taken over, and what is in its maps.
 //!
 //! Every pinned map is compared with what this build would make before any is used: its kind, the sizes of keys and values,
-//! how many entries, flags, and the tag of all layouts. Maps that a process has not come to fill, since it was killed before, have no
+//! how many entries, flags, and the tag of all layouts. Of maps of another layout it is those by which flows are carried over. Maps that a process has not come to fill, since it was killed before, have no
 //! tag, and are as good as none. Reads; takes nothing over and removes nothing.
 
 use std::collections::BTreeMap;
 
 use aya::maps::{Array, MapData, MapInfo};
 use aya_obj::Object;
-use equipoise_common::value::{LAYOUT, Layout};
+use equipoise_common::value::{CARRIAGE, LAYOUT, Layout};
 
 use super::pin::{Pins, refused};
 use super::{KernelError, load};
@@ -19,6 +19,8 @@ pub(super) enum Left {
     Nothing,
     /// Maps as this build makes them.
     Maps(Layout),
+    /// Maps of another layout, from which flows can be carried over.
+    Other(Layout),
     /// Something that cannot be used, and why.
     Unusable(String),
 }
@@ -41,12 +43,17 @@ pub(super) fn look(pins: &Pins, object: &[u8], names: &[&str]) -> Result<Left, K
     let Some(layout) = layout(pins) else {
         return Ok(Left::Unusable("it has not come to fill its maps".to_owned()));
     };
-    if layout.tag != LAYOUT {
-        let theirs = layout.tag;
-        return Ok(Left::Unusable(format!("its maps have layout {theirs}, and not {LAYOUT}")));
+    let is_ours = layout.tag == LAYOUT;
+    if !is_ours && layout.carriage != CARRIAGE {
+        let Layout { tag, carriage, .. } = layout;
+        return Ok(Left::Unusable(format!(
+            "its maps have layout {tag}, and not {LAYOUT}, and flows are carried over by {carriage} there, and not by {CARRIAGE}"
+        )));
     }
     let shapes = shapes(object)?;
-    for &name in names {
+    let is_looked_at =
+        |name: &str| is_ours || load::SHARED.contains(&name) || load::OF_A_TABLE.contains(&name);
+    for &name in names.iter().filter(|name| is_looked_at(name)) {
         let Some(wanted) = shapes.get(name) else { continue };
         let entries = if load::is_flow_table(name) { layout.sets } else { wanted.entries };
         let wanted = Shape { entries, ..*wanted };
@@ -58,7 +65,7 @@ pub(super) fn look(pins: &Pins, object: &[u8], names: &[&str]) -> Result<Left, K
             Ok(_) => {}
         }
     }
-    Ok(Left::Maps(layout))
+    Ok(if is_ours { Left::Maps(layout) } else { Left::Other(layout) })
 }
 
 /// What the maps are said to be like; none where nothing is said.

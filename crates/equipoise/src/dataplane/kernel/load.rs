@@ -3,19 +3,21 @@
 //!
 //! The same object is loaded to balance, to explain, and beside what is measured. Knows nothing of devices.
 
+use std::borrow::BorrowMut;
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::PathBuf;
 
-use aya::maps::{MapData, ProgramArray};
+use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::{Program, ProgramError, ProgramFd};
 use aya::{Ebpf, EbpfLoader};
 use equipoise_common::flow::sets_for;
-use equipoise_common::value::{LAYOUT, Layout};
+use equipoise_common::value::{CARRIAGE, LAYOUT, Layout};
 
 use super::inherit::{self, Left};
 use super::pin::{Pins, refused};
+use super::table::is_missing;
 use super::{Clock, Eviction, KernelError, Options, attach};
 
 /// The object with the packet programs; empty when it could not be built.
@@ -76,13 +78,15 @@ impl Sizes {
     /// What maps of these sizes are said to be like, beside the tables that flows are carried over to.
     pub(super) fn layout(self, next: Option<Self>) -> Layout {
         let Self { max_flows, sets, seed, .. } = self;
-        let layout = Layout { tag: LAYOUT, seed, max_flows, sets, ..Layout::default() };
-        match next {
-            Some(Self { max_flows: next_max_flows, sets: next_sets, seed: next_seed, .. }) => {
-                Layout { next_seed, next_max_flows, next_sets, ..layout }
-            }
-            None => layout,
-        }
+        let own =
+            Layout { tag: LAYOUT, seed, max_flows, sets, carriage: CARRIAGE, ..Layout::default() };
+        next.map_or(own, |next| next.beside(own))
+    }
+
+    /// What maps are said to be like beside which flow tables of these sizes are.
+    pub(super) fn beside(self, layout: Layout) -> Layout {
+        let Self { max_flows: next_max_flows, sets: next_sets, seed: next_seed, .. } = self;
+        Layout { next_tag: LAYOUT, next_seed, next_max_flows, next_sets, ..layout }
     }
 }
 
@@ -101,9 +105,37 @@ pub(super) enum Side {
     /// Those that are in force.
     Own,
     /// Those that flows are carried over to, beside those in force, which have these sizes.
-    Next(Sizes),
+    Next(Sizes, Anew),
     /// The same, once all flows are there.
-    Last,
+    Last(Anew),
+}
+
+/// Which maps there are a second time while flows are carried over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Anew {
+    /// The flow tables, for another size.
+    Tables,
+    /// All but those that maps of two layouts share.
+    Layout,
+}
+
+impl Side {
+    /// Whether this map is one of those that there are a second time.
+    fn is_next(self, map: &str) -> bool {
+        match self {
+            Self::Own => false,
+            Self::Next(_, Anew::Tables) | Self::Last(Anew::Tables) => OF_A_TABLE.contains(&map),
+            Self::Next(_, Anew::Layout) | Self::Last(Anew::Layout) => !SHARED.contains(&map),
+        }
+    }
+
+    /// What programs, and the maps of their stages, are pinned as.
+    fn name(self, name: &str) -> String {
+        match self {
+            Self::Own | Self::Last(_) => name.to_owned(),
+            Self::Next(..) => next(name),
+        }
+    }
 }
 
 /// Whether the programs only explain.
@@ -141,20 +173,21 @@ pub(super) fn pin_again(
     ebpf: &mut Ebpf,
     pins: &Pins,
     programs: impl Iterator<Item = &'static str>,
+    side: Side,
 ) -> Result<(), KernelError> {
-    pin_programs(ebpf, pins, programs)?;
-    pin_stages(ebpf, pins, Side::Own)
+    pin_programs(ebpf, (pins, side), programs)?;
+    pin_stages(ebpf, pins, side)
 }
 
 fn pin_programs<'a>(
     ebpf: &mut Ebpf,
-    pins: &Pins,
+    (pins, side): (&Pins, Side),
     programs: impl Iterator<Item = &'a str>,
 ) -> Result<(), KernelError> {
     for name in programs {
         let failed = |error: &dyn std::fmt::Display| refused(&format!("pinning {name}"), error);
         let program = ebpf.program_mut(name).ok_or_else(|| failed(&"no such program"))?;
-        program.pin(pins.program(name)).map_err(|error| failed(&error))?;
+        program.pin(pins.program(&side.name(name))).map_err(|error| failed(&error))?;
     }
     Ok(())
 }
@@ -164,11 +197,7 @@ pub(super) fn pin_stages(ebpf: &mut Ebpf, pins: &Pins, side: Side) -> Result<(),
     for name in [STAGES_XDP, STAGES_TC] {
         // The kernel empties such a map when nobody in user space holds it any more; a pin does.
         let places = stages(ebpf, name)?;
-        let path = match side {
-            Side::Own | Side::Last => pins.stages(name),
-            Side::Next(_) => pins.stages(&next(name)),
-        };
-        places.pin(path).map_err(|error| filling(name, &error))?;
+        places.pin(pins.stages(&side.name(name))).map_err(|error| filling(name, &error))?;
     }
     Ok(())
 }
@@ -191,7 +220,7 @@ pub(super) fn open_twin(pins: &Pins, sizes: Sizes, side: Side) -> Result<Ebpf, K
 /// All at once: to verify them takes seconds, and the kernel does it on as many CPUs as it is asked from.
 pub(super) fn load_groups(
     ebpf: &mut Ebpf,
-    pins: Option<&Pins>,
+    pins: Option<(&Pins, Side)>,
     groups: &[Group],
 ) -> Result<(), KernelError> {
     let names: BTreeSet<&str> = groups.iter().flat_map(|group| group.programs()).collect();
@@ -221,14 +250,10 @@ pub(super) fn open_object(object: &[u8], load: Load<'_>) -> Result<Ebpf, KernelE
     let traces = u8::from(sizes.traces && dry == Dry::No);
     let observes = u8::from(sizes.observes);
     let spares_confirmed = u8::from(sizes.eviction == Eviction::Unconfirmed);
-    let mut paths: Vec<(&str, PathBuf)> = MAPS.iter().map(|&name| (name, pins.map(name))).collect();
+    let path = |name| pins.map(&if side.is_next(name) { next(name) } else { name.to_owned() });
+    let mut paths: Vec<(&str, PathBuf)> = MAPS.iter().map(|&name| (name, path(name))).collect();
     let mut others = (0, 0);
-    if !matches!(side, Side::Own) {
-        for (name, path) in paths.iter_mut().filter(|(name, _)| OF_A_TABLE.contains(name)) {
-            *path = pins.map(&next(name));
-        }
-    }
-    if let Side::Next(other) = side {
+    if let Side::Next(other, _) = side {
         others = (other.sets, other.seed);
         paths.extend([("OTHER_V4", pins.map("FLOWS_V4")), ("OTHER_V6", pins.map("FLOWS_V6"))]);
     }
@@ -317,7 +342,7 @@ impl Group {
     }
 
     /// The one that packets come to.
-    const fn entry(self) -> &'static str {
+    pub(super) const fn entry(self) -> &'static str {
         match self {
             Self::Ingress => attach::IN,
             Self::Egress => attach::OUT,
@@ -376,26 +401,95 @@ fn link_stages(ebpf: &mut Ebpf, group: Group) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// [`Stage::Elsewhere`] of the programs.
+const ELSEWHERE: u32 = 4;
+
 /// Has the programs of a group leave what they do not find to those of another object, on other flow tables.
 pub(super) fn link_elsewhere(
     ebpf: &mut Ebpf,
     other: &Ebpf,
     group: Group,
 ) -> Result<(), KernelError> {
-    /// [`Stage::Elsewhere`] of the programs.
-    const ELSEWHERE: u32 = 4;
+    let (map, _) = group.places();
+    set_elsewhere(stages(ebpf, map)?, other, group)
+}
+
+/// The same for the programs of an earlier process, whose stages are pinned.
+pub(super) fn link_pinned_elsewhere(
+    pins: &Pins,
+    other: &Ebpf,
+    group: Group,
+) -> Result<(), KernelError> {
+    let (map, _) = group.places();
+    set_elsewhere(pinned_stages(pins, map)?, other, group)
+}
+
+/// Takes that back for all programs whose stages are pinned.
+pub(super) fn unlink_pinned(pins: &Pins) -> Result<(), KernelError> {
+    for group in Group::ALL {
+        let (map, first) = group.places();
+        match pinned_stages(pins, map)?.clear_index(&(first + 2 * ELSEWHERE)) {
+            Err(error) if !is_missing(&error) => return Err(filling(map, &error)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn pinned_stages(pins: &Pins, map: &str) -> Result<ProgramArray<MapData>, KernelError> {
+    let there = MapData::from_pin(pins.stages(map)).map_err(|error| filling(map, &error))?;
+    ProgramArray::try_from(Map::ProgramArray(there)).map_err(|error| filling(map, &error))
+}
+
+fn set_elsewhere<T: BorrowMut<MapData>>(
+    mut places: ProgramArray<T>,
+    other: &Ebpf,
+    group: Group,
+) -> Result<(), KernelError> {
     let (map, first) = group.places();
     let entry = group.entry();
     let program =
         other.program(entry).ok_or_else(|| filling(map, &format!("no program {entry}")))?;
     let fd: &ProgramFd = program.fd().map_err(|error| filling(map, &error))?;
     let fd = fd.try_clone().map_err(|error| filling(map, &error))?;
-    let mut places = stages(ebpf, map)?;
     places.set(first + 2 * ELSEWHERE, &fd, 0).map_err(|error| filling(map, &error))
 }
 
 /// Maps that there is one of for each size of the flow tables.
 pub(super) const OF_A_TABLE: [&str; 3] = ["FLOWS_V4", "FLOWS_V6", "LIVE"];
+
+/// Maps that those of two layouts share while flows are carried over: what programs of both count and look up in the same way
+/// ([`CARRIAGE`]).
+pub(super) const SHARED: [&str; 18] = [
+    "LAYOUT",
+    "HOLDERS",
+    "MOVING",
+    "ADDRESSES",
+    "LIVE_SERVICES",
+    "LIVE_BACKENDS",
+    "LIVE_CLOSING",
+    "HANDSHAKES",
+    "PRESSURE",
+    "STATELESS",
+    "PROBED",
+    "FRAGMENTS_V4",
+    "FRAGMENTS_V6",
+    "EVENTS",
+    "VERDICTS",
+    "SERVICE_TRAFFIC",
+    "BACKEND_TRAFFIC",
+    "CLOCK",
+];
+
+/// Whether it is a map of the stages of programs beside others.
+pub(super) fn is_next_stage(map: &str) -> bool {
+    map.strip_prefix(NEXT).is_some_and(|name| [STAGES_XDP, STAGES_TC].contains(&name))
+}
+
+/// Whether pins have a map of this name that is none of this version's.
+pub(super) fn is_foreign(map: &str) -> bool {
+    !MAPS.contains(&map) && ![STAGES_XDP, STAGES_TC].contains(&map)
+}
 
 /// Whether a map is a flow table, of which the number of flows decides the size.
 pub(super) fn is_flow_table(name: &str) -> bool {
@@ -468,4 +562,21 @@ pub(super) fn load_error(error: &(dyn std::error::Error + 'static)) -> KernelErr
         cause = inner.source();
     }
     KernelError::Refused(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_maps_of_two_layouts_have_alike_is_told() {
+        let text = include_str!("../../../../../docs/pins.md");
+        let (_, told) = text.split_once("\n## Between two layouts\n").unwrap();
+        let others = ["BACKENDS", "POLICIES", STAGES_XDP, STAGES_TC];
+        for name in SHARED.iter().chain(&OF_A_TABLE).chain(&others) {
+            assert!(told.contains(&format!("`{name}`")), "{name}");
+        }
+        assert!(SHARED.iter().all(|name| MAPS.contains(name)));
+        assert!(told.contains(&format!("`carriage`, {CARRIAGE} by now")));
+    }
 }

@@ -112,8 +112,9 @@ impl Pins {
         Self::at(self.root.clone())
     }
 
-    /// Programs of this turn get their names, in place of those before, which nothing runs any more.
-    pub(super) fn settle(&mut self) -> io::Result<()> {
+    /// Programs of this turn get their names, in place of those before, which nothing runs any more. Programs that have no successor go,
+    /// but those that are still needed.
+    pub(super) fn settle(&mut self, is_needed: impl Fn(&str) -> bool) -> io::Result<()> {
         if self.turn == 0 {
             return Ok(());
         }
@@ -126,11 +127,11 @@ impl Pins {
                 let (plain, _) = turn(name).unwrap_or((name, 0));
                 fs::rename(path.join(name), path.join(plain))?;
             }
-            // Those of turns that came to nothing, and programs that have no successor.
+            // And those of turns that came to nothing.
             let named = |name: &str| names.iter().any(|n| turn(n) == Some((name, self.turn)));
             let is_over = |name: &&String| match turn(name) {
                 Some((_, number)) => number != self.turn,
-                None => folder == "programs" && !named(name),
+                None => folder == "programs" && !named(name) && !is_needed(name),
             };
             for name in names.iter().filter(is_over) {
                 fs::remove_file(path.join(name))?;
@@ -152,14 +153,43 @@ impl Pins {
         Ok(())
     }
 
-    /// Maps whose names begin like this go.
-    pub(super) fn remove_maps(&self, beginning: &str) -> io::Result<()> {
-        for name in self.names("maps")? {
-            if name.starts_with(beginning) {
-                fs::remove_file(self.map(&name))?;
+    /// Programs and maps whose names begin like this go.
+    pub(super) fn remove_beginning(&self, beginning: &str) -> io::Result<()> {
+        for folder in ["programs", "maps"] {
+            for name in self.names(folder)? {
+                if name.starts_with(beginning) {
+                    fs::remove_file(self.root.join(folder).join(name))?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Programs, and then maps, whose names begin like this get them without that, in place of what has those.
+    pub(super) fn rename_beginning(&self, beginning: &str) -> io::Result<()> {
+        for folder in ["programs", "maps"] {
+            let path = self.root.join(folder);
+            for name in self.names(folder)? {
+                if let Some(plain) = name.strip_prefix(beginning) {
+                    fs::rename(path.join(&name), path.join(plain))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Maps of these names go.
+    pub(super) fn remove_maps(&self, which: impl Fn(&str) -> bool) -> io::Result<()> {
+        for name in self.names("maps")?.iter().filter(|name| which(name)) {
+            fs::remove_file(self.map(name))?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is a program or a map whose name begins like this.
+    pub(super) fn has_beginning(&self, beginning: &str) -> io::Result<bool> {
+        let names = [self.names("programs")?, self.names("maps")?].concat();
+        Ok(names.iter().any(|name| name.starts_with(beginning)))
     }
 
     /// What stands for attachments: filters before the qdisc that they hang on.

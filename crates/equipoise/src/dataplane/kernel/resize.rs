@@ -15,10 +15,10 @@ use equipoise_common::key::{V4, V6};
 use equipoise_common::value::Layout;
 
 use super::flow::{FIRST_V4, FIRST_V6, Table, carry_all, unlock_left};
-use super::load::{self, Group, NEXT, OF_A_TABLE, Side, Sizes, next};
+use super::load::{self, Anew, Group, NEXT, Side, Sizes};
 use super::pin::{Pins, refused};
 use super::table::{Flows, grace};
-use super::{Kernel, KernelError, inherit};
+use super::{Kernel, KernelError};
 use crate::dataplane::Moving;
 
 /// Flows are carried over for so long at a time: nothing else is done meanwhile.
@@ -33,9 +33,10 @@ pub(super) struct Resizing {
     ebpf: Ebpf,
     pub(super) flows: Flows,
     pub(super) sizes: Sizes,
-    /// The set of the old tables where the next part begins.
-    cursor: u32,
 }
+
+/// Why something is not done now.
+pub(super) const CARRYING: &str = "flows are being carried over to other tables";
 
 /// What packets are through with once others are attached in its place.
 pub(super) struct Leftover {
@@ -57,15 +58,25 @@ impl Leftover {
     }
 }
 
+/// Flow tables and what they are like.
+pub(super) type Tables<'a> = (&'a Flows, Sizes);
+
 impl Kernel {
+    /// Whether flows are being carried over.
+    pub(super) fn is_carrying(&self) -> bool {
+        self.resizing.is_some()
+            || self.left.is_some()
+            || self.older.as_ref().is_some_and(|older| older.has_begun)
+    }
+
     /// The live flows that each table holds at most, or will.
     pub(super) fn wanted_flows(&self) -> u32 {
         self.resizing.as_ref().map_or(self.sizes.max_flows, |resizing| resizing.sizes.max_flows)
     }
 
     pub(super) fn begin_resizing(&mut self, max_flows: u32) -> Result<(), KernelError> {
-        if self.resizing.is_some() || self.left.is_some() {
-            return Err(refused("another size", &"flows are being carried over already"));
+        if self.is_carrying() || self.older.is_some() {
+            return Err(refused("another size", &CARRYING));
         }
         let sizes = self.sizes.with(max_flows);
         let begun = self.open_next(sizes).and_then(|resizing| {
@@ -87,18 +98,24 @@ impl Kernel {
     pub(super) fn resume_resizing(&mut self, layout: &Layout) -> Result<(), KernelError> {
         let Some(sizes) = self.sizes.next_of(layout) else { return Ok(()) };
         let resizing = self.open_next(sizes)?;
-        let (v4, v6) = self.next_tables(&resizing);
+        let (v4, v6) = self.families((&resizing.flows, resizing.sizes));
         unlock_left::<V4, 8>(&v4);
         unlock_left::<V6, 16>(&v6);
         self.go_elsewhere(resizing)
     }
 
     fn open_next(&self, sizes: Sizes) -> Result<Resizing, KernelError> {
-        let mut ebpf = load::open(&self.pins, sizes, Side::Next(self.sizes))?;
+        let side = self.next_side();
+        let mut ebpf = load::open(&self.pins, sizes, side)?;
         let flows = Flows::take(&mut ebpf, sizes.sets)?;
         let groups: Vec<Group> = self.loaded.iter().copied().collect();
-        load::load_groups(&mut ebpf, None, &groups)?;
-        Ok(Resizing { ebpf, flows, sizes, cursor: 0 })
+        load::load_groups(&mut ebpf, Some((&self.pins, side)), &groups)?;
+        Ok(Resizing { ebpf, flows, sizes })
+    }
+
+    /// Of programs on tables of another size.
+    fn next_side(&self) -> Side {
+        Side::Next(self.sizes, Anew::Tables)
     }
 
     /// From here on new flows are opened in the new tables.
@@ -114,80 +131,113 @@ impl Kernel {
 
     /// Programs that have come to be loaded meanwhile go on there too.
     pub(super) fn link_to_next(&mut self, groups: &[Group]) -> Result<(), KernelError> {
+        let side = self.next_side();
         let Some(resizing) = &mut self.resizing else { return Ok(()) };
-        load::load_groups(&mut resizing.ebpf, None, groups)?;
+        load::load_groups(&mut resizing.ebpf, Some((&self.pins, side)), groups)?;
         for &group in groups {
             load::link_elsewhere(&mut self.ebpf, &resizing.ebpf, group)?;
         }
         Ok(())
     }
 
-    /// Their stages are pinned under the names that pins have now.
+    /// They are pinned under the names that pins have now.
     pub(super) fn pin_next_again(&mut self) -> Result<(), KernelError> {
-        match &mut self.resizing {
-            Some(resizing) => {
-                load::pin_stages(&mut resizing.ebpf, &self.pins, Side::Next(self.sizes))
-            }
-            None => Ok(()),
-        }
+        let side = self.next_side();
+        let Some(resizing) = &mut self.resizing else { return Ok(()) };
+        let programs = self.loaded.iter().flat_map(|group| group.programs());
+        load::pin_again(&mut resizing.ebpf, &self.pins, programs, side)
     }
 
     /// Carries flows over for a while.
-    pub(super) fn carry_part(&mut self) -> Moving {
+    pub(super) fn carry_part(&mut self) -> Result<Moving, KernelError> {
         let until = Instant::now() + PART;
         loop {
-            let moving = self.carry(SETS);
+            let moving = self.carry(SETS)?;
             if moving != Moving::Going || Instant::now() >= until {
-                return moving;
+                return Ok(moving);
             }
         }
     }
 
     /// Carries over the flows in the next so many sets of the old tables.
-    pub fn carry(&mut self, sets: u32) -> Moving {
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::dataplane::DataPlane::carry_over`].
+    pub fn carry(&mut self, sets: u32) -> Result<Moving, KernelError> {
         if self.has_new_tables() {
-            return Moving::Done;
+            return Ok(Moving::Done);
         }
-        let Some(resizing) = &self.resizing else { return Moving::Nothing };
-        let end = resizing.cursor.saturating_add(sets).min(self.sizes.sets);
-        self.carry_sets(resizing, resizing.cursor..end);
-        let is_round = end >= self.sizes.sets;
-        if let Some(resizing) = &mut self.resizing {
-            resizing.cursor = if is_round { 0 } else { end };
-        }
-        let live = &self.tables.flows.live;
-        let left = live.count(Count::Table, FIRST_V4) + live.count(Count::Table, FIRST_V6);
-        match (left, is_round) {
+        self.begin_superseding()?;
+        let first = self.carried;
+        let Some([from, to]) = self.ends() else { return Ok(Moving::Nothing) };
+        let end = first.saturating_add(sets).min(from.1.sets);
+        self.carry_sets(from, first..end, to);
+        let is_round = end >= from.1.sets;
+        let left =
+            from.0.live.count(Count::Table, FIRST_V4) + from.0.live.count(Count::Table, FIRST_V6);
+        self.carried = if is_round { 0 } else { end };
+        Ok(match (left, is_round) {
             (0, true) => Moving::Done,
             // What has found no room in this round will find it when other flows have ended.
             (_, true) => Moving::Waiting,
             (_, false) => Moving::Going,
+        })
+    }
+
+    fn carry_sets(&self, from: Tables<'_>, sets: Range<u32>, to: Tables<'_>) {
+        let (one, other) = self.families(from);
+        let (v4, v6) = self.families(to);
+        carry_all::<V4, 8>(&one, sets.clone(), &v4);
+        carry_all::<V6, 16>(&other, sets, &v6);
+    }
+
+    /// The tables that flows are being carried over from, and those that they are carried over to.
+    fn ends(&self) -> Option<[Tables<'_>; 2]> {
+        let own = (&self.tables.flows, self.sizes);
+        match (&self.resizing, &self.older) {
+            (Some(next), _) => Some([own, (&next.flows, next.sizes)]),
+            (None, Some(older)) => Some([(&older.flows, older.sizes), own]),
+            (None, None) => None,
         }
     }
 
-    fn carry_sets(&self, resizing: &Resizing, sets: Range<u32>) {
-        let (v4, v6) = self.next_tables(resizing);
-        carry_all::<V4, 8>(&self.table(FIRST_V4), sets.clone(), &v4);
-        carry_all::<V6, 16>(&self.table(FIRST_V6), sets, &v6);
+    /// All tables that packets look into, in the order in which they do.
+    pub(super) fn all_tables(&self) -> Vec<Tables<'_>> {
+        match self.ends() {
+            Some(ends) => ends.into(),
+            None => vec![(&self.tables.flows, self.sizes)],
+        }
     }
 
-    pub(super) fn next_tables<'a>(
+    /// The live flows that are still to be carried over.
+    pub(super) fn to_be_carried(&self) -> u64 {
+        let Some([(Flows { live, .. }, _), _]) = self.ends() else { return 0 };
+        live.count(Count::Table, FIRST_V4) + live.count(Count::Table, FIRST_V6)
+    }
+
+    /// The tables of both families.
+    pub(super) fn families<'a>(
         &'a self,
-        resizing: &'a Resizing,
+        (flows, sizes): Tables<'a>,
     ) -> (Table<'a, V4>, Table<'a, V6>) {
-        let Resizing { flows, sizes, .. } = resizing;
-        (self.table_of(flows, *sizes, FIRST_V4), self.table_of(flows, *sizes, FIRST_V6))
+        (self.table_of(flows, sizes, FIRST_V4), self.table_of(flows, sizes, FIRST_V6))
     }
 
     /// Loads programs that are on the new tables alone, to be attached in place of the others.
     pub(super) fn take_next_tables(&mut self) -> Result<(), KernelError> {
-        let Some(resizing) = &self.resizing else { return Ok(()) };
+        let (sizes, anew) = match (&self.resizing, &self.older) {
+            (Some(resizing), _) => (resizing.sizes, Anew::Tables),
+            (None, Some(_)) => (self.sizes, Anew::Layout),
+            (None, None) => return Ok(()),
+        };
         let failed = |error: &dyn std::fmt::Display| refused("taking the new flow tables", error);
         let pins = self.pins.clone().next_turn().map_err(|error| failed(&error))?;
         let groups: Vec<Group> = self.loaded.iter().copied().collect();
+        let side = Side::Last(anew);
         let loaded = (|| {
-            let mut ebpf = load::open(&pins, resizing.sizes, Side::Last)?;
-            load::load_groups(&mut ebpf, Some(&pins), &groups)?;
+            let mut ebpf = load::open(&pins, sizes, side)?;
+            load::load_groups(&mut ebpf, Some((&pins, side)), &groups)?;
             Ok(ebpf)
         })();
         let ebpf = match loaded {
@@ -199,29 +249,38 @@ impl Kernel {
                 return Err(error);
             }
         };
-        let Some(resizing) = self.resizing.take() else { return Ok(()) };
-        self.pins = pins;
-        self.sizes = resizing.sizes;
-        self.cursor = 0;
-        let programs = vec![std::mem::replace(&mut self.ebpf, ebpf), resizing.ebpf];
-        let flows = std::mem::replace(&mut self.tables.flows, resizing.flows);
-        self.left = Some(Leftover { _programs: programs, flows: Some(flows) });
+        (self.pins, self.sizes, self.side) = (pins, sizes, side);
+        (self.cursor, self.carried) = (0, 0);
+        let mut programs = vec![std::mem::replace(&mut self.ebpf, ebpf)];
+        let flows = match (self.resizing.take(), self.older.take()) {
+            (Some(resizing), _) => {
+                programs.push(resizing.ebpf);
+                Some(std::mem::replace(&mut self.tables.flows, resizing.flows))
+            }
+            (None, older) => older.map(|older| older.flows),
+        };
+        self.left = Some(Leftover { _programs: programs, flows });
         self.attached.clear();
         Ok(())
     }
 
-    /// The new tables get the names of the old, which nobody reads any more.
+    /// What is attached is on the new tables alone: these get the names of the old, which nobody reads any more.
     pub(super) fn forget_old_tables(&mut self) -> Result<(), KernelError> {
-        if !self.has_new_tables() {
-            self.left = None;
-            return Ok(());
+        let failed = |error: &dyn std::fmt::Display| refused("naming the new tables", error);
+        // First, so that whoever comes after a crash finds programs that go with the tables.
+        let is_resizing = self.resizing.is_some();
+        let is_needed = |name: &str| is_resizing && name.starts_with(NEXT);
+        self.pins.settle(is_needed).map_err(|error| failed(&error))?;
+        if self.has_new_tables() {
+            self.pins.remove_maps(load::is_next_stage).map_err(|error| failed(&error))?;
+            self.pins.rename_beginning(NEXT).map_err(|error| failed(&error))?;
+            self.tables.tag(self.sizes.layout(None))?;
+            self.tables.leave_what_is_missing(0)?;
+            self.side = Side::Own;
         }
-        rename_next(&self.pins).map_err(|error| refused("naming the new flow tables", &error))?;
-        self.tables.tag(self.sizes.layout(None))?;
-        self.tables.leave_what_is_missing(0)?;
-        remove_next(&self.pins)?;
         self.left = None;
-        Ok(())
+        let is_over = |name: &str| !name.starts_with(NEXT) && load::is_foreign(name);
+        self.pins.remove_maps(is_over).map_err(|error| failed(&error))
     }
 
     /// Whether all flows are in new tables, which have not got the names of the old ones yet.
@@ -231,12 +290,15 @@ impl Kernel {
 
     /// Twins of the programs, as the packets meet them.
     pub(super) fn twins(&self) -> Result<(Ebpf, Option<Ebpf>), KernelError> {
-        let side = if self.has_new_tables() { Side::Last } else { Side::Own };
-        let twin = load::open_twin(&self.pins, self.sizes, side)?;
+        if self.older.is_some() {
+            // Those that packets meet first are another version's.
+            return Err(refused("explaining", &CARRYING));
+        }
+        let twin = load::open_twin(&self.pins, self.sizes, self.side)?;
         let other = self
             .resizing
             .as_ref()
-            .map(|resizing| load::open_twin(&self.pins, resizing.sizes, Side::Next(self.sizes)));
+            .map(|resizing| load::open_twin(&self.pins, resizing.sizes, self.next_side()));
         Ok((twin, other.transpose()?))
     }
 }
@@ -249,33 +311,6 @@ pub(super) fn load_twins(twin: &mut Ebpf, other: Option<&mut Ebpf>) -> Result<()
     Group::ALL.iter().try_for_each(|&group| load::link_elsewhere(twin, other, group))
 }
 
-/// Ends what an earlier process was in the middle of, where that is but names; what it had not come to use goes.
-pub(super) fn tidy(pins: &Pins) -> Result<(), KernelError> {
-    let failed = |error: &dyn std::fmt::Display| refused("names of flow tables", error);
-    let Some(layout) = inherit::layout(pins) else { return Ok(()) };
-    if layout.next_sets == 0 {
-        return remove_next(pins);
-    }
-    if OF_A_TABLE.iter().all(|name| pins.map(&next(name)).exists()) {
-        return Ok(());
-    }
-    rename_next(pins).map_err(|error| failed(&error))?;
-    let Layout { next_seed: seed, next_max_flows: max_flows, next_sets: sets, .. } = layout;
-    let own = Layout { tag: layout.tag, seed, max_flows, sets, ..Layout::default() };
-    inherit::tag(pins, own).map_err(|error| failed(&error))?;
-    remove_next(pins)
-}
-
-fn rename_next(pins: &Pins) -> std::io::Result<()> {
-    for name in OF_A_TABLE {
-        let path = pins.map(&next(name));
-        if path.exists() {
-            std::fs::rename(path, pins.map(name))?;
-        }
-    }
-    Ok(())
-}
-
-fn remove_next(pins: &Pins) -> Result<(), KernelError> {
-    pins.remove_maps(NEXT).map_err(|error| refused("removing what is not used", &error))
+pub(super) fn remove_next(pins: &Pins) -> Result<(), KernelError> {
+    pins.remove_beginning(NEXT).map_err(|error| refused("removing what is not used", &error))
 }

@@ -82,8 +82,10 @@ pub struct Occupancy {
     pub confirmed: u64,
     /// Bytes of memory of all tables.
     pub memory: u64,
-    /// Live flows that are still to be carried over to tables of another size.
+    /// Live flows that are still to be carried over to other tables.
     pub to_be_carried: u64,
+    /// Whether other tables are about to take the place of these, with all flows.
+    pub is_carrying: bool,
     /// Live flows, of IPv4 and of IPv6.
     pub by_family: [u64; 2],
 }

@@ -28,7 +28,7 @@ use super::KernelError;
 use super::access::AccessList;
 use super::flow::Live;
 use super::mapped::Mapped;
-use super::pin::refused;
+use super::pin::{Pins, refused};
 
 /// All maps that user space touches.
 pub(super) struct Tables {
@@ -91,6 +91,27 @@ impl Flows {
             v6: mapped("FLOWS_V6", sets * SET_V6)?,
             live: Live {
                 tables: mapped("LIVE", size_of::<u64>() * limit::LIVE as usize)?,
+                services: mapped("LIVE_SERVICES", size_of::<u64>() * limit::SERVICES as usize)?,
+                backends: mapped("LIVE_BACKENDS", size_of::<u64>() * limit::BACKENDS as usize)?,
+                closing: mapped("LIVE_CLOSING", size_of::<u64>() * limit::BACKENDS as usize)?,
+            },
+        })
+    }
+
+    /// Those that are pinned, of so many sets each, under names that begin like this.
+    pub(super) fn pinned(pins: &Pins, beginning: &str, sets: u32) -> Result<Self, KernelError> {
+        let sets = sets as usize;
+        let mapped = |name: &str, length| {
+            let map = MapData::from_pin(pins.map(name))
+                .map_err(|error| refused(&format!("opening {name}"), &error))?;
+            Mapped::new(Map::Array(map), length)
+        };
+        let own = |name: &str, length| mapped(&format!("{beginning}{name}"), length);
+        Ok(Self {
+            v4: own("FLOWS_V4", sets * SET_V4)?,
+            v6: own("FLOWS_V6", sets * SET_V6)?,
+            live: Live {
+                tables: own("LIVE", size_of::<u64>() * limit::LIVE as usize)?,
                 services: mapped("LIVE_SERVICES", size_of::<u64>() * limit::SERVICES as usize)?,
                 backends: mapped("LIVE_BACKENDS", size_of::<u64>() * limit::BACKENDS as usize)?,
                 closing: mapped("LIVE_CLOSING", size_of::<u64>() * limit::BACKENDS as usize)?,
@@ -307,7 +328,7 @@ impl Tables {
         &self.known_backends
     }
 
-    fn put_policy(&mut self, id: u32, value: &Policy) -> io::Result<()> {
+    pub(super) fn put_policy(&mut self, id: u32, value: &Policy) -> io::Result<()> {
         self.policies.set(id, value, 0).map_err(io_error)?;
         if let Some(policy) = self.known_policies.get_mut(id as usize) {
             *policy = *value;
@@ -333,7 +354,7 @@ impl Tables {
         }
     }
 
-    fn put_backend(&mut self, id: u32, value: &Backend) -> io::Result<()> {
+    pub(super) fn put_backend(&mut self, id: u32, value: &Backend) -> io::Result<()> {
         // Its family does not stand in the entry: an IPv4 address takes the first 4 bytes.
         self.know(V4::unpack(value.address));
         self.know(value.address);

@@ -6,9 +6,9 @@ use std::fmt::Display;
 use equipoise_common::trace::Wanted;
 
 use super::event::Traces;
-use super::load::{self, Group, Side, Sizes};
+use super::load::{self, Group, Sizes};
 use super::pin::refused;
-use super::resize::Leftover;
+use super::resize::{CARRYING, Leftover};
 use super::{Kernel, KernelError};
 
 impl Kernel {
@@ -17,9 +17,8 @@ impl Kernel {
         &mut self,
         wanted: Option<&Wanted>,
     ) -> Result<Option<Traces>, KernelError> {
-        if self.resizing.is_some() || self.left.is_some() {
-            let reason = "flows are being carried over to tables of another size";
-            return Err(refused("telling of packets", &reason));
+        if self.is_carrying() || self.older.is_some() {
+            return Err(refused("telling of packets", &CARRYING));
         }
         self.tables.want_traced(&wanted.copied().unwrap_or_default())?;
         let source = wanted.map(|_| Traces::of_packets(&self.pins)).transpose()?;
@@ -32,9 +31,8 @@ impl Kernel {
         if self.sizes.observes == observes {
             return Ok(false);
         }
-        if self.resizing.is_some() || self.left.is_some() {
-            let reason = "flows are being carried over to tables of another size";
-            return Err(refused("observing", &reason));
+        if self.is_carrying() {
+            return Err(refused("observing", &CARRYING));
         }
         self.load_in_place(Sizes { observes, ..self.sizes })?;
         Ok(true)
@@ -46,8 +44,8 @@ impl Kernel {
         let pins = self.pins.clone().next_turn().map_err(|error| failed(&error))?;
         let groups: Vec<Group> = self.loaded.iter().copied().collect();
         let loaded = (|| {
-            let mut ebpf = load::open(&pins, sizes, Side::Own)?;
-            load::load_groups(&mut ebpf, Some(&pins), &groups)?;
+            let mut ebpf = load::open(&pins, sizes, self.side)?;
+            load::load_groups(&mut ebpf, Some((&pins, self.side)), &groups)?;
             Ok(ebpf)
         })();
         match loaded {

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use equipoise::dataplane::DataPlane as _;
 use equipoise::dataplane::kernel::{Entry, Input, Output, Runner};
-use equipoise_common::verdict::{VERDICTS, Verdict};
+use equipoise_common::verdict::{COUNTERS, VERDICTS, Verdict};
 
 use super::balancer::{Balancer, Traffic, ends};
 use super::outcome::Choice;
@@ -172,5 +172,9 @@ impl<'a> Trial<'a> {
 }
 
 fn counters(bench: &Bench) -> Vec<u64> {
-    bench.kernel.verdicts().unwrap().iter().map(|(_, _, count)| *count).collect()
+    let mut counters = vec![0; COUNTERS as usize];
+    for (hook, verdict, count) in bench.kernel.verdicts().unwrap() {
+        counters[hook.counter(verdict) as usize] = count;
+    }
+    counters
 }
