@@ -106,7 +106,7 @@ fn recovery_panic_and_breaker_are_what_each_table_says_nearest() {
     let named: Vec<_> = config.services[0].pools().map(|pool| pool.named.len()).collect();
     assert_eq!(named, [0, 0, 1, 0], "a name steps in too");
 
-    let breakers = config.services.iter().flat_map(|service| service.pools());
+    let breakers = config.services.iter().flat_map(equipoise_core::config::Service::pools);
     let breakers = breakers.map(|pool| pool.breaker.expect("the settings have one"));
     let breakers =
         breakers.map(|b| (b.window.as_secs(), b.max_ejected, b.min_requests, b.open_for.as_secs()));

@@ -73,8 +73,8 @@ impl Story {
             ["checks"] => return shown::checks(self.state()),
             ["breakers"] => return shown::breakers(self.now, self.state()),
             ["known"] => return shown::known(self.now, self.state()),
-            ["told"] => return lines(std::mem::take(&mut self.told)),
-            ["ordered"] => return lines(std::mem::take(&mut self.ordered)),
+            ["told"] => return lines(&std::mem::take(&mut self.told)),
+            ["ordered"] => return lines(&std::mem::take(&mut self.ordered)),
             ["dump"] => return self.dump(),
             ["steps"] => return self.steps(),
             _ => panic!("no such section: {head}"),
@@ -116,10 +116,10 @@ impl Story {
             let now = self.now;
             let passed = self.state().handle_time(now);
             for key in passed.words {
-                self.tell(format!("{}: the word about it has run out", shown::named(&key)));
+                self.tell(&format!("{}: the word about it has run out", shown::named(&key)));
             }
             for (key, change) in passed.breakers {
-                self.tell(shown::turned(&key, &change));
+                self.tell(&shown::turned(&key, &change));
             }
             self.work();
         }
@@ -131,11 +131,11 @@ impl Story {
             let (id, name) = match effect {
                 resolve::Effect::LookUp { id, name, .. } => (id, name),
                 resolve::Effect::Cancel { .. } => {
-                    self.order("a look-up is given up".to_owned());
+                    self.order("a look-up is given up");
                     continue;
                 }
             };
-            self.order(format!("look up {name}"));
+            self.order(&format!("look up {name}"));
             let unknown = || Failure {
                 kind: FailureKind::UnknownHost,
                 message: format!("there is no name {name}"),
@@ -160,11 +160,11 @@ impl Story {
             let (probe, address, check) = match effect {
                 Effect::Probe { probe, address, check, .. } => (probe, address, check),
                 Effect::Cancel { .. } => {
-                    self.order("checks of one are given up".to_owned());
+                    self.order("checks of one are given up");
                     continue;
                 }
             };
-            self.order(format!("{} {address}", shown::question(&check.question)));
+            self.order(&format!("{} {address}", shown::question(&check.question)));
             let outcome = match self.heard.get(&address) {
                 Some(Heard::Silent) => continue,
                 Some(Heard::Bad(failure)) => Err(failure.clone()),
@@ -172,10 +172,10 @@ impl Story {
             };
             let probed = self.state().handle_probe(probe, outcome);
             for line in probed.health.iter().flat_map(shown::changed) {
-                self.tell(line);
+                self.tell(&line);
             }
             for (key, change) in &probed.breakers {
-                self.tell(shown::turned(key, change));
+                self.tell(&shown::turned(key, change));
             }
         }
     }
@@ -184,17 +184,17 @@ impl Story {
         format!("{:?} {what}", self.now)
     }
 
-    fn tell(&mut self, what: String) {
-        self.told.push(self.dated(&what));
+    fn tell(&mut self, what: &str) {
+        self.told.push(self.dated(what));
     }
 
-    fn order(&mut self, what: String) {
-        self.ordered.push(self.dated(&what));
+    fn order(&mut self, what: &str) {
+        self.ordered.push(self.dated(what));
     }
 
     fn tell_cancelled(&mut self, cancelled: Vec<BackendKey>) {
         for key in cancelled {
-            self.tell(format!("{}: drain cancelled", shown::named(&key)));
+            self.tell(&format!("{}: drain cancelled", shown::named(&key)));
         }
     }
 
@@ -274,7 +274,7 @@ impl Story {
             ended.extend(status.map(|status| (key, status)));
         }
         for (key, status) in ended {
-            self.tell(format!("{}: drain {}", shown::named(&key), status.name()));
+            self.tell(&format!("{}: drain {}", shown::named(&key), status.name()));
         }
         self.loads = loads.clone();
         self.state().handle_loads(loads);
@@ -299,7 +299,7 @@ impl Story {
                     over.unwrap_or(Status::Draining).name()
                 }
             };
-            self.tell(format!("{}: drain {how}", shown::named(&key)));
+            self.tell(&format!("{}: drain {how}", shown::named(&key)));
         }
     }
 
@@ -307,7 +307,7 @@ impl Story {
         for (key, words) in named(body) {
             let pace = if words == ["gradual"] { Pace::Gradual } else { Pace::AtOnce };
             let ended = self.state().handle_undrain(&key, pace).expect("it is drained");
-            self.tell(format!("{}: drain {}", shown::named(&key), ended.name()));
+            self.tell(&format!("{}: drain {}", shown::named(&key), ended.name()));
         }
     }
 
@@ -321,7 +321,7 @@ impl Story {
             };
             let change = self.state().handle_breaker(&key, turn).expect("it has a breaker");
             if let Some(change) = change {
-                self.tell(shown::turned(&key, &change));
+                self.tell(&shown::turned(&key, &change));
             }
         }
     }
@@ -331,7 +331,7 @@ impl Story {
             let [good, bad] = &words[..] else { panic!("how many good and bad ones") };
             let outcomes = (good.parse().expect("a number"), bad.parse().expect("a number"));
             if let Some(change) = self.state().handle_outcomes(&key, outcomes) {
-                self.tell(shown::turned(&key, &change));
+                self.tell(&shown::turned(&key, &change));
             }
         }
     }
@@ -361,6 +361,6 @@ impl Story {
     }
 }
 
-fn lines(lines: Vec<String>) -> String {
+fn lines(lines: &[String]) -> String {
     if lines.is_empty() { "none\n".to_owned() } else { lines.join("\n") + "\n" }
 }
