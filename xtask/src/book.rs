@@ -106,6 +106,10 @@ fn in_book(target: &str, document: &Path, source: &Path) -> Result<Option<String
     if let Some((_, page)) = AT_THE_TOP.iter().find(|(top, _)| **top == *name) {
         return Ok(Some(format!("{page}{heading}")));
     }
+    // The contents are beside every page, and are no page themselves.
+    if name == "docs/SUMMARY.md" {
+        return Ok(Some("about.md".to_owned()));
+    }
     if let Ok(page) = path.strip_prefix("docs") {
         return Ok(Some(format!("{}{heading}", page.display())));
     }

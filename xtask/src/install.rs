@@ -184,7 +184,7 @@ impl Missing {
                         .extend([&MACHETE, &DENY].into_iter().filter(|tool| !has_tool(tool)));
                 }
                 Need::Book => {
-                    missing.tools.extend([&MDBOOK].into_iter().filter(|tool| !has_tool(tool)))
+                    missing.tools.extend([&MDBOOK].into_iter().filter(|tool| !has_tool(tool)));
                 }
                 Need::Bench => {
                     missing.packages.extend(absent(&BENCH, &BENCH_PROGRAMS));

@@ -50,7 +50,7 @@ pub(crate) struct Suite {
 pub(crate) fn run(suite: Suite) -> Result<()> {
     match suite.kernel {
         Kernel::Wanted => {
-            install::ensure(&[Need::Toolchain, Need::Lints, Need::Book, Need::Bench])?
+            install::ensure(&[Need::Toolchain, Need::Lints, Need::Book, Need::Bench])?;
         }
         Kernel::LeftOut => install::ensure(&[Need::Lints, Need::Book])?,
     }

@@ -76,6 +76,6 @@ fn source(traced: &TracedPacket) -> Option<IpAddr> {
     match LaxSlicedPacket::from_ethernet(&bytes).ok()?.net? {
         LaxNetSlice::Ipv4(ip) => Some(ip.header().source_addr().into()),
         LaxNetSlice::Ipv6(ip) => Some(ip.header().source_addr().into()),
-        _ => None,
+        LaxNetSlice::Arp(_) => None,
     }
 }
