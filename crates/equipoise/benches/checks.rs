@@ -73,6 +73,7 @@ async fn measure(port: u16) -> Duration {
     let socket = directory.path().join("bench.sock");
     let client = Client::new(&socket);
     let driver = Driver::start(Start {
+        looked_up: Vec::new(),
         instance: "bench".to_owned(),
         signals: Signals::hear().expect("signals"),
         lock: InstanceLock::take(directory.path(), "bench").expect("the lock"),
