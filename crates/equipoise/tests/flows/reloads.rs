@@ -20,10 +20,13 @@ use crate::bench::{
 use crate::talk::{CONNECTED, Line, Side, Talk, dropped, ends_of, passed, redirect, talks};
 use crate::world::{BACKENDS, Dice, HOOKS, TIMEOUTS, World, numbered, seconds, services};
 
+/// A service's name, its ports as the configuration writes them, and whether one is among them.
+type Listened = (&'static str, &'static str, fn(u16) -> bool);
+
 /// Asked for by clients: ports of services that are there, come, go and overlap.
 const ASKED: [u16; 5] = [80, 81, 82, 443, 9_000];
 /// What services listen on, the narrower before the wider.
-const PORTS: [(&str, &str, fn(u16) -> bool); 4] = [
+const PORTS: [Listened; 4] = [
     ("web", "80", |port| port == 80),
     ("two", "[81, 443]", |port| port == 81 || port == 443),
     ("range", "\"80-82\"", |port| (80..=82).contains(&port)),

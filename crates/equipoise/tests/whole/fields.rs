@@ -671,6 +671,24 @@ fn given() -> Vec<Given> {
         ),
         (
             "an entry of `source-route`",
+            "recovery",
+            "/source-route/0",
+            || json!({ "recovery": { "mode": "none" } }),
+        ),
+        (
+            "an entry of `source-route`",
+            "panic",
+            "/source-route/0",
+            || json!({ "panic": { "policy": "none" } }),
+        ),
+        (
+            "an entry of `source-route`",
+            "breaker",
+            "/source-route/0",
+            || json!({ "breaker": { "min-requests": 99 } }),
+        ),
+        (
+            "an entry of `source-route`",
             "backends",
             "/source-route/0",
             || json!({ "backends": [{ "address": "10.0.0.3:85" }] }),
@@ -713,7 +731,7 @@ fn base() -> Value {
 }
 
 /// The service with these keys in place of what it has at a place, which is made where it is not.
-fn with(place: &str, keys: Value) -> Value {
+fn with(place: &str, keys: &Value) -> Value {
     let mut service = base();
     let mut at = &mut service;
     for part in place.split('/').filter(|part| !part.is_empty()) {
@@ -766,7 +784,7 @@ async fn every_key_of_a_service_does_by_the_api_what_it_does_in_a_file() {
     };
     run(driver, async {
         for (home, key, place, value) in given() {
-            let service = with(place, value());
+            let service = with(place, &value());
             let mut keys = service.clone();
             rename(&mut keys);
             let body = keys.to_string();

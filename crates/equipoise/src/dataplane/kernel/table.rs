@@ -30,6 +30,9 @@ use super::flow::Live;
 use super::mapped::Mapped;
 use super::pin::{Pins, refused};
 
+/// One of the writes of a step.
+type Write<'a> = dyn Fn(&mut Tables) -> io::Result<()> + 'a;
+
 /// All maps that user space touches.
 pub(super) struct Tables {
     pub(super) flows: Flows,
@@ -277,11 +280,7 @@ impl Tables {
 
     /// The writes of a step that takes several. Where one is refused, the step goes on from there when it is tried again: were
     /// all made anew each time, a kernel that refuses every other write would never let it be done.
-    fn write_all(
-        &mut self,
-        step: &Step,
-        writes: &[&dyn Fn(&mut Self) -> io::Result<()>],
-    ) -> io::Result<()> {
+    fn write_all(&mut self, step: &Step, writes: &[&Write<'_>]) -> io::Result<()> {
         let begun = self.begun.take().filter(|(begun, _)| begun == step);
         let done = begun.map_or(0, |(_, done)| done);
         for (number, write) in writes.iter().enumerate().skip(done) {
