@@ -230,8 +230,8 @@ fn part<H: Hook, const DEPTH: u32>(hook: &H) -> i32 {
         return H::drop();
     }
     match parse::network(&hook.packet().window) {
-        Ok(Network::V4(at)) => part_ipv4::<H, DEPTH>(hook, at) as i32,
-        Ok(Network::V6(at)) => part_ipv6::<H, DEPTH>(hook, at) as i32,
+        Ok(Network::V4(at)) => ended::<H, V4, DEPTH>(part_ipv4::<H, DEPTH>(hook, at) as i32),
+        Ok(Network::V6(at)) => ended::<H, V6, DEPTH>(part_ipv6::<H, DEPTH>(hook, at) as i32),
         Err(_) => H::drop(),
     }
 }
@@ -295,7 +295,7 @@ fn go<H: Hook, F: Client, const DEPTH: u32>(
 fn in_table<F: Client, const DEPTH: u32>(headers: &Headers<F>) -> bool {
     let (there, back) = (headers.tuple, headers.tuple.reversed());
     if DEPTH == OPENED {
-        return open(headers, &there, &back);
+        return prepare(headers, &there, &back);
     }
     let line = F::lru().get_ptr(&there);
     if DEPTH == LRU_FOUND {
@@ -320,7 +320,7 @@ fn in_table<F: Client, const DEPTH: u32>(headers: &Headers<F>) -> bool {
 }
 
 #[inline(always)]
-fn open<F: Client>(headers: &Headers<F>, there: &FiveTuple<F>, back: &FiveTuple<F>) -> bool {
+fn prepare<F: Client>(headers: &Headers<F>, there: &FiveTuple<F>, back: &FiveTuple<F>) -> bool {
     let (Some(draw), Some(work)) = (DRAW.get_ptr_mut(0), F::work()) else { return false };
     // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
     let draw = unsafe { &*draw };
@@ -339,8 +339,17 @@ fn open<F: Client>(headers: &Headers<F>, there: &FiveTuple<F>, back: &FiveTuple<
         begun: flow::exact(),
     };
     work.limits = [0; 2];
+    true
+}
+
+/// Opens the flow that has been put together: called from here, as the slow path does, since the kernel lets calls go no deeper than eight.
+#[inline(always)]
+fn ended<H: Hook, F: Client, const DEPTH: u32>(action: i32) -> i32 {
+    if DEPTH != OPENED || action != H::pass() {
+        return action;
+    }
     let opened = F::open();
-    opened.refused == 0 && !opened.found
+    if opened.refused == 0 && !opened.found { action } else { H::drop() }
 }
 
 #[inline(always)]

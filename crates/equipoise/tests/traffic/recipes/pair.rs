@@ -3,9 +3,11 @@
 //! A client behind a router, two balancers beside each other, three backends. `docs/two-balancers.md` is followed first, keepalived and all; then
 //! each row of its table is brought about by itself.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use equipoise_lab::client::{Connect, HttpConnection};
@@ -26,6 +28,8 @@ struct Pair {
     second: Netns,
     router: Netns,
     client: Netns,
+    /// The client's next port. None comes twice: where a connection has ended by the other balancer, the one that does not know keeps its port.
+    next_port: Cell<u16>,
 }
 
 impl Pair {
@@ -57,7 +61,7 @@ impl Pair {
         for balancer in [&lab.balancer, &second] {
             balancer.ip("route add 192.0.2.0/24 via 198.51.100.254").unwrap();
         }
-        Self { lab, second, router, client }
+        Self { lab, second, router, client, next_port: Cell::new(20_000) }
     }
 
     /// Leads the VIP to a balancer, by the last number of its addresses, and so the backends' way back.
@@ -69,8 +73,10 @@ impl Pair {
     }
 
     fn connect(&self) -> HttpConnection {
-        HttpConnection::open(&self.client, vips()[0].1, &Connect::within(Duration::from_secs(5)))
-            .unwrap()
+        let port = self.next_port.get();
+        self.next_port.set(port + 1);
+        let from = Connect { source_port: Some(port), ..Connect::within(Duration::from_secs(5)) };
+        HttpConnection::open(&self.client, vips()[0].1, &from).unwrap()
     }
 
     /// Opens connections by the first balancer, leads the VIP to the second, and says of each connection of which backend it is and whether it goes on.
@@ -87,9 +93,13 @@ impl Pair {
         self.lead_to(2);
         then(&mut open);
         let mut moved = Moved::default();
-        for (backend, connection) in &mut open {
-            let goes_on = connection.ask("/").is_ok_and(|answer| answer.backend == *backend);
+        for (number, (backend, connection)) in open.iter_mut().enumerate() {
+            let answer = connection.ask("/").map(|answer| answer.backend);
+            let goes_on = answer.as_ref().is_ok_and(|other| other == backend);
             moved.0.entry(backend.clone()).or_default()[usize::from(goes_on)] += 1;
+            if !goes_on {
+                moved.1.push(format!("{number}, of {backend}: {answer:?}"));
+            }
         }
         moved
     }
@@ -100,9 +110,9 @@ type Named = (String, HttpConnection);
 
 const CONNECTIONS: usize = 60;
 
-/// By backend, how many connections broke and how many went on.
+/// By backend, how many connections broke and how many went on; and how those that broke did.
 #[derive(Debug, Default)]
-struct Moved(BTreeMap<String, [usize; 2]>);
+struct Moved(BTreeMap<String, [usize; 2]>, Vec<String>);
 
 impl Moved {
     fn go_on(&self) -> usize {
@@ -268,18 +278,38 @@ fn a_peer_knows_what_configuration_and_packet_tell_and_nothing_else() {
     // A slot in fifty may have moved though it was none of that backend's.
     assert!(moved.0["b2"][0] + moved.0["b3"][0] <= 4, "{moved:?}");
     drop(at_vip);
-    daemons.into_iter().for_each(|daemon| assert!(daemon.stop(DEADLINE).unwrap().status.success()));
+    drop(daemons);
 }
 
 /// `equipoise decap` on a backend that has the VIP, for packets of either balancer.
-fn decapsulate(host: &Host) -> Daemon {
-    let mut command = host.netns.command(BINARY);
+struct Decapsulating {
+    daemon: Option<Daemon>,
+    clean: Command,
+}
+
+fn decapsulate(host: &Host) -> Decapsulating {
     let instance = format!("pair-{}-{}", std::process::id(), host.name);
-    command.args(["decap", "-i", "eth0", "--address", "203.0.113.10", "--instance", &instance]);
-    command.args(["--from", "198.18.0.0/15", "10.0.0.1", "10.0.0.2"]);
-    let mut daemon = Daemon::start(command).unwrap();
+    let command = |arguments: &[&str]| {
+        let mut command = host.netns.command(BINARY);
+        command.args(["decap", "--instance", &instance]).args(arguments);
+        command
+    };
+    let from = ["--from", "198.18.0.0/15", "10.0.0.1", "10.0.0.2"];
+    let run = [&["-i", "eth0", "--address", "203.0.113.10"][..], &from].concat();
+    let mut daemon = Daemon::start(command(&run)).unwrap();
     daemon.wait_for_log("decapsulating: instance", DEADLINE).unwrap();
-    daemon
+    Decapsulating { daemon: Some(daemon), clean: command(&["--clean"]) }
+}
+
+impl Drop for Decapsulating {
+    fn drop(&mut self) {
+        let ended = self.daemon.take().map(|daemon| daemon.stop(DEADLINE));
+        if std::thread::panicking() {
+            let _ = self.clean.output();
+        } else if let Some(ended) = ended {
+            assert!(ended.unwrap().status.success());
+        }
+    }
 }
 
 /// What the page says of backends that speak first.
