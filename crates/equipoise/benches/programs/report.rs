@@ -305,9 +305,9 @@ impl Report {
 /// more: neighbours on the machine do not make it that. None where memory decides, which differs between machines.
 fn limit(row: Row) -> Option<f64> {
     let limit = match row.kind.path {
-        Path::Established => 7.0,
-        Path::Reply => 20.0,
-        Path::New => 55.0,
+        Path::Established => 9.0,
+        Path::Reply => 25.0,
+        Path::New => 110.0,
         Path::NotOurs => 2.0,
     };
     (row.residents <= 1_000).then_some(limit)
