@@ -10,7 +10,13 @@ use crate::report;
 /// a dry run tells of.
 #[inline(always)]
 pub fn may_be_ours<A: Address>(tuple: &FiveTuple<A>) -> bool {
-    report::is_dry() || may_be(tuple.destination) || may_be(tuple.source)
+    report::is_dry() || is_known(tuple)
+}
+
+/// The same where the way on would end in another verdict than this: a dry run tells no more of it then.
+#[inline(always)]
+pub fn is_known<A: Address>(tuple: &FiveTuple<A>) -> bool {
+    may_be(tuple.destination) || may_be(tuple.source)
 }
 
 /// Whether an address may be a VIP or a backend.

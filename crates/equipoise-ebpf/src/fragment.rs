@@ -71,7 +71,7 @@ impl<F: Address> PacketKey<F> {
 /// Does with the first fragment of a packet what is to be done.
 #[inline(always)]
 pub fn first<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: Ip<F>) -> Result<u64, Verdict> {
-    if !filter::may_be_ours(&ip.tuple) {
+    if !filter::is_known(&ip.tuple) {
         return Err(Verdict::Fragment);
     }
     let part = ip.part;
@@ -132,7 +132,7 @@ pub fn first<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: Ip<F>) -> Result
 /// Does with one that is not the first what is to be done.
 #[inline(always)]
 pub fn later<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Result<u64, Verdict> {
-    if !filter::may_be_ours(&ip.tuple) {
+    if !filter::is_known(&ip.tuple) {
         return Err(Verdict::Fragment);
     }
     let headers = odd::headers(ip);

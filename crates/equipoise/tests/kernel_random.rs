@@ -5,6 +5,8 @@
 #[path = "packets/bench.rs"]
 #[expect(dead_code, reason = "the tables of packets and flows use the rest")]
 mod bench;
+#[path = "random/explained.rs"]
+mod explained;
 #[path = "random/model.rs"]
 mod model;
 #[path = "random/mutants.rs"]
