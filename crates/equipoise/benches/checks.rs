@@ -14,7 +14,6 @@ use std::time::Duration;
 use equipoise::admin::client::Client;
 use equipoise::admin::lock::InstanceLock;
 use equipoise::config_file::Base;
-use equipoise::dataplane::memory::Memory;
 use equipoise::dataplane::simulated::{Plane, Simulated as SimulatedPlane};
 use equipoise::driver::{Driver, Place, Signals, Source, Start, Supervisor, Watching};
 use equipoise::host::simulated::{Simulated as SimulatedMachine, World};
@@ -67,8 +66,7 @@ async fn measure(port: u16) -> Duration {
     let directory = tempfile::tempdir().expect("a folder");
     let text = configuration(port);
     let config = config::parse("a.toml", &text).expect("it is right").config;
-    let (plane, _plane) =
-        SimulatedPlane::new(Plane { memory: Memory::new(1 << 20), ..Plane::default() });
+    let (plane, _plane) = SimulatedPlane::new(Plane::default());
     let (machine, _world) = SimulatedMachine::new(world());
     let socket = directory.path().join("bench.sock");
     let client = Client::new(&socket);
