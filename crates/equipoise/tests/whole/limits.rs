@@ -227,7 +227,7 @@ async fn what_is_denied_until_a_time_is_let_in_again_then_by_this_process_or_the
 async fn what_cannot_be_let_in_again_yet_is_tried_until_it_can() {
     let (driver, lab) = Lab::start(CONFIG).await;
     run(driver, async {
-        let request = DenyRequest { for_seconds: Some(0.1), ..for_good() };
+        let request = DenyRequest { for_seconds: Some(1.0), ..for_good() };
         lab.client.deny("192.0.2.0/24", &request).await.unwrap();
         lab.plane.send_modify(|plane| plane.memory.inject(Fault::Every(1)));
         let trying = async {
