@@ -555,9 +555,8 @@ impl DataPlane for Kernel {
             ..Occupancy::default()
         };
         for (Flows { live, .. }, Sizes { sets, .. }) in self.all_tables() {
-            let count = |of| live.count(of, FIRST_V4) + live.count(of, FIRST_V6);
-            occupancy.live += count(Count::Table);
-            occupancy.confirmed += count(Count::Confirmed);
+            occupancy.live += live.both(Count::Table);
+            occupancy.confirmed += live.both(Count::Confirmed);
             occupancy.memory += u64::from(sets) * (SET_V4 + SET_V6) as u64;
             for (sum, first) in occupancy.by_family.iter_mut().zip([FIRST_V4, FIRST_V6]) {
                 *sum += live.count(Count::Table, first);

@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, MapData};
 use equipoise_common::flow::Live as Count;
 use equipoise_common::key::{V4, V6};
 use equipoise_common::limit;
@@ -124,8 +124,7 @@ fn adopt(pins: &Pins, layout: &Layout) -> Result<(), KernelError> {
     let Layout { next_seed: seed, next_max_flows: max_flows, next_sets: sets, .. } = *layout;
     let (tag_now, carriage) = (layout.next_tag, layout.carriage);
     tag(pins, Layout { tag: tag_now, seed, max_flows, sets, carriage, ..Layout::default() })?;
-    let mut map: Array<_, u64> = moving_map(pins)?;
-    map.set(0, 0, 0).map_err(|error| failed(&error))
+    moving_map(pins)?.set(0, 0, 0).map_err(|error| failed(&error))
 }
 
 fn tag(pins: &Pins, layout: Layout) -> Result<(), KernelError> {
@@ -138,9 +137,7 @@ fn moving(pins: &Pins) -> Result<u64, KernelError> {
 }
 
 fn moving_map(pins: &Pins) -> Result<Array<MapData, u64>, KernelError> {
-    let failed = |error: &dyn Display| refused("reading MOVING", error);
-    let map = MapData::from_pin(pins.map("MOVING")).map_err(|error| failed(&error))?;
-    Map::Array(map).try_into().map_err(|error: aya::maps::MapError| failed(&error))
+    inherit::array(pins, "MOVING").map_err(|error| refused("reading MOVING", &error))
 }
 
 /// Flow tables, their sets and their secret.
@@ -185,7 +182,6 @@ impl Carriage<'_> {
 
     /// Flows that are still to be carried over.
     fn left(&self) -> u64 {
-        let live = &self.from.0.live;
-        live.count(Count::Table, FIRST_V4) + live.count(Count::Table, FIRST_V6)
+        self.from.0.live.both(Count::Table)
     }
 }

@@ -49,6 +49,11 @@ impl Live {
     pub(super) fn count(&self, of: Count, first: usize) -> u64 {
         self.word(of, first).map_or(0, |word| word.load(Ordering::Relaxed))
     }
+
+    /// A count of each family's table, IPv4 and IPv6 together.
+    pub(super) fn both(&self, of: Count) -> u64 {
+        self.count(of, FIRST_V4) + self.count(of, FIRST_V6)
+    }
 }
 
 /// Where the counts of a family's table begin.

@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use aya::maps::{Array, MapData, MapInfo};
+use aya::Pod;
+use aya::maps::{Array, Map, MapData, MapInfo};
 use aya_obj::Object;
 use equipoise_common::value::{CARRIAGE, LAYOUT, Layout};
 
@@ -68,19 +69,23 @@ pub(super) fn look(pins: &Pins, object: &[u8], names: &[&str]) -> Result<Left, K
     Ok(if is_ours { Left::Maps(layout) } else { Left::Other(layout) })
 }
 
+/// An array by its pin.
+pub(super) fn array<T: Pod>(
+    pins: &Pins,
+    name: &str,
+) -> Result<Array<MapData, T>, Box<dyn std::error::Error>> {
+    Ok(Map::Array(MapData::from_pin(pins.map(name))?).try_into()?)
+}
+
 /// What the maps are said to be like; none where nothing is said.
 pub(super) fn layout(pins: &Pins) -> Option<Layout> {
-    let map = MapData::from_pin(pins.map("LAYOUT")).ok()?;
-    let map: Array<_, Layout> = aya::maps::Map::Array(map).try_into().ok()?;
-    let layout = map.get(&0, 0).ok()?;
+    let layout: Layout = array(pins, "LAYOUT").ok()?.get(&0, 0).ok()?;
     (layout.tag != 0).then_some(layout)
 }
 
 /// Says what the maps are like.
 pub(super) fn tag(pins: &Pins, layout: Layout) -> Result<(), Box<dyn std::error::Error>> {
-    let map = MapData::from_pin(pins.map("LAYOUT"))?;
-    let mut map: Array<_, Layout> = aya::maps::Map::Array(map).try_into()?;
-    Ok(map.set(0, layout, 0)?)
+    Ok(array(pins, "LAYOUT")?.set(0, layout, 0)?)
 }
 
 /// The kernel sets this for maps of devices by itself.

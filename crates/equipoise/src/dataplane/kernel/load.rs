@@ -385,16 +385,20 @@ fn stages<'a>(ebpf: &'a mut Ebpf, map: &str) -> Result<ProgramArray<&'a mut MapD
     ProgramArray::try_from(there).map_err(|error| filling(map, &error))
 }
 
+/// A loaded program, to be put into a map of stages.
+fn handle(ebpf: &Ebpf, name: &str, map: &str) -> Result<ProgramFd, KernelError> {
+    let program = ebpf.program(name).ok_or_else(|| filling(map, &format!("no program {name}")))?;
+    let fd: &ProgramFd = program.fd().map_err(|error| filling(map, &error))?;
+    fd.try_clone().map_err(|error| filling(map, &error))
+}
+
 /// Puts the programs of the stages where those that packets come to go on. The twin has places of its own: its
 /// packets must not get into programs that write.
 fn link_stages(ebpf: &mut Ebpf, group: Group) -> Result<(), KernelError> {
     let (map, first) = group.places();
     for (stage, name) in (0..).zip(group.stages()) {
         let Some(name) = name else { continue };
-        let program =
-            ebpf.program(name).ok_or_else(|| filling(map, &format!("no program {name}")))?;
-        let fd: &ProgramFd = program.fd().map_err(|error| filling(map, &error))?;
-        let fd = fd.try_clone().map_err(|error| filling(map, &error))?;
+        let fd = handle(ebpf, name, map)?;
         let mut places = stages(ebpf, map)?;
         places.set(first + 2 * stage, &fd, 0).map_err(|error| filling(map, &error))?;
     }
@@ -447,11 +451,7 @@ fn set_elsewhere<T: BorrowMut<MapData>>(
     group: Group,
 ) -> Result<(), KernelError> {
     let (map, first) = group.places();
-    let entry = group.entry();
-    let program =
-        other.program(entry).ok_or_else(|| filling(map, &format!("no program {entry}")))?;
-    let fd: &ProgramFd = program.fd().map_err(|error| filling(map, &error))?;
-    let fd = fd.try_clone().map_err(|error| filling(map, &error))?;
+    let fd = handle(other, group.entry(), map)?;
     places.set(first + 2 * ELSEWHERE, &fd, 0).map_err(|error| filling(map, &error))
 }
 

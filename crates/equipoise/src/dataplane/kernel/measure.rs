@@ -62,29 +62,20 @@ impl Subject {
 
     /// The bench's own program; none for that of real packets.
     const fn program(self, hook: Hook) -> Option<&'static str> {
-        Some(match (self, hook) {
-            (Self::Empty, Hook::Xdp) => "bench_empty_xdp",
-            (Self::Empty, _) => "bench_empty_tc",
-            (Self::Parsed, Hook::Xdp) => "bench_parsed_xdp",
-            (Self::Parsed, _) => "bench_parsed_tc",
-            (Self::Touched, Hook::Xdp) => "bench_touched_xdp",
-            (Self::Touched, _) => "bench_touched_tc",
-            (Self::Found, Hook::Xdp) => "bench_found_xdp",
-            (Self::Found, _) => "bench_found_tc",
-            (Self::Routed, Hook::Xdp) => "bench_routed_xdp",
-            (Self::Routed, _) => "bench_routed_tc",
-            (Self::Rewritten, Hook::Xdp) => "bench_rewritten_xdp",
-            (Self::Rewritten, _) => "bench_rewritten_tc",
-            (Self::Whole, _) => return None,
-            (Self::Opened, Hook::Xdp) => "bench_opened_xdp",
-            (Self::Opened, _) => "bench_opened_tc",
-            (Self::LruFound, Hook::Xdp) => "bench_lru_found_xdp",
-            (Self::LruFound, _) => "bench_lru_found_tc",
-            (Self::LruOpened, Hook::Xdp) => "bench_lru_opened_xdp",
-            (Self::LruOpened, _) => "bench_lru_opened_tc",
-            (Self::LruClosed, Hook::Xdp) => "bench_lru_closed_xdp",
-            (Self::LruClosed, _) => "bench_lru_closed_tc",
-        })
+        let [xdp, tc] = match self {
+            Self::Empty => ["bench_empty_xdp", "bench_empty_tc"],
+            Self::Parsed => ["bench_parsed_xdp", "bench_parsed_tc"],
+            Self::Touched => ["bench_touched_xdp", "bench_touched_tc"],
+            Self::Found => ["bench_found_xdp", "bench_found_tc"],
+            Self::Routed => ["bench_routed_xdp", "bench_routed_tc"],
+            Self::Rewritten => ["bench_rewritten_xdp", "bench_rewritten_tc"],
+            Self::Opened => ["bench_opened_xdp", "bench_opened_tc"],
+            Self::LruFound => ["bench_lru_found_xdp", "bench_lru_found_tc"],
+            Self::LruOpened => ["bench_lru_opened_xdp", "bench_lru_opened_tc"],
+            Self::LruClosed => ["bench_lru_closed_xdp", "bench_lru_closed_tc"],
+            Self::Whole => return None,
+        };
+        Some(if matches!(hook, Hook::Xdp) { xdp } else { tc })
     }
 }
 

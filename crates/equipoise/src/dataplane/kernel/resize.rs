@@ -174,8 +174,7 @@ impl Kernel {
         let end = first.saturating_add(sets).min(from.1.sets);
         self.carry_sets(from, first..end, to);
         let is_round = end >= from.1.sets;
-        let left =
-            from.0.live.count(Count::Table, FIRST_V4) + from.0.live.count(Count::Table, FIRST_V6);
+        let left = from.0.live.both(Count::Table);
         self.carried = if is_round { 0 } else { end };
         Ok(match (left, is_round) {
             (0, true) => Moving::Done,
@@ -212,8 +211,7 @@ impl Kernel {
 
     /// The live flows that are still to be carried over.
     pub(super) fn to_be_carried(&self) -> u64 {
-        let Some([(Flows { live, .. }, _), _]) = self.ends() else { return 0 };
-        live.count(Count::Table, FIRST_V4) + live.count(Count::Table, FIRST_V6)
+        self.ends().map_or(0, |[(from, _), _]| from.live.both(Count::Table))
     }
 
     /// The tables of both families.
