@@ -233,7 +233,8 @@ fn udp_is_answered_and_a_socket_keeps_its_backend(attach: Attach) {
     let balanced = Balanced::new(attach, Options::default());
     for (_, vip) in vips() {
         let mut names = BTreeSet::new();
-        for _ in 0..30 {
+        // So many that none of three is left out by chance.
+        for _ in 0..100 {
             let asker = UdpAsker::open(balanced.client(), vip, &Connect::default()).unwrap();
             let first = asker.ask(b"one").unwrap();
             for word in [b"two", b"six"] {
@@ -406,10 +407,13 @@ fn counters_are_what_was_sent(attach: Attach) {
     let (name, vip) = vips()[0];
     let client = balanced.client();
     std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                for _ in 0..SOCKETS / 2 {
-                    let asker = UdpAsker::open(client, vip, &Connect::default()).unwrap();
+        // Ports of their own: one that the system chose twice would carry one flow, not two.
+        let ports = 10_000..10_000 + SOCKETS as u16;
+        for first in [0, 1] {
+            let ports = ports.clone();
+            scope.spawn(move || {
+                for port in ports.skip(first).step_by(2) {
+                    let asker = UdpAsker::open(client, vip, &Connect::from_port(port)).unwrap();
                     for _ in 0..EACH {
                         asker.ask(b"0123456789").unwrap();
                     }

@@ -136,7 +136,9 @@ pub(crate) fn every_flow_is_written_as_it_was_seen(attach: Attach) {
             said.insert(("tcp".to_owned(), talk.local_addr().unwrap()), (bytes, vip));
         }
         for number in 0..UDP {
-            let asker = UdpAsker::open(client, vip, &Connect::default()).unwrap();
+            // One that the system chose twice would carry one flow, not two.
+            let connect = Connect::from_port(10_000 + number as u16);
+            let asker = UdpAsker::open(client, vip, &connect).unwrap();
             for _ in 0..=number {
                 asker.ask(b"words of this length").unwrap();
             }

@@ -4,7 +4,7 @@ use std::process::Child;
 use std::time::Duration;
 
 use equipoise_lab::client::{Connect, EchoConnection, UdpAsker};
-use equipoise_lab::load::Load;
+use equipoise_lab::load::{Load, RunningLoad};
 use equipoise_lab::serve::HttpServer;
 use equipoise_lab::topology::{Lab, Options};
 use equipoise_lab::wait_until;
@@ -156,27 +156,33 @@ fn a_breaker_opens_by_failed_checks_and_closes_by_good_ones() {
     let mut servers = web_servers(&lab);
     let checks = "[settings.health-check]\ntype = \"tcp\"\ninterval = \"100ms\"\nfast-interval = \"100ms\"\n\
                   unhealthy-threshold = 100\n\
-                  [settings.breaker]\nmin-requests = 4\nwindow = \"1s\"\nopen-for = \"1s\"\n";
+                  [settings.breaker]\nmin-requests = 4\nwindow = \"1s\"\nopen-for = \"4s\"\n";
     let text = config(&lab, TC.asked) + checks;
     let balancer = Balancer::start(&lab.balancer, &text);
     let state = |name: &str| balancer.backend(name, 1)["breaker"].clone();
     drop(servers.remove(1));
-    for (name, vip) in vips() {
-        wait_until(DEADLINE, "an open breaker", || state(name) == "open").unwrap();
-        let tally = Load::of_count(vip, 60).run(&lab.client().netns);
+    // Both at once, as an open breaker stays open for so long only.
+    wait_until(DEADLINE, "open breakers", || vips().iter().all(|(name, _)| state(name) == "open"))
+        .unwrap();
+    let loads = vips().map(|(_, vip)| Load::of_count(vip, 60).start(&lab.client().netns));
+    for tally in loads.map(RunningLoad::wait) {
         assert_eq!((tally.failed(), tally.answered()), (0, 60), "{:?}", tally.failures);
         assert!(!tally.by_backend.contains_key("b2"));
-        // Half-open it gets a tenth, fails a check, and is open again for longer.
-        wait_until(DEADLINE, "another try", || state(name) == "half-open").unwrap();
-        wait_until(DEADLINE, "an open one again", || state(name) == "open").unwrap();
+    }
+    for (name, _) in vips() {
+        // Half-open it gets a tenth, fails a check, and is open again.
+        let service = format!("service=\"{name}\"");
+        wait_until(DEADLINE, "another try that fails", || {
+            balancer.log().lines().any(|line| {
+                line.contains(&service) && line.contains("from=\"half-open\" to=\"open\"")
+            })
+        })
+        .unwrap();
     }
     let host = &lab.backends[1];
     servers.insert(1, HttpServer::start(&host.netns, &host.name, &host.at(PORT)).unwrap());
     for (name, vip) in vips() {
-        wait_until(DEADLINE + Duration::from_secs(10), "a closed breaker", || {
-            state(name) == "closed"
-        })
-        .unwrap();
+        wait_until(2 * DEADLINE, "a closed breaker", || state(name) == "closed").unwrap();
         let load = Load::of_time(vip, Duration::from_secs(600)).start(&lab.client().netns);
         wait_until(DEADLINE, "its share", || load.tally().by_backend.contains_key("b2")).unwrap();
         assert_eq!(load.stop().failed(), 0);
