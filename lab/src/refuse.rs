@@ -1,4 +1,4 @@
-//! Calls to the kernel that are refused on purpose: writes to BPF maps, or pins, of a thread or of a whole program.
+//! Calls to the kernel that are refused on purpose: writes to BPF maps, pins, or links, of a thread or of a whole program.
 //!
 //! A seccomp filter hands each such call to a thread of this process (`seccomp_unotify(2)`), which lets the kernel have it
 //! or answers in its place. So what fails is what the kernel itself would fail, wherever in the program the call is
@@ -26,6 +26,8 @@ pub enum Call {
     MapWrite,
     /// That a map, a program or a link be pinned.
     Pin,
+    /// That a program be hung up by a link. Kernels that know no such link answer with `libc::EINVAL`.
+    Link,
 }
 
 /// Which calls are refused at the moment, and how many have been; clones are the same.
@@ -148,11 +150,13 @@ fn kind(command: u64) -> Option<Call> {
     const OBJ_PIN: u64 = 6;
     const MAP_UPDATE_BATCH: u64 = 26;
     const MAP_DELETE_BATCH: u64 = 27;
+    const LINK_CREATE: u64 = 28;
     match command {
         MAP_UPDATE_ELEM | MAP_DELETE_ELEM | MAP_UPDATE_BATCH | MAP_DELETE_BATCH => {
             Some(Call::MapWrite)
         }
         OBJ_PIN => Some(Call::Pin),
+        LINK_CREATE => Some(Call::Link),
         _ => None,
     }
 }
@@ -234,8 +238,10 @@ mod tests {
         assert_eq!(errors(&[2, 1, 6, 3, 26, 27]), [0, 0, 0, libc::ENOMEM, 0, libc::ENOMEM]);
         refusals.refuse(Call::Pin, 1, libc::ENOSPC);
         assert_eq!(errors(&[2, 6]), [0, libc::ENOSPC]);
+        refusals.refuse(Call::Link, 1, libc::EINVAL);
+        assert_eq!(errors(&[6, 28]), [0, libc::EINVAL]);
         refusals.lift();
-        assert_eq!(errors(&[6]), [0]);
-        assert_eq!(refusals.refused(), 3);
+        assert_eq!(errors(&[6, 28]), [0, 0]);
+        assert_eq!(refusals.refused(), 4);
     }
 }

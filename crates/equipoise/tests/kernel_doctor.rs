@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_equipoise");
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A machine with `front` (203.0.113.2, the VIP 203.0.113.10) to a client and default gateway, and `back` (10.0.0.254) to a backend.
 struct Bench {

@@ -11,7 +11,7 @@ use equipoise_core::config::{self, Config};
 use equipoise_lab::Netns;
 use equipoise_lab::link::{Checksums, End, Gro, Properties, offload, veth};
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A namespace with `near` (10.0.0.254/24, 2001:db8::fe/64), whose peer `far` lies in another one.
 struct Link {

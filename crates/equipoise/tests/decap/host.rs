@@ -13,7 +13,7 @@ use crate::bench::{self, OWN, OWN6, VIP, VIP6};
 use crate::tunnel::Tunnel;
 use crate::wire::{Around, How};
 
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 const BINARY: &str = env!("CARGO_BIN_EXE_equipoise");
 
 /// A hook to run on, as it is asked for and as it is told.

@@ -8,14 +8,15 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use equipoise_lab::refuse::Refusals;
+use equipoise_lab::refuse::{Call, Refusals};
 use equipoise_lab::serve::{HttpServer, TcpEcho, UdpEcho};
 use equipoise_lab::topology::{Host, Lab, Options};
 use equipoise_lab::{Daemon, Netns};
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+/// For what comes true by itself, on a machine that may be busy with other things.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_equipoise");
 /// The servers' port.
 pub(crate) const PORT: u16 = 8080;
@@ -29,9 +30,18 @@ pub(crate) struct Attach {
     pub(crate) mode: &'static str,
 }
 
+impl Attach {
+    /// As tables of results have it.
+    pub(crate) fn name(self) -> &'static str {
+        if self.mode == CLSACT.mode { "tc (clsact)" } else { self.asked }
+    }
+}
+
 pub(crate) const NATIVE: Attach = Attach { asked: "xdp", hook: "xdp", mode: "native" };
 pub(crate) const GENERIC: Attach = Attach { asked: "xdp-generic", hook: "xdp", mode: "generic" };
 pub(crate) const TC: Attach = Attach { asked: "tc", hook: "tc", mode: "tcx" };
+/// As kernels before 6.6 have it, which know no links there; [`Balancer::start_at`] makes this kernel one of them.
+pub(crate) const CLSACT: Attach = Attach { asked: "tc", hook: "tc", mode: "clsact" };
 
 /// How programs hang on TC in the running kernel: it shows its functions, and has one for the newer way from 6.6 on.
 pub(crate) fn tc_mode() -> &'static str {
@@ -46,6 +56,16 @@ pub(crate) struct Balancer {
     pub(crate) instance: String,
     netns: Netns,
     folder: TempDir,
+    /// What each of its processes is refused from its start on.
+    refusals: Option<Refusals>,
+}
+
+fn begin(mut command: Command, refusals: Option<&Refusals>) -> Daemon {
+    let Some(refusals) = refusals else { return Daemon::start(command).unwrap() };
+    Refusals::prepare(&mut command);
+    let daemon = Daemon::start(command).unwrap();
+    refusals.watch(daemon.pid()).unwrap();
+    daemon
 }
 
 impl Balancer {
@@ -62,8 +82,21 @@ impl Balancer {
         let instance =
             format!("traffic-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let folder = tempfile::tempdir().unwrap();
-        let balancer = Self { daemon: None, instance, netns: netns.clone(), folder };
+        let balancer =
+            Self { daemon: None, instance, netns: netns.clone(), folder, refusals: None };
         balancer.write(config);
+        balancer
+    }
+
+    /// Starts where programs can hang as is asked for, and in no newer way.
+    pub(crate) fn start_at(netns: &Netns, config: &str, attach: Attach) -> Self {
+        let mut balancer = Self::prepare(netns, config);
+        if attach.mode == CLSACT.mode {
+            let refusals = Refusals::default();
+            refusals.refuse(Call::Link, 1, libc::EINVAL);
+            balancer.refusals = Some(refusals);
+        }
+        balancer.run();
         balancer
     }
 
@@ -86,32 +119,24 @@ impl Balancer {
 
     fn start_by(&mut self, mut command: Command) {
         command.args(["run", "-c"]).arg(self.file());
-        let mut daemon = Daemon::start(command).unwrap();
+        let mut daemon = begin(command, self.refusals.as_ref());
         daemon.wait_for_log("running: instance", DEADLINE).unwrap();
         self.daemon = Some(daemon);
     }
 
     /// Starts with calls to the kernel of which some are refused.
     pub(crate) fn run_with_refusals(&mut self, refusals: &Refusals) {
-        let mut daemon = self.begin_with_refusals(refusals);
-        daemon.wait_for_log("running: instance", DEADLINE).unwrap();
-        self.daemon = Some(daemon);
+        self.refusals = Some(refusals.clone());
+        self.run();
     }
 
     /// The same, of a start that comes to nothing: exit code, and what it has said.
     pub(crate) fn fails_to_run(&self, refusals: &Refusals) -> (Option<i32>, String) {
-        let mut daemon = self.begin_with_refusals(refusals);
-        let status = daemon.wait(DEADLINE).unwrap();
-        (status.code(), daemon.log())
-    }
-
-    fn begin_with_refusals(&self, refusals: &Refusals) -> Daemon {
         let mut command = self.command();
         command.args(["run", "-c"]).arg(self.file());
-        Refusals::prepare(&mut command);
-        let daemon = Daemon::start(command).unwrap();
-        refusals.watch(daemon.pid()).unwrap();
-        daemon
+        let mut daemon = begin(command, Some(refusals));
+        let status = daemon.wait(DEADLINE).unwrap();
+        (status.code(), daemon.log())
     }
 
     /// The configuration file.

@@ -182,7 +182,7 @@ fn a_breaker_opens_by_failed_checks_and_closes_by_good_ones() {
     let host = &lab.backends[1];
     servers.insert(1, HttpServer::start(&host.netns, &host.name, &host.at(PORT)).unwrap());
     for (name, vip) in vips() {
-        wait_until(2 * DEADLINE, "a closed breaker", || state(name) == "closed").unwrap();
+        wait_until(DEADLINE, "a closed breaker", || state(name) == "closed").unwrap();
         let load = Load::of_time(vip, Duration::from_secs(600)).start(&lab.client().netns);
         wait_until(DEADLINE, "its share", || load.tally().by_backend.contains_key("b2")).unwrap();
         assert_eq!(load.stop().failed(), 0);

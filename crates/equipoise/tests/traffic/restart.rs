@@ -51,7 +51,7 @@ impl Traffic {
         let start = |(_, vip): (_, SocketAddr)| {
             let echo = SocketAddr::new(vip.ip(), 7);
             // For longer than an interface is away on a machine that is busy with other things.
-            let timeout = 3 * DEADLINE;
+            let timeout = DEADLINE;
             let crowd = Crowd { timeout, ..Crowd::of(echo, scale(60, 250)) };
             let crowd = crowd.start(client).unwrap();
             let connect = Connect::within(timeout);

@@ -77,7 +77,7 @@ pub(super) struct Table<'a, A> {
     pub(super) backends: &'a [Backend],
     /// Flows that have ended or closed by a call of ours.
     pub(super) ended: RefCell<Vec<Event>>,
-    pub(super) family: std::marker::PhantomData<A>,
+    pub(super) family: std::marker::PhantomData<fn() -> A>,
 }
 
 impl<A: Address + Into<IpAddr>, const SLOT: usize> Storage<SLOT> for Table<'_, A> {
@@ -157,6 +157,11 @@ fn event<A: Address + Into<IpAddr>, const SLOT: usize>(
 }
 
 impl<A: Address + Into<IpAddr>> Table<'_, A> {
+    /// The same table for another thread, with nothing ended yet.
+    pub(super) fn again(&self) -> Self {
+        Self { ended: RefCell::default(), ..*self }
+    }
+
     /// Where the packets of a flow go.
     fn backend(&self, meta: Meta, facts: &Facts<A>) -> SocketAddr {
         let FiveTuple { destination, destination_port, .. } = facts.to;

@@ -45,6 +45,17 @@ pub struct Expiry {
     pub events: Vec<Event>,
 }
 
+impl Expiry {
+    /// Takes in what another part of it has done.
+    pub(super) fn add(&mut self, mut other: Self) {
+        self.ended += other.ended;
+        self.closed += other.closed;
+        self.cut += other.cut;
+        self.resets.append(&mut other.resets);
+        self.events.append(&mut other.events);
+    }
+}
+
 /// What the ends of a flow hear when it is ended by hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Farewell {

@@ -4,8 +4,11 @@
 //! flows are looked at some dozens at a time before anything is written.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use equipoise_common::flow::end::{discard, end};
 use equipoise_common::flow::entry::{acknowledged, facts, key, last_seen, owner, sent};
@@ -26,6 +29,11 @@ const ORPHANED: u32 = 1 << 16;
 /// several flows at once, and so few that it is still there afterwards.
 const AT_ONCE: u32 = 16;
 
+/// Sets that are worth a thread: to go over them takes some tens of milliseconds where flows are past their time.
+const A_THREAD: u32 = 1 << 15;
+/// Threads at most. They wait for the same memory, and packets want processors too.
+const THREADS: u32 = 4;
+
 /// What a sweep does with a flow.
 #[derive(Clone, Copy)]
 enum Due {
@@ -39,11 +47,57 @@ enum Due {
 
 /// Ends the flows in these sets that are past their time, and closes those whose backend has gone and
 /// whose service wants them reset. What has to be told to their ends is added to `expiry`.
+///
+/// Many sets are gone over by several threads at once, each its own.
 pub(super) fn sweep<A, const SLOT: usize>(
     table: &Table<'_, A>,
     sets: Range<u32>,
     expiry: &mut Expiry,
 ) where
+    A: Address + Into<IpAddr>,
+{
+    let mut shares = shares(sets, thread::available_parallelism().map_or(1, NonZero::get));
+    let Some(own) = shares.pop() else { return };
+    let others = thread::scope(|scope| {
+        let begun: Vec<_> = shares
+            .into_iter()
+            .map(|share| {
+                let (table, sets) = (table.again(), share.clone());
+                let swept = move || {
+                    let mut expiry = Expiry::default();
+                    sweep_alone::<A, SLOT>(&table, sets, &mut expiry);
+                    expiry
+                };
+                (share, thread::Builder::new().spawn_scoped(scope, swept))
+            })
+            .collect();
+        sweep_alone::<A, SLOT>(table, own, expiry);
+        let mut others = Vec::new();
+        for (share, begun) in begun {
+            match begun {
+                Ok(thread) => {
+                    others.push(thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+                }
+                // The machine has no thread left: it takes longer.
+                Err(_) => sweep_alone::<A, SLOT>(table, share, expiry),
+            }
+        }
+        others
+    });
+    others.into_iter().for_each(|other| expiry.add(other));
+}
+
+/// Sets in about equal shares for so many processors, none for no sets.
+fn shares(sets: Range<u32>, processors: usize) -> Vec<Range<u32>> {
+    let most = u32::try_from(processors).unwrap_or(THREADS).min(THREADS);
+    let count = ((sets.end - sets.start) / A_THREAD).clamp(1, most);
+    let each = (sets.end - sets.start).div_ceil(count).max(1);
+    let firsts = sets.clone().step_by(each as usize);
+    firsts.map(|first| first..first.saturating_add(each).min(sets.end)).collect()
+}
+
+fn sweep_alone<A, const SLOT: usize>(table: &Table<'_, A>, sets: Range<u32>, expiry: &mut Expiry)
+where
     A: Address + Into<IpAddr>,
 {
     let mut found = Vec::new();
@@ -156,5 +210,32 @@ pub(super) fn ties<A: Address + Into<IpAddr>, const SLOT: usize>(
         client_sent: sent(slot),
         backend_sent,
         is_one_sided,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_are_shared_out_whole_and_once() {
+        for (sets, processors, count) in [
+            (0..0, 4, 0),
+            (5..6, 4, 1),
+            (0..A_THREAD, 4, 1),
+            (7..7 + 2 * A_THREAD, 1, 1),
+            (7..7 + 2 * A_THREAD, 2, 2),
+            (7..8 + 3 * A_THREAD, 64, 3),
+            (0..1_000 * A_THREAD + 3, 64, 4),
+            (u32::MAX - 3 * A_THREAD..u32::MAX, 2, 2),
+        ] {
+            let shares = shares(sets.clone(), processors);
+            assert_eq!(shares.len(), count, "{sets:?}");
+            let end = shares.iter().fold(sets.start, |end, share| {
+                assert!(share.start == end && share.end > end, "{sets:?}: {shares:?}");
+                share.end
+            });
+            assert_eq!(end, sets.end);
+        }
     }
 }
