@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use super::args::Watch;
-use super::{Failure, print};
+use super::{Exit, Failure, print};
 
 /// The time from one to the next.
 const EVERY: Duration = Duration::from_secs(1);
@@ -19,9 +19,19 @@ pub(super) async fn show(
     }
     let is_terminal = io::stdout().is_terminal();
     let mut ticks = tokio::time::interval(EVERY);
+    let mut is_again = false;
     loop {
         ticks.tick().await;
-        let text = text().await?;
+        let text = match text().await {
+            Ok(text) => text,
+            // The instance ends, or another version takes its place: which of them is known with the next look.
+            Err(Failure { exit: Exit::Failed, .. }) if !is_again => {
+                is_again = true;
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
+        is_again = false;
         let block = if is_terminal { redrawn(&text) } else { format!("{text}\n") };
         let mut out = io::stdout().lock();
         match out.write_all(block.as_bytes()).and_then(|()| out.flush()) {
