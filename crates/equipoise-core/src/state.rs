@@ -63,6 +63,8 @@ pub struct Beginning {
     pub now: Moment,
     /// Decides when checks begin.
     pub seed: u64,
+    /// How many ids there are. With more than the maps of the programs hold, a plan is for figures alone.
+    pub ids: Limits,
 }
 
 /// What time alone has changed.
@@ -158,9 +160,9 @@ impl State {
 
     /// So, at this moment.
     pub fn begun(config: Config, facts: Facts, beginning: Beginning) -> Self {
-        let Beginning { now, seed } = beginning;
+        let Beginning { now, seed, ids } = beginning;
         let config = Arc::new(config);
-        let mut ids = Ids::default();
+        let mut ids = Ids::new(ids);
         ids.hold(&Wanted::all(&config));
         let mut health = Health::new(seed);
         health.handle_config(now, &config);

@@ -338,7 +338,7 @@ impl Begun {
         self.has_inherited = found.is_some();
         let (config, written) = self.changed(machine, config, base).await?;
         let seed = RandomState::new().build_hasher().finish();
-        let beginning = Beginning { now: self.clock.now(), seed };
+        let beginning = Beginning { now: self.clock.now(), seed, ..Beginning::default() };
         let mut state = State::begun(config, Facts::default(), beginning);
         let (resolver, mut answers) = Resolver::start().map_err(StartError::Names)?;
         for (name, places) in self.kept.names() {
