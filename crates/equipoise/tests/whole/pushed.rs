@@ -313,7 +313,7 @@ fn logged() -> String {
         let log = Arc::<Mutex<Vec<u8>>>::default();
         let lines = Arc::clone(&log);
         tracing_subscriber::fmt()
-            .with_env_filter("trace,netlink_proto=off")
+            .with_env_filter("info,equipoise=trace,hyper=trace,hyper_util=trace,rustls=trace")
             .with_ansi(false)
             .with_writer(move || Lines(Arc::clone(&lines)))
             .init();
