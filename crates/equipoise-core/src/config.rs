@@ -18,6 +18,7 @@ mod limits;
 pub mod log;
 mod metrics;
 mod name;
+pub mod otlp;
 mod parts;
 mod path;
 mod ports;
@@ -55,6 +56,7 @@ pub use limits::{Limits, List, NotAPrefix, Prefix, RateLimit, Rates, SourceLimit
 pub use log::{AccessLog, Log};
 pub use metrics::Metrics;
 pub use name::{Dns, Name, Named, OnFirstFailure, Origin};
+pub use otlp::Otlp;
 pub use ports::{Ports, target};
 pub use problem::{Places, Problem, problem_at};
 pub use route::{Pool, Route};
@@ -515,6 +517,9 @@ pub struct Settings {
     /// Where metrics are to be had; none for nowhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Metrics>,
+    /// Where metrics are pushed to; none for nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp: Option<Otlp>,
     /// Where the admin API is to be had beside its socket; none for nowhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin: Option<Admin>,
@@ -558,6 +563,7 @@ impl Default for Settings {
             drain: breaker::Draining::default(),
             dns: Dns::default(),
             metrics: None,
+            otlp: None,
             admin: None,
             access_log: None,
             log: Log::default(),

@@ -191,6 +191,7 @@ fn every_key_arrives() {
         drain: config::breaker::Draining::default(),
         dns: config::Dns::default(),
         metrics: None,
+        otlp: None,
         admin: None,
         access_log: None,
         log: config::Log::default(),

@@ -77,6 +77,7 @@ fn places() -> Vec<(&'static str, Value)> {
         ("settings.breaker", of_settings("breaker", none())),
         ("settings.drain", of_settings("drain", none())),
         ("settings.metrics", of_settings("metrics", none())),
+        ("settings.otlp", of_settings("otlp", json!({ "endpoint": "http://127.0.0.1" }))),
         ("settings.admin", of_settings("admin", none())),
         ("settings.admin.tls", of_settings("admin", json!({ "tls": {} }))),
         (

@@ -65,6 +65,7 @@ mod loads;
 mod names;
 mod passive;
 mod ports;
+mod push;
 mod reload;
 mod resize;
 mod rollback;
@@ -189,6 +190,7 @@ pub struct Driver<M, P> {
     /// The admin API on a port.
     port: listener::Listener,
     metrics: metrics::Listener,
+    pusher: metrics::Pusher,
     /// The log of flows.
     access_log: AccessLog,
     lock: InstanceLock,
@@ -436,6 +438,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.troubles.note(Topic::Maps, maps);
         self.follow_observing(config.settings.observe);
         self.follow_metrics(config.settings.metrics.as_ref()).await;
+        self.follow_otlp(config.settings.otlp.as_ref()).await;
         self.follow_admin(config.settings.admin.as_ref()).await;
         self.follow_access_log();
         log::follow(&config.settings.log);

@@ -2,10 +2,11 @@
 //!
 //! Takes the answers to five questions (how it is, how backends, breakers and names are, what it counts of itself), each of which may fail for itself,
 //! and gives families, as text that Prometheus or OpenMetrics scrapers read. Keeps nothing between scrapes but a count of what
-//! has failed, and knows neither the driver nor its state.
+//! has failed, and knows neither the driver nor its state. The same families are pushed to a collector where that is wanted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use crate::admin::{Access, Command, ProblemDetails};
 use crate::status::Status;
@@ -20,6 +21,7 @@ mod histogram;
 mod instance;
 mod listener;
 mod names;
+mod push;
 mod text;
 
 pub use counts::{Checks, Counts};
@@ -28,6 +30,7 @@ pub use histogram::{
     BYTES, FlowHistograms, FlowSummary, Histogram, KeptHistogram, SECONDS, Summary,
 };
 pub use listener::{ListenError, Listener, among_others, router};
+pub use push::Pusher;
 pub use text::Format;
 
 /// What a scrape is made of.
@@ -68,6 +71,14 @@ impl Failures {
     }
 }
 
+/// What there is now.
+struct Gathered {
+    /// Families that have rows.
+    families: Vec<Family>,
+    /// Since when is counted; none where that is not known.
+    since: Option<SystemTime>,
+}
+
 /// What scrapes are answered from.
 #[derive(Clone, Debug)]
 pub struct Exporter {
@@ -83,6 +94,10 @@ impl Exporter {
 
     /// A scrape, as text.
     pub async fn scrape(&self, format: Format) -> String {
+        format.write(&self.gather().await.families)
+    }
+
+    async fn gather(&self) -> Gathered {
         let sources = Sources {
             status: self.access.ask(Command::Status).await,
             health: self.access.ask(|reply| Command::Health(HealthFilter::default(), reply)).await,
@@ -92,7 +107,8 @@ impl Exporter {
         };
         let mut families = families(&sources, &self.failures);
         families.retain(Family::has_rows);
-        format.write(&families)
+        let since = sources.counts.as_ref().ok().and_then(|counts| counts.since);
+        Gathered { families, since }
     }
 
     /// Why new flows had better go elsewhere; none when this balancer takes them.

@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use equipoise_core::config::HealthCheck;
-use equipoise_core::config::health::Question;
+use equipoise_core::config::health::{Question, Tls};
 use equipoise_core::health::{Failure, FailureKind, Outcome};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
 
 mod both;
 mod dns;
@@ -29,6 +31,8 @@ mod udp;
 pub use both::ask_both;
 pub use prober::{Outcomes, Prober};
 pub use to::Vip;
+
+pub(crate) use http::talk;
 
 use to::To;
 
@@ -68,13 +72,27 @@ async fn answer(to: To<'_>, check: &HealthCheck) -> Result<(), Failure> {
     }
 }
 
+/// A connection to who is no backend.
+pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, Failure> {
+    tcp::connect(To::new(address, None, &AtomicBool::new(false))).await
+}
+
+/// So, over TLS, with HTTP/1.1 inside.
+pub(crate) async fn connect_tls(
+    address: SocketAddr,
+    tls: &Tls,
+) -> Result<TlsStream<TcpStream>, Failure> {
+    let reached = AtomicBool::new(false);
+    tls::connect(To::new(address, None, &reached), tls, tls::Inside::Http1).await
+}
+
 fn late(timeout: Duration) -> Failure {
     let timeout = humantime::format_duration(timeout);
     Failure::new(FailureKind::Timeout, format!("no answer within {timeout}"))
 }
 
 /// Has an exchange over a connection that has to be driven meanwhile.
-async fn driven<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
+pub(crate) async fn driven<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
     let mut exchange = pin!(exchange);
     tokio::select! {
         biased;

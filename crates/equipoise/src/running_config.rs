@@ -9,8 +9,8 @@ pub use difference::differences;
 use equipoise_core::config::{self, Config, Format};
 use serde_json::{Map, Value};
 
-/// Keys below these are names of interfaces and of headers, and stay as they are.
-const NAMES: [&str; 2] = ["attach", "headers"];
+/// Keys below these are names of interfaces, of headers and of attributes, and stay as they are.
+const NAMES: [&str; 5] = ["attach", "headers", "header-files", "header_files", "attributes"];
 
 /// As JSON: keys in snake case.
 pub fn to_json(config: &Config) -> Value {
@@ -107,6 +107,7 @@ mod tests {
         least-connections = { update-interval = "500ms", weighted = false }
         dns = { resolvers = ["10.0.0.53"], min-ttl = "2s", max-ttl = "1m", max-shrink = 9, on-first-failure = "refuse" }
         metrics = { listen = "[::1]:9100", path = "/m" }
+        otlp = { endpoint = "https://otel:4318", interval = "1m", timeout = "3s", header-files = { X_a-b = "/k" }, attributes = { "a_b-c.d" = "e" }, ca-file = "/ca.pem" }
     "#;
 
     #[test]
@@ -143,5 +144,8 @@ mod tests {
         let source = json!({ "rate": 100, "prefix": { "v6": 48 } });
         assert_eq!(json["service"][0]["limits"]["per_source"], source);
         assert_eq!(json["settings"]["limits"]["allow"], json!(["::/0"]));
+        let otlp = &json["settings"]["otlp"];
+        assert_eq!(otlp["header_files"], json!({ "x_a-b": "/k" }));
+        assert_eq!(otlp["attributes"], json!({ "a_b-c.d": "e" }));
     }
 }

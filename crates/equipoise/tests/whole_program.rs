@@ -30,6 +30,8 @@ mod operate;
 mod pools;
 #[path = "whole/port.rs"]
 mod port;
+#[path = "whole/pushed.rs"]
+mod pushed;
 #[path = "whole/restart.rs"]
 mod restart;
 #[path = "whole/shown.rs"]

@@ -89,12 +89,21 @@ impl Secret {
         is_key.then(|| Self(text.to_owned()))
     }
 
+    /// The value of a header; none for a text that cannot be one: empty or with spaces around it, longer than servers take, or with
+    /// what is no sign of ASCII; or what is written in place of one.
+    pub fn of_header(text: &str) -> Option<Self> {
+        let is_plain = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+        let is_value = (1..=4_096).contains(&text.len()) && text.trim() == text;
+        let is_value = is_value && text != Self::HIDDEN && text.bytes().all(is_plain);
+        is_value.then(|| Self(text.to_owned()))
+    }
+
     /// The text itself, for a file that is made of another one.
     pub(super) fn text(&self) -> &str {
         &self.0
     }
 
-    /// The text itself, to be compared with.
+    /// The text itself, to be compared with, or sent to who is to have it.
     pub fn bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }

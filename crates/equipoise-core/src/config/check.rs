@@ -17,6 +17,7 @@ mod log;
 mod metrics;
 mod named;
 pub(super) mod nearest;
+mod otlp;
 mod panic;
 mod policy;
 mod ports;

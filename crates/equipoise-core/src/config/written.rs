@@ -32,6 +32,9 @@ pub fn written(config: &Config) -> Value {
     if let Some(metrics) = &settings.metrics {
         written["metrics"] = json!(metrics);
     }
+    if let Some(otlp) = &settings.otlp {
+        written["otlp"] = json!(otlp);
+    }
     if let Some(admin) = &settings.admin {
         written["admin"] = json!(admin);
     }

@@ -108,6 +108,11 @@ fn settle(file: &mut Value, names: &[String]) {
         let resolvers = dns.get_mut("resolvers").and_then(Value::as_array_mut);
         resolvers.into_iter().for_each(|resolvers| resolvers.truncate(1));
     }
+    let otlp = file.get_mut("settings").and_then(|settings| settings.get_mut("otlp"));
+    if let Some(otlp) = otlp.and_then(Value::as_object_mut) {
+        // What is secret is not written out again.
+        otlp.remove("headers");
+    }
     let admin = file.get_mut("settings").and_then(|settings| settings.get_mut("admin"));
     let keys = admin.and_then(|admin| admin.get_mut("keys")).and_then(Value::as_array_mut);
     for (index, key) in keys.into_iter().flatten().enumerate() {

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use equipoise_core::config::target;
 use equipoise_core::health::Outcome;
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::Driver;
+use super::clock::millis;
 use super::events::{Ended, Tally};
 use super::trouble::Topic;
 use crate::admin::ProblemDetails;
@@ -33,6 +34,8 @@ const VERSION: u32 = 1;
 /// What is counted.
 #[derive(Clone, Debug)]
 pub(super) struct Counted {
+    /// Since when; none where a process before has not said so.
+    since: Option<SystemTime>,
     pub(super) reloads: BTreeMap<String, u64>,
     pub(super) look_ups: BTreeMap<String, u64>,
     pub(super) planned: Histogram,
@@ -44,7 +47,8 @@ impl Default for Counted {
     fn default() -> Self {
         let [planned, applied] = [(); 2].map(|()| Histogram::new(SECONDS));
         let (reloads, look_ups) = (BTreeMap::new(), BTreeMap::new());
-        Self { reloads, look_ups, planned, applied, checks: BTreeMap::new() }
+        let since = Some(SystemTime::now());
+        Self { since, reloads, look_ups, planned, applied, checks: BTreeMap::new() }
     }
 }
 
@@ -77,12 +81,17 @@ impl Counted {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Kept {
     version: u32,
+    /// Since when this is counted, since the Unix epoch.
+    #[serde(default)]
+    since_ms: Option<u64>,
     opened: u64,
     closed: BTreeMap<String, u64>,
     lost: u64,
     reloads: BTreeMap<String, u64>,
     look_ups: BTreeMap<String, u64>,
     events: BTreeMap<String, u64>,
+    #[serde(default)]
+    pushes: BTreeMap<String, u64>,
     planned: KeptHistogram,
     applied: KeptHistogram,
     written: Written,
@@ -192,10 +201,15 @@ fn write(path: &Path, kept: &Kept) -> io::Result<()> {
 impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// Counts on from where the process before has left off.
     pub(super) fn take_counts(&mut self) {
+        // What the programs count goes on in any case.
+        self.counted.since = None;
         let Some(kept) = read(&file(&self.state_file)) else { return };
+        let since = kept.since_ms.map(|since| UNIX_EPOCH + Duration::from_millis(since));
+        self.counted.since = since;
         let closed = kept.closed.iter().map(|(why, count)| (why.as_str(), *count));
         self.events.restore(&Tally::of((kept.opened, kept.lost), closed));
         self.told.restore(kept.events);
+        self.pusher.restore(&kept.pushes);
         self.access_log.restore(kept.written, kept.dropped);
         for backend in &kept.backends {
             let Some(key) = backend.key().filter(|key| self.state.backend_id(key).is_some()) else {
@@ -231,12 +245,17 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         };
         let kept = Kept {
             version: VERSION,
+            since_ms: self
+                .counted
+                .since
+                .map(|since| millis(since.duration_since(UNIX_EPOCH).unwrap_or_default())),
             opened: tally.opened,
             closed: tally.closed.iter().map(|(why, count)| ((*why).to_owned(), *count)).collect(),
             lost: tally.lost,
             reloads: self.counted.reloads.clone(),
             look_ups: self.counted.look_ups.clone(),
             events: self.told.counts().clone(),
+            pushes: self.pusher.counts(),
             planned: self.counted.planned.kept(),
             applied: self.counted.applied.kept(),
             written,
@@ -267,9 +286,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let flows = self.passive.iter().map(|(key, ended)| (key.clone(), ended.flows.clone()));
         let checks = self.counted.checks.iter();
         Ok(Counts {
+            since: self.counted.since,
             reloads: self.counted.reloads.clone(),
             events: self.told.counts().clone(),
             look_ups: self.counted.look_ups.clone(),
+            pushes: self.pusher.counts(),
             planned: self.counted.planned.clone(),
             applied: self.counted.applied.clone(),
             checks: checks.map(|(key, checks)| (key.clone(), checks.clone())).collect(),

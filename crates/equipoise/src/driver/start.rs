@@ -167,6 +167,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 let exporter = Exporter::new(access.clone());
                 let port = listener::Listener::new(access.clone(), exporter.clone());
                 let metrics = metrics::Listener::new(exporter.clone());
+                let pusher = metrics::Pusher::new(exporter.clone(), instance.clone());
                 let server = running.listening.serve(access, exporter);
                 let mut driver = Self {
                     instance,
@@ -222,6 +223,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     server,
                     port,
                     metrics,
+                    pusher,
                     access_log: running.access_log,
                     lock,
                 };
@@ -233,6 +235,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 if begun.has_inherited {
                     driver.take_counts();
                 }
+                let wanted = driver.state.config().settings.otlp.clone();
+                driver.follow_otlp(wanted.as_ref()).await;
                 driver.troubles.schedule(Instant::now());
                 Ok(driver)
             }

@@ -104,6 +104,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.save();
         // Two that read events would each have half of them.
         self.events.stop_reading();
+        // Two that push would each be taken for the other.
+        self.follow_otlp(None).await;
         self.keep_counts();
         // Its address is to be had.
         self.follow_metrics(None).await;
@@ -161,6 +163,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         }
         let metrics = self.state.config().settings.metrics.clone();
         self.follow_metrics(metrics.as_ref()).await;
+        let otlp = self.state.config().settings.otlp.clone();
+        self.follow_otlp(otlp.as_ref()).await;
         self.read_machine().await;
         self.settle().await;
         if let Err(error) = self.plane.conclude() {

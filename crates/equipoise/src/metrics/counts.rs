@@ -4,6 +4,7 @@
 //! were like, what is wrong by topic, how full the tables are and what memory the maps take.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use equipoise_core::config::target;
 use equipoise_core::id::BackendKey;
@@ -31,12 +32,16 @@ impl Default for Checks {
 /// What is counted; names are those of the labels.
 #[derive(Clone, Debug)]
 pub struct Counts {
+    /// Since when is counted; none where that is not known.
+    pub since: Option<SystemTime>,
     /// Reloads by what has become of them.
     pub reloads: BTreeMap<String, u64>,
     /// Events by kind.
     pub events: BTreeMap<String, u64>,
     /// Look-ups of names by what has become of them.
     pub look_ups: BTreeMap<String, u64>,
+    /// Pushes to a collector by how they ended.
+    pub pushes: BTreeMap<String, u64>,
     /// How long it took to decide what is to be in the maps, seconds.
     pub planned: Histogram,
     /// How long it took to make the maps that, seconds.
@@ -56,9 +61,11 @@ pub struct Counts {
 impl Default for Counts {
     fn default() -> Self {
         Self {
+            since: None,
             reloads: BTreeMap::new(),
             events: BTreeMap::new(),
             look_ups: BTreeMap::new(),
+            pushes: BTreeMap::new(),
             planned: Histogram::new(SECONDS),
             applied: Histogram::new(SECONDS),
             checks: Vec::new(),
@@ -80,10 +87,13 @@ pub(super) fn families(counts: &Counts) -> Vec<Family> {
     let reloads = "Configurations that were to be taken, by what has become of them.";
     let events = "Events, as `equipoise events` tells them, by kind.";
     let look_ups = "Look-ups of names, by what has become of them.";
+    let pushes =
+        "Pushes of metrics to a collector, by how they ended: `partial` where it has refused some.";
     let mut families = vec![
         counted("lb_reloads_total", reloads, "result", &counts.reloads),
         counted("lb_events_total", events, "kind", &counts.events),
         counted("lb_dns_lookups_total", look_ups, "result", &counts.look_ups),
+        counted("lb_otlp_pushes_total", pushes, "result", &counts.pushes),
         of_all(
             "lb_plan_seconds",
             "How long it took to decide what is to be in the maps.",

@@ -152,7 +152,7 @@ fn within(origin: &Origin, location: &str) -> Result<String, Failure> {
 }
 
 /// What an error of a talk says.
-pub(super) fn talk(error: &hyper::Error) -> Failure {
+pub(crate) fn talk(error: &hyper::Error) -> Failure {
     let source = std::error::Error::source(error);
     match source.and_then(|source| source.downcast_ref()) {
         Some(error) => tcp::failure("talking", error),

@@ -23,6 +23,32 @@ left out elsewhere. A source that fails loses its own families alone, and is cou
 [packaging/grafana/equipoise.json](../packaging/grafana/equipoise.json) is a dashboard, [packaging/prometheus/equipoise.rules.yml](../packaging/prometheus/equipoise.rules.yml) has alerts.
 Times are seconds, sizes bytes; bytes of traffic are IP bytes.
 
+## Pushed
+
+```toml
+[settings.otlp]                # nothing is pushed unless the table is there
+endpoint = \"https://otel.example.com:4318/v1/metrics\"
+interval = \"10s\"
+timeout = \"5s\"                 # of a request, from the look-up of the name on
+headers = { X-Tenant = \"ops\" }
+header-files = { Authorization = \"/etc/equipoise/otlp.key\" }   # the first line, such as `Bearer ...`
+attributes = { \"service.instance.id\" = \"lb-1\", \"deployment.environment.name\" = \"production\" }
+ca-file = \"/etc/equipoise/otel-ca.pem\"                          # = the authorities of this host
+```
+
+pushes all families that a scrape has to a collector of OpenTelemetry, by OTLP 1 over HTTP as protobuf, whether or not `[settings.metrics]` is there. A thread without any capability does
+that beside the packets' way and the loop. A counter is a monotonic sum, a histogram a histogram with the same bounds, both cumulative; what is so now is a gauge. Names are those below, with
+`_total`, and labels are attributes of points. Both are counted from `start_time_unix_nano` on, which is the same for as long as counters go on, also over a restart, and 0 where a process before has not left it.
+
+The resource is `service.name` (`equipoise`), `service.version`, `service.instance.id` (the name of the instance), `host.name`, and what `attributes` says, which goes first. Instances of the same name on several hosts
+need a `service.instance.id` each: many a store of metrics tells instances apart by nothing else.
+
+A request has 4000 points at most; what is more comes in several, one after the other. Redirects are not followed, so that what is secret is for this collector alone. A push that fails, or is not answered in time, is not made again: the next, an interval later, has all that it had. It is
+counted (`lb_otlp_pushes_total`, with `result` one of `success`, `partial` and `failure`), and the log has a line where the outcome is another than before; `status` is not `degraded` by it. What headers say is in no log and no answer. All of it is followed at
+a reload; files of headers are read at each push, and those of authorities once a minute.
+
+## Families
+
 | family | type | labels | |
 | --- | --- | --- | --- |
 ";

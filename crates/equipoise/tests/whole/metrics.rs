@@ -15,7 +15,7 @@ use restart::run_and_kill;
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0";
 
 /// An answer: its code, its head, its body.
-async fn get(address: SocketAddr, path: &str, accept: &str) -> (u16, String, String) {
+pub(super) async fn get(address: SocketAddr, path: &str, accept: &str) -> (u16, String, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: test\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
@@ -35,7 +35,7 @@ pub(super) fn free() -> SocketAddr {
 
 /// Samples by name and labels, with the type of each family. Refuses what no scraper would take: a sample before its family's type, a
 /// family or a sample twice, a counter by another name than its samples'.
-fn read(text: &str, is_open: bool) -> BTreeMap<String, f64> {
+pub(super) fn read(text: &str, is_open: bool) -> BTreeMap<String, f64> {
     let mut types: BTreeMap<String, String> = BTreeMap::new();
     let mut samples = BTreeMap::new();
     let text = if is_open { text.strip_suffix("# EOF\n").expect("an end") } else { text };
@@ -217,7 +217,7 @@ async fn a_source_that_fails_loses_its_own_families_alone_and_is_counted() {
 }
 
 /// A flow of the first backend that has closed, once the next sweep comes by.
-fn closed(lab: &Lab, event: Event) {
+pub(super) fn closed(lab: &Lab, event: Event) {
     lab.plane.send_modify(|plane| {
         let (service, backend) = ids(plane, "10.0.0.1:8080");
         let why = Reason::ClientFin as u32;

@@ -7,7 +7,7 @@ use super::limits::{self, Owner};
 use super::policy::duration;
 use super::report::{At, Report, shown};
 use super::service::interfaces;
-use super::{address, admin, breaker, keys, log, metrics, named, panic};
+use super::{address, admin, breaker, keys, log, metrics, named, otlp, panic};
 use crate::config::breaker::Thresholds;
 use crate::config::health::Recovery;
 use crate::config::{Attach, AttachMode, BackendInterfaces, LeastConnections, OnExit, Settings};
@@ -71,6 +71,7 @@ pub(super) fn settings(report: &mut Report<'_>, at: &At<'_>) -> Settings {
     }
     settings.admin = fields.get("admin").map(|at| admin::admin(report, &at));
     settings.metrics = fields.get("metrics").map(|at| metrics::metrics(report, &at));
+    settings.otlp = fields.get("otlp").and_then(|at| otlp::otlp(report, &at));
     let access_log = fields.get("access-log");
     settings.access_log = access_log.map(|at| log::access_log(report, &at, settings.events));
     if let Some(at) = fields.get("log") {

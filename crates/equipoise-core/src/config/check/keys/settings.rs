@@ -2,6 +2,7 @@
 
 use super::admin::ADMIN;
 use super::health::{BREAKER, DRAIN, HEALTH_CHECK, PANIC, RECOVERY};
+use super::otlp::OTLP;
 use super::policy::LIMITS;
 use super::{
     Absent, Form, INTERFACES, Key, Kind, List, NAME_OF_INTERFACE, Names, Table, duration, number,
@@ -97,6 +98,12 @@ pub(in crate::config) static SETTINGS: Table = Table {
             kind: Kind::Table(&METRICS),
             absent: Absent::Words("nothing listens"),
             doc: "A listener for who scrapes metrics.",
+        },
+        Key {
+            name: "otlp",
+            kind: Kind::Table(&OTLP),
+            absent: Absent::Words("nothing is pushed"),
+            doc: "A collector that metrics are pushed to.",
         },
         Key {
             name: "admin",
