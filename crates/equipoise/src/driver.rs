@@ -190,6 +190,7 @@ pub struct Driver<M, P> {
     /// The admin API on a port.
     port: listener::Listener,
     metrics: metrics::Listener,
+    exporter: metrics::Exporter,
     pusher: metrics::Pusher,
     /// The log of flows.
     access_log: AccessLog,

@@ -4,6 +4,7 @@
 //! and gives families, as text that Prometheus or OpenMetrics scrapers read. Keeps nothing between scrapes but a count of what
 //! has failed, and knows neither the driver nor its state. The same families are pushed to a collector where that is wanted.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -48,7 +49,7 @@ pub struct Sources {
     pub counts: Result<Counts, ProblemDetails>,
 }
 
-/// Answers that were not had, since the start.
+/// Answers that were not had.
 #[derive(Debug, Default)]
 pub struct Failures {
     status: AtomicU64,
@@ -68,6 +69,18 @@ impl Failures {
             ("names", read(&self.names)),
             ("counts", read(&self.counts)),
         ]
+    }
+
+    fn add(&self, source: &str, count: u64) {
+        let counter = match source {
+            "status" => &self.status,
+            "health" => &self.health,
+            "breakers" => &self.breakers,
+            "names" => &self.names,
+            "counts" => &self.counts,
+            _ => return,
+        };
+        counter.fetch_add(count, Ordering::Relaxed);
     }
 }
 
@@ -90,6 +103,16 @@ impl Exporter {
     /// One that asks the driver.
     pub fn new(access: Access) -> Self {
         Self { access, failures: Arc::default() }
+    }
+
+    /// How often each source has failed, for the next process.
+    pub(crate) fn failures(&self) -> BTreeMap<String, u64> {
+        self.failures.all().map(|(source, count)| (source.to_owned(), count)).into()
+    }
+
+    /// Counts on from where the process before has left off.
+    pub(crate) fn restore(&self, failures: &BTreeMap<String, u64>) {
+        failures.iter().for_each(|(source, &count)| self.failures.add(source, count));
     }
 
     /// A scrape, as text.

@@ -92,6 +92,9 @@ struct Kept {
     events: BTreeMap<String, u64>,
     #[serde(default)]
     pushes: BTreeMap<String, u64>,
+    /// Sources of metrics that have failed.
+    #[serde(default)]
+    failures: BTreeMap<String, u64>,
     planned: KeptHistogram,
     applied: KeptHistogram,
     written: Written,
@@ -210,6 +213,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.events.restore(&Tally::of((kept.opened, kept.lost), closed));
         self.told.restore(kept.events);
         self.pusher.restore(&kept.pushes);
+        self.exporter.restore(&kept.failures);
         self.access_log.restore(kept.written, kept.dropped);
         for backend in &kept.backends {
             let Some(key) = backend.key().filter(|key| self.state.backend_id(key).is_some()) else {
@@ -256,6 +260,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             look_ups: self.counted.look_ups.clone(),
             events: self.told.counts().clone(),
             pushes: self.pusher.counts(),
+            failures: self.exporter.failures(),
             planned: self.counted.planned.kept(),
             applied: self.counted.applied.kept(),
             written,

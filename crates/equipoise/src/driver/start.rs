@@ -168,7 +168,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 let port = listener::Listener::new(access.clone(), exporter.clone());
                 let metrics = metrics::Listener::new(exporter.clone());
                 let pusher = metrics::Pusher::new(exporter.clone(), instance.clone());
-                let server = running.listening.serve(access, exporter);
+                let server = running.listening.serve(access, exporter.clone());
                 let mut driver = Self {
                     instance,
                     source,
@@ -223,6 +223,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     server,
                     port,
                     metrics,
+                    exporter,
                     pusher,
                     access_log: running.access_log,
                     lock,

@@ -19,7 +19,6 @@ use crate::apply::Applier;
 use crate::dataplane::DataPlane;
 use crate::handover::{Successor, Word};
 use crate::host::Machine;
-use crate::metrics::Exporter;
 use crate::status::UpgradeAnswer;
 
 /// How long the next process may take once everything is its own: maps are read, and programs get their places.
@@ -156,8 +155,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Ok(listening) => {
                 let access =
                     Access { commands: self.admin.clone(), snapshot: self.snapshot.subscribe() };
-                let exporter = Exporter::new(access.clone());
-                self.server.replace(listening.serve(access, exporter));
+                self.server.replace(listening.serve(access, self.exporter.clone()));
             }
             Err(error) => tracing::error!(%error, "the admin socket is another's"),
         }

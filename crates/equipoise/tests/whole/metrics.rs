@@ -216,6 +216,33 @@ async fn a_source_that_fails_loses_its_own_families_alone_and_is_counted() {
     .unwrap();
 }
 
+#[tokio::test]
+async fn failures_of_sources_are_counted_on_by_the_next_process() {
+    let listen = free();
+    let (driver, lab) = Lab::start(&config(listen)).await;
+    const FAILURES: &str = "lb_metrics_source_failures_total{source=\"status\"}";
+    run_and_kill(driver, async {
+        lab.plane.send_modify(|plane| plane.unreadable = true);
+        assert_eq!(get(listen, "/metrics", "*/*").await.0, 200);
+        lab.plane.send_modify(|plane| plane.unreadable = false);
+        // What is counted from the last writing on is lost with a process that is killed.
+        lab.status_when(|_| {
+            let kept = std::fs::read_to_string(lab.path("counters.json")).unwrap_or_default();
+            kept.contains("\"status\":1")
+        })
+        .await;
+    })
+    .await;
+    let (driver, lab) = lab.start_again(&config(listen)).await;
+    run(driver.expect("starts again"), async {
+        let (_, _, text) = get(listen, "/metrics", "*/*").await;
+        assert_eq!(read(&text, false)[FAILURES], 1.0);
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
 /// A flow of the first backend that has closed, once the next sweep comes by.
 pub(super) fn closed(lab: &Lab, event: Event) {
     lab.plane.send_modify(|plane| {
