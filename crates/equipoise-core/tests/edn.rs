@@ -222,7 +222,7 @@ fn the_api_is_had_by_this_host_alone_and_never_by_a_key_that_is_soon_guessed() {
     let told = vec![(key(".port"), 44), (key(".allowed-origins[1]"), 121)];
     let expected = (listen("9999"), keys, vec!["https://ops.example.com".to_owned()]);
     assert_eq!(admin(&whole), (Some(expected), told));
-    assert_eq!(admin(":enabled true :api-key \"12345678\""), (None, at(".api-key", 47)));
+    assert_eq!(admin(":enabled true :api-key \"12345678\""), (None, at(".api-key", 38)));
 
     // And it is written as it has been read.
     let nothing = |_: &Path| Err(String::new());

@@ -28,6 +28,7 @@ mod events;
 mod explain;
 mod flows;
 mod health;
+mod hidden;
 mod history;
 mod import;
 mod limits;
@@ -60,8 +61,28 @@ pub enum Exit {
     NotFound = 3,
     /// No instance is running.
     NoInstance = 4,
+    /// It makes sense, and not as things are: it contradicts what is so already.
+    Refused = 5,
     /// What was waited for has not come.
     InVain = 6,
+}
+
+impl Exit {
+    /// All but that of a command which did what it was asked to, which is 0.
+    pub const ALL: [Self; 6] =
+        [Self::Failed, Self::Usage, Self::NotFound, Self::NoInstance, Self::Refused, Self::InVain];
+
+    /// What it says to users.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Usage => "bad configuration or usage",
+            Self::NotFound => "no such service, backend or flow",
+            Self::NoInstance => "no running instance",
+            Self::Refused => "refused: it contradicts what is so already",
+            Self::InVain => "waited in vain",
+        }
+    }
 }
 
 /// Why a command did not do what it was asked to.
@@ -95,6 +116,7 @@ impl From<ClientError> for Failure {
             ClientError::Problem(problem) => match problem.status {
                 404 => Exit::NotFound,
                 400 | 422 => Exit::Usage,
+                409 | 412 => Exit::Refused,
                 _ => Exit::Failed,
             },
         };
@@ -230,6 +252,8 @@ mod tests {
         assert_eq!(exit(problem(ProblemDetails::not_found("no service"))), 3);
         assert_eq!(exit(problem(ProblemDetails::bad_config("bad", Vec::new()))), 2);
         assert_eq!(exit(problem(ProblemDetails::bad_request("bad"))), 2);
+        assert_eq!(exit(problem(ProblemDetails::conflict("no"))), 5);
+        assert_eq!(exit(problem(ProblemDetails::stale("no"))), 5);
         assert_eq!(exit(problem(ProblemDetails::failed("no"))), 1);
         assert_eq!(exit(problem(ProblemDetails::ending())), 1);
         assert_eq!(exit(ClientError::Talk("cut".into())), 1);

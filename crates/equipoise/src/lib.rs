@@ -22,6 +22,7 @@ pub mod privileges;
 pub mod probe;
 pub mod resolver;
 pub mod running_config;
+mod serving;
 pub mod status;
 pub mod talkers;
 pub mod watch;

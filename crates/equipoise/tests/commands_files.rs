@@ -146,6 +146,79 @@ fn what_is_ignored_is_a_warning_and_an_error_where_that_is_asked_for() {
 }
 
 #[test]
+fn no_report_of_a_configuration_tells_a_secret() {
+    const SECRET: &str = "very-secret";
+    let place = Place::new();
+    let service = "[[service]]\nname = 'web'\nlisten = { interfaces = ['lo'], port = 80 }\nbackends = [{ address = '10.0.0.1:80' }]\n";
+    let edn = |settings: &str| {
+        format!(
+            "{{:proxies [{{:name \"web\" :listen {{:interfaces [\"lo\"] :port 80}}\n :default-target {{:ip \"10.0.0.1\" :port 80}}}}]\n :settings {{:admin-api {{{settings}}}}}}}"
+        )
+    };
+    for (name, text, column) in [
+        // The key itself is wrong: that is told at its name.
+        (
+            "a.toml",
+            format!("{service}[settings.admin]\nkeys = [{{ name = 'ci', key = '{SECRET}' }}]\n"),
+            Some(24),
+        ),
+        (
+            "b.toml",
+            format!("{service}[[settings.admin.keys]]\nname = 'ci'\nkey = '{SECRET} {SECRET}'\n"),
+            Some(1),
+        ),
+        ("a.edn", edn(&format!(":enabled true :api-key \"{SECRET}\"")), Some(39)),
+        ("b.edn", edn(&format!(":enabled true :api-key :{SECRET}")), Some(39)),
+        (
+            "a.yaml",
+            format!("service: []\nsettings: {{admin: {{keys: [{{name: ci, key: {SECRET}}}]}}}}\n"),
+            None,
+        ),
+        (
+            "a.json",
+            format!(
+                "{{\"service\": [], \"settings\": {{\"admin\": {{\"keys\": [{{\"key\": \"{SECRET}\", \"name\": 1}}]}}}}}}"
+            ),
+            None,
+        ),
+        // Something beside it is.
+        (
+            "c.toml",
+            format!(
+                "{service}[settings.admin]\nkeys = [{{ name = '', key = '{SECRET}-0123456789' }}]\n"
+            ),
+            None,
+        ),
+        (
+            "d.toml",
+            format!(
+                "{service}[settings.admin]\nkeys = [{{ name = 'ci', key = '{SECRET}-0123456789 }}]\n"
+            ),
+            None,
+        ),
+        (
+            "c.edn",
+            edn(&format!(":enabled true :port 0 :api-key \"{SECRET}-0123456789\" :colour 1")),
+            None,
+        ),
+        ("d.edn", edn(&format!(":enabled true :api-key \"{SECRET}-0123456789")), None),
+    ] {
+        place.file(name, &text);
+        for line in ["check", "check --strict", "--json check --strict", "plan", "doctor -c"] {
+            let answer = place.run(&format!("{line} {name}"));
+            let said = format!("{}{}", answer.out, answer.err);
+            assert!(!said.contains(SECRET), "{line} {name}: {said}");
+            assert!(line != "check --strict" || answer.exit == 2, "{name}: {said}");
+        }
+        let Some(column) = column else { continue };
+        let told = place.json(&format!("check --strict {name}"));
+        let errors = told["errors"].as_array().unwrap();
+        let key = errors.iter().find(|error| error["key"].as_str().unwrap().ends_with("key"));
+        assert_eq!(key.unwrap()["column"], column, "{name}: {told}");
+    }
+}
+
+#[test]
 fn problem_in_an_included_file_names_that_file_and_shows_its_line() {
     let place = Place::new();
     place.file("etc/main.toml", "include = ['conf.d/*.yaml']\n");

@@ -26,6 +26,8 @@ mod metrics;
 mod names;
 #[path = "whole/operate.rs"]
 mod operate;
+#[path = "whole/outputs.rs"]
+mod outputs;
 #[path = "whole/pools.rs"]
 mod pools;
 #[path = "whole/port.rs"]
@@ -38,6 +40,8 @@ mod restart;
 mod shown;
 #[path = "whole/size.rs"]
 mod size;
+#[path = "whole/slow_clients.rs"]
+mod slow_clients;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -137,11 +141,21 @@ impl Lab {
     ) -> (Result<TestDriver, StartError>, Self) {
         let mut plane = Plane { memory: Memory::new(65_536), ..Plane::default() };
         prepare(&mut plane);
+        let (lab, machine, plane) = Self::made(directory, world, plane);
+        let signals = Signals::hear().unwrap();
+        lab.start_with((file, watching, signals), text, (machine, plane)).await
+    }
+
+    /// What an instance is started on.
+    fn made(
+        directory: TempDir,
+        world: World,
+        plane: Plane,
+    ) -> (Self, SimulatedMachine, SimulatedPlane) {
         let (plane, plane_handle) = SimulatedPlane::new(plane);
         let (machine, world) = SimulatedMachine::new(world);
         let client = Client::new(&directory.path().join("test.sock"));
-        let lab = Self { plane: plane_handle, world, client, directory };
-        lab.start_with((file, watching), text, (machine, plane)).await
+        (Self { plane: plane_handle, world, client, directory }, machine, plane)
     }
 
     /// The next process, on what one that is gone has left: with another configuration perhaps.
@@ -150,12 +164,14 @@ impl Lab {
         fs::write(&file, text).unwrap();
         let plane = SimulatedPlane::left(&self.plane);
         let (machine, world) = SimulatedMachine::new(self.world.borrow().clone());
-        Self { world, ..self }.start_with((file, Watching::No), text, (machine, plane)).await
+        let signals = Signals::hear().unwrap();
+        let lab = Self { world, ..self };
+        lab.start_with((file, Watching::No, signals), text, (machine, plane)).await
     }
 
     async fn start_with(
         self,
-        (file, watching): (PathBuf, Watching),
+        (file, watching, signals): (PathBuf, Watching, Signals),
         text: &str,
         (machine, plane): (SimulatedMachine, SimulatedPlane),
     ) -> (Result<TestDriver, StartError>, Self) {
@@ -163,7 +179,7 @@ impl Lab {
         let driver = Driver::start(Start {
             looked_up: Vec::new(),
             instance: "test".to_owned(),
-            signals: Signals::hear().unwrap(),
+            signals,
             lock: InstanceLock::take(lab.directory.path(), "test").unwrap(),
             socket: lab.path("test.sock"),
             state_file: lab.path("state.json"),

@@ -10,15 +10,15 @@ use std::sync::Arc;
 use axum::middleware;
 use equipoise_core::config::Admin;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::accept::{Identity, Incoming};
+use super::accept::{Identity, Port};
 use super::guard::{Gate, Rules, guard};
-use super::peer::Peer;
 use super::secrets::{Loaded, load};
 use super::{Access, routes};
 use crate::metrics::Exporter;
+use crate::serving::{PATIENCE, serve};
 
 /// Why it is not served as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +49,9 @@ struct Serving {
     address: SocketAddr,
     rules: watch::Sender<Option<Arc<Rules>>>,
     identity: watch::Sender<Identity>,
-    task: JoinHandle<io::Result<()>>,
+    /// Also ends it by being dropped.
+    end: oneshot::Sender<()>,
+    task: JoinHandle<()>,
 }
 
 impl Listener {
@@ -97,31 +99,27 @@ impl Listener {
         let is_safe = identity.is_some();
         let (rules, followed) = watch::channel(rules);
         let (identity, shown) = watch::channel(identity);
-        let incoming = Incoming::new(listener, shown).map_err(failed)?;
         self.end().await;
         tracing::info!(address = %admin.listen, tls = is_safe, keys = admin.keys.len(), "admin API");
         let router = routes::router(self.access.clone(), self.exporter.clone())
             .layer(middleware::from_fn_with_state(Gate::new(followed), guard));
-        let service = router.into_make_service_with_connect_info::<Peer>();
-        let task = tokio::spawn(axum::serve(incoming, service).into_future());
-        self.serving = Some(Serving { address: admin.listen, rules, identity, task });
+        let (end, ended) = oneshot::channel();
+        let task = tokio::spawn(async {
+            let connections = serve(Port::new(listener, shown), router, ended, PATIENCE).await;
+            // The port is free; what has been asked is still answered.
+            tokio::spawn(connections.finish());
+        });
+        self.serving = Some(Serving { address: admin.listen, rules, identity, end, task });
         Ok(())
     }
 
     async fn end(&mut self) {
         let Some(serving) = self.serving.take() else { return };
-        // Connections that are there end with the task; what comes by them before is answered that it has ended.
+        // Connections that are there end when they are answered; what comes by them before is answered that it has ended.
         serving.rules.send_replace(None);
-        serving.task.abort();
-        // It has been told to end: that is how it does.
-        drop(serving.task.await);
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Some(serving) = self.serving.take() {
-            serving.task.abort();
+        drop(serving.end);
+        if let Err(error) = serving.task.await {
+            tracing::error!(%error, "serving the admin API");
         }
     }
 }

@@ -4,12 +4,9 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 
 use axum::extract::FromRequestParts;
-use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::connect_info::ConnectInfo;
 use axum::http::request::Parts;
-use axum::serve::IncomingStream;
-use tokio::net::UnixListener;
 
-use super::accept::Incoming;
 use crate::status::history::Author;
 
 /// Who a connection, or a request on it, is of.
@@ -33,18 +30,6 @@ impl Peer {
             Self::Address(address) => Author::Address { address },
             Self::Key(name) => Author::Key { name },
         }
-    }
-}
-
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self::User(stream.io().peer_cred().ok().map(|credentials| credentials.uid()))
-    }
-}
-
-impl Connected<IncomingStream<'_, Incoming>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Incoming>) -> Self {
-        Self::Address(stream.remote_addr().ip().to_canonical())
     }
 }
 

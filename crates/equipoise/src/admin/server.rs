@@ -1,6 +1,7 @@
 //! The listening socket: made with its mode, served until told to end, removed at the end.
 
 use std::fs;
+use std::future::ready;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use tokio::task::JoinHandle;
 use super::peer::Peer;
 use super::{Access, routes};
 use crate::metrics::Exporter;
+use crate::serving::{Accepted, Entrance, PATIENCE, Stream, serve};
 
 /// How long answers on their way are waited for at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -29,7 +31,7 @@ pub struct AdminSocket {
 pub struct Server {
     path: PathBuf,
     end: oneshot::Sender<()>,
-    task: JoinHandle<io::Result<()>>,
+    task: JoinHandle<()>,
 }
 
 /// Why there is no socket.
@@ -83,19 +85,24 @@ impl AdminSocket {
     /// Serves the admin API on it, in a task of its own.
     pub fn serve(self, access: Access, exporter: Exporter) -> Server {
         let (end, ended) = oneshot::channel();
-        let serve = axum::serve(
-            self.listener,
-            routes::router(access, exporter).into_make_service_with_connect_info::<Peer>(),
-        );
-        let task = tokio::spawn(
-            serve
-                .with_graceful_shutdown(async {
-                    // A sender that is dropped ends it as well.
-                    let _: Result<(), _> = ended.await;
-                })
-                .into_future(),
-        );
+        let router = routes::router(access, exporter);
+        let serving = serve(Door(self.listener), router, ended, PATIENCE);
+        let task = tokio::spawn(async { serving.await.finish().await });
         Server { path: self.path, end, task }
+    }
+}
+
+/// The socket as a way in.
+struct Door(UnixListener);
+
+impl Entrance for Door {
+    type Peer = Peer;
+
+    async fn accept(&mut self) -> io::Result<Accepted<Peer>> {
+        let (stream, _) = self.0.accept().await?;
+        let by = Peer::User(stream.peer_cred().ok().map(|credentials| credentials.uid()));
+        let stream: Stream = Box::new(stream);
+        Ok(Accepted { by, ready: Box::pin(ready(Ok(stream))) })
     }
 }
 

@@ -4,6 +4,7 @@
 //! unless `NO_COLOR` is set; what does not go to a terminal is not wrapped either, so that it can
 //! be searched.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write as _};
 use std::ops::Range;
@@ -14,6 +15,7 @@ use miette::{
     ReportHandler, Severity, SourceCode, SourceSpan, SpanContents,
 };
 
+use super::hidden::hidden;
 use super::source::Text;
 
 /// Shows what is wrong.
@@ -131,7 +133,8 @@ impl Diagnostic for Told<'_> {
 #[derive(Debug)]
 struct Lines<'a> {
     name: &'a str,
-    text: &'a str,
+    /// Without secrets.
+    text: Cow<'a, str>,
     starts: Vec<usize>,
 }
 
@@ -143,7 +146,7 @@ const AROUND: usize = 60;
 impl<'a> Lines<'a> {
     fn new(name: &'a str, text: &'a str) -> Self {
         let breaks = text.match_indices('\n').map(|(at, _)| at + 1);
-        Self { name, text, starts: std::iter::once(0).chain(breaks).collect() }
+        Self { name, text: hidden(text), starts: std::iter::once(0).chain(breaks).collect() }
     }
 
     /// The number of the line of an offset, from 0.
@@ -183,7 +186,7 @@ impl SourceCode for Lines<'_> {
         before: usize,
         after: usize,
     ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
-        let text = self.text;
+        let text = &*self.text;
         let (start, end) = (span.offset(), span.offset() + span.len());
         let (first, last) = (self.line(start), self.line(end));
         let part = if before == 0 && after == 0 {

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::args::{Global, RUN_DIRECTORY, Run};
 use super::check::{Loaded, load};
 use super::source::Text;
-use super::{Exit, Failure, print, print_json, report};
+use super::{Exit, Failure, json, print, report};
 use crate::admin::lock::InstanceLock;
 use crate::config_file::{self, Base};
 use crate::dataplane::DataPlane as _;
@@ -232,13 +232,17 @@ async fn check_host(machine: &mut Netlink, loaded: &Loaded) -> Result<(), Failur
 }
 
 fn said(global: &Global) -> Result<(), Failure> {
-    let (instance, pid, socket) = (&global.instance, std::process::id(), global.socket());
+    print(&started(global, std::process::id())?)
+}
+
+fn started(global: &Global, pid: u32) -> Result<String, Failure> {
+    let (instance, socket) = (&global.instance, global.socket());
     if global.json {
-        return print_json(
+        return json(
             &json!({ "state": "running", "instance": instance, "pid": pid, "socket": socket }),
         );
     }
-    print(&format!("running: instance {instance}, pid {pid}, socket {}\n", socket.display()))
+    Ok(format!("running: instance {instance}, pid {pid}, socket {}\n", socket.display()))
 }
 
 #[cfg(test)]
@@ -246,12 +250,34 @@ mod tests {
     use super::*;
     use crate::cli::args::{Arguments, Command};
     use clap::Parser;
+    use expect_test::expect;
 
     fn refused(line: &str) -> Option<(Exit, String)> {
         let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
         let Command::Run(flags) = &arguments.command else { panic!("not run") };
         let failure = usage(&arguments.global, flags).err()?;
         Some((failure.exit, failure.message.unwrap_or_default()))
+    }
+
+    #[test]
+    fn what_is_said_once_it_runs_is_as_recorded() {
+        let said = |line: &str| {
+            let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+            started(&arguments.global, 4242).unwrap()
+        };
+        expect![[r#"
+            running: instance web, pid 4242, socket /run/equipoise/web.sock
+        "#]]
+        .assert_eq(&said("equipoise run --instance web"));
+        expect![[r#"
+            {
+              "instance": "default",
+              "pid": 4242,
+              "socket": "/x.sock",
+              "state": "running"
+            }
+        "#]]
+        .assert_eq(&said("equipoise --json --socket /x.sock run"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Follows the configuration: another address is another socket, and one that cannot be had is told and tried again.
 
+use std::future::ready as at_once;
 use std::io;
 use std::net::SocketAddr;
 
@@ -12,9 +13,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any, get};
 use equipoise_core::config::Metrics;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::{Exporter, Format};
+use crate::serving::{Accepted, Entrance, PATIENCE, Stream, serve};
 
 /// Why nobody can scrape.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +49,9 @@ pub struct Listener {
 #[derive(Debug)]
 struct Serving {
     wanted: Metrics,
-    task: JoinHandle<io::Result<()>>,
+    /// Also ends it by being dropped.
+    end: oneshot::Sender<()>,
+    task: JoinHandle<()>,
 }
 
 impl Listener {
@@ -73,24 +78,37 @@ impl Listener {
         let address = listener.local_addr().map_err(failed)?;
         tracing::info!(%address, path = wanted.path, "metrics");
         let router = router(&wanted.path, self.exporter.clone());
-        let task = tokio::spawn(axum::serve(listener, router).into_future());
-        self.serving = Some(Serving { wanted: wanted.clone(), task });
+        let (end, ended) = oneshot::channel();
+        let task = tokio::spawn(async {
+            let connections = serve(Port(listener), router, ended, PATIENCE).await;
+            // The port is free; what has been asked is still answered.
+            tokio::spawn(connections.finish());
+        });
+        self.serving = Some(Serving { wanted: wanted.clone(), end, task });
         Ok(())
     }
 }
 
 impl Serving {
     /// Ends it, and waits until its address is free.
-    async fn end(mut self) {
-        self.task.abort();
-        // It has been told to end: that is how it does.
-        drop((&mut self.task).await);
+    async fn end(self) {
+        drop(self.end);
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "serving metrics");
+        }
     }
 }
 
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.task.abort();
+/// A port as a way in for anybody.
+struct Port(TcpListener);
+
+impl Entrance for Port {
+    type Peer = SocketAddr;
+
+    async fn accept(&mut self) -> io::Result<Accepted<SocketAddr>> {
+        let (stream, by) = self.0.accept().await?;
+        let stream: Stream = Box::new(stream);
+        Ok(Accepted { by, ready: Box::pin(at_once(Ok(stream))) })
     }
 }
 

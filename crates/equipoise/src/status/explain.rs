@@ -35,11 +35,11 @@ pub struct Addresses {
     /// `tcp` or `udp`.
     #[schema(pattern = "^(tcp|udp)$")]
     pub protocol: String,
-    /// Its source.
-    #[schema(schema_with = form::address_and_port)]
+    /// Where it comes from; an IPv6 address in brackets.
+    #[schema(schema_with = form::source)]
     pub source: SocketAddr,
-    /// Its destination.
-    #[schema(schema_with = form::address_and_port)]
+    /// Where it goes; an IPv6 address in brackets.
+    #[schema(schema_with = form::destination)]
     pub destination: SocketAddr,
 }
 

@@ -33,19 +33,25 @@ fn any_place() -> String {
     format!("({}|\\[{}\\]):{PORT}", v4(), v6())
 }
 
-fn text(form: &str) -> Object {
-    let text = ObjectBuilder::new().schema_type(Type::String);
+/// What it is for is told here: what stands above a field is lost where its form is given.
+fn text(form: &str, what: &str) -> Object {
+    let text = ObjectBuilder::new().schema_type(Type::String).description(Some(what));
     text.pattern(Some(format!("^{form}$"))).build()
 }
 
-/// An address.
-pub(super) fn address() -> Object {
-    text(&any_address())
+/// The address of a host whose backends are meant.
+pub(super) fn host() -> Object {
+    text(&any_address(), "Every backend of this address, in every service.")
 }
 
-/// An address and a port; an IPv6 address in brackets.
-pub(super) fn address_and_port() -> Object {
-    text(&any_place())
+/// Where a packet comes from.
+pub(super) fn source() -> Object {
+    text(&any_place(), "Where it comes from; an IPv6 address in brackets.")
+}
+
+/// Where a packet goes.
+pub(super) fn destination() -> Object {
+    text(&any_place(), "Where it goes; an IPv6 address in brackets.")
 }
 
 #[cfg(test)]

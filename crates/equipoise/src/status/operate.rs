@@ -23,7 +23,7 @@ pub struct Selection {
     pub route: Option<String>,
     /// Every backend of this address, in every service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = form::address, required = false)]
+    #[schema(schema_with = form::host, required = false)]
     pub host: Option<IpAddr>,
     /// This balancer: it is not ready for new flows any more, and those that come are served.
     #[serde(rename = "self", default, skip_serializing_if = "std::ops::Not::not")]
@@ -66,7 +66,7 @@ pub struct UndrainRequest {
     pub route: Option<String>,
     /// Every backend of this address, in every service.
     #[serde(default)]
-    #[param(schema_with = form::address, required = false)]
+    #[param(schema_with = form::host, required = false)]
     pub host: Option<IpAddr>,
     /// This balancer.
     #[serde(rename = "self", default)]

@@ -15,7 +15,7 @@ pub struct TalkersRequest {
     /// What they have most of; new flows unless given.
     #[param(inline)]
     pub by: Option<By>,
-    /// So many at most of each service; [`TalkersRequest::LIMIT`] unless given.
+    /// So many at most of each service; 10 unless given.
     #[param(maximum = 255)]
     pub limit: Option<u8>,
 }
@@ -45,10 +45,10 @@ pub enum By {
 pub struct DroppedRequest {
     /// Those of this service alone.
     pub service: Option<String>,
-    /// How long is looked at; [`DroppedRequest::SECONDS`] unless given, and an hour at most.
+    /// How long is looked at; 5 unless given, and an hour at most.
     #[param(exclusive_minimum = 0, maximum = 3600)]
     pub for_seconds: Option<f64>,
-    /// So many at most of each service; [`TalkersRequest::LIMIT`] unless given.
+    /// So many at most of each service; 10 unless given.
     #[param(maximum = 255)]
     pub limit: Option<u8>,
 }

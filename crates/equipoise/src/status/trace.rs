@@ -12,7 +12,7 @@ pub struct TraceFilter {
     pub service: Option<String>,
     /// Those with these verdicts alone, by name or a part of it, with commas between them.
     pub reason: Option<String>,
-    /// So many a second at most, on each CPU; [`TraceFilter::RATE`] unless given.
+    /// So many a second at most, on each CPU; 100 unless given.
     #[param(minimum = 1, maximum = 4_294_967_295_u32)]
     pub rate: Option<u32>,
 }

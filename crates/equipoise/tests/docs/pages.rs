@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use clap::{Arg, Command, CommandFactory as _, Parser as _};
+use equipoise::cli::Exit;
 use equipoise::cli::args::Arguments;
 use equipoise_common::flow::set::{Set, sets_for};
 use equipoise_core::config::{self, Around, schema};
@@ -319,22 +320,29 @@ prints the same as manual pages, `equipoise completions` what a shell needs to c
 
 BACKEND is the address and port of a backend as the configuration writes them: `10.0.0.11:8080`. Where a backend is in several pools of a service, `--route` names one.
 
-| exit code | meaning |
-| --- | --- |
-| 0 | done |
-| 1 | failed |
-| 2 | bad configuration or usage |
-| 3 | no such service, backend or flow |
-| 4 | no running instance |
-| 6 | waited in vain |
-
 ";
+
+/// The exit codes as a table.
+fn exit_codes() -> String {
+    let mut text = "| exit code | meaning |\n| --- | --- |\n| 0 | done |\n".to_owned();
+    for exit in Exit::ALL {
+        writeln!(text, "| {} | {} |", exit as u8, exit.meaning()).unwrap();
+    }
+    text
+}
+
+#[test]
+fn readme_has_every_exit_code() {
+    let text = include_str!("../../../../README.md");
+    assert!(text.contains(&format!("\n\n{}\n", exit_codes())), "{}", exit_codes());
+}
 
 #[test]
 fn cli_md_is_every_command() {
     let mut whole = Arguments::command();
     whole.build();
     let mut text = CLI_HEAD.to_owned();
+    writeln!(text, "{}", exit_codes()).unwrap();
     text.push_str("## Flags of all commands\n\nThey stand before or after the command.\n\n");
     let is_global = |arg: &&Arg| arg.is_global_set();
     table(&mut text, whole.get_arguments().filter(is_global).filter(|arg| arg.get_id() != "help"));

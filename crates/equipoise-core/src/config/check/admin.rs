@@ -113,14 +113,14 @@ fn all_keys(report: &mut Report<'_>, at: &At<'_>) -> Vec<AdminKey> {
 
 fn source(report: &mut Report<'_>, fields: &Fields<'_>) -> Option<KeySource> {
     match (fields.get("key"), fields.get("key-file")) {
-        (Some(at), None) => secret(report, &at).map(KeySource::Key),
+        (Some(at), None) => secret(report, fields, &at).map(KeySource::Key),
         (None, Some(at)) => file(report, &at).map(KeySource::KeyFile),
         (None, None) => {
             report.need(fields, "key-file", FILE);
             None
         }
         (Some(key), Some(file_at)) => {
-            secret(report, &key);
+            secret(report, fields, &key);
             file(report, &file_at);
             let message = "the key is given twice".to_owned();
             report.problem(&file_at.place, message, "one of `key` and `key-file`");
@@ -129,15 +129,16 @@ fn source(report: &mut Report<'_>, fields: &Fields<'_>) -> Option<KeySource> {
     }
 }
 
-/// What is wrong with it is said without it.
-fn secret(report: &mut Report<'_>, at: &At<'_>) -> Option<Secret> {
+/// What is wrong with it is said without it, and at its name.
+fn secret(report: &mut Report<'_>, fields: &Fields<'_>, at: &At<'_>) -> Option<Secret> {
     if at.is_null() {
         report.text(at, KEY);
         return None;
     }
     let found = at.is_text().then(|| report.text(at, KEY)).flatten().and_then(Secret::new);
     if found.is_none() {
-        report.problem(&at.place, "this is not a key, or one that is soon guessed".to_owned(), KEY);
+        let place = fields.name("key").unwrap_or_else(|| at.place.clone());
+        report.problem(&place, "this is not a key, or one that is soon guessed".to_owned(), KEY);
     }
     found
 }

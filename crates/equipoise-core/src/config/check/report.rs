@@ -89,6 +89,13 @@ impl<'a> Fields<'a> {
         Some(self.table.entry(entry))
     }
 
+    /// The place of a field's name, for what is not to be pointed at itself.
+    pub(super) fn name(&self, name: &str) -> Option<Place> {
+        let entry = self.entries.iter().find(|entry| entry.name == name)?;
+        let key = path::field(&self.table.place.key, &entry.name);
+        Some(Place { key, span: entry.name_span.clone() })
+    }
+
     pub(super) fn all(&self) -> impl Iterator<Item = (&'a str, At<'a>)> {
         self.entries.iter().map(|entry| (entry.name.as_str(), self.table.entry(entry)))
     }

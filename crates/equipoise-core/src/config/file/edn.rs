@@ -82,6 +82,11 @@ impl<'f> At<'f> {
         findings.ignored.push(Problem::new(&self.key, Some(span.clone()), message));
     }
 
+    /// The same of a secret, which is not pointed at: its name is.
+    fn ignored_secret(&self, findings: &mut Findings, message: String) {
+        findings.ignored.push(Problem::new(&self.key, Some(self.name.clone()), message));
+    }
+
     /// The items of a list; what is no list is its only item.
     fn items(&self) -> Vec<At<'f>> {
         let Given::List(items) = &self.form.value else {

@@ -74,11 +74,12 @@ use crate::admin::ProblemDetails;
         metrics
     ),
     components(schemas(ProblemDetails)),
-    modifiers(&Given)
+    modifiers(&Given, &Kinds)
 )]
 struct Api;
 
-/// A parameter is given or is not: unlike a field of a body, it is never `null`, which would be a text like any other.
+/// A parameter is given or is not: unlike a field of a body, it is never `null`, which would be a text like any other. And what it is for
+/// stands beside it, not within its schema.
 struct Given;
 
 impl Modify for Given {
@@ -96,6 +97,35 @@ impl Modify for Given {
                 && let [only] = &*types.iter().filter(|of| **of != Type::Null).collect::<Vec<_>>()
             {
                 object.schema_type = SchemaType::Type((*only).clone());
+            }
+            if let Some(RefOr::T(Schema::Object(object))) = &mut parameter.schema
+                && parameter.description.is_none()
+            {
+                parameter.description = object.description.take();
+            }
+        }
+    }
+}
+
+/// What tells the forms of something apart stands in no source, and is described here.
+struct Kinds;
+
+impl Modify for Kinds {
+    fn modify(&self, document: &mut Document) {
+        let schemas = document.components.iter_mut().flat_map(|all| all.schemas.values_mut());
+        let forms = schemas.filter_map(|schema| match schema {
+            RefOr::T(Schema::OneOf(one)) => Some(&mut one.items),
+            _ => None,
+        });
+        for form in forms.flatten() {
+            let RefOr::T(Schema::Object(form)) = form else { continue };
+            for field in form.properties.values_mut() {
+                if let RefOr::T(Schema::Object(field)) = field
+                    && field.enum_values.as_ref().is_some_and(|values| values.len() == 1)
+                    && field.description.is_none()
+                {
+                    field.description = Some("Which of them it is.".to_owned());
+                }
             }
         }
     }
@@ -166,12 +196,15 @@ mod tests {
     use http_body_util::{BodyExt as _, Empty};
     use hyper::body::Bytes;
     use hyper_util::rt::TokioIo;
+    use serde_json::Value;
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::{mpsc, watch};
 
     use super::super::{METRICS, all};
     use super::*;
     use crate::admin::{Access, Snapshot};
+    use crate::status::talkers::{DroppedRequest, TalkersRequest};
+    use crate::status::trace::TraceFilter;
 
     type Methods = BTreeMap<String, BTreeSet<String>>;
 
@@ -237,6 +270,75 @@ mod tests {
             }
         }
         assert!(parameters > 50, "{parameters}");
+    }
+
+    /// All parts of a document that are under this name, wherever.
+    fn under<'v>(name: &str, value: &'v Value, found: &mut Vec<&'v Value>) {
+        let parts: Vec<_> = match value {
+            Value::Object(object) => object.iter().map(|(key, part)| (&**key, part)).collect(),
+            Value::Array(list) => list.iter().map(|part| ("", part)).collect(),
+            _ => return,
+        };
+        for (key, part) in parts {
+            if key == name {
+                found.push(part);
+            }
+            under(name, part, found);
+        }
+    }
+
+    /// Whether something is said of what has this schema: by it, or where it may be absent, by what it is otherwise.
+    fn is_described(schema: &Value) -> bool {
+        let says =
+            |value: &Value| value["description"].as_str().is_some_and(|text| !text.is_empty());
+        says(schema) || schema["oneOf"].as_array().is_some_and(|of| of.iter().any(says))
+    }
+
+    #[test]
+    fn every_parameter_and_every_field_is_described() {
+        let document = serde_json::to_value(Api::openapi()).unwrap();
+        let (mut described, mut silent) = (0, Vec::new());
+        let mut lists = Vec::new();
+        under("parameters", &document, &mut lists);
+        for parameter in lists.into_iter().filter_map(Value::as_array).flatten() {
+            match parameter["description"].as_str() {
+                Some(text) if !text.is_empty() => described += 1,
+                _ => silent.push(parameter.to_string()),
+            }
+        }
+        let mut objects = Vec::new();
+        under("properties", &document, &mut objects);
+        for (name, field) in objects.into_iter().filter_map(Value::as_object).flatten() {
+            match is_described(field) {
+                true => described += 1,
+                false => silent.push(format!("{name}: {field}")),
+            }
+        }
+        assert!(silent.is_empty(), "{}", silent.join("\n"));
+        assert!(described > 300, "{described}");
+    }
+
+    #[test]
+    fn descriptions_are_for_readers_of_the_document_and_not_of_the_source() {
+        let document = serde_json::to_value(Api::openapi()).unwrap();
+        let mut texts = Vec::new();
+        for name in ["description", "summary"] {
+            under(name, &document, &mut texts);
+        }
+        let texts: Vec<_> = texts.into_iter().filter_map(Value::as_str).collect();
+        for text in &texts {
+            let links = ["[`", "`]", "](", "][", "::"];
+            assert!(!links.iter().any(|link| text.contains(link)), "{text}");
+        }
+        assert!(texts.len() > 400, "{}", texts.len());
+        // What is told in numbers is so.
+        for told in [
+            format!("; {} unless given", TalkersRequest::LIMIT),
+            format!("; {} unless given", DroppedRequest::SECONDS),
+            format!("; {} unless given", TraceFilter::RATE),
+        ] {
+            assert!(texts.iter().any(|text| text.contains(&told)), "{told}");
+        }
     }
 
     #[test]

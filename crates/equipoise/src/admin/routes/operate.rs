@@ -50,6 +50,7 @@ pub(super) async fn undrain(
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
+    /// Those of this service alone.
     service: Option<String>,
 }
 

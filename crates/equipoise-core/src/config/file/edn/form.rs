@@ -43,7 +43,11 @@ impl Findings {
                 let message = format!("the key `:{name}` stands here a second time");
                 self.fault(name_form, key, message, "each key once in a map");
             } else if let Some(known) = table.key(name) {
-                self.value(value, key, &known.kind);
+                match &known.kind {
+                    // It is not pointed at: its name is.
+                    Kind::Secret(least) => self.secret(name_form, value, key, *least),
+                    kind => self.value(value, key, kind),
+                }
             } else {
                 self.ignored.push(unknown(name_form, key, name, table));
             }
@@ -55,6 +59,19 @@ impl Findings {
                 self.fault(form, key, format!("`:{name}` is missing"), "it has no default");
                 key.truncate(length);
             }
+        }
+    }
+
+    /// Nothing of it is told.
+    fn secret(&mut self, at: &Form, form: &Form, key: &str, least: usize) {
+        let is_secret = match &form.value {
+            Value::Nil => true,
+            Value::Text(text) => text.chars().count() >= least,
+            _ => false,
+        };
+        if !is_secret {
+            let allowed = format!("text of at least {least} characters, or nil");
+            self.fault(at, key, "this is no secret".to_owned(), &allowed);
         }
     }
 
@@ -91,23 +108,7 @@ impl Findings {
             Kind::Path => {
                 self.text(form, key, |text| text.starts_with('/'), "text that begins with `/`");
             }
-            Kind::Secret(least) => {
-                // Nothing of it is told.
-                let is_secret = match &form.value {
-                    Value::Nil => true,
-                    Value::Text(text) => text.chars().count() >= *least,
-                    _ => false,
-                };
-                if !is_secret {
-                    let message = "this is no secret".to_owned();
-                    self.fault(
-                        form,
-                        key,
-                        message,
-                        &format!("text of at least {least} characters, or nil"),
-                    );
-                }
-            }
+            Kind::Secret(least) => self.secret(form, form, key, *least),
             Kind::Numbers => match &form.value {
                 Value::List(items) if items.is_empty() => {
                     self.fault(form, key, "the list is empty".to_owned(), "at least one number");

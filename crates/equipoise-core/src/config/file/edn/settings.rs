@@ -120,7 +120,7 @@ fn admin(at: &At<'_>, findings: &mut Findings) -> Option<Entry> {
         if Secret::new(key.text()).is_none() {
             let message =
                 "this key is soon guessed, or is no token of HTTP, and the API is had on no port";
-            key.ignored(findings, message.to_owned());
+            key.ignored_secret(findings, message.to_owned());
             return None;
         }
         let text = |name: &str, text: &str| key.entry(name, plain(text));
