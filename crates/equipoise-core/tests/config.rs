@@ -575,9 +575,12 @@ fn time_grows_with_the_text_and_not_with_its_square() {
         (large(1, 512).replace("10.1.", "x"), large(1, 4096).replace("10.1.", "x")),
         (large(1, 512).replace("weight =", "weight"), large(1, 4096).replace("weight =", "weight")),
     ] {
-        let (eight_small, big) = (on_cpu(&small, 8), on_cpu(&big, 1));
-        // As much text; by its square, it would be eight times as long.
-        assert!(big < eight_small * 3, "{eight_small:?}, then {big:?}");
+        // As much text; by its square, it would take eight times as long each time that it is tried. Others share the caches.
+        let tried = (0..10).map(|_| (on_cpu(&small, 8), on_cpu(&big, 1)));
+        let mut slow = tried.take_while(|(eight_small, big)| *big >= *eight_small * 3);
+        if let Some(first) = slow.next() {
+            assert!(slow.count() < 9, "{first:?}");
+        }
     }
 }
 

@@ -227,7 +227,7 @@ async fn failures_of_sources_are_counted_on_by_the_next_process() {
         lab.plane.send_modify(|plane| plane.unreadable = false);
         // What is counted from the last writing on is lost with a process that is killed.
         lab.status_when(|_| {
-            let kept = std::fs::read_to_string(lab.path("counters.json")).unwrap_or_default();
+            let kept = fs::read_to_string(lab.path("counters.json")).unwrap_or_default();
             kept.contains("\"status\":1")
         })
         .await;
