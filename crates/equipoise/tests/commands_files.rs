@@ -202,6 +202,21 @@ fn no_report_of_a_configuration_tells_a_secret() {
             None,
         ),
         ("d.edn", edn(&format!(":enabled true :api-key \"{SECRET}-0123456789")), None),
+        // Of headers, too.
+        (
+            "e.toml",
+            format!(
+                "{service}[settings.otlp]\nendpoint = 1\nheaders = {{ authorization = '{SECRET}', 'b c' = 1 }}\n"
+            ),
+            None,
+        ),
+        (
+            "f.toml",
+            format!(
+                "{service}[settings.otlp]\nendpoint = 'http://a'\n[settings.otlp.headers]\n'a b' = 1\nx-token = '{SECRET}ä'\n"
+            ),
+            None,
+        ),
     ] {
         place.file(name, &text);
         for line in ["check", "check --strict", "--json check --strict", "plan", "doctor -c"] {

@@ -110,6 +110,43 @@ fn operation(text: &mut String, method: &str, path: &str, operation: &Value) {
     }
 }
 
+/// What values of a type are made of.
+fn form(text: &mut String, schema: &Value) {
+    let list = |name: &str| schema[name].as_array().map(Vec::as_slice).unwrap_or_default();
+    let (parts, kinds) = (list("allOf"), list("oneOf"));
+    if parts.is_empty() && !kinds.iter().any(|kind| kind["properties"].is_object()) {
+        if schema["properties"].is_object() {
+            fields(text, schema);
+        } else {
+            writeln!(text, "\nIt is {}.", kind(schema)).unwrap();
+        }
+        return;
+    }
+    for part in parts {
+        if part["properties"].is_object() {
+            fields(text, part);
+        } else {
+            writeln!(text, "\nIt has all that {} has.", kind(part)).unwrap();
+        }
+    }
+    for kind in kinds {
+        writeln!(text, "\nOne kind of it: {}", cell(&kind["description"])).unwrap();
+        fields(text, kind);
+    }
+}
+
+/// The table of an object's fields.
+fn fields(text: &mut String, schema: &Value) {
+    let required: Vec<_> = schema["required"].as_array().into_iter().flatten().collect();
+    text.push_str("\n| field | type | |\n| --- | --- | --- |\n");
+    for (field, of) in schema["properties"].as_object().into_iter().flatten() {
+        let is_required =
+            if required.iter().any(|name| *name == field) { "" } else { ", may be absent" };
+        writeln!(text, "| `{field}` | {}{is_required} | {} |", kind(of), cell(description(of)))
+            .unwrap();
+    }
+}
+
 fn page(document: &Value) -> String {
     let mut by_tag: BTreeMap<&str, Vec<(&str, &str, &Value)>> = BTreeMap::new();
     for (path, item) in document["paths"].as_object().unwrap() {
@@ -128,18 +165,7 @@ fn page(document: &Value) -> String {
     text.push_str("\n## Types\n");
     for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
         writeln!(text, "\n### {name}\n\n{}", cell(&schema["description"])).unwrap();
-        let required: Vec<_> = schema["required"].as_array().into_iter().flatten().collect();
-        let Some(properties) = schema["properties"].as_object() else {
-            writeln!(text, "\nIt is {}.", kind(schema)).unwrap();
-            continue;
-        };
-        text.push_str("\n| field | type | |\n| --- | --- | --- |\n");
-        for (field, of) in properties {
-            let is_required =
-                if required.iter().any(|name| *name == field) { "" } else { ", may be absent" };
-            writeln!(text, "| `{field}` | {}{is_required} | {} |", kind(of), cell(description(of)))
-                .unwrap();
-        }
+        form(&mut text, schema);
     }
     text
 }
