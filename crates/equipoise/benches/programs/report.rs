@@ -133,7 +133,7 @@ impl Report {
             "| packet | resident flows | ns over the empty program: median (least to most) | of it parsed, one line touched, found, routed, rewritten | times the parse-only program |\n\
              | --- | ---: | ---: | --- | ---: |\n",
         );
-        for Measured { row, net, ratio } in &self.paths {
+        for Measured { row, net, ratio, .. } in &self.paths {
             let of = |wanted: Subject| net.iter().find(|(subject, _)| *subject == wanted);
             let whole = of(Subject::Whole).map(|(_, spread)| spread.shown(0)).unwrap_or_default();
             let parts: Vec<String> = Subject::PARTS[1..6]
@@ -227,7 +227,7 @@ impl Report {
         let paths: Vec<Value> = self
             .paths
             .iter()
-            .map(|Measured { row, net, ratio }| {
+            .map(|Measured { row, net, ratio, .. }| {
                 let parts: serde_json::Map<String, Value> = net
                     .iter()
                     .map(|(subject, spread)| (format!("{subject:?}").to_lowercase(), spread.json()))
