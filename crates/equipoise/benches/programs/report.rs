@@ -323,7 +323,7 @@ fn limit(row: Row) -> Option<(f64, f64)> {
     let limit = match row.kind.path {
         Path::Established => (9.0, 2.0),
         Path::Reply => (25.0, 4.0),
-        Path::New => (110.0, 12.0),
+        Path::New => (110.0, 24.0),
         Path::NotOurs => (2.0, 0.0),
     };
     (row.residents <= 1_000).then_some(limit)
