@@ -60,27 +60,26 @@ pub struct Failures {
 }
 
 impl Failures {
-    fn all(&self) -> [(&'static str, u64); 5] {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    fn all(&self) -> [(&'static str, &AtomicU64); 5] {
         [
-            ("status", read(&self.status)),
-            ("health", read(&self.health)),
-            ("breakers", read(&self.breakers)),
-            ("names", read(&self.names)),
-            ("counts", read(&self.counts)),
+            ("status", &self.status),
+            ("health", &self.health),
+            ("breakers", &self.breakers),
+            ("names", &self.names),
+            ("counts", &self.counts),
         ]
     }
+}
 
-    fn add(&self, source: &str, count: u64) {
-        let counter = match source {
-            "status" => &self.status,
-            "health" => &self.health,
-            "breakers" => &self.breakers,
-            "names" => &self.names,
-            "counts" => &self.counts,
-            _ => return,
-        };
-        counter.fetch_add(count, Ordering::Relaxed);
+/// What counters stand at, by their names: for a scrape, and for the next process.
+fn counted<const N: usize>(all: [(&'static str, &AtomicU64); N]) -> BTreeMap<String, u64> {
+    all.map(|(name, count)| (name.to_owned(), count.load(Ordering::Relaxed))).into()
+}
+
+/// Counts on from where a process before has left off.
+fn count_on<const N: usize>(all: [(&'static str, &AtomicU64); N], before: &BTreeMap<String, u64>) {
+    for (name, count) in all {
+        count.fetch_add(before.get(name).copied().unwrap_or_default(), Ordering::Relaxed);
     }
 }
 
@@ -107,12 +106,12 @@ impl Exporter {
 
     /// How often each source has failed, for the next process.
     pub(crate) fn failures(&self) -> BTreeMap<String, u64> {
-        self.failures.all().map(|(source, count)| (source.to_owned(), count)).into()
+        counted(self.failures.all())
     }
 
     /// Counts on from where the process before has left off.
     pub(crate) fn restore(&self, failures: &BTreeMap<String, u64>) {
-        failures.iter().for_each(|(source, &count)| self.failures.add(source, count));
+        count_on(self.failures.all(), failures);
     }
 
     /// A scrape, as text.
@@ -182,7 +181,8 @@ fn families(sources: &Sources, failures: &Failures) -> Vec<Family> {
         Ok(counts) => families.extend(counts::families(counts)),
         Err(_) => count(&failures.counts),
     }
-    families.push(instance::failures(&failures.all()));
+    let failed = failures.all().map(|(source, count)| (source, count.load(Ordering::Relaxed)));
+    families.push(instance::failures(&failed));
     families
 }
 

@@ -44,17 +44,24 @@ fn known(key: &AdminKey) -> Result<Known, String> {
     let secret = match &key.secret {
         KeySource::Key(secret) => secret.clone(),
         KeySource::KeyFile(file) => {
-            let text = fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
-            let line = text.lines().next().unwrap_or_default().trim();
             let (least, most) = (Secret::LEAST, Secret::MOST);
-            Secret::new(line).ok_or_else(|| {
-                format!(
-                    "{file}: its first line is no key, which is {least} to {most} letters, digits and `-._~+/=`"
-                )
-            })?
+            let wrong =
+                format!("is no key, which is {least} to {most} letters, digits and `-._~+/=`");
+            from_file(file, Secret::new, &wrong)?
         }
     };
     Ok(Known { name: key.name.clone(), secret, scope: key.scope })
+}
+
+/// The secret in the first line of a file; a sentence with what is wrong with that line, for one that is none.
+pub(crate) fn from_file(
+    file: &str,
+    read: fn(&str) -> Option<Secret>,
+    wrong: &str,
+) -> Result<Secret, String> {
+    let text = fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
+    let line = text.lines().next().unwrap_or_default().trim();
+    read(line).ok_or_else(|| format!("{file}: its first line {wrong}"))
 }
 
 fn identity(tls: &AdminTls) -> Result<Arc<ServerConfig>, String> {

@@ -18,7 +18,7 @@ use rustix::thread::CapabilitySet;
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::Exporter;
+use super::{Exporter, count_on, counted};
 use crate::privileges;
 
 mod points;
@@ -131,19 +131,14 @@ impl Pusher {
 
     /// How many pushes have ended how; nothing where nothing has ever been pushed and is not to be.
     pub fn counts(&self) -> BTreeMap<String, u64> {
-        let all = self.pushes.all();
-        let all: BTreeMap<_, _> =
-            all.map(|(name, count)| (name.to_owned(), count.load(Ordering::Relaxed))).into();
+        let all = counted(self.pushes.all());
         let is_any = self.pushing.is_some() || all.values().any(|count| *count > 0);
         if is_any { all } else { BTreeMap::new() }
     }
 
     /// Counts on from what a process before has counted.
     pub fn restore(&self, counts: &BTreeMap<String, u64>) {
-        for (name, count) in self.pushes.all() {
-            let before = counts.get(name).copied().unwrap_or_default();
-            count.fetch_add(before, Ordering::Relaxed);
-        }
+        count_on(self.pushes.all(), counts);
     }
 }
 

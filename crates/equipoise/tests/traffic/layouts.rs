@@ -36,10 +36,15 @@ fn map(balancer: &Balancer, name: &str) -> PathBuf {
     format!("/sys/fs/bpf/equipoise/{}/maps/{name}", balancer.instance).into()
 }
 
+/// The first entry of a pinned array.
+fn first<V: aya::Pod>(balancer: &Balancer, name: &str) -> V {
+    let map = Map::Array(MapData::from_pin(map(balancer, name)).unwrap());
+    Array::<_, V>::try_from(map).unwrap().get(&0, 0).unwrap()
+}
+
 /// What the pinned maps are said to be like.
 fn layout(balancer: &Balancer) -> Layout {
-    let map = Map::Array(MapData::from_pin(map(balancer, "LAYOUT")).unwrap());
-    Array::<_, Layout>::try_from(map).unwrap().get(&0, 0).unwrap()
+    first(balancer, "LAYOUT")
 }
 
 /// Whether the maps are those of this version, and not of the other one.
@@ -152,10 +157,7 @@ pub(crate) fn connections_outlive_processes_killed_while_layouts_change(attach: 
     // In the middle of a change of size, too; flows are on their way once the programs know from which tables.
     balancer.write(&text(50_000));
     balancer.signal(libc::SIGHUP);
-    let moving = || {
-        let map = Map::Array(MapData::from_pin(map(&balancer, "MOVING")).unwrap());
-        (Array::<_, u64>::try_from(map).unwrap().get(&0, 0).unwrap() != 0).then_some(())
-    };
+    let moving = || (first::<u64>(&balancer, "MOVING") != 0).then_some(());
     wait_for(DEADLINE, "that flows are on their way", moving).unwrap();
     kill(&mut balancer);
     balancer.run_by(other);

@@ -82,7 +82,12 @@ struct Recorder<'p> {
     records: BTreeMap<String, String>,
 }
 
-impl Recorder<'_> {
+impl<'p> Recorder<'p> {
+    fn new(directory: &'p Path, socket: &str, mut names: Vec<(&'static str, String)>) -> Self {
+        names.push(("{dir}", directory.display().to_string()));
+        Self { directory, socket: directory.join(socket), names, records: BTreeMap::new() }
+    }
+
     async fn type_all(&mut self, lines: &[Line]) {
         for Line { text, exit } in lines {
             let words = self.filled(text);
@@ -269,16 +274,8 @@ async fn outputs_of_commands_that_ask_a_running_instance_are_as_recorded() {
             mail.pools[0].backends[0].health == "healthy"
         })
         .await;
-        let mut recorder = Recorder {
-            directory: lab.directory.path(),
-            socket: lab.path("test.sock"),
-            names: vec![
-                ("{tcp}", checked.to_string()),
-                ("{dns}", server.address().to_string()),
-                ("{dir}", lab.directory.path().display().to_string()),
-            ],
-            records: BTreeMap::new(),
-        };
+        let names = vec![("{tcp}", checked.to_string()), ("{dns}", server.address().to_string())];
+        let mut recorder = Recorder::new(lab.directory.path(), "test.sock", names);
         recorder.type_all(RUNNING).await;
         recorder.compare("running");
     })
@@ -290,12 +287,7 @@ async fn outputs_of_commands_that_ask_a_running_instance_are_as_recorded() {
 async fn outputs_of_the_last_command_are_as_recorded() {
     let (driver, lab, _handle) = Lab::start_deaf(CONFIG).await;
     run(driver, async {
-        let mut recorder = Recorder {
-            directory: lab.directory.path(),
-            socket: lab.path("test.sock"),
-            names: vec![("{dir}", lab.directory.path().display().to_string())],
-            records: BTreeMap::new(),
-        };
+        let mut recorder = Recorder::new(lab.directory.path(), "test.sock", Vec::new());
         recorder.type_all(ENDING).await;
         recorder.compare("ending");
     })
@@ -313,16 +305,8 @@ async fn outputs_of_commands_without_an_instance_are_as_recorded() {
     for (name, text) in lines::TEXTS {
         fs::write(directory.path().join(name), text).unwrap();
     }
-    let mut recorder = Recorder {
-        directory: directory.path(),
-        socket: directory.path().join("none.sock"),
-        names: vec![
-            ("{tcp}", open.to_string()),
-            ("{dns}", server.address().to_string()),
-            ("{dir}", directory.path().display().to_string()),
-        ],
-        records: BTreeMap::new(),
-    };
+    let names = vec![("{tcp}", open.to_string()), ("{dns}", server.address().to_string())];
+    let mut recorder = Recorder::new(directory.path(), "none.sock", names);
     recorder.type_all(FILES).await;
     recorder.compare("files");
 }

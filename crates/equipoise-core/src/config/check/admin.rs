@@ -7,11 +7,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::keys;
-use super::report::{At, Fields, Report, shown};
+use super::report::{At, FILE, Fields, Report, shown};
 use crate::config::admin::{Admin, AdminKey, AdminTls, KeySource, Scope, Secret};
 
 const LISTEN: &str = "an address and a port, such as `127.0.0.1:8081` or `[::1]:8081`";
-const FILE: &str = "the whole path of a file";
 const NAME: &str = "a name of 1 to 64 letters, digits, `-`, `_`, `.` and `@`";
 const KEY: &str = "16 to 512 letters, digits and `-._~+/=`, or `key-file`";
 const ORIGIN: &str =
@@ -65,19 +64,9 @@ fn tls(report: &mut Report<'_>, at: &At<'_>) -> Option<AdminTls> {
     let fields = report.fields(at, &keys::ADMIN_TLS)?;
     let certificate_file = report.need(&fields, "certificate-file", FILE);
     let key_file = report.need(&fields, "key-file", FILE);
-    let certificate_file = certificate_file.and_then(|at| file(report, &at));
-    let key_file = key_file.and_then(|at| file(report, &at));
+    let certificate_file = certificate_file.and_then(|at| report.file(&at));
+    let key_file = key_file.and_then(|at| report.file(&at));
     Some(AdminTls { certificate_file: certificate_file?, key_file: key_file? })
-}
-
-fn file(report: &mut Report<'_>, at: &At<'_>) -> Option<String> {
-    let text = report.text(at, FILE)?;
-    if !text.starts_with('/') {
-        let message = format!("{} does not name a file by its whole path", shown(text));
-        report.problem(&at.place, message, "a path from `/` on");
-        return None;
-    }
-    Some(text.to_owned())
 }
 
 fn all_keys(report: &mut Report<'_>, at: &At<'_>) -> Vec<AdminKey> {
@@ -114,14 +103,14 @@ fn all_keys(report: &mut Report<'_>, at: &At<'_>) -> Vec<AdminKey> {
 fn source(report: &mut Report<'_>, fields: &Fields<'_>) -> Option<KeySource> {
     match (fields.get("key"), fields.get("key-file")) {
         (Some(at), None) => secret(report, fields, &at).map(KeySource::Key),
-        (None, Some(at)) => file(report, &at).map(KeySource::KeyFile),
+        (None, Some(at)) => report.file(&at).map(KeySource::KeyFile),
         (None, None) => {
             report.need(fields, "key-file", FILE);
             None
         }
         (Some(key), Some(file_at)) => {
             secret(report, fields, &key);
-            file(report, &file_at);
+            report.file(&file_at);
             let message = "the key is given twice".to_owned();
             report.problem(&file_at.place, message, "one of `key` and `key-file`");
             None
@@ -131,16 +120,9 @@ fn source(report: &mut Report<'_>, fields: &Fields<'_>) -> Option<KeySource> {
 
 /// What is wrong with it is said without it, and at its name.
 fn secret(report: &mut Report<'_>, fields: &Fields<'_>, at: &At<'_>) -> Option<Secret> {
-    if at.is_null() {
-        report.text(at, KEY);
-        return None;
-    }
-    let found = at.is_text().then(|| report.text(at, KEY)).flatten().and_then(Secret::new);
-    if found.is_none() {
-        let place = fields.name("key").unwrap_or_else(|| at.place.clone());
-        report.problem(&place, "this is not a key, or one that is soon guessed".to_owned(), KEY);
-    }
-    found
+    let place = fields.name("key").unwrap_or_else(|| at.place.clone());
+    let wrong = "this is not a key, or one that is soon guessed";
+    report.secret(at, Secret::new, (&place, wrong, KEY))
 }
 
 fn origins(report: &mut Report<'_>, at: &At<'_>) -> Vec<String> {

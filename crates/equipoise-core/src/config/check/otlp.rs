@@ -25,7 +25,6 @@ const ENDPOINT: &str = "a URL such as \"http://127.0.0.1:4318/v1/metrics\", of `
 const HEADERS: &str = "a table of headers, such as { X-Api-Key = \"...\" }";
 const VALUE: &str = "1 to 4096 letters, digits, signs and spaces within, or `header-files`";
 const FILES: &str = "a table of headers, such as { Authorization = \"/etc/equipoise/otlp.key\" }";
-const FILE: &str = "the whole path of a file";
 const ATTRIBUTES: &str = "a table of attributes, such as { \"service.instance.id\" = \"lb-1\" }";
 
 /// What all requests say themselves, and what HTTP itself needs.
@@ -44,7 +43,7 @@ pub(super) fn otlp(report: &mut Report<'_>, at: &At<'_>) -> Option<Otlp> {
     let headers = headers(report, &fields);
     let header_files = header_files(report, &fields, &headers);
     let attributes = fields.get("attributes").map(|at| attributes(report, &at));
-    let ca_file = fields.get("ca-file").and_then(|at| file(report, &at));
+    let ca_file = fields.get("ca-file").and_then(|at| report.file(&at));
     let usual = Otlp::new(endpoint?);
     Some(Otlp {
         interval: interval.unwrap_or(usual.interval),
@@ -92,26 +91,13 @@ fn headers(report: &mut Report<'_>, fields: &Fields<'_>) -> BTreeMap<String, Sec
     let Some(headers) = report.table(&at, || HEADERS.to_owned()) else { return found };
     for (name, at) in headers.all() {
         let known = header(report, name, &at, HEADERS);
-        let value = value(report, &at);
+        let wrong = (&at.place, "this cannot be in a header", VALUE);
+        let value = report.secret(&at, Secret::of_header, wrong);
         if let (Some(lower), Some(value)) = (known, value)
             && found.insert(lower, value).is_some()
         {
             twice(report, name, &at);
         }
-    }
-    found
-}
-
-/// What is wrong with it is said without it.
-fn value(report: &mut Report<'_>, at: &At<'_>) -> Option<Secret> {
-    if at.is_null() {
-        report.text(at, VALUE);
-        return None;
-    }
-    let found = at.is_text().then(|| report.text(at, VALUE)).flatten();
-    let found = found.and_then(Secret::of_header);
-    if found.is_none() {
-        report.problem(&at.place, "this cannot be in a header".to_owned(), VALUE);
     }
     found
 }
@@ -126,7 +112,7 @@ fn header_files(
     let Some(files) = report.table(&at, || FILES.to_owned()) else { return found };
     for (name, at) in files.all() {
         let known = header(report, name, &at, FILES);
-        let file = file(report, &at);
+        let file = report.file(&at);
         if let (Some(lower), Some(file)) = (known, file) {
             let is_there = beside.contains_key(&lower);
             if found.insert(lower, file).is_some() || is_there {
@@ -140,16 +126,6 @@ fn header_files(
 fn twice(report: &mut Report<'_>, name: &str, at: &At<'_>) {
     let message = format!("`{name}` is given twice");
     report.problem(&at.place, message, "each header once, in `headers` or in `header-files`");
-}
-
-fn file(report: &mut Report<'_>, at: &At<'_>) -> Option<String> {
-    let text = report.text(at, FILE)?;
-    if !text.starts_with('/') {
-        let message = format!("{} does not name a file by its whole path", shown(text));
-        report.problem(&at.place, message, "a path from `/` on");
-        return None;
-    }
-    Some(text.to_owned())
 }
 
 fn attributes(report: &mut Report<'_>, at: &At<'_>) -> BTreeMap<String, String> {

@@ -11,6 +11,7 @@ use super::health::CheckDraft;
 use super::keys::Table;
 use super::nearest::nearest;
 use super::panic::PanicDraft;
+use crate::config::admin::Secret;
 use crate::config::breaker::Thresholds;
 use crate::config::file::{Entry, Node, Value};
 use crate::config::health::Recovery;
@@ -18,6 +19,8 @@ use crate::config::path;
 use crate::config::problem::Problem;
 use crate::config::texts::Texts;
 use crate::config::{Limits, ReadFile};
+
+pub(super) const FILE: &str = "the whole path of a file";
 
 /// A key path and the part of the text to point at when it is spoken of.
 #[derive(Clone, Debug)]
@@ -206,6 +209,35 @@ impl<'t> Report<'t> {
         let place = Place { key: path::field(key, name), span: span.clone() };
         self.problem(&place, format!("`{name}` is missing"), what);
         None
+    }
+
+    /// The whole path of a file.
+    pub(super) fn file(&mut self, at: &At<'_>) -> Option<String> {
+        let text = self.text(at, FILE)?;
+        if !text.starts_with('/') {
+            let message = format!("{} does not name a file by its whole path", shown(text));
+            self.problem(&at.place, message, "a path from `/` on");
+            return None;
+        }
+        Some(text.to_owned())
+    }
+
+    /// A secret. What is wrong with it is said without it: at this place, in these words, and with what is allowed.
+    pub(super) fn secret(
+        &mut self,
+        at: &At<'_>,
+        read: fn(&str) -> Option<Secret>,
+        (place, wrong, allowed): (&Place, &str, &str),
+    ) -> Option<Secret> {
+        if at.is_null() {
+            self.text(at, allowed);
+            return None;
+        }
+        let found = at.is_text().then(|| self.text(at, allowed)).flatten().and_then(read);
+        if found.is_none() {
+            self.problem(place, wrong.to_owned(), allowed);
+        }
+        found
     }
 
     pub(super) fn list<'a>(&mut self, at: &At<'a>, allowed: &str) -> Option<Vec<At<'a>>> {

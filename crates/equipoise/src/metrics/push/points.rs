@@ -90,37 +90,31 @@ fn pieces(family: &Family, times: Times, most: usize) -> Vec<(usize, Metric)> {
         data: Some(data),
         ..Metric::default()
     };
-    match family.kind {
+    let numbers =
+        |since| -> Vec<_> { rows(family).map(|row| number(row, (since, times.now))).collect() };
+    let pieces = match family.kind {
+        // It is so now, whenever that began.
         Kind::Gauge => {
-            // It is so now, whenever that began.
-            let points: Vec<_> = rows(family).map(|row| number(row, (0, times.now))).collect();
-            let piece = |points: &[NumberDataPoint]| {
-                let gauge = Gauge { data_points: points.to_vec() };
-                (points.len(), with(metric::Data::Gauge(gauge)))
-            };
-            points.chunks(most).map(piece).collect()
+            chunked(&numbers(0), most, |data_points| metric::Data::Gauge(Gauge { data_points }))
         }
-        Kind::Counter => {
-            let number = |row| number(row, (times.since, times.now));
-            let points: Vec<_> = rows(family).map(number).collect();
-            let piece = |points: &[NumberDataPoint]| {
-                let data_points = points.to_vec();
-                let aggregation_temporality = temporality;
-                let sum = Sum { data_points, aggregation_temporality, is_monotonic: true };
-                (points.len(), with(metric::Data::Sum(sum)))
-            };
-            points.chunks(most).map(piece).collect()
-        }
-        Kind::Histogram => {
-            let points = histograms(family, times);
-            let piece = |points: &[HistogramDataPoint]| {
-                let data_points = points.to_vec();
-                let histogram = Histogram { data_points, aggregation_temporality: temporality };
-                (points.len(), with(metric::Data::Histogram(histogram)))
-            };
-            points.chunks(most).map(piece).collect()
-        }
-    }
+        Kind::Counter => chunked(&numbers(times.since), most, |data_points| {
+            let aggregation_temporality = temporality;
+            metric::Data::Sum(Sum { data_points, aggregation_temporality, is_monotonic: true })
+        }),
+        Kind::Histogram => chunked(&histograms(family, times), most, |data_points| {
+            metric::Data::Histogram(Histogram { data_points, aggregation_temporality: temporality })
+        }),
+    };
+    pieces.into_iter().map(|(points, data)| (points, with(data))).collect()
+}
+
+/// Points in data with so many at most each, and how many those are.
+fn chunked<P: Clone>(
+    points: &[P],
+    most: usize,
+    data: impl Fn(Vec<P>) -> metric::Data,
+) -> Vec<(usize, metric::Data)> {
+    points.chunks(most).map(|points| (points.len(), data(points.to_vec()))).collect()
 }
 
 fn number(row: Row<'_>, (start_time_unix_nano, time_unix_nano): (u64, u64)) -> NumberDataPoint {

@@ -2,7 +2,6 @@
 //!
 //! What goes wrong is a sentence that holds no header's value, nor anything that the collector has said.
 
-use std::fs;
 use std::net::SocketAddr;
 
 use equipoise_core::config::admin::Secret;
@@ -19,6 +18,7 @@ use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
+use crate::admin::from_file;
 use crate::probe;
 use crate::resolver::look_up;
 
@@ -104,7 +104,10 @@ impl Collector {
             .header(CONTENT_TYPE, PROTOBUF)
             .body(Full::from(body))
             .map_err(|error| error.to_string())?;
-        let read = header_files.iter().map(|(name, file)| (name, from_file(file)));
+        let wrong = "cannot be the value of a header";
+        let read = header_files
+            .iter()
+            .map(|(name, file)| (name, from_file(file, Secret::of_header, wrong)));
         let given = headers.iter().map(|(name, value)| (name, Ok(value.clone())));
         for (name, value) in given.chain(read) {
             let value = value?;
@@ -118,13 +121,6 @@ impl Collector {
         }
         Ok(request)
     }
-}
-
-fn from_file(file: &str) -> Result<Secret, String> {
-    let text = fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
-    let line = text.lines().next().unwrap_or_default().trim();
-    Secret::of_header(line)
-        .ok_or_else(|| format!("{file}: its first line cannot be the value of a header"))
 }
 
 async fn post<S: AsyncRead + AsyncWrite + Unpin>(
