@@ -83,7 +83,11 @@ fn an_xdp_program_of_another_is_kept_and_named() {
 fn instances_on_one_interface_keep_apart_and_tell_of_each_other() {
     let lab = Lab::new(Options::default()).unwrap();
     let _servers = web_servers(&lab);
-    let [at, _] = lab.backends[0].at(PORT);
+    // No backend is of both: neither of them knows which client ports the other has in use there.
+    let host = &lab.backends[0];
+    let at = host.at(PORT + 1);
+    let _own = HttpServer::start(&host.netns, &host.name, &at).unwrap();
+    let [at, _] = at;
     let own: SocketAddr = "203.0.113.10:99".parse().unwrap();
     let second = format!("[settings]\nattach = \"auto\"\n{}", service("more", own, &[(at, 1)]));
     for attach in [NATIVE, TC] {
