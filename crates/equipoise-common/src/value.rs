@@ -96,8 +96,13 @@ pub struct Pool {
     pub length: u32,
     /// Raised at each flip.
     pub epoch: u32,
-    /// How a slot is picked: [`Pick::number`].
+    /// How a slot is picked: [`Pick::number`], and [`Pool::STREAMED`].
     pub pick: u32,
+}
+
+impl Pool {
+    /// `pick`: TCP connections that lead here are taken up by this host, which picks itself where they go on to.
+    pub const STREAMED: u32 = 1 << 16;
 }
 
 /// How a slot of a pool is picked for a new flow.

@@ -208,6 +208,9 @@ pub struct Service {
     /// Sources that have backends of their own, in the order of the file.
     #[serde(rename = "source-route")]
     pub routes: Vec<Route>,
+    /// Server names that have backends of their own, in the order of the file.
+    #[serde(rename = "name-route")]
+    pub name_routes: Vec<Route>,
     /// How packets get to them.
     #[serde(flatten)]
     pub delivery: Delivery,
@@ -449,6 +452,9 @@ pub struct Backend {
     pub max_flows: u32,
     /// When it is chosen.
     pub role: Role,
+    /// What it is told before the first byte of a connection; none for nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// How it is checked; none where it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<Arc<HealthCheck>>,
@@ -470,6 +476,14 @@ impl Backend {
     pub fn names(&self) -> impl Iterator<Item = &Arc<Named>> {
         self.origin.iter().flat_map(|origin| &origin.names)
     }
+}
+
+/// How a backend is told who has connected: haproxy.org, `doc/proxy-protocol.txt`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyProtocol {
+    /// By the binary header.
+    V2,
 }
 
 /// When a backend is chosen.

@@ -279,7 +279,7 @@ impl<'a> Work<'a> {
         let wanted = &self.desired.pools[&id];
         let there = self.applied.pools.get(&id);
         if let Some(there) = there.filter(|there| is_same_slots(&wanted.slots, &there.slots)) {
-            let value = value::Pool { pick: wanted.pick.number(), ..there.value };
+            let value = value::Pool { pick: wanted.pick_number(), ..there.value };
             self.steps.push(Step::PutPool { id, holder: wanted.holder, value });
             return true;
         }
@@ -287,7 +287,7 @@ impl<'a> Work<'a> {
         self.room.take(run);
         let epoch = there.map_or(0, |there| there.value.epoch).wrapping_add(1);
         let Run { offset, length } = run;
-        let value = value::Pool { offset, length, epoch, pick: wanted.pick.number() };
+        let value = value::Pool { offset, length, epoch, pick: wanted.pick_number() };
         self.steps.push(Step::PutPool { id, holder: wanted.holder, value });
         self.placed.insert(id);
         if let Some(there) = there {
@@ -473,7 +473,7 @@ fn has_fallen(there: Option<&value::Backend>, wanted: &value::Backend) -> bool {
 
 fn is_same_pool(wanted: &PoolPlan, there: &AppliedPool) -> bool {
     wanted.holder == there.holder
-        && wanted.pick.number() == there.value.pick
+        && wanted.pick_number() == there.value.pick
         && is_same_slots(&wanted.slots, &there.slots)
 }
 
@@ -529,6 +529,7 @@ mod tests {
                 pick,
                 members,
                 panics: false,
+                streamed: false,
                 slots,
             };
             desired.pools.insert(id, pool);

@@ -14,6 +14,7 @@ mod ports;
 mod reply;
 mod route;
 mod snat;
+mod stream;
 mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,7 @@ use self::pool::{Placed, PoolDraft};
 use self::ports::Taken;
 pub use self::route::Routed;
 pub use self::snat::{Crowded, crowded};
+pub use self::stream::Stream;
 use crate::config::{Config, Protocol, Service};
 use crate::facts::{Facts, Interface};
 use crate::id::{Family, Gone, Holder, Id, Ids};
@@ -54,6 +56,8 @@ pub struct Desired {
     pub access: BTreeMap<Listed, Rule>,
     /// The pools of sources that have a route.
     pub routes: BTreeMap<Routed, u32>,
+    /// What this host takes up itself, by service id.
+    pub streams: BTreeMap<u32, Stream>,
     /// What replies of no flow become, by the backend's address, port and protocol on interface 0.
     pub replies: BTreeMap<ServiceKey, value::Reply>,
     /// Addresses of ours that packets to a backend may come from, by [`value::Snat::key`].
@@ -99,6 +103,7 @@ pub fn plan(config: &Config, facts: &Facts, ids: &Ids, previous: Option<&Desired
     }
     access::place(&drafts, &config.settings, &mut desired);
     route::place(&drafts, &mut desired);
+    stream::place(&drafts, &mut desired);
     pool::place(&drafts, pool::Known { config, facts, previous }, &mut desired);
     for draft in &drafts {
         note_families_without_backend(draft, &mut desired);
@@ -160,12 +165,12 @@ fn draft<'a>(
 ) -> Option<Draft<'a>> {
     let name: Arc<str> = service.name.as_str().into();
     let held = ids.held(&name);
-    let mut pools = service.pools().map(|pool| PoolDraft::new(pool, held, ids));
+    let mut pools = service.pools().map(|pool| PoolDraft::new(service, pool, held, ids));
     let (Some(id), Some(Some(own))) = (held.and_then(|held| held.service), pools.next()) else {
         notes.push(Note::NoIds { service: name });
         return None;
     };
-    let routed = pools.zip(&service.routes).filter_map(|(pool, route)| {
+    let routed = pools.zip(service.all_routes()).filter_map(|(pool, route)| {
         if pool.is_none() {
             let service = Arc::clone(&name);
             notes.push(Note::NoRouteIds { service, route: route.name().into() });
@@ -288,6 +293,7 @@ mod tests {
             weight: 1,
             max_flows: 0,
             role: Role::Regular,
+            proxy_protocol: None,
             health_check: None,
             rank: 0,
             origin: None,
@@ -301,6 +307,7 @@ mod tests {
             backends: (1..=backends).map(backend).collect(),
             named: Vec::new(),
             routes: Vec::new(),
+            name_routes: Vec::new(),
             delivery: Delivery::default(),
             manage_address: false,
             policy: Policy::default(),

@@ -299,6 +299,7 @@ fn service(name: &'static str) -> impl Strategy<Value = config::Service> {
                     backends,
                     named: Vec::new(),
                     routes,
+                    name_routes: Vec::new(),
                     delivery,
                     manage_address: false,
                     policy,
@@ -332,6 +333,7 @@ fn route(prefixes: &[&str], backends: Vec<config::Backend>) -> Route {
     let written = prefixes.iter().map(ToString::to_string).collect();
     Route {
         source: List { written, prefixes: parsed.into() },
+        names: Vec::new(),
         source_names: Vec::new(),
         algorithm: Algorithm::Random,
         affinity: Affinity::None,
@@ -413,6 +415,7 @@ fn backends() -> impl Strategy<Value = Vec<config::Backend>> {
             max_flows: 0,
             role: config::Role::Regular,
             health_check: None,
+            proxy_protocol: None,
             rank: 0,
             origin: None,
         };

@@ -74,6 +74,13 @@ pub struct List {
     pub prefixes: Arc<[Prefix]>,
 }
 
+impl List {
+    /// Whether nothing is written.
+    pub fn is_empty(&self) -> bool {
+        self.written.is_empty()
+    }
+}
+
 impl Serialize for List {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.written.serialize(serializer)

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::{HealthCheck, Role, as_text};
+use super::{HealthCheck, ProxyProtocol, Role, as_text};
 use crate::share::Weight;
 
 /// What is looked up, in lower case.
@@ -65,6 +65,8 @@ pub struct Named {
     pub role: Role,
     /// From one look-up to the next; none for as long as answers say.
     pub refresh: Option<Duration>,
+    /// What they are told before the first byte of a connection; none for nothing.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// How they are checked; none where they are not.
     pub health_check: Option<Arc<HealthCheck>>,
 }
@@ -103,6 +105,8 @@ struct Written<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     refresh: Option<Text>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    proxy_protocol: Option<ProxyProtocol>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     health_check: Option<&'a HealthCheck>,
 }
 
@@ -120,6 +124,7 @@ impl Serialize for Named {
             max_flows: self.max_flows,
             backup: self.role == Role::Backup,
             refresh: self.refresh.map(Text),
+            proxy_protocol: self.proxy_protocol,
             health_check: self.health_check.as_deref(),
         }
         .serialize(serializer)

@@ -1,4 +1,4 @@
-//! Routes by source: clients of a service that have backends of their own.
+//! Routes: clients of a service that have backends of their own, by their source or by the server that they name.
 //!
 //! A service has a pool for all its clients, and one more for each route; what a route does not say of choosing, the
 //! service says. Knows what is configured, not how it is looked up.
@@ -9,14 +9,19 @@ use serde::Serialize;
 
 use super::breaker::Thresholds;
 use super::health::{Panic, Recovery};
-use super::{Affinity, AffinityPrefix, Algorithm, Backend, List, Name, Named, Service};
+use super::{Affinity, AffinityPrefix, Algorithm, Backend, List, Name, Named, Protocol, Service};
 
-/// Sources that have backends of their own.
+/// Sources, or names of servers, that have backends of their own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Route {
-    /// Which: prefixes that no other route of the service has. The longest that a source is in decides.
+    /// Which sources: prefixes that no other route of the service has. The longest that a source is in decides.
+    #[serde(skip_serializing_if = "List::is_empty")]
     pub source: List,
+    /// Which names, in lower case, that no other route of the service has; `*.` and a name for all that end so, of which the
+    /// longest decides. Only sources that have no route are asked for a name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
     /// Names whose addresses are among them.
     #[serde(skip)]
     pub source_names: Vec<Name>,
@@ -40,9 +45,14 @@ pub struct Route {
 }
 
 impl Route {
-    /// What it is called: its first source, as it is written.
+    /// What it is called: its first source, as it is written, or its first name.
     pub fn name(&self) -> &str {
-        self.source.written.first().map_or("", String::as_str)
+        self.source.written.first().or(self.names.first()).map_or("", String::as_str)
+    }
+
+    /// Whether it is by the name of a server.
+    pub fn is_by_name(&self) -> bool {
+        !self.names.is_empty()
     }
 }
 
@@ -77,7 +87,7 @@ impl Pool<'_> {
 }
 
 impl Service {
-    /// The pool for all clients, and then those of the routes, in the order of the file.
+    /// The pool for all clients, and then those of the routes: by source, by name, each in the order of the file.
     pub fn pools<'a>(&'a self) -> impl Iterator<Item = Pool<'a>> {
         let own = Pool {
             route: None,
@@ -101,11 +111,30 @@ impl Service {
             recovery: route.recovery,
             breaker: route.breaker,
         };
-        std::iter::once(own).chain(self.routes.iter().map(of))
+        std::iter::once(own).chain(self.all_routes().map(of))
+    }
+
+    /// The routes by source, and then those by name, in the order of the file.
+    pub fn all_routes(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter().chain(&self.name_routes)
+    }
+
+    /// Whether TCP connections that lead to one of its pools are taken up by this host, and go on from here: those whose
+    /// route depends on what they say, and those of which a backend is to be told.
+    pub fn is_streamed(&self, pool: &Pool<'_>) -> bool {
+        let by_name = match pool.route {
+            None => !self.name_routes.is_empty(),
+            Some(route) => route.is_by_name(),
+        };
+        let is_told = || {
+            pool.backends.iter().any(|backend| backend.proxy_protocol.is_some())
+                || pool.named.iter().any(|named| named.proxy_protocol.is_some())
+        };
+        self.listen.protocol != Protocol::Udp && (by_name || is_told())
     }
 
     /// The backends of all its pools; one that is in several pools is there for each.
     pub fn all_backends(&self) -> impl Iterator<Item = &Backend> {
-        self.backends.iter().chain(self.routes.iter().flat_map(|route| &route.backends))
+        self.backends.iter().chain(self.all_routes().flat_map(|route| &route.backends))
     }
 }

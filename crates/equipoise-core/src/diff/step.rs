@@ -344,13 +344,14 @@ fn address(packed: V6, port: Be16) -> SocketAddr {
 }
 
 fn pick(number: u32) -> String {
-    match Pick::from_number(number) {
+    let picked = match Pick::from_number(number) {
         Pick::Hash => "hash".to_owned(),
         Pick::Random => "random".to_owned(),
         Pick::Turn => "in turn".to_owned(),
         Pick::Fewest => "fewest flows".to_owned(),
         Pick::Source { bits } => format!("source /{bits}"),
-    }
+    };
+    if number & Pool::STREAMED != 0 { picked + ", streamed" } else { picked }
 }
 
 #[cfg(test)]

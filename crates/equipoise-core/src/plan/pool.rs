@@ -40,6 +40,8 @@ pub struct PoolPlan {
     pub members: Vec<Member>,
     /// Whether too few of them are usable.
     pub panics: bool,
+    /// Whether TCP connections that lead to it are taken up by this host.
+    pub streamed: bool,
     /// A backend id in each slot; the same allocation as long as the members are the same.
     pub slots: Arc<[u32]>,
 }
@@ -58,6 +60,11 @@ pub struct Member {
 }
 
 impl PoolPlan {
+    /// How a slot is picked, as it stands in the entry: of [`value::Pool`].
+    pub fn pick_number(&self) -> u32 {
+        self.pick.number() | if self.streamed { value::Pool::STREAMED } else { 0 }
+    }
+
     /// The part of new flows that a member gets, 0 to 1.
     pub fn share(&self, member: &Member) -> f64 {
         f64::from(member.slots) / (self.slots.len().max(1) as f64)
@@ -67,6 +74,7 @@ impl PoolPlan {
 /// A pool of a service with its ids.
 pub(super) struct PoolDraft<'a> {
     pool: Pool<'a>,
+    streamed: bool,
     pub(super) route: RouteName,
     pub(super) ids: [(Family, Id); 2],
     pub(super) backends: Vec<Placed<'a>>,
@@ -81,7 +89,12 @@ pub(super) struct Placed<'a> {
 
 impl<'a> PoolDraft<'a> {
     /// None where there are no ids for it.
-    pub(super) fn new(pool: Pool<'a>, held: Option<&Held>, ids: &Ids) -> Option<Self> {
+    pub(super) fn new(
+        service: &Service,
+        pool: Pool<'a>,
+        held: Option<&Held>,
+        ids: &Ids,
+    ) -> Option<Self> {
         let route: RouteName = pool.route.map(|route| route.name().into());
         let held = held?.pools.get(&route)?;
         let [Some(v4), Some(v6)] = held.ids else { return None };
@@ -91,7 +104,18 @@ impl<'a> PoolDraft<'a> {
         };
         let backends = pool.backends.iter().map(placed).collect();
         let ids = [(Family::V4, v4), (Family::V6, v6)];
-        Some(Self { pool, route, ids, backends })
+        let streamed = service.is_streamed(&pool);
+        Some(Self { pool, streamed, route, ids, backends })
+    }
+
+    /// Whether TCP connections that lead to it are taken up by this host.
+    pub(super) fn is_streamed(&self) -> bool {
+        self.streamed
+    }
+
+    /// Its ids, in the order of [`Family::ALL`].
+    pub(super) fn numbers(&self) -> [u32; 2] {
+        self.ids.map(|(_, id)| id.number)
     }
 
     /// What leads to it; none for clients that have no route.
@@ -169,7 +193,9 @@ fn place_pool(
             let policy = pool.pool.panic.policy;
             desired.notes.push(Note::Panic { service, route, family, policy });
         }
-        let plan = PoolPlan { service, route, family, holder, pick, members, panics, slots };
+        let streamed = pool.is_streamed();
+        let plan =
+            PoolPlan { service, route, family, holder, pick, members, panics, streamed, slots };
         desired.pools.insert(id, plan);
     }
 }

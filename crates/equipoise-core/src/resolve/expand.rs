@@ -89,7 +89,8 @@ fn expand_service<'a, F: Fn(&Name) -> Option<&'a Places>>(
     let name: Arc<str> = service.name.as_str().into();
     let (listen, mode) = (service.listen.clone(), service.delivery.mode);
     let own = (&service.named, &mut service.backends);
-    let routed = service.routes.iter_mut().map(|route| (&route.named, &mut route.backends));
+    let routes = service.routes.iter_mut().chain(&mut service.name_routes);
+    let routed = routes.map(|route| (&route.named, &mut route.backends));
     for (named, backends) in std::iter::once(own).chain(routed) {
         let mut pool = Pool::of(backends);
         for named in named {
@@ -167,6 +168,7 @@ impl<'a> Pool<'a> {
             weight: named.weight,
             max_flows: named.max_flows,
             role,
+            proxy_protocol: named.proxy_protocol,
             health_check: named.health_check.clone(),
             rank,
             origin: Some(Arc::new(Origin { names: vec![Arc::clone(named)], weight: share })),

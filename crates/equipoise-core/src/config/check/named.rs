@@ -59,7 +59,16 @@ pub(super) fn whom(report: &mut Report<'_>, fields: &Fields<'_>) -> Option<(Whom
     let refresh = refresh.and_then(|at| duration_in(report, &at, &REFRESH, REFRESH_ALLOWED));
     let named = |name, port| {
         let (max_flows, role, health_check) = (0, Role::Regular, None);
-        Named { name, port, weight: 1, max_flows, role, refresh, health_check }
+        Named {
+            name,
+            port,
+            weight: 1,
+            max_flows,
+            role,
+            refresh,
+            proxy_protocol: None,
+            health_check,
+        }
     };
     match (address, host, srv) {
         (None, None, None) => {

@@ -47,6 +47,7 @@ impl RouteDraft {
         let (backends, named) = self.backends.finish();
         Route {
             source: self.source,
+            names: Vec::new(),
             source_names: self.source_names,
             algorithm: self.choosing.algorithm,
             affinity: self.choosing.affinity,

@@ -109,6 +109,7 @@ impl Draft {
             backends,
             named,
             routes: self.routes.into_iter().map(RouteDraft::finish).collect(),
+            name_routes: Vec::new(),
             delivery: self.delivery,
             manage_address: self.manage_address,
             policy: self.policy,
@@ -316,8 +317,17 @@ pub(super) fn backend_drafts(report: &mut Report<'_>, at: &At<'_>, check: &Check
             Whom::Address(address) => {
                 let health_check = checks.of(report, &fields, (&place, address.port()));
                 let (rank, origin) = (0, None);
-                let backend =
-                    Backend { address, weight, max_flows, role, health_check, rank, origin };
+                let proxy_protocol = None;
+                let backend = Backend {
+                    address,
+                    weight,
+                    max_flows,
+                    role,
+                    proxy_protocol,
+                    health_check,
+                    rank,
+                    origin,
+                };
                 drafts.placed.push(BackendDraft { place, backend });
             }
             Whom::Name(named, port) => {
