@@ -12,11 +12,10 @@ use equipoise_common::flow::count::Pressure;
 use equipoise_common::trace::Wanted;
 use equipoise_common::value::{Host, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
-use equipoise_core::config::{AttachMode, Prefix};
+use equipoise_core::config::AttachMode;
 use equipoise_core::diff::{Found, Step};
 use equipoise_core::id::Named;
-use equipoise_core::plan::{Listed, Rule};
-use ipnet::IpNet;
+use equipoise_core::plan::denies;
 use tokio::sync::watch;
 
 use super::kernel::{
@@ -114,19 +113,6 @@ impl Simulated {
     }
 }
 
-/// Whether the prefix that decides about a flow's client denies it.
-fn is_denied(access: &BTreeMap<Listed, Rule>, flow: &FlowRow) -> bool {
-    let client = flow.client.ip();
-    let decides = |(listed, _): &(&Listed, &Rule)| {
-        let Prefix { address, length } = listed.prefix;
-        let of_it = IpNet::new(address, length).is_ok_and(|prefix| prefix.contains(&client));
-        of_it && listed.service.is_none_or(|service| service == flow.service)
-    };
-    let strength = |&(listed, rule): &(&Listed, &Rule)| rule.value(listed).strength();
-    let strongest = access.iter().filter(decides).max_by_key(strength);
-    strongest.is_some_and(|(_, rule)| *rule == Rule::Deny)
-}
-
 impl Maps for Simulated {
     fn apply(&mut self, step: &Step) -> Result<(), StepError> {
         self.with(|plane| {
@@ -212,7 +198,7 @@ impl DataPlane for Simulated {
         let cut = self.with(|plane| {
             let before = plane.flows.len();
             let access = &plane.memory.contents().access;
-            plane.flows.retain(|flow| !is_denied(access, flow));
+            plane.flows.retain(|flow| !denies(access, flow.service, flow.client.ip()));
             before - plane.flows.len()
         });
         Expiry { cut: cut as u64, ..Expiry::default() }

@@ -50,6 +50,7 @@ use crate::metrics::{self, Exporter};
 use crate::probe::{Outcomes, Prober};
 use crate::resolver::{Answers, Resolver};
 use crate::running_config;
+use crate::stream::{How, Keeper};
 
 /// Commands that wait at most; more wait at their sockets.
 const COMMANDS: usize = 64;
@@ -82,6 +83,8 @@ pub struct Start<M, P> {
     pub place: Place,
     /// Names that have been looked up already: [`super::look_up_before`].
     pub looked_up: Vec<(Name, Places)>,
+    /// How connections are taken up that this host takes up itself.
+    pub streams: How,
     /// Who is told that it is ready, alive and ending.
     pub supervisor: Supervisor,
 }
@@ -197,6 +200,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     told: Events::default(),
                     lasting: Lasting::default(),
                     events: running.events,
+                    streams: Keeper::new(&socket, start.streams),
                     passive: Passive::new(),
                     counted: Counted::default(),
                     prober: running.prober,
@@ -233,9 +237,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 let wanted = driver.state.config().settings.admin.clone();
                 driver.follow_admin(wanted.as_ref()).await;
                 driver.follow_access_log();
+                driver.streams.find().await;
                 if begun.has_inherited {
                     driver.take_counts();
                 }
+                driver.start_streams().await;
                 let wanted = driver.state.config().settings.otlp.clone();
                 driver.follow_otlp(wanted.as_ref()).await;
                 driver.troubles.schedule(Instant::now());

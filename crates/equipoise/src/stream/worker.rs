@@ -1,0 +1,195 @@
+//! The worker: takes up connections, has each go on to a backend, and tells the control plane what becomes of them.
+//!
+//! It has what it needs from its start on: the listening socket, and a socket that control planes talk to it by, one at a time. Whatever
+//! becomes of those, it goes on as its last table says; told to retire, it ends with its last connection.
+
+use std::io;
+use std::net::TcpListener as StdTcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, interval, sleep};
+
+use self::shared::Shared;
+use super::wire::{self, FromWorker, News, ToWorker};
+
+mod connection;
+mod segments;
+mod shared;
+
+/// How often it is told how far connections have got.
+const TOLD: Duration = Duration::from_secs(1);
+/// How long a worker that retires still takes up what had begun to connect: a client that has lost what answers its SYN
+/// asks again after 1 s and 3 s.
+const LATE: Duration = Duration::from_secs(5);
+/// What to wait after the kernel has refused a connection, as when there are no more files.
+const AFTER_REFUSAL: Duration = Duration::from_millis(100);
+/// News that are sent at once, at most.
+const BATCH: usize = 1024;
+
+/// Runs in a process of its own, with the listening socket as its standard input and the socket for control planes as its standard
+/// output, until it is told to end.
+///
+/// # Errors
+///
+/// When they are not there, or cannot be waited for.
+pub fn run_process() -> io::Result<()> {
+    use std::os::fd::AsFd as _;
+    let listener: OwnedFd = io::stdin().as_fd().try_clone_to_owned()?;
+    let control: OwnedFd = io::stdout().as_fd().try_clone_to_owned()?;
+    // Two files for each of two ways, beside the sockets.
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        let files = limit.current;
+        tracing::info!(%error, files, "no more files may be open than these");
+    }
+    // What it may hold is freed when it closes: nobody else has these open.
+    let nothing = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&nothing)?;
+    rustix::stdio::dup2_stdout(&nothing)?;
+    run(listener.into(), control.into())
+}
+
+/// Runs on this thread and some more, until it is told to end.
+///
+/// # Errors
+///
+/// When a socket cannot be waited for.
+pub fn run(listener: StdTcpListener, control: StdUnixListener) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("equipoise-streams")
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(async {
+        listener.set_nonblocking(true)?;
+        control.set_nonblocking(true)?;
+        serve(TcpListener::from_std(listener)?, UnixListener::from_std(control)?).await;
+        Ok(())
+    });
+    // Connections that are left end with it.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(listener: TcpListener, control: UnixListener) {
+    let shared = Arc::new(Shared::default());
+    let taking = tokio::spawn(take_up(listener, Arc::clone(&shared)));
+    let telling = tokio::spawn(tell_progress(Arc::clone(&shared)));
+    tokio::select! {
+        () = answer(control, &shared) => {}
+        () = retire(&shared) => {}
+    }
+    taking.abort();
+    telling.abort();
+}
+
+/// Takes up connection after connection.
+async fn take_up(listener: TcpListener, shared: Arc<Shared>) {
+    loop {
+        match listener.accept().await {
+            Ok((client, peer)) => {
+                tokio::spawn(connection::serve(client, peer, Arc::clone(&shared)));
+            }
+            Err(error) => {
+                shared.warn("connections cannot be taken up", &error);
+                sleep(AFTER_REFUSAL).await;
+            }
+        }
+    }
+}
+
+async fn tell_progress(shared: Arc<Shared>) {
+    let mut ticks = interval(TOLD);
+    loop {
+        ticks.tick().await;
+        shared.tell_progress();
+    }
+}
+
+/// Until it is to retire, and all that it has taken up is over.
+async fn retire(shared: &Shared) {
+    shared.is_retiring().await;
+    sleep(LATE).await;
+    shared.is_idle().await;
+}
+
+/// Answers control planes, the latest of them, until one says that it ends now.
+async fn answer(control: UnixListener, shared: &Arc<Shared>) {
+    let (tell, mut stopped) = mpsc::channel(1);
+    let mut current: Option<tokio::task::JoinHandle<()>> = None;
+    loop {
+        tokio::select! {
+            accepted = control.accept() => match accepted {
+                Ok((stream, _)) => {
+                    if let Some(before) = current.take() {
+                        before.abort();
+                    }
+                    let talk = talk(stream, Arc::clone(shared), tell.clone());
+                    current = Some(tokio::spawn(talk));
+                }
+                Err(error) => {
+                    shared.warn("control planes cannot be answered", &error);
+                    sleep(AFTER_REFUSAL).await;
+                }
+            },
+            _ = stopped.recv() => return,
+        }
+    }
+}
+
+async fn talk(stream: UnixStream, shared: Arc<Shared>, stop: mpsc::Sender<()>) {
+    let (from, to) = stream.into_split();
+    let (hello, news) = shared.attach();
+    let telling = tokio::spawn(tell(to, hello, news));
+    if let Err(error) = listen(from, &shared, &stop).await {
+        shared.warn("what the control plane says is not understood", &error);
+    }
+    telling.abort();
+}
+
+async fn tell(mut to: OwnedWriteHalf, hello: Vec<FromWorker>, mut news: mpsc::Receiver<News>) {
+    for message in hello {
+        if wire::write(&mut to, &message).await.is_err() {
+            return;
+        }
+    }
+    let mut batch = Vec::new();
+    // Whoever does not listen any more hears everything anew when it comes back.
+    while news.recv_many(&mut batch, BATCH).await > 0 {
+        let message = FromWorker::News(std::mem::take(&mut batch));
+        if wire::write(&mut to, &message).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn listen(
+    mut from: OwnedReadHalf,
+    shared: &Shared,
+    stop: &mpsc::Sender<()>,
+) -> io::Result<()> {
+    while let Some(message) = wire::read(&mut from).await? {
+        match message {
+            ToWorker::Table(table) => shared.take(*table),
+            ToWorker::End { connections, why } => shared.end(&connections, why),
+            ToWorker::Retire => shared.retire(),
+            ToWorker::Stop => {
+                shared.end_all();
+                let until = Instant::now() + AFTER_REFUSAL;
+                tokio::select! {
+                    () = shared.is_idle() => {}
+                    () = tokio::time::sleep_until(until) => {}
+                }
+                // The end is under way where there is no room.
+                let _: Result<_, _> = stop.try_send(());
+            }
+        }
+    }
+    Ok(())
+}
