@@ -18,28 +18,30 @@ pub(super) struct Said {
     pub(super) name: Option<String>,
 }
 
-/// Reads until the name is known, or it is known that there is none.
+/// Reads until the name is known, or it is known that there is none. What has been read is in `said` also when this is given up.
 ///
 /// # Errors
 ///
 /// When the connection ends in an error.
-pub(super) async fn read(client: &TcpStream) -> io::Result<Said> {
-    let mut bytes = Vec::new();
+pub(super) async fn read(client: &TcpStream, said: &mut Said) -> io::Result<()> {
     let mut reader = Reader::default();
     loop {
         client.readable().await?;
-        let before = bytes.len();
-        match client.try_read_buf(&mut bytes) {
+        let before = said.bytes.len();
+        match client.try_read_buf(&mut said.bytes) {
             // It says nothing more: whatever it has said goes on as it is.
-            Ok(0) => return Ok(Said { bytes, name: None }),
+            Ok(0) => return Ok(()),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) => return Err(error),
         }
-        match reader.take(&bytes[before..]) {
-            Heard::More if bytes.len() < MOST => {}
-            Heard::More => return Ok(Said { bytes, name: None }),
-            Heard::Name(name) => return Ok(Said { bytes, name }),
+        match reader.take(&said.bytes[before..]) {
+            Heard::More if said.bytes.len() < MOST => {}
+            Heard::More => return Ok(()),
+            Heard::Name(name) => {
+                said.name = name;
+                return Ok(());
+            }
         }
     }
 }

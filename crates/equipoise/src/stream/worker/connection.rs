@@ -9,7 +9,7 @@ use equipoise_common::flow::Reason;
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::super::backends::{Asking, Chosen, Held, Known, of_family};
 use super::super::header::header;
@@ -57,13 +57,15 @@ async fn go_on(client: &Client, shared: &Arc<Shared>) -> Option<()> {
     let _: io::Result<()> = client.stream.set_nodelay(true);
     let known = shared.known_at(client.vip).await?;
     let (id, service) = known.lookup.service(client.vip)?;
-    let until = Instant::now() + service.opening;
     let of_source = known.lookup.of_source(id, client.address.ip());
-    let said = if of_source.is_none() && service.asks_for_names() {
-        timeout_at(until, hello::read(&client.stream)).await.ok()?.ok()?
-    } else {
-        Said::default()
-    };
+    let mut said = Said::default();
+    if of_source.is_none() && service.asks_for_names() {
+        let heard = timeout(service.opening, hello::read(&client.stream, &mut said)).await;
+        // Who has said something that begins like a name, and no more, goes where others go that name nobody.
+        if heard.is_err() && said.bytes.is_empty() || matches!(heard, Ok(Err(_))) {
+            return None;
+        }
+    }
     // A table that has come meanwhile is the one that counts.
     drop(known);
     let known = shared.known();
@@ -73,6 +75,7 @@ async fn go_on(client: &Client, shared: &Arc<Shared>) -> Option<()> {
     let own = || of_family(named.unwrap_or(service.own), client.address.ip());
     let pool = known.lookup.of_source(id, client.address.ip()).unwrap_or_else(own);
     let asking = Asking { client: client.address, vip: client.vip, pool };
+    let until = Instant::now() + service.opening;
     let (service, idle) = ((id, service), service.idle);
     let attempts = Attempts { known: &known, service, asking, failed: Vec::new(), next: 0 };
     let connected = attempts.connect(client, shared, until).await?;
