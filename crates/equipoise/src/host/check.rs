@@ -42,9 +42,12 @@ pub fn check(config: &Config, reading: &Reading) -> Findings {
         check.address(&key, service);
         check.all_ports(&key, service);
         check.backends(&key, service, &service.backends);
-        for (position, route) in service.routes.iter().enumerate() {
-            let key = format!("{key}.source-route[{position}]");
-            check.backends(&key, service, &route.backends);
+        for (list, routes) in
+            [("source-route", &service.routes), ("name-route", &service.name_routes)]
+        {
+            for (position, route) in routes.iter().enumerate() {
+                check.backends(&format!("{key}.{list}[{position}]"), service, &route.backends);
+            }
         }
     }
     let settings = &config.settings;
