@@ -151,11 +151,10 @@ pub fn main() -> ExitCode {
 
 /// What an instance starts to take up connections, and nobody else: no command of users.
 fn take_up() -> ExitCode {
-    log::begin(Level::Info, 0);
     match stream::worker::run_process() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(%error, "connections are not taken up");
+            eprintln!("error: {error}");
             ExitCode::from(Exit::Failed as u8)
         }
     }

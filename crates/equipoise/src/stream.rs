@@ -17,5 +17,6 @@ pub mod table;
 mod wire;
 pub mod worker;
 
+pub use backends::{Would, would};
 pub use keeper::{How, Keeper, StreamError, stop_left};
 pub use mirror::{Kept, Mirror, Number, Row};

@@ -171,8 +171,47 @@ impl Known {
     }
 }
 
+/// The pool that a connection goes on in: that of its source's route, of the server that is named, or the service's own.
+pub(super) fn pool(
+    lookup: &Lookup,
+    (id, service): (u32, &Service),
+    client: IpAddr,
+    name: Option<&str>,
+) -> u32 {
+    let named = || name.and_then(|name| service.of_name(name));
+    lookup
+        .of_source(id, client)
+        .unwrap_or_else(|| of_family(named().unwrap_or(service.own), client))
+}
+
+/// Where a connection would go on by a table, as long as nothing is at its limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Would {
+    /// Whether the server that a client names matters for it.
+    pub asks: bool,
+    /// In this pool, by id.
+    pub pool: u32,
+    /// To this backend, by id; none where there is none to choose.
+    pub backend: Option<u32>,
+}
+
+/// Where a connection would go on whose client names this server; none where nothing is taken up there.
+pub fn would(
+    table: Table,
+    (client, vip): (SocketAddr, SocketAddr),
+    name: Option<&str>,
+) -> Option<Would> {
+    let known = Known::default().next(table);
+    let (id, service) = known.lookup.service(vip)?;
+    let name = name.map(str::to_ascii_lowercase);
+    let pool = pool(&known.lookup, (id, service), client.ip(), name.as_deref());
+    let asks = service.asks_for_names() && known.lookup.of_source(id, client.ip()).is_none();
+    let chosen = known.choose(&Asking { client, vip, pool }, (service, &[]), &mut 0);
+    Some(Would { asks, pool, backend: chosen.ok().map(|chosen| chosen.id) })
+}
+
 /// The pool of a client's family.
-pub(super) fn of_family(pools: [u32; 2], client: IpAddr) -> u32 {
+fn of_family(pools: [u32; 2], client: IpAddr) -> u32 {
     pools[Family::of(client) as usize]
 }
 

@@ -189,6 +189,8 @@ impl Keeper {
                     .arg(COMMAND)
                     .stdin(Stdio::from(OwnedFd::from(listener)))
                     .stdout(Stdio::from(OwnedFd::from(control)))
+                    // What it has to say comes to us; it may live longer than who reads what we say.
+                    .stderr(Stdio::null())
                     // It is not for it what a terminal, or who watches over this process, has to say to this process.
                     .process_group(0)
                     .env_remove("NOTIFY_SOCKET")

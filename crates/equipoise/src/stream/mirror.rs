@@ -236,6 +236,10 @@ impl Worker {
                 add(&mut self.totals, (total.backend, total.holder), total);
                 Some(closed_event(&live.opened, &closed))
             }
+            News::Trouble(trouble) => {
+                tracing::warn!(trouble, "who takes up connections has trouble");
+                None
+            }
         }
     }
 

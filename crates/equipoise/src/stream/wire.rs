@@ -107,6 +107,8 @@ pub(super) enum News {
     },
     /// It is over.
     Closed(Closed),
+    /// Something is in the way, in words for the log.
+    Trouble(String),
 }
 
 /// A connection that goes to a backend.

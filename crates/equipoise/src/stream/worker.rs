@@ -45,15 +45,18 @@ pub fn run_process() -> io::Result<()> {
     let control: OwnedFd = io::stdout().as_fd().try_clone_to_owned()?;
     // Two files for each of two ways, beside the sockets.
     let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        let files = limit.current;
-        tracing::info!(%error, files, "no more files may be open than these");
-    }
+    // Where that is refused, as many as there may be are enough until connections cannot be taken up, which is told.
+    let _: rustix::io::Result<()> =
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     // What it may hold is freed when it closes: nobody else has these open.
     let nothing = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&nothing)?;
     rustix::stdio::dup2_stdout(&nothing)?;
-    run(listener.into(), control.into())
+    let shared = Arc::new(Shared::default());
+    let told = Arc::clone(&shared);
+    // Its standard error is nobody's.
+    std::panic::set_hook(Box::new(move |panic| told.warn("a defect", panic)));
+    run_with(listener.into(), control.into(), shared)
 }
 
 /// Runs on this thread and some more, until it is told to end.
@@ -62,6 +65,14 @@ pub fn run_process() -> io::Result<()> {
 ///
 /// When a socket cannot be waited for.
 pub fn run(listener: StdTcpListener, control: StdUnixListener) -> io::Result<()> {
+    run_with(listener, control, Arc::default())
+}
+
+fn run_with(
+    listener: StdTcpListener,
+    control: StdUnixListener,
+    shared: Arc<Shared>,
+) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("equipoise-streams")
         .enable_all()
@@ -69,7 +80,8 @@ pub fn run(listener: StdTcpListener, control: StdUnixListener) -> io::Result<()>
     let ended = runtime.block_on(async {
         listener.set_nonblocking(true)?;
         control.set_nonblocking(true)?;
-        serve(TcpListener::from_std(listener)?, UnixListener::from_std(control)?).await;
+        let listener = TcpListener::from_std(listener)?;
+        serve(listener, UnixListener::from_std(control)?, shared).await;
         Ok(())
     });
     // Connections that are left end with it.
@@ -77,8 +89,7 @@ pub fn run(listener: StdTcpListener, control: StdUnixListener) -> io::Result<()>
     ended
 }
 
-async fn serve(listener: TcpListener, control: UnixListener) {
-    let shared = Arc::new(Shared::default());
+async fn serve(listener: TcpListener, control: UnixListener, shared: Arc<Shared>) {
     let taking = tokio::spawn(take_up(listener, Arc::clone(&shared)));
     let telling = tokio::spawn(tell_progress(Arc::clone(&shared)));
     tokio::select! {

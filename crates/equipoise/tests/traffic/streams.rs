@@ -2,23 +2,24 @@
 //! of the control plane.
 
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{ErrorKind, Read as _};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use equipoise_lab::client::{Connect, http_get};
+use equipoise_lab::client::{Connect, HttpConnection, http_get};
 use equipoise_lab::load::Load;
+use equipoise_lab::serve::HttpServer;
 use equipoise_lab::topology::{Lab, Options};
 use equipoise_lab::{scale, wait_until};
 use serde_json::Value;
 
 use crate::balanced::{
-    Attach, BINARY, Balancer, DEADLINE, NATIVE, PORT, TC, backends, echo_servers, service, vips,
-    web_servers,
+    Attach, BINARY, Balancer, DEADLINE, PORT, TC, backends, config, service, vips, web_servers,
 };
 use crate::restart::{self, Servers, Traffic};
 
+#[path = "streams/tls.rs"]
 mod tls;
 
 use tls::{Client, Identity, Secure, Server};
@@ -85,7 +86,11 @@ pub(crate) fn a_name_leads_to_its_backend_however_it_comes(attach: Attach) {
                 let mut connection = Secure::open(client, vip, (&identity, server, piece));
                 for bytes in [0, 10, 3_000_000] {
                     let says = connection.ask(bytes).unwrap();
-                    assert_eq!(says, format!("{backend} told nobody says who"), "{server}, {piece}");
+                    assert_eq!(
+                        says,
+                        format!("{backend} told nobody says who"),
+                        "{server}, {piece}"
+                    );
                 }
                 held.push((connection, backend));
             }
@@ -221,7 +226,8 @@ pub(crate) fn connections_that_are_taken_up_outlive_whatever_becomes_of_the_cont
         let pid = i32::try_from(status["pid"].as_i64().unwrap()).unwrap();
         let pid = rustix::process::Pid::from_raw(pid).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        drop(balancer.daemon.take().unwrap().wait_or_kill());
+        wait_until(DEADLINE, "its end", || balancer.ask(&["status"]).0 == 4).unwrap();
+        balancer.daemon.take().unwrap().wait(DEADLINE).unwrap();
         traffic.wait_for_more_than(traffic.answered() + 20);
         balancer.run();
     }
@@ -230,4 +236,162 @@ pub(crate) fn connections_that_are_taken_up_outlive_whatever_becomes_of_the_cont
     assert!(folder.exists());
     assert_eq!(balancer.ask(&["stop"]).0, 0);
     assert!(!folder.exists(), "nobody takes up anything any more");
+}
+
+/// The web servers of the lab, with connections taken up.
+fn web(lab: &Lab, more: &str) -> String {
+    let text = taken_up(&config(lab, TC.asked));
+    text.replace("protocol = \"both\"", "protocol = \"tcp\"").replace("max-flows = 20000", more)
+}
+
+/// Who takes up an instance's connections: their processes.
+fn pids(lab: &Lab, balancer: &Balancer) -> Vec<i32> {
+    let said =
+        lab.balancer.output("ss", &["-Hxlp", "src", &format!("{}/*", workers(balancer).display())]);
+    let said = said.unwrap();
+    let pids = said.lines().filter_map(|line| line.split("pid=").nth(1)?.split(',').next());
+    pids.map(|pid| pid.parse().unwrap()).collect()
+}
+
+#[test]
+fn another_takes_up_connections_where_one_is_killed() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let _servers = web_servers(&lab);
+    let mut balancer = Balancer::start(&lab.balancer, &web(&lab, ""));
+    let client = &lab.client().netns;
+    let mut counted = 0;
+    for _ in 0..3 {
+        let [(name, vip), _] = vips();
+        let mut held = HttpConnection::open(client, vip, &Connect::default()).unwrap();
+        held.download(100_000, 1).unwrap();
+        let [pid] = pids(&lab, &balancer)[..] else { panic!("{:?}", pids(&lab, &balancer)) };
+        let process = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+        assert!(held.download(1_000, 1).is_err(), "its connections end with it");
+        wait_until(DEADLINE, "another one", || {
+            pids(&lab, &balancer).first().is_some_and(|other| *other != pid)
+        })
+        .unwrap();
+        wait_until(DEADLINE, "new connections", || {
+            http_get(client, vip, "/", &Connect::default()).is_ok()
+        })
+        .unwrap();
+        let tally = Load::of_count(vip, 50).run(client);
+        assert_eq!(tally.failed(), 0, "{:?}", tally.failures);
+        let now = balancer.sum(name, "new_flows");
+        assert!(now >= counted + 51, "{now} after {counted}: what it has moved stays counted");
+        counted = now;
+    }
+    assert_eq!(balancer.status()["state"], "ok");
+    balancer.end();
+    assert!(!workers(&balancer).exists());
+}
+
+#[test]
+fn a_backend_that_does_not_answer_is_passed_over_and_none_at_all_is_told() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let mut servers = web_servers(&lab);
+    let balancer = Balancer::start(&lab.balancer, &web(&lab, "events = true"));
+    let client = &lab.client().netns;
+    servers.remove(0);
+    for (name, vip) in vips() {
+        let tally = Load::of_count(vip, 60).run(client);
+        assert_eq!((tally.failed(), tally.answered()), (0, 60), "{:?}", tally.failures);
+        assert_eq!(tally.by_backend.len(), 2);
+        let refused = || balancer.backend(name, 0)["passive"]["refused"].as_u64().unwrap();
+        wait_until(DEADLINE, "what the first has refused", || refused() > 5).unwrap();
+    }
+    servers.clear();
+    for (_, vip) in vips() {
+        let error = http_get(client, vip, "/", &Connect::default()).unwrap_err();
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        assert_eq!(kind, Some(ErrorKind::ConnectionReset), "{error:#}");
+    }
+}
+
+#[test]
+fn connections_that_are_taken_up_are_ended_as_others_are() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let _servers = web_servers(&lab);
+    let text = web(&lab, "");
+    let mut balancer = Balancer::start(&lab.balancer, &text);
+    let client = &lab.client().netns;
+    let [(name, vip), _] = vips();
+    let open = || {
+        let connection = HttpConnection::open(client, vip, &Connect::default());
+        connection.and_then(|mut held| held.download(1_000, 1).map(|_| held))
+    };
+    let closed = |balancer: &Balancer, why: &str, count: u64| {
+        wait_until(DEADLINE, why, || {
+            let closed = &balancer.status()["flow_table"]["events"]["closed"][why];
+            closed.as_u64() == Some(count) && balancer.sum(name, "live_flows") == 0
+        })
+        .unwrap();
+    };
+    // By hand.
+    let mut held: Vec<_> = (0..10).map(|_| open().unwrap()).collect();
+    assert_eq!(balancer.sum(name, "live_flows"), 10);
+    assert_eq!(balancer.ask(&["flows", "delete", "--service", name]).0, 0);
+    assert!(held.iter_mut().all(|held| held.download(1_000, 1).is_err()));
+    closed(&balancer, "by_hand", 10);
+    // By a list.
+    let mut held: Vec<_> = (0..10).map(|_| open().unwrap()).collect();
+    let address = lab.client().v4.to_string();
+    assert_eq!(balancer.ask(&["deny", "add", &address]).0, 0);
+    assert!(held.iter_mut().all(|held| held.download(1_000, 1).is_err()));
+    closed(&balancer, "denied", 10);
+    assert_eq!(balancer.ask(&["deny", "remove", &address]).0, 0);
+    // By their backend, which has left.
+    let reset = text.replace("[[service]]\n", "[[service]]\non-backend-removed = \"reset\"\n");
+    balancer.reload(&reset);
+    let mut held: Vec<_> = (0..10).map(|_| open().unwrap()).collect();
+    let second = backends(&lab, vip)[1].0;
+    let of_second = balancer.backend(name, 1)["live_flows"].as_u64().unwrap();
+    balancer.reload(&reset.replace(&format!("  {{ address = \"{second}\", weight = 30 }},\n"), ""));
+    let broken = held.iter_mut().filter_map(|held| held.download(1_000, 1).err()).count();
+    assert_eq!(broken as u64, of_second);
+    drop(held);
+    // By no more than a service may have.
+    balancer.reload(&text.replace("[[service]]\n", "[[service]]\nmax-flows = 3\n"));
+    let held: Vec<_> = (0..5).map(|_| open()).collect();
+    assert_eq!(held.iter().filter(|held| held.is_ok()).count(), 3);
+    drop(held);
+    // By doing nothing.
+    let idle = "timeouts = { tcp-established = \"1s\" }\n";
+    balancer.reload(&text.replace("[[service]]\n", &format!("[[service]]\n{idle}")));
+    let opened = wait_until(DEADLINE, "room", || open().is_ok());
+    opened.unwrap();
+    let stream = client.run(|| std::net::TcpStream::connect(vip)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut idle = &stream;
+    std::io::Write::write_all(&mut idle, b"GET / HTTP/1.1\r\nHost: vip\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    let end = idle.read_to_end(&mut answer);
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert!(!answer.is_empty());
+}
+
+#[test]
+fn a_drained_backend_keeps_what_is_taken_up_and_gets_no_more() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let _servers: Vec<HttpServer> = web_servers(&lab);
+    let balancer = Balancer::start(&lab.balancer, &web(&lab, ""));
+    let client = &lab.client().netns;
+    let [(name, vip), _] = vips();
+    let open = |_| HttpConnection::open(client, vip, &Connect::default()).unwrap();
+    let mut held: Vec<_> = (0..30).map(open).collect();
+    let by: Vec<String> = held.iter_mut().map(|held| held.download(1_000, 1).unwrap()).collect();
+    let first = backends(&lab, vip)[0].0.to_string();
+    assert_eq!(balancer.ask(&["drain", name, &first]).0, 0);
+    let tally = Load::of_count(vip, 60).run(client);
+    assert_eq!((tally.failed(), tally.by_backend.get("b1")), (0, None));
+    let (code, said) = balancer.ask(&["drains", "--json"]);
+    let drains: Value = serde_json::from_str(&said).unwrap();
+    let of_first = by.iter().filter(|by| *by == "b1").count();
+    assert_eq!((code, &drains[0]["live_flows"]), (0, &of_first.into()), "{said}");
+    let again = held.iter_mut().map(|held| held.download(1_000, 1).unwrap());
+    assert_eq!(again.collect::<Vec<_>>(), by);
+    drop(held);
+    let waited = balancer.ask(&["drain", name, &first, "--wait", "--timeout", "30s"]);
+    assert_eq!(waited.0, 0, "{}", waited.1);
 }

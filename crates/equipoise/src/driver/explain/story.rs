@@ -14,6 +14,7 @@ use super::frame::Seen;
 use super::scene::{Pool, Scene};
 use crate::dataplane::kernel::Explained;
 use crate::host::Way;
+use crate::stream::Would;
 use crate::status::explain::{Becomes, Mtu, Out, Rewrite, Told, WhyNot};
 
 /// What the steps of a packet come to.
@@ -90,6 +91,36 @@ impl Story {
             }),
             steps,
         }
+    }
+}
+
+impl Story {
+    /// Its connection is taken up by this host, and goes on so.
+    pub(super) fn go_on(
+        &mut self,
+        scene: &Scene,
+        (hook, would): (Hook, Would),
+        name: Option<&str>,
+        seen: &Seen,
+    ) {
+        let met = Met { pool: Some(would.pool), backend: would.backend, ..Met::default() };
+        let Some(pool) = met.pool_of(scene) else { return };
+        self.route = Some(pool.route.clone());
+        self.backend = would.backend.map(|id| scene.name(id));
+        self.why_not = met.why_not(pool, Some(seen));
+        let route = &pool.route;
+        let led = match name {
+            _ if !would.asks => format!("its source is led by route {route}"),
+            Some(name) => format!("a client that names {name} is led by route {route}"),
+            None => format!("a client that names no server is led by route {route}"),
+        };
+        let to = self.backend.as_deref().unwrap_or("nobody, and is reset");
+        let texts = [led, format!("a connection of this host's own goes to {to}")];
+        self.steps.extend(texts.map(|text| Told {
+            hook: hook.name().to_owned(),
+            step: "stream".to_owned(),
+            text,
+        }));
     }
 }
 

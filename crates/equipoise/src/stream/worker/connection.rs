@@ -11,7 +11,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::super::backends::{Asking, Chosen, Held, Known, of_family};
+use super::super::backends::{Asking, Chosen, Held, Known, pool};
 use super::super::header::header;
 use super::super::hello::{self, Said};
 use super::super::relay::{Progress, relay, write_all};
@@ -71,9 +71,8 @@ async fn go_on(client: &Client, shared: &Arc<Shared>) -> Option<()> {
     let known = shared.known();
     let (id, service) = known.lookup.service(client.vip)?;
     let _held = known.hold(id, service)?;
-    let named = said.name.as_deref().and_then(|name| service.of_name(name));
-    let own = || of_family(named.unwrap_or(service.own), client.address.ip());
-    let pool = known.lookup.of_source(id, client.address.ip()).unwrap_or_else(own);
+    let name = said.name.as_deref();
+    let pool = pool(&known.lookup, (id, service), client.address.ip(), name);
     let asking = Asking { client: client.address, vip: client.vip, pool };
     let until = Instant::now() + service.opening;
     let (service, idle) = ((id, service), service.idle);

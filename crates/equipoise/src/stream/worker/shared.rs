@@ -213,12 +213,12 @@ impl Shared {
         moves.into_iter().for_each(|news| connections.tell(news));
     }
 
-    /// Says in the log what is in the way, now and then.
+    /// Says what is in the way, now and then; it comes into the control plane's log.
     pub(super) fn warn(&self, what: &str, error: &impl Display) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_none_or(|at| at.elapsed() > PAUSE) {
             *warned = Some(Instant::now());
-            tracing::warn!(%error, "{what}");
+            self.connections().tell(News::Trouble(format!("{what}: {error}")));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Servers that speak TLS, and say who they are and who has connected; clients that name a server.
 
-use std::io::{self, BufRead as _, BufReader, Read, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,9 @@ use std::time::Duration;
 use equipoise_lab::Netns;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+};
 
 use crate::balanced::DEADLINE;
 
@@ -108,11 +110,7 @@ fn header(stream: &mut TcpStream) -> io::Result<String> {
     Ok(format!("{source} to {destination}"))
 }
 
-fn serve(
-    mut stream: TcpStream,
-    (name, identity): (&str, &Identity),
-    told: bool,
-) -> io::Result<()> {
+fn serve(mut stream: TcpStream, (name, identity): (&str, &Identity), told: bool) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     let told = if told { header(&mut stream)? } else { "nobody says who".to_owned() };
     let mut first = [0];
@@ -200,10 +198,6 @@ impl Client<TcpStream> {
     pub(crate) fn plain(netns: &Netns, to: SocketAddr) -> Self {
         let stream = connected(netns, to);
         Self { address: stream.local_addr().unwrap(), stream: BufReader::new(stream) }
-    }
-
-    pub(crate) fn socket(&self) -> &TcpStream {
-        self.stream.get_ref()
     }
 }
 
