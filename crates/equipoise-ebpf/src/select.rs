@@ -68,16 +68,28 @@ pub fn hashed<F: Family>(pool: u32, headers: &Headers<F>) -> Option<Run> {
     Some(Run { first: run.hashed(headers, pick), ..run })
 }
 
+/// Whether this host takes up the TCP connections that lead to a pool.
+#[inline(always)]
+pub fn is_streamed(pool: u32) -> bool {
+    POOLS.get_ptr(pool).is_some_and(|pool| picks(pool) & Pool::STREAMED != 0)
+}
+
+/// How an entry says that its slots are picked.
+#[inline(always)]
+fn picks(pool: *const Pool) -> u32 {
+    // SAFETY: the entry is in an array map and stays; its second word is epoch and pick.
+    let second = unsafe { ptr::read_volatile(pool.cast::<u64>().wrapping_add(1)) };
+    (second >> 32) as u32
+}
+
 #[inline(always)]
 fn entry(pool: u32) -> Option<(Run, Pick)> {
     let pool: *const Pool = POOLS.get_ptr(pool)?;
     // Offset and length are one aligned word, loaded at once: user space flips it at once.
     // SAFETY: the entry is in an array map and stays.
     let word = unsafe { ptr::read_volatile(pool.cast::<u64>()) };
-    // SAFETY: as above; the second word is epoch and pick.
-    let second = unsafe { ptr::read_volatile(pool.cast::<u64>().wrapping_add(1)) };
     let (offset, length) = (word as u32, (word >> 32) as u32);
-    let pick = Pick::from_number((second >> 32) as u32);
+    let pick = Pick::from_number(picks(pool));
     (length != 0).then_some((Run { offset, length, first: 0 }, pick))
 }
 

@@ -13,7 +13,7 @@ use equipoise::dataplane::kernel::{Clock, Eviction, Input, Kernel, Options, Outp
 use equipoise_common::limit;
 use equipoise_common::value::Host;
 use equipoise_common::verdict::{Hook, Verdict};
-use equipoise_core::config::Config;
+use equipoise_core::config::{Config, ProxyProtocol};
 use equipoise_core::diff::Applied;
 use equipoise_core::facts::{Facts, Interface};
 use equipoise_core::state::State;
@@ -176,6 +176,20 @@ impl Bench {
     /// Another configuration, by the same steps as in a reload.
     pub(crate) fn reconfigure(&mut self, config: &str) {
         self.state.handle_config(parsed(config));
+        self.converge();
+    }
+
+    /// The same, where this host takes up the TCP connections that lead to pools with one of these backends.
+    pub(crate) fn stream(&mut self, config: &str, backends: &[SocketAddr]) {
+        let mut config = parsed(config);
+        for service in &mut config.services {
+            let routed = service.routes.iter_mut().flat_map(|route| &mut route.backends);
+            for backend in service.backends.iter_mut().chain(routed) {
+                let is_told = backends.contains(&backend.address);
+                backend.proxy_protocol = is_told.then_some(ProxyProtocol::V2);
+            }
+        }
+        self.state.handle_config(config);
         self.converge();
     }
 

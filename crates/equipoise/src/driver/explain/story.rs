@@ -40,6 +40,8 @@ struct Met {
     refused: Vec<(u32, String)>,
     is_known: bool,
     is_reply: bool,
+    /// Whether this host takes its connection up.
+    is_streamed: bool,
     interface: Option<u32>,
     overhead: u32,
 }
@@ -148,6 +150,7 @@ impl Met {
             }
             What::Encapsulated => self.overhead = second as u32,
             What::Route => self.interface = Some(second as u32),
+            What::Verdict => self.is_streamed = first == Verdict::Streamed as u32,
             What::Parsed
             | What::FlowMiss
             | What::FlowExpired
@@ -157,8 +160,7 @@ impl Met {
             | What::SourceChanged
             | What::MssLowered
             | What::Access
-            | What::SourceOverLimit
-            | What::Verdict => {}
+            | What::SourceOverLimit => {}
         }
     }
 
@@ -193,6 +195,12 @@ impl Met {
             }
             if is_other && member.share == 0.0 {
                 return "it is of another address family".to_owned();
+            }
+            if self.is_streamed {
+                let share = member.share * 100.0;
+                return format!(
+                    "which one it is shows when this host has taken the connection up; it gets {share:.1} % of new flows"
+                );
             }
             format!("{}; it gets {:.1} % of new flows", pool.pick, member.share * 100.0)
         };
@@ -406,6 +414,35 @@ mod tests {
         assert_eq!(story.mtu, Some(Mtu { link: 1500, overhead: 0, packet: 40 }));
         assert_eq!(story.steps.len(), 9);
         assert_eq!(story.steps[0].text, "tcp 198.51.100.7:4242 to 203.0.113.10:80");
+    }
+
+    #[test]
+    fn a_connection_that_this_host_takes_up_has_no_backend_yet() {
+        let steps = vec![
+            step(What::FlowMiss, 0, 0),
+            step(What::Service, 1, 2),
+            step(What::Verdict, Verdict::Streamed as u32, 0),
+        ];
+        let came = frame("203.0.113.10:80");
+        let (action, verdict) = ("pass", Verdict::Streamed);
+        let explained = Explained { action, verdict, frame: came.clone(), steps };
+        let story = Story::new(&scene(), Hook::Xdp, &came, &explained);
+        assert_eq!((story.service.as_deref(), story.backend, story.out), (Some("web"), None, None));
+        assert_eq!(story.rewrite, Rewrite::default());
+        let why: Vec<_> = story.why_not.iter().map(|w| &*w.reason).collect();
+        let shows = "which one it is shows when this host has taken the connection up";
+        assert_eq!(
+            why,
+            [
+                &format!("{shows}; it gets 60.0 % of new flows"),
+                &format!("{shows}; it gets 40.0 % of new flows"),
+                "it is draining",
+                "it is of another address family",
+            ]
+        );
+        assert_eq!(kind(verdict), "stack");
+        let told = "streamed: TCP of no flow, for a pool whose connections this host takes up";
+        assert!(story.steps[2].text.starts_with(told), "{}", story.steps[2].text);
     }
 
     #[test]
