@@ -15,9 +15,9 @@ use crate::admin::{ProblemDetails, Reply};
 use crate::dataplane::kernel::{Entry, Explained, Input, KernelError};
 use crate::dataplane::{DataPlane, Explainer};
 use crate::host::{Machine, Way};
+use crate::status::explain::{Addresses, ExplainAnswer, ExplainRequest, HookAnswer, hex, packet};
 use crate::stream::table::Table;
 use crate::stream::would;
-use crate::status::explain::{Addresses, ExplainAnswer, ExplainRequest, HookAnswer, hex, packet};
 
 mod frame;
 mod scene;

@@ -14,8 +14,8 @@ use super::frame::Seen;
 use super::scene::{Pool, Scene};
 use crate::dataplane::kernel::Explained;
 use crate::host::Way;
-use crate::stream::Would;
 use crate::status::explain::{Becomes, Mtu, Out, Rewrite, Told, WhyNot};
+use crate::stream::Would;
 
 /// What the steps of a packet come to.
 #[derive(Debug, Default, PartialEq, Eq)]
