@@ -92,14 +92,6 @@ pub trait DataPlane: Maps {
     /// When the kernel refuses.
     fn answer_from(&mut self, index: u32, host: Option<Host>) -> Result<(), KernelError>;
 
-    /// TEMPORARY
-    fn listen_by(
-        &mut self,
-        _listeners: [std::os::fd::BorrowedFd<'_>; 2],
-    ) -> Result<(), KernelError> {
-        Ok(())
-    }
-
     /// The packets counted, by hook and verdict.
     ///
     /// # Errors
