@@ -5,7 +5,7 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
@@ -331,7 +331,8 @@ fn listener_of(domain: Domain) -> io::Result<TcpListener> {
     let loopback = if domain == Domain::IPV6 {
         socket.set_only_v6(false)?;
         socket.set_freebind_v6(true)?;
-        SocketAddr::from((Ipv6Addr::LOCALHOST, 0))
+        // An address of IPv6 alone would make a socket for IPv6 alone of it (`inet6_bind` of the kernel).
+        SocketAddr::from((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), 0))
     } else {
         socket.set_freebind_v4(true)?;
         SocketAddr::from((Ipv4Addr::LOCALHOST, 0))

@@ -61,8 +61,8 @@ async fn go_on(client: &Client, shared: &Arc<Shared>) -> Option<()> {
     let mut said = Said::default();
     if of_source.is_none() && service.asks_for_names() {
         let heard = timeout(service.opening, hello::read(&client.stream, &mut said)).await;
-        // Who has said something that begins like a name, and no more, goes where others go that name nobody.
-        if heard.is_err() && said.bytes.is_empty() || matches!(heard, Ok(Err(_))) {
+        // Who has said nothing by then, or not all of it, goes where others go that name nobody: a backend may speak first.
+        if let Ok(Err(_)) = heard {
             return None;
         }
     }
