@@ -29,6 +29,7 @@ use super::interfaces::{self, Interfaces};
 use super::keep::Kept;
 use super::names::look_up_first;
 use super::passive::Passive;
+use super::streams;
 use super::supervisor::Supervisor;
 use super::tell::Lasting;
 use super::trouble::Troubles;
@@ -149,7 +150,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let (mut machine, mut plane, state_file) = (start.machine, start.plane, start.state_file);
         // Before it is first looked at whether all is right: what changes from here on is heard of.
         let watch = files::watched(&source, &base, start.watching);
-        let mut begun = Begun { looked_up: start.looked_up, ..Begun::new(Kept::read(&state_file)) };
+        let streams = Keeper::new(&socket, start.streams);
+        let mut begun =
+            Begun { looked_up: start.looked_up, ..Begun::new(Kept::read(&state_file), streams) };
         let from = (config, base);
         match begun.all(&mut machine, &mut plane, from, (&socket, place, &state_file)).await {
             Ok(running) => {
@@ -200,7 +203,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     told: Events::default(),
                     lasting: Lasting::default(),
                     events: running.events,
-                    streams: Keeper::new(&socket, start.streams),
+                    streams: begun.streams,
                     passive: Passive::new(),
                     counted: Counted::default(),
                     prober: running.prober,
@@ -237,7 +240,6 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 let wanted = driver.state.config().settings.admin.clone();
                 driver.follow_admin(wanted.as_ref()).await;
                 driver.follow_access_log();
-                driver.streams.find().await;
                 if begun.has_inherited {
                     driver.take_counts();
                 }
@@ -248,6 +250,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 Ok(driver)
             }
             Err(error) => {
+                begun.streams.give_up().await;
                 if let Err(error) = plane.abandon() {
                     tracing::error!(%error, "something is left after the failed start");
                 }
@@ -286,13 +289,14 @@ struct Begun {
     interfaces: Interfaces,
     forwarding: Forwarding,
     managed: Managed,
+    streams: Keeper,
     /// Whether the data plane is one that an earlier process has left.
     has_inherited: bool,
     looked_up: Vec<(Name, Places)>,
 }
 
 impl Begun {
-    fn new(kept: Kept) -> Self {
+    fn new(kept: Kept, streams: Keeper) -> Self {
         let (managed, forwarding) = kept.machine();
         Self {
             clock: Clock::start(),
@@ -301,6 +305,7 @@ impl Begun {
             interfaces: Interfaces::default(),
             forwarding,
             managed,
+            streams,
             has_inherited: false,
             looked_up: Vec::new(),
         }
@@ -424,6 +429,11 @@ impl Begun {
             Place::Free => AdminSocket::bind(socket).await?,
             Place::OfAnother => AdminSocket::take_place(socket)?,
         };
+        self.streams.find().await;
+        // Before what leads connections to the process before goes.
+        if let Err(error) = streams::begin(&mut self.streams, plane, &mut state).await {
+            tracing::error!(error, "connections are not taken up yet");
+        }
         plane.conclude()?;
         Ok(Running {
             written,

@@ -10,6 +10,7 @@ use equipoise_common::flow::Reason;
 use equipoise_common::value::{Fate, Traffic};
 use equipoise_core::config::Config;
 use equipoise_core::plan::denies;
+use equipoise_core::state::State;
 
 use super::Driver;
 use super::trouble::Topic;
@@ -17,17 +18,44 @@ use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::{Farewell, FlowRow, KernelError};
 use crate::host::Machine;
 use crate::stream::table::Table;
-use crate::stream::{Number, Row};
+use crate::stream::{Keeper, Number, Row};
+
+/// Whether this configuration has connections taken up here.
+fn takes_up(config: &Config) -> bool {
+    let mut services = config.services.iter();
+    let is_any = services.any(|service| service.pools().any(|pool| service.is_streamed(&pool)));
+    is_any && !config.settings.observe
+}
+
+/// There is somebody to take up connections, if there are to be any, who knows how they go on.
+pub(super) async fn begin<P: DataPlane>(
+    streams: &mut Keeper,
+    plane: &mut P,
+    state: &mut State,
+) -> Result<(), String> {
+    if !takes_up(state.config()) {
+        return Ok(());
+    }
+    let lead = |listener: BorrowedFd<'_>| {
+        plane.listen_by([listener, listener]).map_err(|error| error.to_string())
+    };
+    streams.begin(lead).await.map_err(|error| error.to_string())?;
+    state.plan();
+    streams.tell(table(state));
+    Ok(())
+}
+
+/// How connections go on by what is planned.
+fn table(state: &State) -> Table {
+    let config = state.config();
+    if config.settings.observe {
+        return Table::default();
+    }
+    Table::of(config, state.planned())
+}
 
 impl<M: Machine, P: DataPlane> Driver<M, P> {
-    /// Whether this configuration has connections taken up here.
-    fn takes_up(config: &Config) -> bool {
-        let mut services = config.services.iter();
-        let is_any = services.any(|service| service.pools().any(|pool| service.is_streamed(&pool)));
-        is_any && !config.settings.observe
-    }
-
-    /// At the start: what the process before has had taken up goes on, and what comes is taken up by ourselves.
+    /// At the start: what the process before has had taken up goes on.
     pub(super) async fn start_streams(&mut self) {
         let config = self.state.config().clone();
         self.begin_streams(&config).await;
@@ -37,16 +65,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// There is somebody to take up connections, if there are to be any.
     pub(super) async fn begin_streams(&mut self, config: &Config) {
-        let outcome = if Self::takes_up(config) {
-            let plane = &mut self.plane;
-            let lead = |listener: BorrowedFd<'_>| {
-                plane.listen_by([listener, listener]).map_err(|error| error.to_string())
-            };
-            self.streams.begin(lead).await.map_err(|error| error.to_string())
-        } else {
-            Ok(())
-        };
-        let outcome = outcome.and_then(|()| self.has_addresses(config));
+        let begun = begin(&mut self.streams, &mut self.plane, &mut self.state).await;
+        let outcome = begun.and_then(|()| self.has_addresses(config));
         self.troubles.note(Topic::Streams, outcome);
     }
 
@@ -71,13 +91,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// Tells how connections go on by what is planned.
     pub(super) fn tell_streams(&mut self) {
-        let config = self.state.config();
-        let table = if config.settings.observe {
-            Table::default()
-        } else {
-            Table::of(config, self.state.planned())
-        };
-        self.streams.tell(table);
+        self.streams.tell(table(&self.state));
     }
 
     /// Takes up what workers have told.

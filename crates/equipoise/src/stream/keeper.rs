@@ -277,6 +277,15 @@ impl Keeper {
         self.mirror.let_go();
     }
 
+    /// Ends the worker of our own, and lets those of before go on.
+    pub async fn give_up(&mut self) {
+        let others = std::mem::take(&mut self.others);
+        for worker in &others {
+            worker.task.abort();
+        }
+        self.stop().await;
+    }
+
     /// Ends all workers, and their connections.
     pub async fn stop(&mut self) {
         for worker in self.current.take().into_iter().chain(std::mem::take(&mut self.others)) {

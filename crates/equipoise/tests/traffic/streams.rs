@@ -395,6 +395,7 @@ fn a_drained_backend_keeps_what_is_taken_up_and_gets_no_more() {
     let again = held.iter_mut().map(|held| held.download(1_000, 1).unwrap());
     assert_eq!(again.collect::<Vec<_>>(), by);
     drop(held);
+    assert_eq!(balancer.ask(&["undrain", name, &first]).0, 0);
     let waited = balancer.ask(&["drain", name, &first, "--wait", "--timeout", "30s"]);
     assert_eq!(waited.0, 0, "{}", waited.1);
 }
