@@ -5,6 +5,7 @@
 //! test has a handle by which it watches and changes the plane while the program has it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use equipoise_common::event::Event;
@@ -34,6 +35,8 @@ pub struct Plane {
     pub attached: BTreeMap<u32, String>,
     /// Devices that refuse programs, by name.
     pub refusing: BTreeSet<String>,
+    /// How often it has been told by which sockets connections are taken up.
+    pub listens: u64,
     /// Which devices take redirected frames.
     pub redirects: BTreeMap<u32, bool>,
     /// From which addresses packets are answered, by the device that they came by.
@@ -143,6 +146,11 @@ impl DataPlane for Simulated {
 
     fn detach(&mut self, index: u32) {
         self.with(|plane| plane.attached.remove(&index));
+    }
+
+    fn listen_by(&mut self, _listeners: [BorrowedFd<'_>; 2]) -> Result<(), KernelError> {
+        self.with(|plane| plane.listens += 1);
+        Ok(())
     }
 
     fn allow_redirect(&mut self, index: u32, allowed: bool) -> Result<(), KernelError> {
