@@ -154,6 +154,15 @@ mod tests {
     }
 
     #[test]
+    fn where_another_service_goes_first_by_tcp_nothing_is_taken_up() {
+        let exact = "\n[[service]]\nname = 'exact'\nbackends = [{ address = '10.0.0.1:80' }]\n\
+            listen = { interfaces = ['eth0'], address = '192.0.2.1', port = '80-81' }";
+        let mut state = state("both", ONE, &format!("{ROUTES}{exact}"));
+        let spots = &state.plan().streams[&0].spots;
+        assert_eq!(*spots, [("2001:db8::1".parse().unwrap(), 80, 81)].into());
+    }
+
+    #[test]
     fn other_names_are_another_plan_and_no_step() {
         let mut state = state("tcp", ONE, ROUTES);
         let mut applied = crate::diff::Applied::new(1 << 17);

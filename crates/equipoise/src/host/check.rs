@@ -247,6 +247,18 @@ mod tests {
     }
 
     #[test]
+    fn backend_of_a_route_that_comes_back_here_is_a_problem_with_its_place() {
+        let routes = "[[service.source-route]]\nsource = '10.1.0.0/16'\nbackends = [{ address = '192.0.2.1:80' }]\n\
+            [[service.name-route]]\nnames = ['a']\nbackends = [{ address = '10.0.0.1:80' }]\n\
+            [[service.name-route]]\nnames = ['b']\nbackends = [{ address = '10.0.0.1:80' }, { address = '192.0.2.1:80' }]\n";
+        let listen = "interfaces = [\"eth0\"], port = 80";
+        let found = findings(&(service(listen, "10.0.0.1:80") + routes));
+        let keys: Vec<_> = found.problems.iter().map(|problem| problem.key.as_str()).collect();
+        let expected = ["source-route[0].backends[0]", "name-route[1].backends[1]"];
+        assert_eq!(keys, expected.map(|key| format!("service[0].{key}.address")));
+    }
+
+    #[test]
     fn address_that_nobody_owns_is_a_note_that_says_what_to_do() {
         let listen = "interfaces = [\"eth0\"], address = \"203.0.113.10\", port = 80";
         let found = findings(&service(listen, "10.0.0.1:80"));
