@@ -12,6 +12,8 @@ use equipoise_core::config::Config;
 use equipoise_core::plan::denies;
 use equipoise_core::state::State;
 
+use tokio::time::Instant;
+
 use super::Driver;
 use super::trouble::Topic;
 use crate::dataplane::DataPlane;
@@ -41,8 +43,7 @@ pub(super) async fn begin<P: DataPlane>(
     };
     streams.begin(lead).await.map_err(|error| error.to_string())?;
     state.plan();
-    streams.tell(table(state));
-    Ok(())
+    streams.tell(table(state)).map_err(|error| error.to_string())
 }
 
 /// How connections go on by what is planned.
@@ -91,7 +92,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// Tells how connections go on by what is planned.
     pub(super) fn tell_streams(&mut self) {
-        self.streams.tell(table(&self.state));
+        if let Err(error) = self.streams.tell(table(&self.state)) {
+            self.troubles.note(Topic::Streams, Err(error.to_string()));
+            self.troubles.schedule(Instant::now());
+        }
     }
 
     /// Takes up what workers have told.

@@ -8,7 +8,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -54,6 +54,9 @@ pub enum StreamError {
     /// There is no worker.
     #[error("starting a worker for connections that are taken up: {0}")]
     Start(#[source] io::Error),
+    /// It does not take what it is to know.
+    #[error("telling the worker that takes up connections how they go on: {0}")]
+    Table(#[source] io::Error),
     /// The data plane does not lead them there.
     #[error("leading connections to the worker that takes them up: {0}")]
     Lead(String),
@@ -67,6 +70,28 @@ struct Worker {
     socket: PathBuf,
     tell: mpsc::UnboundedSender<ToWorker>,
     task: JoinHandle<()>,
+    /// Where tables are put, and taken before anything is led by them.
+    tables: Option<StdUnixStream>,
+}
+
+impl Worker {
+    fn put(&mut self, table: &ToWorker) -> io::Result<()> {
+        let stream = match self.tables.take() {
+            Some(stream) => stream,
+            None => StdUnixStream::connect(&self.socket)?,
+        };
+        stream.set_read_timeout(Some(WITHIN))?;
+        stream.set_write_timeout(Some(WITHIN))?;
+        match wire::ask(&stream, table)? {
+            FromWorker::Took => {
+                self.tables = Some(stream);
+                Ok(())
+            }
+            FromWorker::Hello { .. } | FromWorker::News(_) => {
+                Err(io::Error::other("its answer is none that is known"))
+            }
+        }
+    }
 }
 
 /// Keeps the workers of an instance.
@@ -137,14 +162,24 @@ impl Keeper {
         Ok(())
     }
 
-    /// Connections go on as the table says, from here on. One that comes before that waits for it.
-    pub fn tell(&mut self, table: Table) {
-        let Some(worker) = &self.current else { return };
-        if self.told.as_ref() != Some(&table) {
-            // One that is gone is seen to be.
-            let _: Result<_, _> = worker.tell.send(ToWorker::Table(Box::new(table.clone())));
-            self.told = Some(table);
+    /// Connections go on as the table says from here on; waits until the worker has it, which takes it milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// When it does not take it in time.
+    pub fn tell(&mut self, table: Table) -> Result<(), StreamError> {
+        let Some(worker) = &mut self.current else { return Ok(()) };
+        if self.told.as_ref() == Some(&table) {
+            return Ok(());
         }
+        let message = ToWorker::Table(Box::new(table.clone()));
+        if let Err(error) = worker.put(&message) {
+            worker.tables = None;
+            self.told = None;
+            return Err(StreamError::Table(error));
+        }
+        self.told = Some(table);
+        Ok(())
     }
 
     /// Those of before take up nothing any more, and the current one neither where there is nothing to take up.
@@ -234,7 +269,8 @@ impl Keeper {
 
     /// Hears from a worker, from its first word on.
     async fn hear(&self, (socket, stream): (PathBuf, UnixStream)) -> io::Result<Worker> {
-        let (mut from, to) = stream.into_split();
+        let (mut from, mut to) = stream.into_split();
+        timeout(WITHIN, wire::write(&mut to, &ToWorker::Listen)).await??;
         let hello = timeout(WITHIN, wire::read(&mut from)).await??;
         let Some(FromWorker::Hello { id, pid, totals }) = hello else {
             return Err(io::Error::other("its first word is none that is known"));
@@ -243,7 +279,7 @@ impl Keeper {
         let (tell, words) = mpsc::unbounded_channel();
         let ears = Ears { id, mirror: self.mirror.clone(), gone: Arc::clone(&self.gone) };
         let task = tokio::spawn(ears.run(socket.clone(), (from, to), words));
-        Ok(Worker { id, pid, socket, tell, task })
+        Ok(Worker { id, pid, socket, tell, task, tables: None })
     }
 
     /// Waits until a worker is gone. Cancel-safe.
@@ -385,6 +421,7 @@ impl Ears {
 
     async fn again(&self, socket: &Path) -> io::Result<UnixStream> {
         let mut stream = UnixStream::connect(socket).await?;
+        wire::write(&mut stream, &ToWorker::Listen).await?;
         match wire::read(&mut stream).await? {
             Some(FromWorker::Hello { id, totals, .. }) if id == self.id => {
                 self.mirror.begin(id, totals);
@@ -399,6 +436,7 @@ impl Ears {
             match message {
                 FromWorker::Hello { id, totals, .. } => self.mirror.begin(id, totals),
                 FromWorker::News(news) => self.mirror.take(self.id, news),
+                FromWorker::Took => {}
             }
         }
     }

@@ -41,6 +41,8 @@ type Totals = BTreeMap<(u32, u64), Total>;
 #[derive(Debug, Default)]
 struct Worker {
     live: BTreeMap<u64, Live>,
+    /// How many of them each backend has.
+    counts: BTreeMap<u32, u64>,
     totals: Totals,
 }
 
@@ -87,7 +89,7 @@ impl Mirror {
     /// A worker begins to tell, of all that there is.
     pub(super) fn begin(&self, worker: u32, totals: Vec<Total>) {
         let totals = totals.into_iter().map(|total| ((total.backend, total.holder), total));
-        let worker_state = Worker { live: BTreeMap::new(), totals: totals.collect() };
+        let worker_state = Worker { totals: totals.collect(), ..Worker::default() };
         self.state().workers.insert(worker, worker_state);
     }
 
@@ -129,17 +131,7 @@ impl Mirror {
     /// Connections to a backend, by id.
     pub fn live(&self, backend: u32) -> u64 {
         let state = self.state();
-        let live = state.workers.values().flat_map(|worker| worker.live.values());
-        live.filter(|live| live.opened.backend == backend).count() as u64
-    }
-
-    /// All connections, by backend id.
-    pub fn all_live(&self) -> BTreeMap<u32, u64> {
-        let mut counts = BTreeMap::new();
-        for live in self.state().workers.values().flat_map(|worker| worker.live.values()) {
-            *counts.entry(live.opened.backend).or_default() += 1;
-        }
-        counts
+        state.workers.values().filter_map(|worker| worker.counts.get(&backend)).sum()
     }
 
     /// What has gone through services and backends, by their ids and who holds these.
@@ -221,6 +213,7 @@ impl Worker {
                 let age = Duration::from_millis(opened.age_ms);
                 let begun = now.checked_sub(age).unwrap_or(now);
                 let (id, moved) = (opened.id, Moved::default());
+                *self.counts.entry(opened.backend).or_default() += 1;
                 self.live.insert(id, Live { opened, begun, moved, last: now });
                 event
             }
@@ -232,6 +225,9 @@ impl Worker {
             }
             News::Closed(closed) => {
                 let live = self.live.remove(&closed.id)?;
+                if let Some(count) = self.counts.get_mut(&live.opened.backend) {
+                    *count -= 1;
+                }
                 let total = Total { connections: 1, moved: closed.moved, ..live.total() };
                 add(&mut self.totals, (total.backend, total.holder), total);
                 Some(closed_event(&live.opened, &closed))

@@ -1,6 +1,6 @@
 //! What a worker and the control plane say to each other, over a unix socket: a length of 4 bytes in network order, and so much JSON.
 //!
-//! The control plane of another version may be at the other end, but never says anything but [`ToWorker::Retire`], [`ToWorker::End`] and
+//! The control plane of another version may be at the other end, but never says anything but [`ToWorker::Listen`], [`ToWorker::Retire`], [`ToWorker::End`] and
 //! [`ToWorker::Stop`] to a worker that it has not started: these, and what a worker says, grow by fields that may be missing alone.
 
 use std::io;
@@ -19,6 +19,8 @@ const MOST: u32 = 1 << 30;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ToWorker {
+    /// Whoever says this is told what comes about, and nobody else from here on.
+    Listen,
     /// From here on this is how connections go on.
     Table(Box<Table>),
     /// These connections end, with a RST to both ends.
@@ -47,6 +49,8 @@ pub(super) enum FromWorker {
         /// By backend.
         totals: Vec<Total>,
     },
+    /// The table is in force.
+    Took,
     /// News, in the order in which they have come about.
     News(Vec<News>),
 }
@@ -153,6 +157,23 @@ pub(super) struct Closed {
     pub(super) lasted_ms: u64,
     /// What its backend took to answer, nanoseconds; 0 where it has not.
     pub(super) handshake: u64,
+}
+
+/// Says something on a socket that waits, and waits for the answer.
+pub(super) fn ask(
+    mut worker: &std::os::unix::net::UnixStream,
+    message: &ToWorker,
+) -> io::Result<FromWorker> {
+    use std::io::{Read as _, Write as _};
+    let text = serde_json::to_vec(message)?;
+    let length = u32::try_from(text.len()).map_err(io::Error::other)?;
+    worker.write_all(&length.to_be_bytes())?;
+    worker.write_all(&text)?;
+    let mut length = [0; 4];
+    worker.read_exact(&mut length)?;
+    let mut text = vec![0; u32::from_be_bytes(length).min(MOST) as usize];
+    worker.read_exact(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
 }
 
 /// Reads a message; none at the end.

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, interval, sleep};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, interval, sleep, sleep_until};
 
 use self::shared::Shared;
 use super::wire::{self, FromWorker, News, ToWorker};
@@ -130,19 +131,14 @@ async fn retire(shared: &Shared) {
     shared.is_idle().await;
 }
 
-/// Answers control planes, the latest of them, until one says that it ends now.
+/// Answers control planes, until one says that it ends now.
 async fn answer(control: UnixListener, shared: &Arc<Shared>) {
-    let (tell, mut stopped) = mpsc::channel(1);
-    let mut current: Option<tokio::task::JoinHandle<()>> = None;
+    let (stop, mut stopped) = mpsc::channel(1);
     loop {
         tokio::select! {
             accepted = control.accept() => match accepted {
                 Ok((stream, _)) => {
-                    if let Some(before) = current.take() {
-                        before.abort();
-                    }
-                    let talk = talk(stream, Arc::clone(shared), tell.clone());
-                    current = Some(tokio::spawn(talk));
+                    tokio::spawn(talk(stream, Arc::clone(shared), stop.clone()));
                 }
                 Err(error) => {
                     shared.warn("control planes cannot be answered", &error);
@@ -155,13 +151,47 @@ async fn answer(control: UnixListener, shared: &Arc<Shared>) {
 }
 
 async fn talk(stream: UnixStream, shared: Arc<Shared>, stop: mpsc::Sender<()>) {
-    let (from, to) = stream.into_split();
-    let (hello, news) = shared.attach();
-    let telling = tokio::spawn(tell(to, hello, news));
-    if let Err(error) = listen(from, &shared, &stop).await {
+    let (mut from, to) = stream.into_split();
+    // Until whoever talks listens, answers are written here; from then on news alone are.
+    let mut to = Some(to);
+    let mut telling: Option<JoinHandle<()>> = None;
+    let ended = async {
+        while let Some(message) = wire::read(&mut from).await? {
+            match message {
+                ToWorker::Listen => {
+                    let (hello, news) = shared.attach();
+                    telling = to.take().map(|to| tokio::spawn(tell(to, hello, news)));
+                }
+                ToWorker::Table(table) => {
+                    shared.take(*table);
+                    if let Some(to) = &mut to {
+                        wire::write(to, &FromWorker::Took).await?;
+                    }
+                }
+                ToWorker::End { connections, why } => shared.end(&connections, why),
+                ToWorker::Retire => shared.retire(),
+                ToWorker::Stop => end_all(&shared, &stop).await,
+            }
+        }
+        Ok::<(), io::Error>(())
+    };
+    if let Err(error) = ended.await {
         shared.warn("what the control plane says is not understood", &error);
     }
-    telling.abort();
+    if let Some(telling) = telling {
+        telling.abort();
+    }
+}
+
+async fn end_all(shared: &Shared, stop: &mpsc::Sender<()>) {
+    shared.end_all();
+    let until = Instant::now() + AFTER_REFUSAL;
+    tokio::select! {
+        () = shared.is_idle() => {}
+        () = sleep_until(until) => {}
+    }
+    // The end is under way where there is no room.
+    let _: Result<_, _> = stop.try_send(());
 }
 
 async fn tell(mut to: OwnedWriteHalf, hello: Vec<FromWorker>, mut news: mpsc::Receiver<News>) {
@@ -178,29 +208,4 @@ async fn tell(mut to: OwnedWriteHalf, hello: Vec<FromWorker>, mut news: mpsc::Re
             return;
         }
     }
-}
-
-async fn listen(
-    mut from: OwnedReadHalf,
-    shared: &Shared,
-    stop: &mpsc::Sender<()>,
-) -> io::Result<()> {
-    while let Some(message) = wire::read(&mut from).await? {
-        match message {
-            ToWorker::Table(table) => shared.take(*table),
-            ToWorker::End { connections, why } => shared.end(&connections, why),
-            ToWorker::Retire => shared.retire(),
-            ToWorker::Stop => {
-                shared.end_all();
-                let until = Instant::now() + AFTER_REFUSAL;
-                tokio::select! {
-                    () = shared.is_idle() => {}
-                    () = tokio::time::sleep_until(until) => {}
-                }
-                // The end is under way where there is no room.
-                let _: Result<_, _> = stop.try_send(());
-            }
-        }
-    }
-    Ok(())
 }

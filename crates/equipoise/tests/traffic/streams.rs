@@ -112,6 +112,23 @@ pub(crate) fn a_name_leads_to_its_backend_however_it_comes(attach: Attach) {
     for (connection, _) in &held {
         assert!(listed.iter().any(|flow| flow["client"] == connection.address.to_string()));
     }
+    // What is told of a connection is where it then goes.
+    for (_, vip) in vips() {
+        for (server, backend, route) in [
+            ("API.example.com", 0, "api.example.com"),
+            ("y.x.example.com", 1, "*.example.com"),
+            ("other.org", 2, "default"),
+        ] {
+            let source = lab.client().at(4242)[usize::from(vip.is_ipv6())].to_string();
+            let asked = ["explain", "tcp", &source, &vip.to_string(), "--sni", server, "--json"];
+            let (code, said) = balancer.ask(&asked);
+            let said: Value = serde_json::from_str(&said).unwrap();
+            let address = backends(&lab, vip)[backend].0.to_string();
+            let told = (&said["reason"], &said["route"], &said["backend"]);
+            assert_eq!(told, (&"streamed".into(), &route.into(), &address.into()), "{said}");
+            assert_eq!(code, 0);
+        }
+    }
     // Other names lead elsewhere from now on; those that are there go on where they are.
     let other = text.replace("api.example.com", "other.org");
     balancer.reload(&other);
@@ -177,19 +194,22 @@ pub(crate) fn backends_are_told_who_has_connected(attach: Attach) {
     }
 }
 
-/// A configuration whose services have a route by name each, so that all of their connections are taken up.
+/// A configuration whose services have a route by name each, or whose backends are told who has connected where these speak before
+/// their clients do, so that all of their connections are taken up.
 fn taken_up(text: &str) -> String {
     let mut services = text.split("[[service]]");
     let mut all = services.next().unwrap().to_owned();
     for service in services {
+        if service.contains("-echo") {
+            let told = service.replace(", weight", ", proxy-protocol = \"v2\", weight");
+            write!(all, "[[service]]{told}").unwrap();
+            continue;
+        }
         let address = service.split("address = \"").nth(2).unwrap().split('"').next().unwrap();
         let route = format!(
             "[[service.name-route]]\nnames = [\"named.test\"]\nbackends = [{{ address = \"{address}\" }}]\n"
         );
-        // Those that echo speak before their client does.
-        let patience = "timeouts = { tcp-opening = \"1s\" }\n";
-        let patience = if service.contains("timeouts") { "" } else { patience };
-        write!(all, "[[service]]{service}{patience}{route}").unwrap();
+        write!(all, "[[service]]{service}{route}").unwrap();
     }
     all
 }
@@ -198,7 +218,7 @@ pub(crate) fn connections_that_are_taken_up_outlive_whatever_becomes_of_the_cont
     attach: Attach,
 ) {
     let lab = Lab::new(Options::default()).unwrap();
-    let _servers = Servers::start(&lab);
+    let _servers = Servers::start_told(&lab);
     let text = taken_up(&restart::config(&lab, attach.asked, 20_000));
     let text = text.replacen("[settings]", "[settings]\non-exit = \"keep\"", 1);
     let mut balancer = Balancer::start(&lab.balancer, &text);
@@ -360,8 +380,8 @@ fn connections_that_are_taken_up_are_ended_as_others_are() {
     assert_eq!(held.iter().filter(|held| held.is_ok()).count(), 3);
     drop(held);
     // By doing nothing.
-    let opening = "tcp-opening = \"1s\"";
-    balancer.reload(&text.replace(opening, &format!("{opening}, tcp-established = \"1s\"")));
+    let idle = "[[service]]\ntimeouts = { tcp-established = \"1s\" }\n";
+    balancer.reload(&text.replace("[[service]]\n", idle));
     let opened = wait_until(DEADLINE, "room", || open().is_ok());
     opened.unwrap();
     let stream = client.run(|| std::net::TcpStream::connect(vip)).unwrap();
