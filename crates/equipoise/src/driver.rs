@@ -444,7 +444,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.troubles.note(Topic::Addresses, addresses.map_err(|e| e.to_string()));
         let forwarding = self.follow_forwarding(&config);
         self.troubles.note(Topic::Forwarding, forwarding.map_err(|e| e.to_string()));
-        self.begin_streams(&config).await;
+        self.begin_streams().await;
         let maps = self.converge();
         self.troubles.note(Topic::Maps, maps);
         self.streams.retire();

@@ -58,36 +58,15 @@ fn table(state: &State) -> Table {
 impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// At the start: what the process before has had taken up goes on.
     pub(super) async fn start_streams(&mut self) {
-        let config = self.state.config().clone();
-        self.begin_streams(&config).await;
+        self.begin_streams().await;
         self.tell_streams();
         self.streams.retire();
     }
 
     /// There is somebody to take up connections, if there are to be any.
-    pub(super) async fn begin_streams(&mut self, config: &Config) {
+    pub(super) async fn begin_streams(&mut self) {
         let begun = begin(&mut self.streams, &mut self.plane, &mut self.state).await;
-        let outcome = begun.and_then(|()| self.has_addresses(config));
-        self.troubles.note(Topic::Streams, outcome);
-    }
-
-    /// The stack takes up nothing at an address that is not this host's.
-    fn has_addresses(&self, config: &Config) -> Result<(), String> {
-        let mut missing = Vec::new();
-        for service in &config.services {
-            let Some(address) = service.listen.address.filter(|_| !service.manage_address) else {
-                continue;
-            };
-            let is_streamed = service.pools().any(|pool| service.is_streamed(&pool));
-            if is_streamed && self.reading.owners(address).next().is_none() {
-                missing.push(format!(
-                    "service {}: its connections are taken up by this host, and no interface has {address}: \
-                     `manage-address = true` puts it there",
-                    service.name
-                ));
-            }
-        }
-        if missing.is_empty() { Ok(()) } else { Err(missing.join("; ")) }
+        self.troubles.note(Topic::Streams, begun);
     }
 
     /// Tells how connections go on by what is planned.

@@ -71,8 +71,10 @@ pub fn check(config: &Config, reading: &Reading) -> Findings {
 pub fn unanswered(config: &Config, reading: &Reading) -> Vec<String> {
     let unanswered = config.services.iter().filter_map(|service| {
         let address = unowned(service, reading)?;
+        let is_taken_up = service.pools().any(|pool| service.is_streamed(&pool));
+        let more = if is_taken_up { ", and connections that are taken up here are not" } else { "" };
         Some(format!(
-            "service {}: no interface of this machine has {address}, so nobody answers when it is asked for on the link",
+            "service {}: no interface of this machine has {address}, so nobody answers when it is asked for on the link{more}",
             service.name
         ))
     });

@@ -58,6 +58,7 @@ const FIELDS: &[Row] = &[
         "ExplainRequest.in",
         "../traffic/explain.rs a_packet_is_explained_by_what_the_live_program_does_and_nothing_changes",
     ),
+    ("ExplainRequest.sni", "../traffic/streams.rs a_name_leads_to_its_backend_however_it_comes"),
     ("BreakerRequest.service", "operate.rs breakers_are_turned_by_hand"),
     ("BreakerRequest.backend", "operate.rs breakers_are_turned_by_hand"),
     ("BreakerRequest.action", "operate.rs breakers_are_turned_by_hand"),
