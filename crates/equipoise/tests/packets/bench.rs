@@ -13,7 +13,7 @@ use equipoise::dataplane::kernel::{Clock, Eviction, Input, Kernel, Options, Outp
 use equipoise_common::limit;
 use equipoise_common::value::Host;
 use equipoise_common::verdict::{Hook, Verdict};
-use equipoise_core::config::{Config, ProxyProtocol};
+use equipoise_core::config::{Backend, Config, ProxyProtocol};
 use equipoise_core::diff::Applied;
 use equipoise_core::facts::{Facts, Interface};
 use equipoise_core::state::State;
@@ -207,12 +207,26 @@ impl Bench {
 
     /// The same, where this host takes up the TCP connections that lead to pools with one of these backends.
     pub(crate) fn stream(&mut self, config: &str, backends: &[SocketAddr]) {
+        self.stream_where(config, &|_, _, backend| backends.contains(&backend));
+    }
+
+    /// So, told by the name of the service, the route, and the backend.
+    pub(crate) fn stream_where(
+        &mut self,
+        config: &str,
+        which: &dyn Fn(&str, Option<&str>, SocketAddr) -> bool,
+    ) {
         let mut config = parsed(config);
         for service in &mut config.services {
-            let routed = service.routes.iter_mut().flat_map(|route| &mut route.backends);
-            for backend in service.backends.iter_mut().chain(routed) {
-                let is_told = backends.contains(&backend.address);
+            let name = service.name.clone();
+            let tell = |route: Option<&str>, backend: &mut Backend| {
+                let is_told = which(&name, route, backend.address);
                 backend.proxy_protocol = is_told.then_some(ProxyProtocol::V2);
+            };
+            service.backends.iter_mut().for_each(|backend| tell(None, backend));
+            for route in &mut service.routes {
+                let name = route.name().to_owned();
+                route.backends.iter_mut().for_each(|backend| tell(Some(&name), backend));
             }
         }
         self.state.handle_config(config);
