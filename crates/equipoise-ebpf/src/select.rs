@@ -107,7 +107,7 @@ fn next_in_turn(pool: u32, length: u32) -> u32 {
     let turn = unsafe { &mut *turn };
     // SAFETY: takes nothing.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    let slot = u64::from(cpu * stride(length)) + *turn;
+    let slot = u64::from(cpu * hash::stride(length)) + *turn;
     if !report::is_dry() {
         *turn += 1;
     }
@@ -135,12 +135,6 @@ fn load(slot: u32) -> Option<(u64, u64)> {
     Some((table::live(Live::Backend(id), 0)?.load(), u64::from(weight)))
 }
 
-/// About the golden section of a run: neighbouring slots may be one backend's.
-#[inline(always)]
-fn stride(length: u32) -> u32 {
-    length / 8 * 5 + 1
-}
-
 impl Run {
     /// The slot that the packet's hash picks.
     #[inline(always)]
@@ -160,7 +154,7 @@ impl Run {
         let mut slot = self.first;
         if attempt > 0 {
             slot =
-                (slot + attempt * stride(self.length)).checked_rem(self.length).unwrap_or_default();
+                (slot + attempt * hash::stride(self.length)).checked_rem(self.length).unwrap_or_default();
         }
         let entry = SLOTS.get_ptr(self.offset + slot)?;
         // SAFETY: the entry is in an array map and stays.
