@@ -55,6 +55,13 @@ pub const fn slot(hash: u64, length: u32) -> u32 {
     (((hash >> 32) * length as u64) >> 32) as u32
 }
 
+/// How far the slot for another attempt is from the one before, in a run of so many: about the golden section, since neighbouring
+/// slots may be one backend's.
+#[inline(always)]
+pub const fn stride(length: u32) -> u32 {
+    length / 8 * 5 + 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use crate::key::{Be16, V4, V6};
 
 /// Tells one layout of the maps from another: raised with every change to a key, a value or to
 /// the meaning of either. Of maps with another tag flows are carried over, as [`CARRIAGE`] allows.
-pub const LAYOUT: u64 = if cfg!(feature = "other-layout") { 10_000 } else { 10 };
+pub const LAYOUT: u64 = if cfg!(feature = "other-layout") { 10_000 } else { 11 };
 
 /// Tells what flows are carried over by, from maps of one layout to those of another: raised where a version can no longer do so with the
 /// one before. All this is alike where the number is:

@@ -180,6 +180,8 @@ verdicts! {
     ProbeUnplaced = "probe_unplaced", Drop;
     /// The kernel refused to change the packet.
     RewriteFailed = "rewrite_failed", Drop;
+    /// TCP of no flow, for a pool whose connections this host takes up: the stack gets it as it came.
+    Streamed = "streamed", Stack;
 }
 
 /// Room for verdicts, at each hook: a new one comes at the end, and the counters of the others go on in another layout.

@@ -25,7 +25,7 @@ use equipoise_common::key::{Be16, HostKey, TCP, UDP};
 use equipoise_common::limit;
 use equipoise_common::value;
 
-pub use self::access::{Listed, Rule};
+pub use self::access::{Listed, Rule, denies};
 pub use self::again::plan_again;
 pub use self::key::{ServiceKey, Spot};
 pub use self::note::Note;

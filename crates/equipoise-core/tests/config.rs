@@ -14,8 +14,8 @@ use equipoise_core::config::{
     self, Affinity, AffinityPrefix, Algorithm, Around, Attach, AttachMode, BackendInterfaces,
     Checked, Config, Fragments, LeastConnections, Limits, List, Name, Named, OnBackendDown,
     OnBackendRemoved, OnEmpty, OnExit, OnFirstFailure, OnFull, OnUnknown, Policy, Pool, Ports,
-    Prefix, Problem, Protocol, RateLimit, Role, Settings, SourceLimit, SourcePrefix, Timeouts,
-    flags_text, from_flags, parse, parse_with, problem_at,
+    Prefix, Problem, Protocol, ProxyProtocol, RateLimit, Role, Route, Service, Settings,
+    SourceLimit, SourcePrefix, Timeouts, flags_text, from_flags, parse, parse_with, problem_at,
 };
 use expect_test::expect_file;
 use proptest::prelude::*;
@@ -119,6 +119,8 @@ fn every_key_arrives() {
     assert_eq!(service.affinity_prefix, prefix);
     let max_flows = service.backends.iter().map(|backend| backend.max_flows);
     assert_eq!(max_flows.collect::<Vec<_>>(), [64_000_000, 0, 0]);
+    let told = service.backends.iter().map(|backend| backend.proxy_protocol);
+    assert_eq!(told.collect::<Vec<_>>(), [Some(ProxyProtocol::V2), None, None]);
     let timeouts = Timeouts {
         tcp_opening: Duration::from_millis(100),
         tcp_established: Duration::from_secs(604_800),
@@ -483,6 +485,99 @@ fn route_says_of_choosing_what_it_does_not_inherit() {
     assert_eq!(sources.collect::<Vec<_>>(), expected);
     assert_eq!(config.services[0].all_backends().count(), 5);
     assert_eq!(config.services[1].routes.len(), 1);
+}
+
+#[test]
+fn name_route_says_what_a_source_route_says_and_its_names_are_in_lower_case() {
+    let text = include_str!("config/good/name-route.toml");
+    let config = good("name-route.toml", text).config;
+    let [web, mail, dns] = config.services.as_slice() else { panic!("three services") };
+    let [first, second] = web.name_routes.as_slice() else { panic!("two routes") };
+    assert_eq!(first.names, ["api.example.com", "*.example.com", "a"]);
+    assert_eq!((first.name(), first.is_by_name()), ("api.example.com", true));
+    assert_eq!(second.names, ["www._x-y.example.com", "*.a.example.com"]);
+    assert_eq!((first.algorithm, first.affinity), (Algorithm::Random, Affinity::SourceIp));
+    assert_eq!(first.affinity_prefix, AffinityPrefix { v4: 24, v6: 56 });
+    assert_eq!((second.algorithm, second.affinity), (Algorithm::LeastConnections, Affinity::None));
+    assert_eq!((second.panic.threshold, second.breaker.unwrap().min_requests), (20, 5));
+    assert!(second.backends[0].health_check.is_some() && first.backends[0].health_check.is_none());
+    let v2 = Some(ProxyProtocol::V2);
+    let told = |route: &Route| -> Vec<_> {
+        route.backends.iter().map(|b| (b.role, b.proxy_protocol)).collect()
+    };
+    assert_eq!(told(first), [(Role::Regular, v2), (Role::Fallback, v2)], "what steps in, too");
+    assert_eq!((first.named[0].proxy_protocol, web.named[0].proxy_protocol), (v2, v2));
+    assert_eq!(first.backends[0].address.port(), 0, "the client's port is kept");
+
+    let pools = |service: &Service| -> Vec<_> {
+        service
+            .pools()
+            .map(|pool| (pool.route.map(|r| r.name().to_owned()), service.is_streamed(&pool)))
+            .collect()
+    };
+    let some = |name: &str| Some(name.to_owned());
+    let expected = [
+        (None, true),
+        (some("192.168.0.0/16"), false),
+        (some("api.example.com"), true),
+        (some("www._x-y.example.com"), true),
+    ];
+    assert_eq!(pools(web), expected);
+    assert_eq!(pools(mail), [(None, true), (some("api.example.com"), true)]);
+    assert_eq!(pools(dns), [(None, false)]);
+}
+
+/// The names of a route alone are otherwise.
+#[test]
+fn service_with_other_names_is_another() {
+    let text = include_str!("config/good/name-route.toml");
+    let services = |text: &str| good("a.toml", text).config.services;
+    for other in ["'*.a.example.org'", "'*.a.example.com', 'more'"] {
+        let other = text.replace("\"*.a.example.com\"", other);
+        assert_ne!(services(&other)[0], services(text)[0]);
+        assert_eq!(services(&other)[1..], services(text)[1..]);
+    }
+    let same = text.replace("*.Example.com", "*.EXAMPLE.com");
+    assert_eq!(services(&same), services(text));
+}
+
+#[test]
+fn names_are_as_long_as_names_may_be_and_routes_of_both_kinds_as_many_as_there_may_be() {
+    let long = format!("{0}.{0}.{0}.{1}", "a".repeat(63), "b".repeat(61));
+    assert_eq!(long.len(), 253);
+    let service = |routes: &str| {
+        format!(
+            "[[service]]\nname = 'web'\nlisten = {{ interfaces = ['eth0'], port = 80 }}\n\
+             backends = [{{ address = '10.0.0.1:8080' }}]\n{routes}"
+        )
+    };
+    let by_name = |name: &str| {
+        format!(
+            "[[service.name-route]]\nnames = ['{name}']\nbackends = [{{ address = '10.0.0.1:1' }}]\n"
+        )
+    };
+    let by_source = |n: u32| {
+        let source = Ipv4Addr::from(n);
+        format!(
+            "[[service.source-route]]\nsource = '{source}'\nbackends = [{{ address = '10.0.0.1:1' }}]\n"
+        )
+    };
+    let told = |text: &str| -> Vec<String> {
+        let problems = parse("f.toml", text).err().unwrap_or_default();
+        problems.iter().map(|p| format!("{}: {}", p.key, p.message)).collect()
+    };
+    assert_eq!(told(&service(&(by_name(&long) + &by_name(&format!("*.{long}"))))), [""; 0]);
+    let longer =
+        format!("service[0].name-route[0].names[0]: `{}…` is longer than 253 signs", &long[..60]);
+    assert_eq!(told(&service(&by_name(&format!("{long}b")))), [longer]);
+
+    let routes = |sources: u32, names: u32| -> String {
+        let by_name = (0..names).map(|n| by_name(&format!("n{n}.example.com")));
+        (0..sources).map(by_source).chain(by_name).collect()
+    };
+    assert_eq!(told(&service(&routes(4_000, 96))), [""; 0]);
+    let many = ["service[0].name-route: with these 97 routes there are too many"];
+    assert_eq!(told(&service(&routes(4_000, 97))), many);
 }
 
 /// With routes that have these sources.

@@ -4,7 +4,10 @@ mod generate;
 
 use std::path::Path;
 
-use equipoise_core::config::{Around, Config, Format, Ignored, convert, parse, parse_with, write};
+use equipoise_core::config::{
+    Around, Config, Converted, Format, Ignored, Problem, Route, Service, convert, parse,
+    parse_with, write,
+};
 use proptest::prelude::*;
 
 /// So many in `soak`, fewer in the tests of every change.
@@ -43,7 +46,11 @@ fn is_the_same_in_every_format(name: &str, text: &str) {
         assert_eq!(again.settings, config.settings, "{text}");
     };
     match convert((name, text), Format::Edn, &Around::files(&nothing), Ignored::LeftOut) {
-        Ok(edn) => same("a.edn", &edn.text),
+        Ok(edn) => {
+            let again = read("a.edn", &edn.text);
+            assert_eq!(again.services, apart(config.services.clone()), "{}", edn.text);
+            assert_eq!(again.settings, config.settings, "{}", edn.text);
+        }
         Err(problems) => {
             assert!(!problems.is_empty());
             assert!(problems.iter().all(|problem| !problem.key.is_empty()), "{problems:?}\n{text}");
@@ -58,6 +65,67 @@ fn is_the_same_in_every_format(name: &str, text: &str) {
         }
         same(other, &write(&config, format).unwrap());
     }
+}
+
+/// In EDN, each name has a route of its own.
+fn apart(mut services: Vec<Service>) -> Vec<Service> {
+    for service in &mut services {
+        let routes = std::mem::take(&mut service.name_routes).into_iter();
+        let each = |route: Route| {
+            let names = route.names.clone().into_iter();
+            names.map(move |name| Route { names: vec![name], ..route.clone() })
+        };
+        service.name_routes = routes.flat_map(each).collect();
+    }
+    services
+}
+
+#[test]
+fn name_has_a_route_of_its_own_in_edn_and_one_for_many_has_none() {
+    let text = |first: &str, second: &str| {
+        format!(
+            "[[service]]\nname = 'web'\nlisten = {{ interfaces = ['eth0'], port = 80, protocol = 'both' }}\n\
+             algorithm = 'random'\ntimeouts = {{ tcp-established = '5m', udp-two-way = '5m' }}\n\
+             backends = [{{ address = '10.0.0.1:80', proxy-protocol = 'v2' }}]\n\
+             [[service.name-route]]\nnames = [{first}]\nbackends = [{{ address = '10.0.0.2:80' }}]\n\
+             [[service.name-route]]\n{second}\nbackends = [{{ address = '10.0.0.3:80', proxy-protocol = 'v2' }}]\n"
+        )
+    };
+    let to_edn = |text: &str| {
+        convert(("a.toml", text), Format::Edn, &Around::files(&nothing), Ignored::Refused)
+    };
+    let keys = |problems: Vec<Problem>| -> Vec<_> {
+        problems.into_iter().map(|problem| (problem.key, problem.line)).collect()
+    };
+    let key = |key: &str, line| (format!("service[0].name-route{key}"), line);
+    let good = text("'a.example.com', 'B.example.com'", "names = ['c']");
+    let Converted { text: edn, notes } = to_edn(&good).unwrap();
+    assert_eq!(keys(notes).last(), Some(&key("[0].names", 8)));
+    let names: Vec<_> =
+        read("a.edn", &edn).services.remove(0).name_routes.into_iter().map(|r| r.names).collect();
+    assert_eq!(names, [["a.example.com"], ["b.example.com"], ["c"]]);
+    is_the_same_in_every_format("a.toml", &good);
+    let edn = read("a.edn", &edn);
+    assert_eq!(
+        write(&edn, Format::Edn).unwrap(),
+        write(&read("a.toml", &good), Format::Edn).unwrap()
+    );
+
+    let told = |text: &str| keys(to_edn(text).unwrap_err());
+    assert_eq!(
+        told(&text("'a', '*.a', 'b_c'", "names = ['c', 'd']")),
+        [key("[0].names[1]", 8), key("[0].names[2]", 8)]
+    );
+    assert_eq!(
+        told(&text("'a', 'b'", "names = ['c', 'd']\nalgorithm = 'maglev'")),
+        [key("[1].algorithm", 12)],
+        "once, though it is of two"
+    );
+    let two = text("'a'", "names = ['c']").replace(
+        "{ address = '10.0.0.3:80', proxy-protocol = 'v2' }",
+        "{ address = '10.0.0.3:80', weight = 3 }, { address = '10.0.0.4:80' }",
+    );
+    assert_eq!(told(&two), [key("[1].backends", 12)]);
 }
 
 #[test]

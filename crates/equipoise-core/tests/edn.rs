@@ -12,8 +12,8 @@ use equipoise_core::config::edn_keys::{FILE, Key, Kind, Table};
 use equipoise_core::config::health::Question;
 use equipoise_core::config::log::{AccessLog, LineFormat};
 use equipoise_core::config::{
-    Affinity, Algorithm, Around, Checked, Config, Format, Ignored, Problem, Protocol, RateLimit,
-    convert, keys, parse, write,
+    Affinity, Algorithm, Around, Checked, Config, Format, Ignored, Problem, Protocol,
+    ProxyProtocol, RateLimit, Route, convert, parse, write,
 };
 use expect_test::{expect, expect_file};
 use proptest::prelude::*;
@@ -275,24 +275,52 @@ fn weights_of_several_targets_sum_to_a_hundred() {
 }
 
 #[test]
-fn backends_by_name_and_their_header_are_taken_where_they_are_served() {
+fn backends_by_name_and_their_header_are_taken() {
     let text = with("").replace(
         "{:ip \"10.0.0.1\" :port 8080}",
         "[{:ip \"10.0.0.1\" :port 8080 :weight 50 :proxy-protocol :v2}\n{:host \"api.internal\" :port 8080 :weight 50 :dns-refresh-seconds 9}]",
     );
     let Checked { config, ignored, .. } = load(&text);
-    let is_served = |name| {
-        keys::all()
-            .iter()
-            .any(|table| table.home == "an entry of `backends`" && table.key(name).is_some())
-    };
-    let ignored: Vec<_> = ignored.iter().map(|problem| problem.key.as_str()).collect();
-    let key = |name: &str, index: u8| format!("proxies[0].default-target[{index}].{name}");
-    assert_eq!(ignored.contains(&key("proxy-protocol", 0).as_str()), !is_served("proxy-protocol"));
-    assert!(!ignored.contains(&key("host", 1).as_str()));
+    assert_eq!(ignored, []);
+    assert_eq!(config.services[0].backends[0].proxy_protocol, Some(ProxyProtocol::V2));
     let [named] = &config.services[0].named[..] else { panic!("{config:?}") };
     assert_eq!((named.text().as_str(), named.weight), ("api.internal:8080", 50));
     assert_eq!(named.refresh, Some(Duration::from_secs(9)));
+}
+
+#[test]
+fn routes_by_server_name_are_of_one_name_each_by_the_rules_of_that_system() {
+    let routes = |routes: &str| {
+        with("").replace(":default-target", &format!(":sni-routes [{routes}] :default-target"))
+    };
+    let one =
+        |name: &str| format!("{{:sni-hostname \"{name}\" :target {{:ip \"10.0.0.2\" :port 1}}}}");
+    let long = format!("{0}.{0}.{0}.{1}", "a".repeat(63), "b".repeat(61));
+    let Checked { config, ignored, .. } =
+        load(&routes(&["API.example.com", "a", "1-2.x", &long].map(one).concat()));
+    assert_eq!(ignored, []);
+    let names: Vec<_> = config.services[0].name_routes.iter().map(Route::name).collect();
+    assert_eq!(names, ["api.example.com", "a", "1-2.x", &long]);
+    for bad in ["*.example.com", "a.", ".a", "-a", "a-", "a_b.c", "a b", "é", &format!("{long}c")]
+    {
+        let told = told(&routes(&one(bad)));
+        assert!(
+            told.contains(&format!(
+                "sni-routes[0].sni-hostname: `{bad}` is not the name of a server"
+            )),
+            "{told}"
+        );
+    }
+    expect![[r#"
+        2:75: proxies[0].sni-routes[0].targets: there are both `:target` and `:targets` (allowed: one of them)
+        2:103: proxies[0].sni-routes[1]: there is neither `:target` nor `:targets` (allowed: one of them)
+    "#]]
+    .assert_eq(&told(&routes(
+        "{:sni-hostname \"a\" :target {:ip \"10.0.0.2\" :port 1} :targets [{:ip \"10.0.0.2\" :port 1}]} {:sni-hostname \"b\"}",
+    )));
+    expect![[r#"
+        2:81: service[0].name-route[1].names[0]: `a` has a route already, on line 2 (allowed: each name once in a service)
+    "#]].assert_eq(&told(&routes(&["a", "A"].map(one).concat())));
 }
 
 #[test]

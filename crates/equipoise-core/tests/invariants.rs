@@ -13,7 +13,7 @@ use equipoise_core::config::{
 };
 use equipoise_core::diff::{Applied, Difference, Run, Step, diff};
 use equipoise_core::facts::{Facts, Interface};
-use equipoise_core::id::{Ids, Named, Wanted};
+use equipoise_core::id::{Family, Ids, Named, Wanted};
 use equipoise_core::plan::{Desired, Listed, Routed, Rule, ServiceKey, Spot, plan};
 use equipoise_core::state::State;
 use proptest::prelude::*;
@@ -203,7 +203,7 @@ impl Maps {
         assert_eq!(self.backends, backends.filter(is_seen).collect());
         let pools = self.pools.iter().map(|(&id, pool)| (id, (pool.pick, self.ids(pool))));
         let wanted =
-            desired.pools.iter().map(|(&id, pool)| (id, (pool.pick.number(), &*pool.slots)));
+            desired.pools.iter().map(|(&id, pool)| (id, (pool.pick_number(), &*pool.slots)));
         assert!(pools.eq(wanted));
     }
 }
@@ -280,35 +280,51 @@ fn service(name: &'static str) -> impl Strategy<Value = config::Service> {
         Algorithm::RoundRobin,
         Algorithm::LeastConnections,
     ]);
-    (address, ports(), protocol, algorithm, (backends(), routes()), (policy(), delivery()))
-        .prop_map(
-            move |(address, port, protocol, algorithm, (backends, routes), (policy, delivery))| {
-                let address = address.map(|address| address.parse().unwrap());
-                let interfaces = vec!["eth0".to_owned(), "eth1".to_owned()];
-                let listen = Listen { interfaces, address, port, protocol };
-                config::Service {
-                    name: name.to_owned(),
-                    listen,
-                    algorithm,
-                    affinity: if protocol == Protocol::Both {
-                        Affinity::SourceIp
-                    } else {
-                        Affinity::None
-                    },
-                    affinity_prefix: AffinityPrefix::default(),
-                    backends,
-                    named: Vec::new(),
-                    routes,
-                    name_routes: Vec::new(),
-                    delivery,
-                    manage_address: false,
-                    policy,
-                    recovery: config::health::Recovery::default(),
-                    panic: config::health::Panic::default(),
-                    breaker: None,
-                }
-            },
-        )
+    let pools = (backends(), routes(), name_routes());
+    (address, ports(), protocol, algorithm, pools, (policy(), delivery())).prop_map(
+        move |(address, port, protocol, algorithm, pools, (policy, delivery))| {
+            let (backends, routes, name_routes) = pools;
+            let address = address.map(|address| address.parse().unwrap());
+            let interfaces = vec!["eth0".to_owned(), "eth1".to_owned()];
+            let listen = Listen { interfaces, address, port, protocol };
+            let mut service = config::Service {
+                name: name.to_owned(),
+                listen,
+                algorithm,
+                affinity: if protocol == Protocol::Both {
+                    Affinity::SourceIp
+                } else {
+                    Affinity::None
+                },
+                affinity_prefix: AffinityPrefix::default(),
+                backends,
+                named: Vec::new(),
+                routes,
+                name_routes,
+                delivery,
+                manage_address: false,
+                policy,
+                recovery: config::health::Recovery::default(),
+                panic: config::health::Panic::default(),
+                breaker: None,
+            };
+            if delivery_keeps(&service) {
+                go_by_packets(&mut service);
+            }
+            service
+        },
+    )
+}
+
+/// Whether no connections can be taken up by this host: packets go on as they are, or there is no TCP.
+fn delivery_keeps(service: &config::Service) -> bool {
+    service.delivery.mode.keeps_packets() || service.listen.protocol == Protocol::Udp
+}
+
+fn go_by_packets(service: &mut config::Service) {
+    service.name_routes.clear();
+    let routes = service.routes.iter_mut().flat_map(|route| &mut route.backends);
+    service.backends.iter_mut().chain(routes).for_each(|backend| backend.proxy_protocol = None);
 }
 
 /// Some of a few prefixes, that are in each other, in no, one or two routes.
@@ -320,6 +336,25 @@ fn routes() -> impl Strategy<Value = Vec<Route>> {
         let routes = [(one, first), (other, second)];
         let routes = routes.into_iter().filter(|(prefixes, _)| !prefixes.is_empty());
         routes.map(|(prefixes, backends)| route(prefixes, backends)).collect()
+    })
+}
+
+/// Some of a few names, in no, one or two routes.
+fn name_routes() -> impl Strategy<Value = Vec<Route>> {
+    let all = ["a.example", "b.example", "*.example"];
+    let some = prop_oneof![
+        Just(Vec::new()),
+        prop::sample::subsequence(all.to_vec(), 0..=3).prop_shuffle()
+    ];
+    (some, any::<Index>(), backends(), backends()).prop_map(|(names, at, first, second)| {
+        let (one, other) = names.split_at(at.index(names.len() + 1));
+        let routes = [(one, first), (other, second)];
+        let routes = routes.into_iter().filter(|(names, _)| !names.is_empty());
+        let by_name = |(names, backends): (&[&str], _)| Route {
+            names: names.iter().map(ToString::to_string).collect(),
+            ..route(&[], backends)
+        };
+        routes.map(by_name).collect()
     })
 }
 
@@ -408,14 +443,15 @@ fn backends() -> impl Strategy<Value = Vec<config::Backend>> {
             .map(|address| address.parse().unwrap())
             .to_vec();
     let some = prop::sample::subsequence(all, 0..=6).prop_shuffle();
-    (some, prop::array::uniform6(0_u16..4)).prop_map(|(addresses, weights)| {
+    let told = prop::option::weighted(0.1, Just(config::ProxyProtocol::V2));
+    (some, prop::array::uniform6(0_u16..4), told).prop_map(|(addresses, weights, told)| {
         let backend = |(address, weight)| config::Backend {
             address,
             weight,
             max_flows: 0,
             role: config::Role::Regular,
             health_check: None,
-            proxy_protocol: None,
+            proxy_protocol: told,
             rank: 0,
             origin: None,
         };
@@ -606,6 +642,48 @@ proptest! {
     }
 
     #[test]
+    fn names_lead_to_pools_that_are_there_and_only_what_is_streamed_is_taken_up(
+        config in configs(),
+        facts in facts(),
+    ) {
+        let mut state = State::new(config.clone(), facts);
+        let desired = state.plan();
+        let streamed = |name: &str| {
+            desired.pools.values().any(|pool| pool.streamed && *pool.service == *name)
+        };
+        for (id, stream) in &desired.streams {
+            prop_assert!(desired.service_holders.contains_key(id));
+            prop_assert!(streamed(&stream.name));
+            let service = config.services.iter().find(|service| *service.name == *stream.name);
+            let service = service.unwrap();
+            prop_assert!(!delivery_keeps(service));
+            let names: BTreeSet<_> = service.name_routes.iter().flat_map(|r| &r.names).collect();
+            prop_assert_eq!(stream.names.keys().collect::<BTreeSet<_>>(), names);
+            let led = stream.names.iter().map(|(name, pools)| (Some(name), pools));
+            for (name, pools) in led.chain([(None, &stream.own)]) {
+                let route = service.name_routes.iter().find(|r| name.is_some_and(|n| r.names.contains(n)));
+                for (family, id) in Family::ALL.into_iter().zip(pools) {
+                    let pool = &desired.pools[id];
+                    let is = (&*pool.service, pool.family, pool.route.as_deref());
+                    prop_assert_eq!(is, (&*stream.name, family, route.map(Route::name)));
+                    prop_assert!(pool.streamed || name.is_none());
+                }
+            }
+            prop_assert!(stream.told.iter().all(|id| desired.backends.contains_key(id)));
+            for (address, first, last) in &stream.spots {
+                let is_there = |key: &ServiceKey| {
+                    (key.vip().ip(), key.vip().port(), key.last_port()) == (*address, *first, *last)
+                };
+                prop_assert!(first <= last && desired.services.keys().any(is_there));
+            }
+        }
+        let taken: BTreeSet<_> = desired.streams.values().map(|stream| &*stream.name).collect();
+        for service in &config.services {
+            prop_assert_eq!(taken.contains(&*service.name), streamed(&service.name));
+        }
+    }
+
+    #[test]
     fn ids_survive_new_weights_and_another_order(
         config in configs(),
         weights in prop::collection::vec(0_u16..9, 18),
@@ -616,13 +694,15 @@ proptest! {
         let before = ids(&state);
         let mut other = config;
         let backends = other.services.iter_mut().flat_map(|service| {
-            service.backends.iter_mut().chain(service.routes.iter_mut().flat_map(|r| &mut r.backends))
+            let routes = service.routes.iter_mut().chain(&mut service.name_routes);
+            service.backends.iter_mut().chain(routes.flat_map(|route| &mut route.backends))
         });
         backends.zip(weights).for_each(|(backend, weight)| backend.weight = weight);
         for service in &mut other.services {
             let middle = turn.index(service.backends.len() + 1);
             service.backends.rotate_left(middle);
             service.routes.reverse();
+            service.name_routes.reverse();
         }
         other.services.reverse();
         state.handle_config(other);

@@ -39,6 +39,13 @@ fn places() -> Vec<(&'static str, Value)> {
         route[key] = none();
         of_service("source-route", json!([route]))
     };
+    let of_names = |key: Option<&str>| {
+        let mut route = json!({ "names": ["a"], "backends": [backend] });
+        if let Some(key) = key {
+            route[key] = none();
+        }
+        of_service("name-route", json!([route]))
+    };
     vec![
         ("", of_service("", Value::Null)),
         ("service[0]", of_service("", Value::Null)),
@@ -70,6 +77,11 @@ fn places() -> Vec<(&'static str, Value)> {
         ("service[0].source-route[0].recovery", of_route("recovery")),
         ("service[0].source-route[0].panic", of_route("panic")),
         ("service[0].source-route[0].breaker", of_route("breaker")),
+        ("service[0].name-route[0]", of_names(None)),
+        ("service[0].name-route[0].health-check", of_names(Some("health-check"))),
+        ("service[0].name-route[0].recovery", of_names(Some("recovery"))),
+        ("service[0].name-route[0].panic", of_names(Some("panic"))),
+        ("service[0].name-route[0].breaker", of_names(Some("breaker"))),
         ("settings", of_settings("", Value::Null)),
         ("settings.health-check", of_settings("health-check", none())),
         ("settings.recovery", of_settings("recovery", none())),

@@ -2,9 +2,9 @@
 //!
 //! Only the first has ports. What has been made of it is remembered by what its packet's fragments have in common: the
 //! addresses, the protocol and the identification (RFC 791, RFC 8200 section 4.5). The others get its addresses;
-//! the transport checksum is in the first alone, and right for all.
+//! the transport checksum is in the first alone, and right for all. Where the stack has the first, it gets them too.
 
-use equipoise_common::key::{Address, Be16, FiveTuple, ServiceKey};
+use equipoise_common::key::{Address, Be16, FiveTuple, ServiceKey, TCP};
 use equipoise_common::value::{self, Mode};
 use equipoise_common::verdict::Verdict;
 
@@ -39,15 +39,18 @@ pub struct First<F> {
     backend: u32,
     /// When it came, ticks that do not wrap: nobody takes away what is not followed any more.
     since: u64,
-    /// [`REQUEST`], [`REPLY`], [`CARRIED`], or 0 for a packet that is not ours.
+    /// [`REQUEST`], [`REPLY`], [`CARRIED`], or 0 for a packet that goes on as it came.
     direction: u32,
-    reserved: u32,
+    /// 1 for one of a connection that this host takes up; programs of another layout take it for one that is not ours.
+    streamed: u32,
 }
 
 const REQUEST: u32 = 1;
 const REPLY: u32 = 2;
 /// A request that stays as it is.
 const CARRIED: u32 = 3;
+/// The stack has it.
+const STREAMED: u32 = 4;
 
 const HASH: u8 = value::Fragments::Hash as u8;
 const DROP: u8 = value::Fragments::Drop as u8;
@@ -141,7 +144,8 @@ pub fn later<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Resul
     match F::first_fragment(&PacketKey::of(&ip.tuple, ip.part)) {
         Some(first) if flow::long_now().saturating_sub(first.since) <= FOLLOWED => {
             if first.direction == 0 {
-                return Err(Verdict::Fragment);
+                let is_streamed = first.streamed != 0;
+                return Err(if is_streamed { Verdict::Streamed } else { Verdict::Fragment });
             }
             decision.to.source = first.source;
             decision.to.destination = first.destination;
@@ -201,6 +205,9 @@ fn decide_alone<H: Hook, F: Family>(
     }
     // By the source alone, as the plan has it for such a service: the ports, which are not there, make no difference.
     let pool = pool::of(&service, policy, tuple.source);
+    if tuple.protocol == TCP && select::is_streamed(pool) {
+        return Err(Verdict::Streamed);
+    }
     let run = select::hashed(pool, headers).ok_or(Verdict::NoBackend)?;
     let chosen = run.backend(0).ok_or(Verdict::NoBackend)?;
     match chosen.backend.mode() {
@@ -236,6 +243,12 @@ pub fn remember_new<F: Family>() {
     keep::<F>(direction(&work.decision, work.headers.tuple.destination));
 }
 
+/// Remembers that the stack has a first fragment, for a connection that this host takes up.
+#[inline(always)]
+pub fn remember_streamed<F: Family>() {
+    keep::<F>(STREAMED);
+}
+
 /// Remembers what this CPU's work says of a first fragment.
 ///
 /// Not inlined: its stack is wanted only while it runs.
@@ -243,14 +256,15 @@ pub fn remember_new<F: Family>() {
 fn keep<F: Family>(direction: u32) {
     let Some(work) = F::work().filter(|_| !report::is_dry()) else { return };
     let decision = &work.decision;
+    let is_streamed = direction == STREAMED;
     let first = First {
         source: decision.to.source,
         destination: decision.to.destination,
         service: decision.service,
         backend: decision.backend,
         since: flow::long_now(),
-        direction,
-        reserved: 0,
+        direction: if is_streamed { 0 } else { direction },
+        streamed: u32::from(is_streamed),
     };
     F::keep_fragment(&PacketKey::of(&work.headers.tuple, work.part), &first);
 }

@@ -41,6 +41,7 @@ mod service;
 mod slow;
 mod stateless;
 mod table;
+mod take;
 mod trace;
 
 use aya_ebpf::macros::{classifier, xdp};

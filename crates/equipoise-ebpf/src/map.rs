@@ -6,7 +6,7 @@
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{
-    Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf,
+    Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SockMap,
 };
 use aya_ebpf::macros::btf_map;
 use equipoise_common::access::{Access, AccessKey, SourceKey};
@@ -315,6 +315,11 @@ pub static FRAGMENTS_V4: LruHashMap<PacketKey<V4>, First<V4>, { limit::FRAGMENTS
 #[btf_map(name = "FRAGMENTS_V6")]
 pub static FRAGMENTS_V6: LruHashMap<PacketKey<V6>, First<V6>, { limit::FRAGMENTS as usize }> =
     LruHashMap::new();
+
+/// User space: the sockets that take up connections of pools that are streamed, for IPv4 and for IPv6. The kernel takes out
+/// those that are closed.
+#[btf_map(name = "LISTENERS")]
+pub static LISTENERS: SockMap<2> = SockMap::new();
 
 /// User space: this host's own addresses by interface, from which it answers.
 #[btf_map(name = "HOSTS")]

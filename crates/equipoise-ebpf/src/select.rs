@@ -68,16 +68,28 @@ pub fn hashed<F: Family>(pool: u32, headers: &Headers<F>) -> Option<Run> {
     Some(Run { first: run.hashed(headers, pick), ..run })
 }
 
+/// Whether this host takes up the TCP connections that lead to a pool.
+#[inline(always)]
+pub fn is_streamed(pool: u32) -> bool {
+    POOLS.get_ptr(pool).is_some_and(|pool| picks(pool) & Pool::STREAMED != 0)
+}
+
+/// How an entry says that its slots are picked.
+#[inline(always)]
+fn picks(pool: *const Pool) -> u32 {
+    // SAFETY: the entry is in an array map and stays; its second word is epoch and pick.
+    let second = unsafe { ptr::read_volatile(pool.cast::<u64>().wrapping_add(1)) };
+    (second >> 32) as u32
+}
+
 #[inline(always)]
 fn entry(pool: u32) -> Option<(Run, Pick)> {
     let pool: *const Pool = POOLS.get_ptr(pool)?;
     // Offset and length are one aligned word, loaded at once: user space flips it at once.
     // SAFETY: the entry is in an array map and stays.
     let word = unsafe { ptr::read_volatile(pool.cast::<u64>()) };
-    // SAFETY: as above; the second word is epoch and pick.
-    let second = unsafe { ptr::read_volatile(pool.cast::<u64>().wrapping_add(1)) };
     let (offset, length) = (word as u32, (word >> 32) as u32);
-    let pick = Pick::from_number((second >> 32) as u32);
+    let pick = Pick::from_number(picks(pool));
     (length != 0).then_some((Run { offset, length, first: 0 }, pick))
 }
 
@@ -95,7 +107,7 @@ fn next_in_turn(pool: u32, length: u32) -> u32 {
     let turn = unsafe { &mut *turn };
     // SAFETY: takes nothing.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    let slot = u64::from(cpu * stride(length)) + *turn;
+    let slot = u64::from(cpu * hash::stride(length)) + *turn;
     if !report::is_dry() {
         *turn += 1;
     }
@@ -123,12 +135,6 @@ fn load(slot: u32) -> Option<(u64, u64)> {
     Some((table::live(Live::Backend(id), 0)?.load(), u64::from(weight)))
 }
 
-/// About the golden section of a run: neighbouring slots may be one backend's.
-#[inline(always)]
-fn stride(length: u32) -> u32 {
-    length / 8 * 5 + 1
-}
-
 impl Run {
     /// The slot that the packet's hash picks.
     #[inline(always)]
@@ -148,7 +154,7 @@ impl Run {
         let mut slot = self.first;
         if attempt > 0 {
             slot =
-                (slot + attempt * stride(self.length)).checked_rem(self.length).unwrap_or_default();
+                (slot + attempt * hash::stride(self.length)).checked_rem(self.length).unwrap_or_default();
         }
         let entry = SLOTS.get_ptr(self.offset + slot)?;
         // SAFETY: the entry is in an array map and stays.

@@ -32,7 +32,7 @@ pub fn find<H: Hook, F: Family>(hook: &H, headers: &Headers<F>) -> Result<Servic
         port: tuple.destination_port,
         protocol: tuple.protocol as u16,
     };
-    let Some(service) = F::service(key).or_else(|| on_ports(key, &mut work.ports)) else {
+    let Some(service) = of(key, &mut work.ports) else {
         report::step(What::NoService, key.interface, u64::from(key.port.get()));
         return Err(Verdict::NoService);
     };
@@ -42,6 +42,12 @@ pub fn find<H: Hook, F: Family>(hook: &H, headers: &Headers<F>) -> Result<Servic
         return Err(Verdict::LocalSocket);
     }
     Ok(service)
+}
+
+/// The service that has this port of an address, by itself or in a range. There is a place for the key of the latter.
+#[inline(always)]
+pub fn of<F: Family>(key: &ServiceKey<F>, place: &mut Key<PortsKey<F>>) -> Option<Service> {
+    F::service(key).or_else(|| on_ports(key, place))
 }
 
 /// The service that has the port in a range, or all ports.

@@ -16,7 +16,7 @@ use crate::flow::{self, Decision, Found};
 use crate::hook::{Hook, Stage};
 use crate::parse::{Headers, Part};
 use crate::route::Wanted;
-use crate::select::Run;
+use crate::select::{self, Run};
 use crate::{
     action, forward, fragment, leave, limit, observes, on, open, pool, report, route, table, trace,
 };
@@ -99,6 +99,8 @@ pub fn hand_on<F: Family>(
 
 /// How far [`begin`] has got with a packet: an action, or this.
 const OPEN: u64 = 1 << 63;
+/// The same of one that the stack is to have, for a connection that this host takes up.
+const STREAM: u64 = 1 << 62;
 
 /// A packet that the fast path has handed on.
 ///
@@ -114,11 +116,17 @@ pub fn go_on<H: Hook, F: Family>(hook: &H) -> u64 {
         return action(leave::<H>(Verdict::SourceDenied));
     }
     let begun = begin::<H, F>();
-    if begun & OPEN == 0 {
+    if begun & (OPEN | STREAM) == 0 {
         return begun;
     }
     if work.is_limited[0] != 0 && limit::is_over::<F>() {
         return action(leave::<H>(Verdict::SourceLimit));
+    }
+    if begun & STREAM != 0 {
+        if work.part.marks != 0 {
+            fragment::remember_streamed::<F>();
+        }
+        return action(leave::<H>(Verdict::Streamed));
     }
     let opened = open::place(work);
     let decided = decide::<H, F>(hook, opened.packed());
@@ -147,13 +155,13 @@ fn keep_way<F: Family>() {
     route::keep(&Wanted::of(&work.headers, &work.decision));
 }
 
-/// Everything before the flow table is written: the flow in this CPU's work is to be opened, or else the packet is
-/// done with.
+/// Everything before the flow table is written: the flow in this CPU's work is to be opened, or the stack is to have the
+/// packet, or else it is done with.
 #[inline(never)]
 fn begin<H: Hook, F: Family>() -> u64 {
     let Some(work) = F::work() else { return action(leave::<H>(Verdict::FlowRefused)) };
-    match admit(work) {
-        Ok(()) => OPEN,
+    match admit::<H, F>(work) {
+        Ok(next) => next,
         Err(verdict) => refuse::<H, F>(verdict),
     }
 }
@@ -237,9 +245,9 @@ fn resets<F: Family>(headers: &Headers<F>, service: u32) -> bool {
     wanted && headers.is_mid_stream() && !headers.is_reset()
 }
 
-/// Decides about a packet of no flow; one that is to be remembered is put together in `work`.
+/// Decides about a packet of no flow; one that is to be remembered is put together in `work`. [`OPEN`] or [`STREAM`].
 #[inline(always)]
-fn admit<F: Family>(work: &mut Work<F>) -> Result<(), Verdict> {
+fn admit<H: Hook, F: Family>(work: &mut Work<F>) -> Result<u64, Verdict> {
     // What opens nothing costs no token.
     work.is_limited = [0; 2];
     let headers = &work.headers;
@@ -250,10 +258,16 @@ fn admit<F: Family>(work: &mut Work<F>) -> Result<(), Verdict> {
     let Some(policy) = table::policy(work.service.id) else { return Err(Verdict::FlowRefused) };
     // Once for all that picks from it, whether it is to be remembered or not.
     work.service.pool = pool::of(&work.service, policy, headers.tuple.source);
+    if headers.tuple.protocol == TCP && select::is_streamed(work.service.pool) {
+        // A token for each connection, and so once: where another hook comes behind this one, there.
+        let counts = H::IS_LAST && headers.is_syn() && policy.limits.source.rate != 0;
+        work.is_limited[0] = u32::from(counts);
+        return Ok(STREAM);
+    }
     if headers.is_reset() {
         // It ends a flow that we do not know: it goes where that has gone, and nothing is remembered.
         return if policy.on_unknown == OnUnknown::Hash as u8 {
-            Ok(())
+            Ok(OPEN)
         } else {
             Err(Verdict::UnknownFlow)
         };
@@ -268,7 +282,10 @@ fn admit<F: Family>(work: &mut Work<F>) -> Result<(), Verdict> {
         }
     }
     let service = work.service.id;
-    open::prepare(work, policy).map_err(|verdict| no_backend(&work.headers, service, verdict))
+    match open::prepare(work, policy) {
+        Ok(()) => Ok(OPEN),
+        Err(verdict) => Err(no_backend(&work.headers, service, verdict)),
+    }
 }
 
 /// What becomes of a packet for which there is no backend, as its service says.

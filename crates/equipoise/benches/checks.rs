@@ -84,6 +84,7 @@ async fn measure(port: u16) -> Duration {
         machine,
         plane,
         place: Place::Free,
+        streams: equipoise::stream::How::Threads,
         supervisor: Supervisor::None,
     });
     let driver = driver.await.expect("it starts");

@@ -65,6 +65,7 @@ async fn measure() -> (Duration, usize) {
         machine,
         plane,
         place: Place::Free,
+        streams: equipoise::stream::How::Threads,
         supervisor: Supervisor::None,
     });
     let driver = driver.await.expect("it starts");

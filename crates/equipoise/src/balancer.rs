@@ -32,6 +32,7 @@ use crate::status::operate::{
     DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, UndrainRequest,
 };
 use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status};
+use crate::stream::How;
 
 mod configuration;
 
@@ -175,6 +176,7 @@ impl Builder {
             machine,
             plane,
             place: Place::Free,
+            streams: How::Threads,
             supervisor: Supervisor::None,
         };
         Ok(Driver::start(start).await?)

@@ -12,7 +12,7 @@ use equipoise_core::config::log::Level;
 use serde::Serialize;
 
 use crate::admin::client::{Client, ClientError};
-use crate::log;
+use crate::{log, stream};
 
 pub mod args;
 mod breaker;
@@ -126,6 +126,9 @@ impl From<ClientError> for Failure {
 
 /// Runs the command that the command line of this process asks for.
 pub fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|first| first == stream::keeper::COMMAND) {
+        return take_up();
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -142,6 +145,17 @@ pub fn main() -> ExitCode {
                 eprintln!("error: {message}");
             }
             ExitCode::from(exit as u8)
+        }
+    }
+}
+
+/// What an instance starts to take up connections, and nobody else: no command of users.
+fn take_up() -> ExitCode {
+    match stream::worker::run_process() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(Exit::Failed as u8)
         }
     }
 }

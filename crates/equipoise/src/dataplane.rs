@@ -1,6 +1,7 @@
 //! The data plane as the control plane sees it: something that takes steps.
 
 use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use equipoise_common::flow::count::Pressure;
@@ -68,6 +69,19 @@ pub trait DataPlane: Maps {
 
     /// Takes the programs off a device; one that has vanished is no error.
     fn detach(&mut self, index: u32);
+
+    /// Has the connections that lead to pools which are streamed go to these listening sockets, of IPv4 and of IPv6, whatever the
+    /// address and port that they are for. From the first time on the sockets of this network namespace are looked up so, also by the
+    /// process that comes next once it has been told of its own.
+    ///
+    /// Sockets of before are replaced; connections that have been taken up by them stay theirs. A socket that is closed is there no
+    /// more, and what would have gone to it goes where it would without us. So those of a process that was to take over are gone when
+    /// that has come to nothing: after [`DataPlane::reclaim`] this is to be told again.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    fn listen_by(&mut self, listeners: [BorrowedFd<'_>; 2]) -> Result<(), KernelError>;
 
     /// Tells the programs whether a device takes redirected frames.
     ///

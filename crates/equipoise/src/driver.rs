@@ -41,6 +41,7 @@ use crate::resolver::{Answers, Resolver};
 use crate::status::change::ReloadRequest;
 use crate::status::history::Author;
 use crate::status::{StopAnswer, UpgradeAnswer};
+use crate::stream::Keeper;
 use crate::watch::Watch;
 use crate::{log, metrics};
 
@@ -73,6 +74,7 @@ mod select;
 mod services;
 mod shares;
 mod start;
+mod streams;
 mod supervisor;
 mod talkers;
 mod tell;
@@ -151,6 +153,8 @@ pub struct Driver<M, P> {
     told: Events,
     lasting: Lasting,
     events: EventTask,
+    /// Who takes up connections.
+    streams: Keeper,
     /// What traffic has said of backends.
     passive: Passive,
     counted: Counted,
@@ -218,6 +222,8 @@ enum Event {
     Reopen,
     /// What is wrong with the access log has changed.
     AccessLog,
+    /// Somebody who takes up connections is gone.
+    Streams,
     Timer,
 }
 
@@ -289,6 +295,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 Signalled::Reopen => Event::Reopen,
             },
             () = self.access_log.changed() => Event::AccessLog,
+            () = self.streams.changed() => Event::Streams,
             () = files::changed(&mut self.watch) => Event::Reload(Author::File),
             Some(command) = self.commands.recv() => Event::Command(command),
             Some(ended) = self.outcomes.recv() => Event::Probed(ended),
@@ -313,6 +320,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Event::Answered(id, answer) => self.take_answer(id, answer),
             Event::Reopen => self.access_log.reopen(),
             Event::AccessLog => self.look_again(),
+            Event::Streams => self.due.settle |= self.streams.is_broken(),
             Event::Timer => {}
             Event::Next(word) => return self.heard(word).await,
             Event::Command(Command::Upgrade(binary, reply)) => self.upgrade(binary, reply),
@@ -372,6 +380,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if self.due.sweep <= now {
             self.due.sweep = now + SWEEP;
             self.sweep(Part::OneOf(SWEEP_PARTS));
+            self.take_stream_news();
             self.follow_trace().await;
             self.watch_ports();
             self.take_connections();
@@ -435,8 +444,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.troubles.note(Topic::Addresses, addresses.map_err(|e| e.to_string()));
         let forwarding = self.follow_forwarding(&config);
         self.troubles.note(Topic::Forwarding, forwarding.map_err(|e| e.to_string()));
+        self.begin_streams().await;
         let maps = self.converge();
         self.troubles.note(Topic::Maps, maps);
+        self.streams.retire();
         self.follow_observing(config.settings.observe);
         self.follow_metrics(config.settings.metrics.as_ref()).await;
         self.follow_otlp(config.settings.otlp.as_ref()).await;
@@ -485,9 +496,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let converged = self.follow_plan();
         // Also after a failure: what is denied by now is denied.
         if self.applier.take_newly_denied() {
-            let expiry = self.plane.cut_denied();
-            tracing::info!(flows = expiry.cut, "flows of denied clients ended");
-            self.events.tell(expiry.events);
+            let flows = self.cut_denied();
+            tracing::info!(flows, "flows of denied clients ended");
         }
         let converged = converged?;
         // After the maps: what is kept is not to be ahead of them.
@@ -497,6 +507,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             // Flows of a backend that has gone are not to wait for their next packet.
             if self.state.take_resets() || self.is_any_to_be_reset() {
                 self.sweep(Part::All);
+                self.cut_gone();
             }
         }
         Ok(())
@@ -514,6 +525,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     fn follow_plan(&mut self) -> Result<Converged, String> {
         let began = Instant::now();
         self.state.plan();
+        self.tell_streams();
         let planned = Instant::now();
         self.counted.planned.observe((planned - began).as_secs_f64());
         let scope = self.state.take_scope().filter(|_| !self.troubles.has(&Topic::Maps));
@@ -588,7 +600,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let Some(mark) = self.state.resting() else {
             return;
         };
-        self.state.handle_named(mark, &self.plane.named());
+        let mut named = self.plane.named();
+        self.streams.mirror().each(|_, row| {
+            named.services.insert(row.flow.service);
+            named.backends.insert(row.flow.backend);
+            true
+        });
+        self.state.handle_named(mark, &named);
         self.due.settle = true;
     }
 }

@@ -24,6 +24,7 @@ pub mod resolver;
 pub mod running_config;
 mod serving;
 pub mod status;
+pub mod stream;
 pub mod talkers;
 pub mod watch;
 

@@ -82,7 +82,11 @@ mod tests {
         [[service.source-route]]
         source = ["192.168.0.0/16", "office.example.com", "2001:db8::/32"]
         algorithm = "random"
-        backends = [{ address = "10.0.0.1:8080", max-flows = 5 }]
+        backends = [{ address = "10.0.0.1:8080", max-flows = 5, proxy-protocol = "v2" }]
+        [[service.name-route]]
+        names = ["API.example.com", "*.a_b.example"]
+        affinity = "source-ip"
+        backends = [{ host = "api.internal", port = 8080, proxy-protocol = "v2" }]
         [[service]]
         name = "range"
         listen = { interfaces = ["eth_0"], port = "8000-8100" }
@@ -133,6 +137,10 @@ mod tests {
             json!(["192.168.0.0/16", "office.example.com", "2001:db8::/32"])
         );
         assert_eq!(route["backends"][0]["max_flows"], 5);
+        let named = &json["service"][0]["name_route"][0];
+        assert_eq!(named["names"], json!(["api.example.com", "*.a_b.example"]));
+        assert_eq!(route["backends"][0]["proxy_protocol"], "v2");
+        assert_eq!(named["backends"][0]["proxy_protocol"], "v2");
         let backend = &json["service"][0]["backends"][0];
         assert_eq!(backend["health_check"]["expected_codes"], json!(["200-299", 404]));
         assert_eq!(backend["health_check"]["headers"], json!({ "X_a-b": "c" }));

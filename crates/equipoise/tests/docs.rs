@@ -38,7 +38,8 @@ const STAGES: &[Stage] = &[
     Stage {
         name: "Fragments and ICMP",
         what: "The first fragment of a packet goes on as the packet would, and those behind it follow; `fragments` says what else may \
-               become of them. ICMP errors that quote a packet of a flow go to its sender, with the packet as that sent it. Echo requests \
+               become of them. ICMP errors that quote a packet of a flow go to its sender, with the packet as that sent it; those about \
+               connections of this host's own, and so about those that it takes up, are `not_tcp_udp`, and for its stack. Echo requests \
                to a VIP that is no address of this host are answered.",
         exits: &[
             Fragment,
@@ -70,9 +71,10 @@ const STAGES: &[Stage] = &[
     },
     Stage {
         name: "Open",
-        what: "A packet for a service and of no flow: what the service says of packets from mid-stream (`on-unknown`), a backend out of \
-               the pool (`on-empty` where there is none, and where limits are reached), a name at the backend that no other flow has, \
-               and room in the flow table (`on-full`).",
+        what: "A packet for a service and of no flow. Where this host takes up the TCP connections of its pool, the stack gets it, \
+               whatever it is, and SYNs alone count as new flows of their source: at the last of the hooks that they meet. Else: what \
+               the service says of packets from mid-stream (`on-unknown`), a backend out of the pool (`on-empty` where there is none, \
+               and where limits are reached), a name at the backend that no other flow has, and room in the flow table (`on-full`).",
         exits: &[
             ResetUnknown,
             UnknownFlow,
@@ -83,6 +85,7 @@ const STAGES: &[Stage] = &[
             FlowLimit,
             SourceDenied,
             SourceLimit,
+            Streamed,
             BackendLimit,
             NoSourcePort,
             NoSourceAddress,

@@ -64,6 +64,8 @@ mod resize;
 mod routes;
 #[path = "flows/sources.rs"]
 mod sources;
+#[path = "flows/streamed.rs"]
+mod streamed;
 #[path = "flows/talk.rs"]
 mod talk;
 #[path = "flows/unknown.rs"]

@@ -56,6 +56,8 @@ mod restart;
 mod routes;
 #[path = "traffic/start.rs"]
 mod start;
+#[path = "traffic/streams.rs"]
+mod streams;
 #[path = "traffic/supervised.rs"]
 mod supervised;
 #[path = "traffic/talkers.rs"]
@@ -143,6 +145,9 @@ at_each_hook! {
     connections_outlive_processes_killed_while_layouts_change
     connections_outlive_interfaces_that_go_and_come_back
     packets_are_told_of_as_they_came_and_as_they_left
+    a_name_leads_to_its_backend_however_it_comes
+    backends_are_told_who_has_connected
+    connections_that_are_taken_up_outlive_whatever_becomes_of_the_control_plane
 }
 
 use access_log::every_flow_is_written_as_it_was_seen;
@@ -175,6 +180,10 @@ use layouts::{
 use resize::connections_outlive_tables_of_another_size;
 use restart::{
     connections_outlive_an_upgrade_and_a_rollback, connections_outlive_killed_processes,
+};
+use streams::{
+    a_name_leads_to_its_backend_however_it_comes, backends_are_told_who_has_connected,
+    connections_that_are_taken_up_outlive_whatever_becomes_of_the_control_plane,
 };
 use traced::packets_are_told_of_as_they_came_and_as_they_left;
 

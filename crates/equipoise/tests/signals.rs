@@ -56,6 +56,7 @@ async fn ended_by(signal: i32, on_exit: &str) -> (Option<End>, String, bool) {
         machine,
         plane,
         place: Place::Free,
+        streams: equipoise::stream::How::Threads,
         supervisor: Supervisor::None,
     })
     .await

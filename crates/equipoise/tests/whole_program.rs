@@ -190,6 +190,7 @@ impl Lab {
             machine,
             plane,
             place: Place::Free,
+            streams: equipoise::stream::How::Threads,
             supervisor: Supervisor::None,
         })
         .await;

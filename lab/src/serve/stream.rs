@@ -30,6 +30,16 @@ impl TcpEcho {
         Ok(Self { acceptor })
     }
 
+    /// So, for connections that begin with a PROXY header of version 2; one that does not is ended.
+    pub fn start_told(netns: &Netns, name: &str, addresses: &[SocketAddr]) -> Result<Self> {
+        let greeting = format!("{name}\n");
+        let serve = move |stream: &TcpStream| {
+            read_header(stream)?;
+            echo(stream, &greeting)
+        };
+        Ok(Self { acceptor: Acceptor::start(netns, addresses, serve)? })
+    }
+
     /// Where it listens.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.acceptor.addresses
@@ -39,6 +49,18 @@ impl TcpEcho {
     pub fn connections(&self) -> u64 {
         self.acceptor.connections()
     }
+}
+
+/// Reads a PROXY header: a signature, what it is, and the length of the rest.
+fn read_header(stream: &TcpStream) -> io::Result<()> {
+    let mut stream = stream;
+    let mut head = [0; 16];
+    stream.read_exact(&mut head)?;
+    if head[..12] != *b"\r\n\r\n\0\r\nQUIT\n" {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut rest = vec![0; usize::from(u16::from_be_bytes([head[14], head[15]]))];
+    stream.read_exact(&mut rest)
 }
 
 fn echo(stream: &TcpStream, greeting: &str) -> io::Result<()> {

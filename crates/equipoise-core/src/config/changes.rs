@@ -244,15 +244,20 @@ fn pool<'a>(service: &'a mut Node, route: Option<&str>) -> Option<&'a mut Node> 
     }
 }
 
-/// The route of this name.
+/// The route of this name: its first source, or its first server's, whatever the case.
 fn route_node<'a>(service: &'a mut Node, name: &str) -> Option<&'a mut Node> {
-    let routes = items(field(service, "source-route")?)?;
-    let is_meant = |route: &Node| match value(route, "source") {
-        Some(Value::List(items)) => items.first().and_then(|item| item.value.text()) == Some(name),
-        Some(value) => value.text() == Some(name),
+    let is_name = |text: Option<&str>| text.is_some_and(|text| text.eq_ignore_ascii_case(name));
+    let is_first = |value: Option<&Value>| match value {
+        Some(Value::List(items)) => is_name(items.first().and_then(|item| item.value.text())),
+        Some(value) => is_name(value.text()),
         None => false,
     };
-    routes.iter_mut().find(|route| is_meant(route))
+    let kinds = [("source-route", "source"), ("name-route", "names")];
+    let (list, at) = kinds.into_iter().find_map(|(list, key)| {
+        let routes = items(field(service, list)?)?;
+        Some((list, routes.iter().position(|route| is_first(value(route, key)))?))
+    })?;
+    items(field(service, list)?)?.get_mut(at)
 }
 
 /// The list of the backends that step in when the pool that a route leads to panics: its own, or that of its service.
@@ -394,6 +399,41 @@ mod tests {
         let expected =
             ["10.0.0.1=3 10.0.0.2=1 10.0.9.1=5", "10.0.0.1=1 10.0.9.1=5", "10.0.0.1=1 10.0.9.1=6"];
         assert_eq!((pools, holding), (expected.map(str::to_owned).into(), 3));
+    }
+
+    #[test]
+    fn routes_by_name_are_found_by_their_first_name_whatever_its_case() {
+        let file = format!(
+            "{}\n[[service]]\nname = 'other'\nlisten = {{ interfaces = ['eth0'], port = 81 }}\nbackends = [{{ address = '10.0.0.1:80' }}]",
+            FILE.replacen(
+                "[[service]]\n        name = 'dns'",
+                "[[service.source-route]]
+                source = 'Office.example.com'
+                backends = [{ address = '10.0.0.1:80' }]
+                [[service.name-route]]
+                names = ['API.example.com', 'b.example.com']
+                backends = [{ address = '10.0.0.1:80' }, { address = '10.0.0.2:80' }]
+                [[service.name-route]]
+                names = ['*.example.com']
+                panic = { fallback-backends = [{ address = '10.0.9.2:80' }] }
+                backends = [{ address = '10.0.0.1:80' }]
+                [[service]]\n        name = 'dns'",
+                1
+            )
+        );
+        let (api, any) = (Some("api.example.com"), Some("*.example.com"));
+        let mut changes = Changes::default();
+        changes.set_weight(of(Some("office.example.com"), "10.0.0.1:80"), 5);
+        changes.set_weight(of(api, "10.0.0.1:80"), 6);
+        changes.remove(of(api, "10.0.0.2:80"));
+        changes.add(of(any, "10.0.0.4:80"), NEW);
+        changes.set_weight(of(any, "10.0.9.2:80"), 7);
+        // That is not its first.
+        changes.set_weight(of(Some("b.example.com"), "10.0.0.1:80"), 8);
+        let (pools, holding) = laid(&file, &changes);
+        let expected =
+            ["10.0.0.1=5 10.0.9.1=4", "10.0.0.1=6 10.0.9.1=4", "10.0.0.1=1 10.0.0.4=9 10.0.9.2=7"];
+        assert_eq!((&pools[3..], holding), (expected.map(str::to_owned).as_slice(), 5));
     }
 
     #[test]

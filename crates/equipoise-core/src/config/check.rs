@@ -26,6 +26,7 @@ mod report;
 mod route;
 mod service;
 mod settings;
+mod stream;
 
 pub(super) use admin::is_origin;
 pub(super) use metrics::is_path as is_metrics_path;
@@ -36,6 +37,7 @@ use super::texts::Texts;
 use super::{Config, ReadFile, Settings};
 pub(super) use prefixes::parse as prefix;
 use report::{At, Report};
+pub(super) use stream::is_name as is_server_name;
 
 /// What a check says.
 pub(super) struct Verdict {

@@ -7,7 +7,9 @@
 use super::file::{Format, Node};
 use super::problem::{Places, Problem, problem_at, settle};
 use super::write::{self, Data};
-use super::{Around, Changes, Checked, Config, check_parts, parts, path, variables, written};
+use super::{
+    Around, Changes, Checked, Config, Route, Service, check_parts, parts, path, variables, written,
+};
 
 /// A configuration in another format.
 #[derive(Clone, Debug)]
@@ -55,7 +57,8 @@ pub fn convert(
                 return Err(variables);
             }
         }
-        return Ok(Converted { text: edn(&config)?, notes });
+        let text = edn(&config)?;
+        return Ok(Converted { text, notes: [notes, several_names(&config)].concat() });
     }
     let data = tree.as_ref().and_then(Data::of);
     let Some(data) = data else {
@@ -65,6 +68,20 @@ pub fn convert(
         return Err(problems);
     };
     Ok(Converted { text: text_of(&data.ordered(), to), notes })
+}
+
+/// Routes that become several.
+fn several_names(config: &Config) -> Vec<Problem> {
+    let mut notes = Vec::new();
+    for (position, service) in config.services.iter().enumerate() {
+        for (at, route) in service.name_routes.iter().enumerate().filter(|(_, r)| r.names.len() > 1)
+        {
+            let key = format!("service[{position}].name-route[{at}].names");
+            let message = format!("in EDN these {} names have a route each", route.names.len());
+            notes.push(problem_at(&config.places, &key, message, None));
+        }
+    }
+    notes
 }
 
 const NO_WORDS: &str = "this holds values that no key takes";
@@ -102,8 +119,10 @@ fn edn(config: &Config) -> Result<String, Vec<Problem>> {
     let mut problems = Vec::new();
     for (position, service) in config.services.iter().enumerate() {
         let key = format!("service[{position}]");
-        let pools = service.routes.iter().enumerate().map(|(position, route)| {
-            (format!("{key}.source-route[{position}].backends"), &route.backends)
+        let routes = [("source-route", &service.routes), ("name-route", &service.name_routes)];
+        let pools = routes.into_iter().flat_map(|(list, routes)| {
+            let of = |(position, route)| (format!("{key}.{list}[{position}].backends"), route);
+            routes.iter().map(|route| &route.backends).enumerate().map(of).collect::<Vec<_>>()
         });
         for (key, backends) in
             [(format!("{key}.backends"), &service.backends)].into_iter().chain(pools)
@@ -118,7 +137,7 @@ fn edn(config: &Config) -> Result<String, Vec<Problem>> {
         let settings = config.settings.clone();
         let one = Config { services: vec![service.clone()], settings, places: Places::default() };
         for (key, what) in unsaid(&one) {
-            let key = key.replacen("service[0]", &format!("service[{position}]"), 1);
+            let key = in_file(&key, (position, service));
             if !problems.iter().any(|problem| key.starts_with(&problem.key)) {
                 problems.push(told(&key, &what));
             }
@@ -128,6 +147,35 @@ fn edn(config: &Config) -> Result<String, Vec<Problem>> {
         problems.extend(unsaid(config).iter().map(|(key, what)| told(key, what)));
     }
     if problems.is_empty() { Ok(write::edn::write(config)) } else { Err(problems) }
+}
+
+/// A configuration with a route for each name, as EDN has them: each leads where all of them have led.
+fn apart(config: &Config) -> Config {
+    let mut config = config.clone();
+    for service in &mut config.services {
+        let each = |route: Route| {
+            let names = route.names.clone();
+            names.into_iter().map(move |name| Route { names: vec![name], ..route.clone() })
+        };
+        service.name_routes =
+            std::mem::take(&mut service.name_routes).into_iter().flat_map(each).collect();
+    }
+    config
+}
+
+/// The key in the file, of one of a service by itself whose names have routes of their own.
+fn in_file(key: &str, (position, service): (usize, &Service)) -> String {
+    const LIST: &str = ".name-route[";
+    let key = key.replacen("service[0]", &format!("service[{position}]"), 1);
+    let parts =
+        key.split_once(LIST).and_then(|(before, rest)| Some((before, rest.split_once(']')?)));
+    let Some((before, (at, after))) = parts else { return key };
+    let names = service.name_routes.iter().enumerate();
+    let mut names =
+        names.flat_map(|(at, route)| (0..route.names.len()).map(move |name| (at, name)));
+    let Some((route, name)) = at.parse().ok().and_then(|at| names.nth(at)) else { return key };
+    let after = after.replacen(".names[0]", &format!(".names[{name}]"), 1);
+    format!("{before}{LIST}{route}]{after}")
 }
 
 /// The keys that are not the same once a configuration was EDN, and what they are.
@@ -140,7 +188,7 @@ fn unsaid(config: &Config) -> Vec<(String, String)> {
         }
     };
     let mut keys = Vec::new();
-    differences(&written(config), &written(&again), &mut String::new(), &mut keys);
+    differences(&written(&apart(config)), &written(&again), &mut String::new(), &mut keys);
     keys
 }
 

@@ -152,6 +152,8 @@ struct Server {
     backup: bool,
     max_flows: u32,
     check: Check,
+    /// Whether it is told who has connected.
+    proxied: bool,
     /// The port that its check asks, where it has none to be sent to.
     asked: Option<u16>,
 }
@@ -162,9 +164,18 @@ type Check = Vec<(&'static str, Data)>;
 /// Clients with backends of their own.
 #[derive(Clone, Debug)]
 struct Route {
-    sources: Vec<String>,
+    who: Who,
     choosing: Choosing,
     backends: Vec<Server>,
+}
+
+/// Which clients.
+#[derive(Clone, Debug)]
+enum Who {
+    /// Those of these prefixes.
+    Sources(Vec<String>),
+    /// Those that name one of these servers.
+    Names(Vec<String>),
 }
 
 /// Backends with checks that know their ports.
@@ -239,6 +250,7 @@ impl Server {
             backup: false,
             max_flows: 0,
             check: Vec::new(),
+            proxied: false,
             asked: None,
         }
     }
@@ -307,21 +319,26 @@ fn service(draft: &Draft, interfaces: &[String]) -> Data {
         let panic = vec![("policy", text("fallback")), ("fallback-backends", fallback)];
         entries.push(("panic", table(panic)));
     }
-    if !draft.routes.is_empty() {
-        entries.push((
-            "source-route",
-            Data::List(draft.routes.iter().map(|own| route(own, draft)).collect()),
-        ));
+    for (key, is_by_name) in [("source-route", false), ("name-route", true)] {
+        let is_of = |own: &&Route| matches!(own.who, Who::Names(_)) == is_by_name;
+        let routes: Vec<_> =
+            draft.routes.iter().filter(is_of).map(|own| route(own, draft)).collect();
+        if !routes.is_empty() {
+            entries.push((key, Data::List(routes)));
+        }
     }
     table(entries)
 }
 
 fn route(route: &Route, draft: &Draft) -> Data {
-    let source = match route.sources.as_slice() {
-        [one] => text(one),
-        several => Data::List(several.iter().map(text).collect()),
-    };
-    let mut entries = vec![("source", source)];
+    let list = |list: &[String]| Data::List(list.iter().map(text).collect());
+    let mut entries = vec![match &route.who {
+        Who::Sources(sources) => match sources.as_slice() {
+            [one] => ("source", text(one)),
+            several => ("source", list(several)),
+        },
+        Who::Names(names) => ("names", list(names)),
+    }];
     // What is not said here the service would say.
     let mut own = Choosing {
         algorithm: route.choosing.algorithm.or(Some("maglev")),
@@ -368,6 +385,9 @@ fn backends(pool: &Pool, choosing: &Choosing) -> Data {
         }
         if server.max_flows > 0 {
             entries.push(("max-flows", Data::Int(server.max_flows.into())));
+        }
+        if server.proxied {
+            entries.push(("proxy-protocol", text("v2")));
         }
         if !server.check.is_empty() {
             entries.push(("health-check", table(server.check.clone())));

@@ -88,12 +88,30 @@ impl Serialize for List {
 }
 
 /// A prefix of addresses; bits of the address beyond it are 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix {
     /// Its first address.
     pub address: IpAddr,
     /// Bits that count.
     pub length: u8,
+}
+
+impl Prefix {
+    /// Of so many bits of an address, or of all that it has.
+    pub fn of(address: IpAddr, length: u8) -> Self {
+        let bits = u32::from(length);
+        let address = match address {
+            IpAddr::V4(v4) => {
+                let mask = u32::MAX.checked_shl(32_u32.saturating_sub(bits)).unwrap_or_default();
+                IpAddr::V4((u32::from(v4) & mask).into())
+            }
+            IpAddr::V6(v6) => {
+                let mask = u128::MAX.checked_shl(128_u32.saturating_sub(bits)).unwrap_or_default();
+                IpAddr::V6((u128::from(v6) & mask).into())
+            }
+        };
+        Self { address, length: length.min(if address.is_ipv4() { 32 } else { 128 }) }
+    }
 }
 
 impl FromStr for Prefix {

@@ -64,12 +64,14 @@ fn service(service: &Service) -> Value {
     if !service.routes.is_empty() {
         written["source-route"] = service.routes.iter().map(route).collect();
     }
+    if !service.name_routes.is_empty() {
+        written["name-route"] = service.name_routes.iter().map(route).collect();
+    }
     written
 }
 
 fn route(route: &Route) -> Value {
     let mut written = json!({
-        "source": route.source,
         "algorithm": route.algorithm,
         "affinity": route.affinity,
         "affinity-prefix": route.affinity_prefix,
@@ -79,6 +81,11 @@ fn route(route: &Route) -> Value {
     });
     if let Some(breaker) = route.breaker {
         written["breaker"] = json!(breaker);
+    }
+    if route.is_by_name() {
+        written["names"] = json!(route.names);
+    } else {
+        written["source"] = json!(route.source);
     }
     written
 }
@@ -97,6 +104,9 @@ fn backend(backend: &Backend) -> Value {
         "max-flows": backend.max_flows,
         "backup": backend.role == Role::Backup,
     });
+    if let Some(protocol) = backend.proxy_protocol {
+        written["proxy-protocol"] = json!(protocol);
+    }
     if let Some(check) = &backend.health_check {
         written["health-check"] = json!(check);
     }

@@ -83,6 +83,22 @@ impl Rule {
     }
 }
 
+/// Whether the prefix that decides about this client of a service denies it: the longest, of both lists, and of equal ones that which
+/// denies. One of no prefix is not denied here.
+pub fn denies(access: &BTreeMap<Listed, Rule>, service: u32, client: IpAddr) -> bool {
+    let most = if client.is_ipv4() { 32 } else { 128 };
+    let rule = |service, length| {
+        access.get(&Listed { service, prefix: Prefix::of(client, length) }).copied()
+    };
+    let decides = (0..=most).rev().find_map(|length| {
+        match (rule(Some(service), length), rule(None, length)) {
+            (None, None) => None,
+            (own, common) => Some([own, common].contains(&Some(Rule::Deny))),
+        }
+    });
+    decides.unwrap_or_default()
+}
+
 /// The limits of a service.
 pub(super) fn limits(service: &Service, settings: &Settings) -> value::Limits {
     let (own, common) = (&service.policy.limits, &settings.limits);

@@ -263,6 +263,23 @@ mod tests {
     }
 
     #[test]
+    fn backends_of_routes_by_name_are_those_that_names_stand_for_and_told_as_they_are() {
+        let lines = "backends = [{ address = '10.0.0.9:80' }]
+            [[service.name-route]]
+            names = ['a.example.com']
+            backends = [{ host = 'a', port = 80, proxy-protocol = 'v2' }, { host = 'b', port = 80 }]";
+        let known: &[(&str, &[&str])] = &[("a", &["10.0.0.1", "fd00::1"]), ("b", &["10.0.0.2"])];
+        let expanded = expanded(lines, known);
+        let backends = expanded.config.services[0].name_routes[0].backends.iter();
+        let told = backends.map(|b| (b.address.ip().to_string(), b.proxy_protocol.is_some()));
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [("10.0.0.1", true), ("fd00::1", true), ("10.0.0.2", false)]
+                .map(|(ip, told)| (ip.to_owned(), told))
+        );
+    }
+
+    #[test]
     fn what_is_a_vip_or_out_of_reach_is_left_out_and_said() {
         let lines = "mode = 'dsr'\nbackends = [{ host = 'a' }]";
         let known: &[(&str, &[&str])] = &[("a", &["203.0.113.10", "10.0.0.1", "2001:db8::1"])];

@@ -179,7 +179,34 @@ fn settle_service(service: &mut Value, index: usize) {
         backends(&mut route["backends"], 0, keeps_packets, v6);
         settle_panic(route, 8, (keeps_packets, v6));
     }
+    let is_udp = service["listen"].get("protocol").is_some_and(|protocol| protocol == "udp");
+    let is_streamed = !keeps_packets && !is_udp;
+    if !is_streamed {
+        service.as_object_mut().unwrap().remove("name-route");
+    }
+    let routes = service.get_mut("name-route").and_then(Value::as_array_mut);
+    for (position, route) in routes.into_iter().flatten().enumerate() {
+        let names = [format!("{position}.Example.com"), format!("*.{position}.a_b.example")];
+        let count = route["names"].as_array().unwrap().len().min(2);
+        route["names"] = json!(names[..count]);
+        checks(route);
+        backends(&mut route["backends"], 0, keeps_packets, v6);
+        settle_panic(route, 7, (keeps_packets, v6));
+    }
     settle_panic(service, 9, (keeps_packets, v6));
+    if !is_streamed {
+        tell_nobody(service);
+    }
+}
+
+/// Backends are told nothing where packets go on as they are.
+fn tell_nobody(value: &mut Value) {
+    if let Some(fields) = value.as_object_mut() {
+        fields.remove("proxy-protocol");
+        fields.values_mut().for_each(tell_nobody);
+    } else if let Some(items) = value.as_array_mut() {
+        items.iter_mut().for_each(tell_nobody);
+    }
 }
 
 /// Backends that step in are there where they are asked for, and nowhere else.

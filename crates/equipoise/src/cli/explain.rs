@@ -19,7 +19,8 @@ const PACKETS: usize = 1_000;
 
 pub(super) async fn explain(global: &Global, asked: &Explain) -> Result<(), Failure> {
     let interface = asked.interface.clone();
-    let request = ExplainRequest { interface, ..ExplainRequest::default() };
+    let sni = asked.sni.clone();
+    let request = ExplainRequest { interface, sni, ..ExplainRequest::default() };
     if let Some(file) = &asked.pcap {
         return capture(global, file, &request).await;
     }

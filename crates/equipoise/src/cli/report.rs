@@ -270,7 +270,7 @@ mod tests {
                    · ────┬───
                    ·     ╰── service[0].bakcends
                    ╰────
-                  help: allowed: `backends` is the nearest; the keys here are `affinity`, `affinity-prefix`, `algorithm`, `backends`, `breaker`, `fragments`, `health-check`, `limits`, `listen`, `manage-address`, `max-flows`, `mode`, `mss-clamp`, `name`, `on-backend-down`, `on-backend-removed`, `on-empty`, `on-full`, `on-unknown`, `panic`, `recovery`, `snat-addresses`, `source-route`, `timeouts`
+                  help: allowed: `backends` is the nearest; the keys here are `affinity`, `affinity-prefix`, `algorithm`, `backends`, `breaker`, `fragments`, `health-check`, `limits`, `listen`, `manage-address`, `max-flows`, `mode`, `mss-clamp`, `name`, `name-route`, `on-backend-down`, `on-backend-removed`, `on-empty`, `on-full`, `on-unknown`, `panic`, `recovery`, `snat-addresses`, `source-route`, `timeouts`
 
                 3 problems in /etc/a.toml
             "#]],

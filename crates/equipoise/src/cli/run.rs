@@ -1,7 +1,7 @@
 //! `equipoise run`: checks everything that can be checked before anything is touched, then starts
 //! and runs until the end.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use equipoise_core::config::{self, Config, Name};
 use equipoise_core::resolve::Places;
@@ -21,6 +21,7 @@ use crate::driver::{
 };
 use crate::handover::{Predecessor, Word};
 use crate::host::{Machine, Netlink, check, requirements};
+use crate::stream::How;
 use crate::{log, privileges, running_config};
 
 /// The machine, and what is to run on it.
@@ -174,6 +175,7 @@ fn starting(
         plane,
         place,
         looked_up: Vec::new(),
+        streams: How::Process(PathBuf::from("/proc/self/exe")),
         supervisor: Supervisor::of_process().map_err(Failure::failed)?,
     })
 }

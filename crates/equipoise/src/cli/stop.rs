@@ -10,6 +10,7 @@ use crate::dataplane::kernel::Kernel;
 use crate::driver::{release_left, state_file};
 use crate::host::Netlink;
 use crate::status::StopAnswer;
+use crate::stream::stop_left;
 
 pub(super) async fn stop(global: &Global) -> Result<(), Failure> {
     match global.client().stop().await {
@@ -25,6 +26,7 @@ async fn clear(global: &Global) -> Result<(), Failure> {
         InstanceLock::take(Path::new(RUN_DIRECTORY), &global.instance).map_err(Failure::failed)?;
     // A socket without its process is a leftover as well.
     let socket = std::fs::remove_file(global.socket()).is_ok();
+    let streams = stop_left(&global.socket()).await;
     let pins = Kernel::remove_left(&global.instance).map_err(Failure::failed)?;
     let state_file = state_file(&global.instance);
     let mut machine = Netlink::open().map_err(Failure::failed)?;
@@ -32,7 +34,7 @@ async fn clear(global: &Global) -> Result<(), Failure> {
     drop(lock);
     // It stays when another instance is in it.
     let _: std::io::Result<()> = std::fs::remove_dir(RUN_DIRECTORY);
-    if !socket && !pins && !changes {
+    if !socket && !streams && !pins && !changes {
         let message =
             format!("no instance {:?} is running, and nothing of one is left", global.instance);
         return Err(Failure::new(Exit::NoInstance, message));

@@ -4,6 +4,7 @@
 //! what the programs have counted; what should be where is decided elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use equipoise_core::config::AttachMode;
 use equipoise_core::diff::{Found, Step};
 use equipoise_core::id::Named;
 
-use self::attach::{Attached, Place};
+use self::attach::{Attached, Link, Place};
 use self::flow::{FIRST_V4, FIRST_V6, Table};
 use self::inherit::Left;
 #[cfg(feature = "kernel-tests")]
@@ -43,6 +44,7 @@ mod flow;
 mod found;
 pub mod hooks;
 mod inherit;
+mod listen;
 mod load;
 mod mapped;
 #[cfg(feature = "kernel-tests")]
@@ -107,6 +109,8 @@ pub struct Kernel {
     pins: Pins,
     tables: Tables,
     attached: BTreeMap<u32, Attached>,
+    /// What stands for the program that leads connections to sockets of this host, once there have been some.
+    taking: Option<Link>,
     sizes: Sizes,
     /// The programs that are loaded.
     loaded: BTreeSet<Group>,
@@ -245,6 +249,7 @@ impl Kernel {
             pins,
             tables,
             attached: BTreeMap::new(),
+            taking: None,
             sizes,
             loaded: BTreeSet::new(),
             cursor: 0,
@@ -278,7 +283,7 @@ impl Kernel {
         let before = self.pins.before();
         // Another version may have other stages.
         let is_there = |group: &Group| before.program(group.entry()).exists();
-        let groups: Vec<Group> = Group::ALL.into_iter().filter(is_there).collect();
+        let groups: Vec<Group> = Group::OF_PACKETS.into_iter().filter(is_there).collect();
         self.need(&groups)
     }
 
@@ -459,6 +464,10 @@ impl DataPlane for Kernel {
         }
     }
 
+    fn listen_by(&mut self, listeners: [BorrowedFd<'_>; 2]) -> Result<(), KernelError> {
+        self.take_up(listeners)
+    }
+
     fn allow_redirect(&mut self, index: u32, allowed: bool) -> Result<(), KernelError> {
         self.tables.allow_redirect(index, allowed)
     }
@@ -633,12 +642,14 @@ impl DataPlane for Kernel {
     fn conclude(&mut self) -> Result<(), KernelError> {
         let failed =
             |error: &dyn std::fmt::Display| refused("removing what an earlier process left", error);
+        self.take_up_again()?;
         if self.older.is_some() {
             self.tables.forget_devices();
             return self.conclude_beside_older();
         }
         let attached = self.attached.values().flat_map(|attached| &attached.links);
-        let ours: BTreeSet<&PathBuf> = attached.map(|link| &link.path).collect();
+        let ours: BTreeSet<&PathBuf> =
+            attached.chain(&self.taking).map(|link| &link.path).collect();
         for path in self.pins.links().map_err(|error| failed(&error))? {
             if !ours.contains(&path) {
                 pin::release(&path).map_err(|error| failed(&error))?;
@@ -654,12 +665,13 @@ impl DataPlane for Kernel {
         if !self.has_inherited {
             return self.remove();
         }
-        if self.older.is_some() {
-            return self.abandon_beside_older();
-        }
         let failed = |error: &dyn std::fmt::Display| {
             refused("putting back the programs of an earlier process", error)
         };
+        if self.older.is_some() {
+            self.abandon_beside_older()?;
+            return self.give_taking_back().map_err(|error| failed(&error));
+        }
         let before = self.pins.before();
         let place = |name: &str| before.program(name);
         for attached in self.attached.values() {
@@ -668,6 +680,7 @@ impl DataPlane for Kernel {
                 attach::put(&place, &link.path).map_err(|error| failed(&error))?;
             }
         }
+        self.give_taking_back().map_err(|error| failed(&error))?;
         table::grace().map_err(|error| failed(&error))?;
         self.pins.forget_turn().map_err(|error| failed(&error))
     }

@@ -5,6 +5,7 @@
 //! test has a handle by which it watches and changes the plane while the program has it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use equipoise_common::event::Event;
@@ -12,11 +13,10 @@ use equipoise_common::flow::count::Pressure;
 use equipoise_common::trace::Wanted;
 use equipoise_common::value::{Host, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
-use equipoise_core::config::{AttachMode, Prefix};
+use equipoise_core::config::AttachMode;
 use equipoise_core::diff::{Found, Step};
 use equipoise_core::id::Named;
-use equipoise_core::plan::{Listed, Rule};
-use ipnet::IpNet;
+use equipoise_core::plan::denies;
 use tokio::sync::watch;
 
 use super::kernel::{
@@ -35,6 +35,8 @@ pub struct Plane {
     pub attached: BTreeMap<u32, String>,
     /// Devices that refuse programs, by name.
     pub refusing: BTreeSet<String>,
+    /// How often it has been told by which sockets connections are taken up.
+    pub listens: u64,
     /// Which devices take redirected frames.
     pub redirects: BTreeMap<u32, bool>,
     /// From which addresses packets are answered, by the device that they came by.
@@ -114,19 +116,6 @@ impl Simulated {
     }
 }
 
-/// Whether the prefix that decides about a flow's client denies it.
-fn is_denied(access: &BTreeMap<Listed, Rule>, flow: &FlowRow) -> bool {
-    let client = flow.client.ip();
-    let decides = |(listed, _): &(&Listed, &Rule)| {
-        let Prefix { address, length } = listed.prefix;
-        let of_it = IpNet::new(address, length).is_ok_and(|prefix| prefix.contains(&client));
-        of_it && listed.service.is_none_or(|service| service == flow.service)
-    };
-    let strength = |&(listed, rule): &(&Listed, &Rule)| rule.value(listed).strength();
-    let strongest = access.iter().filter(decides).max_by_key(strength);
-    strongest.is_some_and(|(_, rule)| *rule == Rule::Deny)
-}
-
 impl Maps for Simulated {
     fn apply(&mut self, step: &Step) -> Result<(), StepError> {
         self.with(|plane| {
@@ -157,6 +146,11 @@ impl DataPlane for Simulated {
 
     fn detach(&mut self, index: u32) {
         self.with(|plane| plane.attached.remove(&index));
+    }
+
+    fn listen_by(&mut self, _listeners: [BorrowedFd<'_>; 2]) -> Result<(), KernelError> {
+        self.with(|plane| plane.listens += 1);
+        Ok(())
     }
 
     fn allow_redirect(&mut self, index: u32, allowed: bool) -> Result<(), KernelError> {
@@ -212,7 +206,7 @@ impl DataPlane for Simulated {
         let cut = self.with(|plane| {
             let before = plane.flows.len();
             let access = &plane.memory.contents().access;
-            plane.flows.retain(|flow| !is_denied(access, flow));
+            plane.flows.retain(|flow| !denies(access, flow.service, flow.client.ip()));
             before - plane.flows.len()
         });
         Expiry { cut: cut as u64, ..Expiry::default() }

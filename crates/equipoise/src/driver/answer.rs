@@ -184,18 +184,19 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     .insert(verdict.name().to_owned(), count);
             }
         }
+        let [of_services, of_backends] = self.traffic((&services, &backends))?;
         Ok(Counted {
             passive: self.all_passive(),
             flows: self.all_flows(),
-            live: backends.iter().map(|&id| (id, self.plane.live_flows(id))).collect(),
+            live: backends.iter().map(|&id| (id, self.live_flows(id))).collect(),
             pressure: self
                 .plane
                 .pressures()?
                 .into_iter()
                 .map(|(pressure, count)| (pressure.name().to_owned(), count))
                 .collect(),
-            services: self.plane.service_traffic(&services)?,
-            backends: self.plane.backend_traffic(&backends)?,
+            services: of_services,
+            backends: of_backends,
             verdicts,
             hooks,
         })

@@ -95,7 +95,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         })?;
         let found = self.service(service)?;
         let route = route.as_deref().filter(|route| *route != DEFAULT_ROUTE);
-        let is_there = |name: &str| found.routes.iter().any(|route| Route::name(route) == name);
+        let is_there = |name: &str| found.all_routes().any(|route| Route::name(route) == name);
         if let Some(name) = route.filter(|name| !is_there(name)) {
             let message = format!("service {service:?} has no route {name:?}");
             return Err(ProblemDetails::not_found(message));

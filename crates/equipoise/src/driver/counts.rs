@@ -100,6 +100,9 @@ struct Kept {
     written: Written,
     dropped: Dropped,
     backends: Vec<KeptBackend>,
+    /// What workers that take up connections have moved.
+    #[serde(default)]
+    streams: Vec<crate::stream::Kept>,
 }
 
 /// What is kept of a backend.
@@ -215,6 +218,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.pusher.restore(&kept.pushes);
         self.exporter.restore(&kept.failures);
         self.access_log.restore(kept.written, kept.dropped);
+        self.streams.mirror().restore(&kept.streams);
         for backend in &kept.backends {
             let Some(key) = backend.key().filter(|key| self.state.backend_id(key).is_some()) else {
                 continue;
@@ -266,6 +270,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             written,
             dropped,
             backends: keys.iter().map(backend).collect(),
+            streams: self.streams.mirror().kept(),
         };
         let path = file(&self.state_file);
         if let Err(error) = write(&path, &kept) {

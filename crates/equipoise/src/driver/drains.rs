@@ -257,12 +257,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// Flows that a drain waits for: what is over, and is kept for packets that come late, is not worth waiting for.
     fn open_flows(&self, key: &BackendKey) -> u64 {
-        self.state.backend_id(key).map_or(0, |id| self.plane.open_flows(id))
+        self.state.backend_id(key).map_or(0, |id| self.open_flows_of(id))
     }
 
     fn drain_status(&self, key: &BackendKey) -> Option<DrainStatus> {
         let Drain { request, begun, initial_flows, status, .. } = *self.state.drains().get(key)?;
-        let all = self.state.backend_id(key).map_or(0, |id| self.plane.live_flows(id));
+        let all = self.state.backend_id(key).map_or(0, |id| self.live_flows(id));
         let live_flows = self.open_flows(key);
         Some(DrainStatus {
             service: key.service.to_string(),

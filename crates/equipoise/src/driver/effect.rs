@@ -29,7 +29,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 (None, _) => "added",
             };
             let mtu = mtu_change(was.copied(), is.copied(), &self.reading);
-            let live = |id: &u32| self.plane.live_flows(*id);
+            let live = |id: &u32| self.live_flows(*id);
             let told = ServiceEffect {
                 service: (*name).to_owned(),
                 change: change.to_owned(),

@@ -57,8 +57,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.interrupt_waiters();
         if keep {
             self.keep_counts();
+            self.streams.let_go();
         } else {
             self.drop_counts();
+            self.streams.stop().await;
+            self.take_stream_news();
         }
         let ended = if keep {
             self.plane.keep()

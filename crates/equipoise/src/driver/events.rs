@@ -256,6 +256,13 @@ impl EventTask {
         }
     }
 
+    /// So many events have been lost before they came here.
+    pub(super) fn lose(&self, lost: u64) {
+        if lost > 0 {
+            self.counted.tally.send_modify(|tally| tally.lost += lost);
+        }
+    }
+
     /// What has become of connections, by backend id, since this was asked last.
     pub(super) fn take_ended(&self) -> BTreeMap<u32, Ended> {
         let mut ended = BTreeMap::new();

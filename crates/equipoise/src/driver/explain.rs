@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::mpsc::{self, Sender};
 
 use equipoise_common::step::What;
-use equipoise_common::verdict::{Hook, Kind};
+use equipoise_common::verdict::{Hook, Kind, Verdict};
 
 use super::Driver;
 use super::answer::unreadable;
@@ -16,12 +16,14 @@ use crate::dataplane::kernel::{Entry, Explained, Input, KernelError};
 use crate::dataplane::{DataPlane, Explainer};
 use crate::host::{Machine, Way};
 use crate::status::explain::{Addresses, ExplainAnswer, ExplainRequest, HookAnswer, hex, packet};
+use crate::stream::table::Table;
+use crate::stream::would;
 
 mod frame;
 mod scene;
 mod story;
 
-use frame::Part;
+use frame::{Part, Seen};
 use scene::Scene;
 use story::Story;
 
@@ -34,6 +36,9 @@ pub(super) struct Asked {
     first: Hook,
     xdp: Entry,
     scene: Scene,
+    /// How connections go on that this host takes up, and the server that the client names.
+    streams: Option<Table>,
+    name: Option<String>,
     reply: Reply<ExplainAnswer>,
 }
 
@@ -67,7 +72,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Err(problem) => drop(reply.send(Err(problem))),
             Ok((thread, (packet, interface, index, first, xdp))) => {
                 let scene = Scene::new(&self.state, &self.reading);
-                let asked = Asked { packet, interface, index, first, xdp, scene, reply };
+                let planned = self.state.planned();
+                let is_any = !planned.streams.is_empty();
+                let streams = is_any.then(|| Table::of(self.state.config(), planned));
+                let name = request.sni.clone();
+                let asked =
+                    Asked { packet, interface, index, first, xdp, scene, streams, name, reply };
                 // A thread that has ended drops what is sent, and whoever asked is told that there is no answer.
                 self.explainer = thread.send(asked).is_ok().then_some(thread);
             }
@@ -138,7 +148,7 @@ fn start(mut explain: Explainer) -> Sender<Asked> {
 
 fn answer(explain: &mut Explainer, asked: &Asked) -> Result<ExplainAnswer, ProblemDetails> {
     let frame = frame_of(explain, asked)?;
-    let Asked { interface, index, first, xdp, scene, .. } = asked;
+    let Asked { interface, index, first, xdp, scene, name, .. } = asked;
     let input = Input { frame: &frame, interface: *index, repeat: 1 };
     let mut hooks = Vec::new();
     let mut said = Vec::new();
@@ -150,7 +160,14 @@ fn answer(explain: &mut Explainer, asked: &Asked) -> Result<ExplainAnswer, Probl
     let at = said.iter().position(|(hook, _)| hook == first).ok_or_else(ProblemDetails::ending)?;
     let (_, real) = said.swap_remove(at);
     let real = real.map_err(unreadable)?;
-    let story = Story::new(scene, *first, &frame, &real);
+    let mut story = Story::new(scene, *first, &frame, &real);
+    if let (Verdict::Streamed, Some(seen)) = (real.verdict, Seen::of(&frame)) {
+        let ends = (seen.source, seen.destination);
+        let would = asked.streams.clone().and_then(|table| would(table, ends, name.as_deref()));
+        if let Some(would) = would {
+            story.go_on(scene, (*first, would), name.as_deref(), &seen);
+        }
+    }
     let mut steps = story.steps;
     // What XDP in the driver cannot send it leaves as it came to TC ingress of the same device.
     let next = said.into_iter().find(|(hook, _)| *hook == Hook::Ingress);

@@ -31,14 +31,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let names = names(&services);
         let filter = self.filter(asked, &names)?;
         let mut flows = Vec::new();
-        self.plane
-            .flows(&mut |row| {
-                if filter.takes(&row) {
-                    flows.push(flow(&row, names.get(&row.service).copied()));
-                }
-                true
-            })
-            .map_err(unreadable)?;
+        self.each_flow(&mut |row| {
+            if filter.takes(&row) {
+                flows.push(flow(&row, names.get(&row.service).copied()));
+            }
+            true
+        })
+        .map_err(unreadable)?;
         if let Some([address]) = filter.backend.as_deref().filter(|_| flows.is_empty()) {
             let address = *address;
             // A backend that has left the configuration is known as long as flows go to it.
@@ -73,9 +72,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let services = self.state.services();
         let filter = self.filter(&wanted, &names(&services))?;
         let farewell = if reset { Farewell::Reset } else { Farewell::Silent };
-        let expiry = self.plane.end_flows(&mut |row| filter.takes(row), farewell);
-        let ended = expiry.cut;
-        self.events.tell(expiry.events);
+        let ended = self.end_wanted(|row| filter.takes(row), farewell);
         tracing::info!(flows = ended, "ended by hand");
         Ok(EndAnswer { ended })
     }

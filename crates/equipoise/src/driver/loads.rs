@@ -23,7 +23,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         }
         self.due.loads = Some(now + self.state.config().settings.least_connections.update_interval);
         self.weighed = Some(self.clock.now());
-        let loads = followed.into_iter().map(|id| (id, self.plane.live_flows(id))).collect();
+        let loads = followed.into_iter().map(|id| (id, self.live_flows(id))).collect();
         if !self.state.handle_loads(loads) || self.due.settle {
             return;
         }

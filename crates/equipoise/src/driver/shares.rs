@@ -63,7 +63,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             .clone()
             .flat_map(|pool| pool.members.iter().map(|member| (member.id, member.slots)))
             .collect();
-        let live = |backend: &BackendView| backend.id.map_or(0, |id| self.plane.live_flows(id));
+        let live = |backend: &BackendView| backend.id.map_or(0, |id| self.live_flows(id));
         let flows: Vec<u64> = view.backends.iter().map(live).collect();
         let (mut weights, mut live) = ([0.0; 2], [0; 2]);
         for (backend, flows) in view.backends.iter().zip(&flows) {

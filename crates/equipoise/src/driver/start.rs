@@ -29,6 +29,7 @@ use super::interfaces::{self, Interfaces};
 use super::keep::Kept;
 use super::names::look_up_first;
 use super::passive::Passive;
+use super::streams;
 use super::supervisor::Supervisor;
 use super::tell::Lasting;
 use super::trouble::Troubles;
@@ -50,6 +51,7 @@ use crate::metrics::{self, Exporter};
 use crate::probe::{Outcomes, Prober};
 use crate::resolver::{Answers, Resolver};
 use crate::running_config;
+use crate::stream::{How, Keeper};
 
 /// Commands that wait at most; more wait at their sockets.
 const COMMANDS: usize = 64;
@@ -82,6 +84,8 @@ pub struct Start<M, P> {
     pub place: Place,
     /// Names that have been looked up already: [`super::look_up_before`].
     pub looked_up: Vec<(Name, Places)>,
+    /// How connections are taken up that this host takes up itself.
+    pub streams: How,
     /// Who is told that it is ready, alive and ending.
     pub supervisor: Supervisor,
 }
@@ -146,7 +150,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let (mut machine, mut plane, state_file) = (start.machine, start.plane, start.state_file);
         // Before it is first looked at whether all is right: what changes from here on is heard of.
         let watch = files::watched(&source, &base, start.watching);
-        let mut begun = Begun { looked_up: start.looked_up, ..Begun::new(Kept::read(&state_file)) };
+        let streams = Keeper::new(&socket, start.streams);
+        let mut begun =
+            Begun { looked_up: start.looked_up, ..Begun::new(Kept::read(&state_file), streams) };
         let from = (config, base);
         match begun.all(&mut machine, &mut plane, from, (&socket, place, &state_file)).await {
             Ok(running) => {
@@ -197,6 +203,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     told: Events::default(),
                     lasting: Lasting::default(),
                     events: running.events,
+                    streams: begun.streams,
                     passive: Passive::new(),
                     counted: Counted::default(),
                     prober: running.prober,
@@ -236,12 +243,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 if begun.has_inherited {
                     driver.take_counts();
                 }
+                driver.start_streams().await;
                 let wanted = driver.state.config().settings.otlp.clone();
                 driver.follow_otlp(wanted.as_ref()).await;
                 driver.troubles.schedule(Instant::now());
                 Ok(driver)
             }
             Err(error) => {
+                begun.streams.give_up().await;
                 if let Err(error) = plane.abandon() {
                     tracing::error!(%error, "something is left after the failed start");
                 }
@@ -280,13 +289,14 @@ struct Begun {
     interfaces: Interfaces,
     forwarding: Forwarding,
     managed: Managed,
+    streams: Keeper,
     /// Whether the data plane is one that an earlier process has left.
     has_inherited: bool,
     looked_up: Vec<(Name, Places)>,
 }
 
 impl Begun {
-    fn new(kept: Kept) -> Self {
+    fn new(kept: Kept, streams: Keeper) -> Self {
         let (managed, forwarding) = kept.machine();
         Self {
             clock: Clock::start(),
@@ -295,6 +305,7 @@ impl Begun {
             interfaces: Interfaces::default(),
             forwarding,
             managed,
+            streams,
             has_inherited: false,
             looked_up: Vec::new(),
         }
@@ -418,6 +429,11 @@ impl Begun {
             Place::Free => AdminSocket::bind(socket).await?,
             Place::OfAnother => AdminSocket::take_place(socket)?,
         };
+        self.streams.find().await;
+        // Before what leads connections to the process before goes.
+        if let Err(error) = streams::begin(&mut self.streams, plane, &mut state).await {
+            tracing::error!(error, "connections are not taken up yet");
+        }
         plane.conclude()?;
         Ok(Running {
             written,

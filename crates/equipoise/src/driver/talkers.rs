@@ -28,7 +28,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             }
             By::LiveFlows => {
                 let mut sketches: BTreeMap<u32, Sketch> = BTreeMap::new();
-                let all = self.plane.flows(&mut |row| {
+                let all = self.each_flow(&mut |row| {
                     let sketch = sketches.entry(row.service).or_default();
                     sketch.add(row.client.ip().into());
                     true

@@ -31,11 +31,13 @@ pub(super) enum Topic {
     Metrics,
     /// The admin API is not had on its port as it should be.
     Admin,
+    /// Connections are not taken up as they should be.
+    Streams,
 }
 
 impl Topic {
     /// All names, in the order of the topics.
-    pub(super) const NAMES: [&str; 10] = [
+    pub(super) const NAMES: [&str; 11] = [
         "maps",
         "interface",
         "forwarding",
@@ -46,6 +48,7 @@ impl Topic {
         "machine",
         "metrics",
         "admin",
+        "streams",
     ];
 
     /// In a word.
@@ -61,6 +64,7 @@ impl Topic {
             Self::Machine => "machine",
             Self::Metrics => "metrics",
             Self::Admin => "admin",
+            Self::Streams => "streams",
         }
     }
 }
@@ -99,7 +103,8 @@ impl Troubles {
             | Topic::Observe
             | Topic::Machine
             | Topic::Metrics
-            | Topic::Admin => true,
+            | Topic::Admin
+            | Topic::Streams => true,
         });
         for (name, reason) in failed {
             let reason = format!("interface {name} is not attached: {reason}");

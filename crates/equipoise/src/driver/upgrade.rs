@@ -105,7 +105,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.events.stop_reading();
         // Two that push would each be taken for the other.
         self.follow_otlp(None).await;
+        self.take_stream_news();
         self.keep_counts();
+        // A worker tells one process at a time.
+        self.streams.let_go();
         // Its address is to be had.
         self.follow_metrics(None).await;
         next.process.go(self.lock.file()).map_err(|error| error.to_string())?;
@@ -142,6 +145,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             tracing::error!(%error, "what is in the maps is not known");
         }
         self.interfaces.begin_again();
+        self.streams.find().await;
+        self.due.settle = true;
         let resumed = self.plane.events().map_err(|error| error.to_string());
         let resumed = resumed.and_then(|source| {
             self.events

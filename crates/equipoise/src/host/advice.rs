@@ -55,10 +55,9 @@ pub fn sizes(config: &Config, reading: &Reading) -> Findings {
     for (position, service) in config.services.iter().enumerate() {
         let key = format!("service[{position}]");
         let Some(arrives) = arrives(service, reading) else { continue };
-        let routes = service.routes.iter().flat_map(|route| &route.backends);
         // Of many backends behind one link, one is told.
         let mut told = BTreeSet::new();
-        for backend in service.backends.iter().chain(routes) {
+        for backend in service.all_backends() {
             let Some(link) = Link::to(service, backend, reading) else { continue };
             if !told.insert((link.name, link.around)) {
                 continue;

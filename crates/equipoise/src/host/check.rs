@@ -42,9 +42,12 @@ pub fn check(config: &Config, reading: &Reading) -> Findings {
         check.address(&key, service);
         check.all_ports(&key, service);
         check.backends(&key, service, &service.backends);
-        for (position, route) in service.routes.iter().enumerate() {
-            let key = format!("{key}.source-route[{position}]");
-            check.backends(&key, service, &route.backends);
+        for (list, routes) in
+            [("source-route", &service.routes), ("name-route", &service.name_routes)]
+        {
+            for (position, route) in routes.iter().enumerate() {
+                check.backends(&format!("{key}.{list}[{position}]"), service, &route.backends);
+            }
         }
     }
     let settings = &config.settings;
@@ -68,8 +71,10 @@ pub fn check(config: &Config, reading: &Reading) -> Findings {
 pub fn unanswered(config: &Config, reading: &Reading) -> Vec<String> {
     let unanswered = config.services.iter().filter_map(|service| {
         let address = unowned(service, reading)?;
+        let is_taken_up = service.pools().any(|pool| service.is_streamed(&pool));
+        let more = if is_taken_up { ", and connections that are taken up here are not" } else { "" };
         Some(format!(
-            "service {}: no interface of this machine has {address}, so nobody answers when it is asked for on the link",
+            "service {}: no interface of this machine has {address}, so nobody answers when it is asked for on the link{more}",
             service.name
         ))
     });
@@ -241,6 +246,18 @@ mod tests {
         assert_eq!(problem.line, 3);
         assert_eq!(problem.message, "there is no interface `eht1`");
         assert!(problem.allowed.as_ref().unwrap().starts_with("`eth1`"), "{:?}", problem.allowed);
+    }
+
+    #[test]
+    fn backend_of_a_route_that_comes_back_here_is_a_problem_with_its_place() {
+        let routes = "[[service.source-route]]\nsource = '10.1.0.0/16'\nbackends = [{ address = '192.0.2.1:80' }]\n\
+            [[service.name-route]]\nnames = ['a']\nbackends = [{ address = '10.0.0.1:80' }]\n\
+            [[service.name-route]]\nnames = ['b']\nbackends = [{ address = '10.0.0.1:80' }, { address = '192.0.2.1:80' }]\n";
+        let listen = "interfaces = [\"eth0\"], port = 80";
+        let found = findings(&(service(listen, "10.0.0.1:80") + routes));
+        let keys: Vec<_> = found.problems.iter().map(|problem| problem.key.as_str()).collect();
+        let expected = ["source-route[0].backends[0]", "name-route[1].backends[1]"];
+        assert_eq!(keys, expected.map(|key| format!("service[0].{key}.address")));
     }
 
     #[test]

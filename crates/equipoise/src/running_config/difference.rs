@@ -1,6 +1,6 @@
 //! What is otherwise between two running configurations, key by key.
 //!
-//! Services are the same by their names, backends by their addresses and routes by their sources, wherever they stand in the file.
+//! Services are the same by their names, backends by their addresses and routes by their sources or their first names, wherever they stand in the file.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::status::history::Difference;
 
 /// What tells the items of a list apart, the first that all of them have.
-const IDENTITIES: [&str; 3] = ["name", "address", "source"];
+const IDENTITIES: [&str; 4] = ["name", "address", "source", "names"];
 
 /// What is otherwise, in the order of the keys.
 pub fn differences(before: &Value, after: &Value) -> Vec<Difference> {
@@ -34,7 +34,12 @@ fn compare(key: String, sides: (Option<&Value>, Option<&Value>), found: &mut Vec
         }
         (Some(Value::Array(one)), Some(Value::Array(other))) if identity(one, other).is_some() => {
             let identity = identity(one, other).unwrap_or_default();
-            let name = |item: &Value| in_words(&item[identity]);
+            let name = |item: &Value| match &item[identity] {
+                Value::Array(names) if identity == "names" => {
+                    names.first().map(in_words).unwrap_or_default()
+                }
+                value => in_words(value),
+            };
             let names: Vec<_> = one.iter().chain(other).map(name).collect();
             let mut told = BTreeSet::new();
             for wanted in names.iter().filter(|wanted| told.insert(*wanted)) {
@@ -88,5 +93,14 @@ mod tests {
         assert_eq!((&found[0].before, &found[0].after), (&Some(json!(1)), &Some(json!(5))));
         assert_eq!((&found[1].after, &found[2].before), (&None, &None));
         assert_eq!(differences(&before, &before), []);
+    }
+
+    #[test]
+    fn routes_by_name_are_told_by_their_first_names() {
+        let route = |names: &[&str], weight: u32| json!({ "names": names, "backends": [{ "address": "10.0.0.1:80", "weight": weight }] });
+        let before = json!({ "name_route": [route(&["a", "b"], 1), route(&["c"], 1)] });
+        let after = json!({ "name_route": [route(&["c"], 2), route(&["a", "d"], 1)] });
+        let told: Vec<_> = differences(&before, &after).into_iter().map(|d| d.key).collect();
+        assert_eq!(told, ["name_route[a].names", "name_route[c].backends[10.0.0.1:80].weight"]);
     }
 }

@@ -26,6 +26,9 @@ pub struct ExplainRequest {
     /// Name of the interface that it comes by; that which leads to its source if that is a backend, else the first listening one.
     #[serde(rename = "in", default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
+    /// The server that its client names in TLS, where that decides where its connection goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
 }
 
 /// Where a packet comes from and goes to.

@@ -13,7 +13,7 @@ use equipoise::dataplane::kernel::{Clock, Eviction, Input, Kernel, Options, Outp
 use equipoise_common::limit;
 use equipoise_common::value::Host;
 use equipoise_common::verdict::{Hook, Verdict};
-use equipoise_core::config::Config;
+use equipoise_core::config::{Backend, Config, ProxyProtocol};
 use equipoise_core::diff::Applied;
 use equipoise_core::facts::{Facts, Interface};
 use equipoise_core::state::State;
@@ -91,9 +91,11 @@ pub(crate) struct Bench {
     pub(crate) applier: Applier,
     pub(crate) instance: String,
     max_flows: u32,
+    programs: Programs,
     front_mac: [u8; 6],
     back_mac: [u8; 6],
-    _far: Netns,
+    /// The other ends of both devices.
+    pub(crate) far: Netns,
 }
 
 impl Bench {
@@ -112,6 +114,15 @@ impl Bench {
 
     /// With this clock.
     pub(crate) fn timed(config: &str, max_flows: u32, clock: Clock) -> Self {
+        Self::made(config, max_flows, clock, Programs::All)
+    }
+
+    /// With the programs that devices need alone, once they hang there.
+    pub(crate) fn hung(config: &str) -> Self {
+        Self::made(config, 50_000, Clock::Set, Programs::OfDevices)
+    }
+
+    fn made(config: &str, max_flows: u32, clock: Clock, programs: Programs) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let netns = Netns::new().unwrap();
         let far = Netns::new().unwrap();
@@ -128,7 +139,11 @@ impl Bench {
         let back = index(&netns, "back").unwrap();
         let instance =
             format!("packets-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let kernel = Loaded(Some(netns.run(|| loaded(&instance, max_flows, clock, [front, back]))));
+        let kernel = netns.run(|| {
+            let mut kernel = loaded(&instance, max_flows, clock, [front, back]);
+            programs.load(&mut kernel);
+            Loaded(Some(kernel))
+        });
         let (front_mac, back_mac) = (link(&netns, "front"), link(&netns, "back"));
         let interface = |index, addresses: &[&str]| Interface {
             index,
@@ -150,9 +165,10 @@ impl Bench {
             applier,
             instance,
             max_flows,
+            programs,
             front_mac,
             back_mac,
-            _far: far,
+            far,
         };
         bench.converge();
         bench
@@ -160,22 +176,60 @@ impl Bench {
 
     /// Another process's kernel after this one's, which stays as it is; what is planned is in its maps, and its devices are concluded.
     pub(crate) fn after(&mut self) -> Kernel {
+        let mut kernel = self.beside();
+        kernel.conclude().unwrap();
+        kernel
+    }
+
+    /// The same, but that its devices are not concluded.
+    pub(crate) fn beside(&mut self) -> Kernel {
         let (instance, devices) = (self.instance.clone(), [self.front, self.back]);
-        let max_flows = self.max_flows;
-        let mut kernel = self.netns.run(|| loaded(&instance, max_flows, Clock::Set, devices));
+        let (max_flows, programs) = (self.max_flows, self.programs);
+        let mut kernel = self.netns.run(|| {
+            let mut kernel = loaded(&instance, max_flows, Clock::Set, devices);
+            programs.load(&mut kernel);
+            kernel
+        });
         self.applier = Applier::default();
         if let Some(found) = kernel.found().unwrap() {
             self.state.take_over(&found);
             self.applier = Applier::new(Applied::found(limit::SLOTS, found));
         }
         self.applier.converge(&mut kernel, self.state.plan()).unwrap();
-        kernel.conclude().unwrap();
         kernel
     }
 
     /// Another configuration, by the same steps as in a reload.
     pub(crate) fn reconfigure(&mut self, config: &str) {
         self.state.handle_config(parsed(config));
+        self.converge();
+    }
+
+    /// The same, where this host takes up the TCP connections that lead to pools with one of these backends.
+    pub(crate) fn stream(&mut self, config: &str, backends: &[SocketAddr]) {
+        self.stream_where(config, &|_, _, backend| backends.contains(&backend));
+    }
+
+    /// So, told by the name of the service, the route, and the backend.
+    pub(crate) fn stream_where(
+        &mut self,
+        config: &str,
+        which: &dyn Fn(&str, Option<&str>, SocketAddr) -> bool,
+    ) {
+        let mut config = parsed(config);
+        for service in &mut config.services {
+            let name = service.name.clone();
+            let tell = |route: Option<&str>, backend: &mut Backend| {
+                let is_told = which(&name, route, backend.address);
+                backend.proxy_protocol = is_told.then_some(ProxyProtocol::V2);
+            };
+            service.backends.iter_mut().for_each(|backend| tell(None, backend));
+            for route in &mut service.routes {
+                let name = route.name().to_owned();
+                route.backends.iter_mut().for_each(|backend| tell(Some(&name), backend));
+            }
+        }
+        self.state.handle_config(config);
         self.converge();
     }
 
@@ -272,6 +326,24 @@ impl Bench {
     }
 }
 
+/// Which programs are loaded at once.
+#[derive(Clone, Copy)]
+enum Programs {
+    /// Those of all hooks.
+    All,
+    /// None.
+    OfDevices,
+}
+
+impl Programs {
+    fn load(self, kernel: &mut Kernel) {
+        match self {
+            Self::All => kernel.load_all().unwrap_or_else(|error| panic!("{error}")),
+            Self::OfDevices => {}
+        }
+    }
+}
+
 /// Leaves nothing pinned, also when a test fails.
 pub(crate) struct Loaded(Option<Kernel>);
 
@@ -301,7 +373,6 @@ fn loaded(instance: &str, max_flows: u32, clock: Clock, devices: [u32; 2]) -> Ke
     let (tc, eviction) = (TcWay::default(), Eviction::default());
     let options = Options { instance, max_flows, tc, clock, eviction };
     let mut kernel = Kernel::load(&options).unwrap_or_else(|error| panic!("{error}"));
-    kernel.load_all().unwrap_or_else(|error| panic!("{error}"));
     for device in devices {
         kernel.allow_redirect(device, true).unwrap();
     }

@@ -57,8 +57,11 @@ fn whole_packets_of_every_kind_fare_as_a_second_balancer_says() {
     for round in 0..scale(200_000, 5_000_000) / PACKETS {
         forget(&mut bench, 100 + 4 * round);
         let mut services = services::services(&mut Dice(SEED ^ round));
+        services::stream(&mut Dice(!(SEED ^ round)), &mut services);
         let text = services::text(&services);
-        bench.reconfigure(&text);
+        bench.stream_where(&text, &|service, route, _| {
+            services::is_streamed(&services, service, route)
+        });
         services::published(&mut services, &mut bench);
         let mut balancer = Balancer::new(services, [bench.front_link(), bench.back_link()]);
         let bench = &bench;
@@ -76,7 +79,7 @@ fn whole_packets_of_every_kind_fare_as_a_second_balancer_says() {
     }
 }
 
-const OFTEN: [Verdict; 30] = [
+const OFTEN: [Verdict; 31] = [
     Verdict::ForwardedRequest,
     Verdict::ForwardedReply,
     Verdict::RewrittenReply,
@@ -107,6 +110,7 @@ const OFTEN: [Verdict; 30] = [
     Verdict::FragmentUnknown,
     Verdict::Unanswerable,
     Verdict::RequestUndeliverable,
+    Verdict::Streamed,
 ];
 
 /// Time goes on until nothing is left of what was.

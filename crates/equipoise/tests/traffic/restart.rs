@@ -18,7 +18,7 @@ use equipoise_lab::crowd::{Crowd, RunningCrowd};
 use equipoise_lab::load::{Load, RunningLoad};
 use equipoise_lab::serve::{HttpServer, TcpEcho, UdpEcho};
 use equipoise_lab::topology::{Host, Lab, Options};
-use equipoise_lab::{scale, wait_until};
+use equipoise_lab::{Netns, scale, wait_until};
 use serde_json::Value;
 
 use crate::balanced::{
@@ -123,7 +123,19 @@ pub(crate) struct Servers {
 
 impl Servers {
     pub(crate) fn start(lab: &Lab) -> Self {
-        let echo = |b: &Host| TcpEcho::start(&b.netns, &b.name, &b.at(ECHO)).unwrap();
+        Self::start_with(lab, TcpEcho::start)
+    }
+
+    /// Those that echo are told who has connected.
+    pub(crate) fn start_told(lab: &Lab) -> Self {
+        Self::start_with(lab, TcpEcho::start_told)
+    }
+
+    fn start_with(
+        lab: &Lab,
+        echo: fn(&Netns, &str, &[SocketAddr]) -> anyhow::Result<TcpEcho>,
+    ) -> Self {
+        let echo = |b: &Host| echo(&b.netns, &b.name, &b.at(ECHO)).unwrap();
         Self {
             _web: web_servers(lab),
             _echo: lab.backends.iter().map(echo).collect(),

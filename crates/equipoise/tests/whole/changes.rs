@@ -228,6 +228,38 @@ async fn reload_tells_what_is_otherwise_and_what_is_wrong_with_its_place() {
 }
 
 #[tokio::test]
+async fn other_names_alone_are_a_change_of_their_service_and_its_backends_are_changed_by_its_name()
+{
+    let route = "[[service.name-route]]\nnames = ['a.example.com', 'b.example.com']\nbackends = [{ address = '10.0.0.4:8080' }]\n";
+    let text = format!("{CONFIG}{route}");
+    let (driver, lab) = Lab::start(&text).await;
+    run(driver, async {
+        let reload = async || lab.client.reload(&ReloadRequest::default()).await.unwrap();
+        assert_eq!(reload().await.result, ReloadResult::Unchanged);
+        for other in ["'*.example.com'", "'b.example.com', 'c.example.com'"] {
+            lab.write(&text.replace("'b.example.com'", other));
+            let answer = reload().await;
+            assert_eq!((answer.result, answer.steps), (ReloadResult::Applied, 0), "{other}");
+            assert_eq!(answer.services.changed, ["web"], "{other}");
+        }
+        lab.write(&text.replace("'b.example.com'", "'B.example.com', 'c.example.com'"));
+        assert_eq!(reload().await.result, ReloadResult::Unchanged, "another case is no other name");
+
+        let route = Some("a.example.com".to_owned());
+        lab.client.add_backend("web", &AddRequest { route, ..third(5) }).await.unwrap();
+        let status = lab.client.status().await.unwrap();
+        let pool = status.services[0].pools.iter().find(|pool| pool.route == "a.example.com");
+        assert_eq!(pool.unwrap().backends.len(), 2);
+        let route = Some("b.example.com".to_owned());
+        let answer = lab.client.add_backend("web", &AddRequest { route, ..third(5) }).await;
+        assert_eq!(refused(answer).status, 404, "routes are called by their first name");
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
 async fn change_that_the_maps_refuse_is_said_and_taken_back() {
     let (driver, lab) = Lab::start(CONFIG).await;
     run(driver, async {

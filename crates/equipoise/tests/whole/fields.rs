@@ -58,6 +58,7 @@ const FIELDS: &[Row] = &[
         "ExplainRequest.in",
         "../traffic/explain.rs a_packet_is_explained_by_what_the_live_program_does_and_nothing_changes",
     ),
+    ("ExplainRequest.sni", "../traffic/streams.rs a_name_leads_to_its_backend_however_it_comes"),
     ("BreakerRequest.service", "operate.rs breakers_are_turned_by_hand"),
     ("BreakerRequest.backend", "operate.rs breakers_are_turned_by_hand"),
     ("BreakerRequest.action", "operate.rs breakers_are_turned_by_hand"),
@@ -500,6 +501,12 @@ fn given() -> Vec<Given> {
             "",
             || json!({ "source-route": [{ "source": "10.1.0.0/16", "backends": [{ "address": "10.0.0.3:80" }] }] }),
         ),
+        (
+            "`service`",
+            "name-route",
+            "",
+            || json!({ "name-route": [{ "names": ["c"], "backends": [{ "address": "10.0.0.3:80" }] }] }),
+        ),
         ("`listen`", "interfaces", "/listen", || json!({ "interfaces": ["eth0", "eth1"] })),
         ("`listen`", "address", "/listen", || json!({ "address": "203.0.113.13" })),
         ("`listen`", "port", "/listen", || json!({ "port": [80, 81] })),
@@ -635,6 +642,12 @@ fn given() -> Vec<Given> {
         ("an entry of `backends`", "max-flows", "/backends/0", || json!({ "max-flows": 9 })),
         (
             "an entry of `backends`",
+            "proxy-protocol",
+            "/backends/0",
+            || json!({ "proxy-protocol": "v2" }),
+        ),
+        (
+            "an entry of `backends`",
             "health-check",
             "/backends/0",
             || json!({ "health-check": { "type": "http" } }),
@@ -693,6 +706,60 @@ fn given() -> Vec<Given> {
             "/source-route/0",
             || json!({ "backends": [{ "address": "10.0.0.3:85" }] }),
         ),
+        (
+            "an entry of `name-route`",
+            "names",
+            "/name-route/0",
+            || json!({ "names": ["b.example.com", "*.example.com"] }),
+        ),
+        (
+            "an entry of `name-route`",
+            "algorithm",
+            "/name-route/0",
+            || json!({ "algorithm": "round-robin" }),
+        ),
+        (
+            "an entry of `name-route`",
+            "affinity",
+            "/name-route/0",
+            || json!({ "affinity": "source-ip" }),
+        ),
+        (
+            "an entry of `name-route`",
+            "affinity-prefix",
+            "/name-route/0",
+            || json!({ "affinity-prefix": { "v4": 8 } }),
+        ),
+        (
+            "an entry of `name-route`",
+            "health-check",
+            "/name-route/0",
+            || json!({ "health-check": { "type": "http" } }),
+        ),
+        (
+            "an entry of `name-route`",
+            "recovery",
+            "/name-route/0",
+            || json!({ "recovery": { "mode": "none" } }),
+        ),
+        (
+            "an entry of `name-route`",
+            "panic",
+            "/name-route/0",
+            || json!({ "panic": { "policy": "none" } }),
+        ),
+        (
+            "an entry of `name-route`",
+            "breaker",
+            "/name-route/0",
+            || json!({ "breaker": { "min-requests": 99 } }),
+        ),
+        (
+            "an entry of `name-route`",
+            "backends",
+            "/name-route/0",
+            || json!({ "backends": [{ "address": "10.0.0.3:86" }] }),
+        ),
     ];
     for key in ["client-certificate", "client-key"] {
         all.push((
@@ -727,6 +794,7 @@ fn base() -> Value {
         "listen": { "interfaces": ["eth0"], "address": "203.0.113.10", "port": 80 },
         "backends": [{ "address": "10.0.0.1:80" }, { "address": "10.0.0.2:80" }],
         "source-route": [{ "source": "10.2.0.0/16", "backends": [{ "address": "10.0.0.3:80" }] }],
+        "name-route": [{ "names": ["a.example.com"], "backends": [{ "address": "10.0.0.4:80" }] }],
     })
 }
 

@@ -3,18 +3,20 @@
 //! Each check is one pass over the services with a map of what was seen, so that thousands of
 //! services and backends stay quick to check.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::report::{Place, Report};
-use super::service::{Draft, ListenDraft, Reach};
+use super::route::Head;
+use super::service::{Backends, Draft, ListenDraft, Reach};
 use crate::config::{Ports, Protocol, target};
 
 /// Checks services against each other.
 pub(super) fn check(report: &mut Report<'_>, services: &[Draft]) {
     names(report, services);
     overlaps(report, services);
+    streams(report, services);
     own_vips(report, services);
     families(report, services);
     routes(report, services);
@@ -131,6 +133,64 @@ impl<'s> Claims<'s> {
         }
         taken
     }
+
+    /// Services of which the first has a port, or ports, that the second has too by a wider range.
+    fn nested(&self) -> impl Iterator<Item = (usize, usize)> {
+        let ports = self.ports.iter().flat_map(|(&(spot, port), &exact)| {
+            let range = self.ranges.range((spot, 0)..=(spot, port)).next_back();
+            let range = range.filter(move |(_, (last, _))| *last >= port);
+            let all = self.all.get(&spot);
+            range.map(|(_, (_, wider))| wider).into_iter().chain(all).map(move |&w| (exact, w))
+        });
+        let ranges = self
+            .ranges
+            .iter()
+            .filter_map(|((spot, _), (_, exact))| self.all.get(spot).map(|&wider| (*exact, wider)));
+        ports.chain(ranges)
+    }
+}
+
+/// Whoever takes up a connection for this host knows its address and port, and not the interface that it has come by: what packets
+/// do by their interface, it does by the service whose port is the more exact.
+fn streams(report: &mut Report<'_>, services: &[Draft]) {
+    let mut seen = Claims::default();
+    let mut meeting: BTreeSet<(usize, usize)> = BTreeSet::new();
+    for (index, service) in services.iter().enumerate() {
+        let listen = service.listen.as_ref().filter(|_| service.streams().is_some());
+        let Some(ListenDraft { address: Reach::Exact(address, _), port: Some(ports), .. }) = listen
+        else {
+            continue;
+        };
+        let is_other = |other: usize| {
+            // On one interface they overlap, as has been said.
+            let is_shared = |interface| interfaces(&services[other]).contains(interface);
+            !interfaces(service).iter().any(is_shared)
+        };
+        let meet = seen.claim(("", Some(*address), "tcp"), ports, index);
+        meeting.extend(meet.into_iter().map(|(other, _)| (other, index)).filter(|m| is_other(m.0)));
+    }
+    for (exact, wider) in seen.nested() {
+        let is_left = |interface| !interfaces(&services[exact]).contains(interface);
+        if interfaces(&services[wider]).iter().any(is_left) {
+            meeting.insert((exact.min(wider), exact.max(wider)));
+        }
+    }
+    for (first, second) in meeting {
+        let Some(listen) = &services[second].listen else { continue };
+        let key = services[second].streams().unwrap_or_default();
+        let message = format!(
+            "{} has this address and port by other interfaces, and connections that this host takes up itself, as by `{key}`, \
+             are told apart by address and port alone",
+            label(report, &services[first])
+        );
+        let allowed =
+            "another address or port for one of the two, or one service for all these interfaces";
+        report.problem(&listen.place, message, allowed);
+    }
+}
+
+fn interfaces(service: &Draft) -> &[String] {
+    service.listen.as_ref().map_or(&[], |listen| &listen.interfaces)
 }
 
 /// `port 80`, `ports 80, 8000-8100`, `all ports`.
@@ -191,17 +251,8 @@ fn comes_back(listen: &ListenDraft, to: SocketAddr, other: &Draft) -> bool {
 fn families(report: &mut Report<'_>, services: &[Draft]) {
     for service in services {
         let (Some(listen), Some((name, _))) = (&service.listen, &service.name) else { continue };
-        // Which families a name has is not known.
-        if !service.backends.named.is_empty() {
-            continue;
-        }
-        // Any backend will do for what travels inside other packets.
-        let any = service.delivery.mode.is_tunnel();
-        let has = |v6: bool| {
-            service.backends.placed.iter().any(|b| any || b.backend.address.is_ipv6() == v6)
-        };
-        for (family, v6) in [("IPv4", false), ("IPv6", true)] {
-            if has(v6) {
+        for (family, v6) in FAMILIES {
+            if may_have(service, &service.backends, v6) {
                 continue;
             }
             match &listen.address {
@@ -229,21 +280,43 @@ fn families(report: &mut Report<'_>, services: &[Draft]) {
 
 /// Clients of a route that are of a family without a backend.
 fn routes(report: &mut Report<'_>, services: &[Draft]) {
-    for service in services.iter().filter(|service| !service.delivery.mode.is_tunnel()) {
-        for route in service.routes.iter().filter(|route| route.backends.named.is_empty()) {
-            for (family, v6) in [("IPv4", false), ("IPv6", true)] {
-                let has_clients = route.source.prefixes.iter().any(|p| p.address.is_ipv6() == v6);
-                let has_backend =
-                    route.backends.placed.iter().any(|b| b.backend.address.is_ipv6() == v6);
-                if has_clients && !has_backend {
-                    let message =
-                        format!("this route has {family} sources, and no {family} backend");
+    for service in services {
+        for (family, v6) in FAMILIES {
+            // Where its own pool has none either, that has been said of the whole.
+            let is_reachable = match service.listen.as_ref().map(|listen| &listen.address) {
+                Some(Reach::Exact(address, _)) => address.is_ipv6() == v6,
+                Some(Reach::Own) => may_have(service, &service.backends, v6),
+                Some(Reach::Wrong) | None => false,
+            };
+            for route in service.routes.iter().filter(|r| !may_have(service, &r.backends, v6)) {
+                let message = match &route.head {
+                    Head::Sources(list, _) => {
+                        let mut prefixes = list.prefixes.iter();
+                        let has_clients = prefixes.any(|p| p.address.is_ipv6() == v6);
+                        has_clients.then(|| format!("this route has {family} sources"))
+                    }
+                    Head::Names(_) => {
+                        is_reachable.then(|| format!("this route is for clients of {family}, too"))
+                    }
+                };
+                if let Some(message) = message {
+                    let message = format!("{message}, and no {family} backend");
                     let allowed = format!("a backend with an {family} address");
                     report.note(&route.place, message, allowed);
                 }
             }
         }
     }
+}
+
+const FAMILIES: [(&str, bool); 2] = [("IPv4", false), ("IPv6", true)];
+
+/// Whether a pool may have a backend for a family: any will do for what travels inside other packets, and which families a name
+/// has is not known.
+fn may_have(service: &Draft, pool: &Backends, v6: bool) -> bool {
+    let any = service.delivery.mode.is_tunnel();
+    !pool.named.is_empty()
+        || pool.placed.iter().any(|draft| any || draft.backend.address.is_ipv6() == v6)
 }
 
 fn protocols(protocol: Option<Protocol>) -> impl Iterator<Item = &'static str> {

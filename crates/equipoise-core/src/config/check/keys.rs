@@ -21,7 +21,9 @@ pub(in crate::config) use admin::{ADMIN, ADMIN_KEY, ADMIN_TLS};
 pub(in crate::config) use health::{BREAKER, DRAIN, HEALTH_CHECK, PANIC, RECOVERY};
 pub(in crate::config) use otlp::OTLP;
 pub(in crate::config) use policy::{LIMITS, PER_BACKEND, PER_SOURCE, SOURCE_PREFIX, TIMEOUTS};
-pub(in crate::config) use service::{AFFINITY_PREFIX, BACKEND, LISTEN, SERVICE, SOURCE_ROUTE};
+pub(in crate::config) use service::{
+    AFFINITY_PREFIX, BACKEND, LISTEN, NAME_ROUTE, SERVICE, SOURCE_ROUTE,
+};
 pub(in crate::config) use settings::{ACCESS_LOG, DNS, LEAST_CONNECTIONS, LOG, METRICS, SETTINGS};
 
 /// A table of a configuration.

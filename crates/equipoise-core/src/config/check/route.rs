@@ -1,4 +1,4 @@
-//! The routes of a service by source, each right in itself, and no two for the same prefix.
+//! The routes of a service, by source and by the name of a server: each right in itself, and no two for the same prefix or name.
 //!
 //! Knows one service at a time.
 
@@ -10,9 +10,9 @@ use super::affinity::{self, Choosing};
 use super::health::{self, CheckDraft};
 use super::panic::{self, PanicDraft};
 use super::prefixes::{self, Item, TOLD};
-use super::report::{At, Place, Report};
+use super::report::{At, Fields, Place, Report};
 use super::service::{Backends, backend_drafts};
-use super::{breaker, keys, named};
+use super::{breaker, keys, named, stream};
 use crate::config::breaker::Thresholds;
 use crate::config::health::{Panic, Recovery};
 use crate::config::{List, Name, Prefix, Route};
@@ -22,13 +22,41 @@ const SOURCE: &str = "a prefix such as \"192.168.0.0/16\", an address, the name 
 /// A route as far as it is right.
 pub(super) struct RouteDraft {
     pub(super) place: Place,
-    pub(super) source: List,
+    pub(super) head: Head,
     choosing: Choosing,
-    pub(super) source_names: Vec<Name>,
     pub(super) backends: Backends,
     recovery: Recovery,
     pub(super) panic: Panic,
     breaker: Option<Thresholds>,
+}
+
+/// Which clients a route is for.
+pub(super) enum Head {
+    /// Those of these sources; and names whose addresses are among them.
+    Sources(List, Vec<Name>),
+    /// Those that name one of these servers.
+    Names(Vec<String>),
+}
+
+/// By what the routes of a list are told from each other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// By where clients are.
+    Source,
+    /// By the server that they name.
+    Name,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 2] = [Self::Source, Self::Name];
+
+    /// The key of their list.
+    pub(super) const fn key(self) -> &'static str {
+        match self {
+            Self::Source => "source-route",
+            Self::Name => "name-route",
+        }
+    }
 }
 
 /// What a service says for routes that say nothing else.
@@ -42,13 +70,21 @@ pub(super) struct Above<'a> {
 }
 
 impl RouteDraft {
+    pub(super) fn is_by_name(&self) -> bool {
+        matches!(self.head, Head::Names(_))
+    }
+
     /// The route.
     pub(super) fn finish(self) -> Route {
         let (backends, named) = self.backends.finish();
+        let (source, source_names, names) = match self.head {
+            Head::Sources(source, names) => (source, names, Vec::new()),
+            Head::Names(names) => (List::default(), Vec::new(), names),
+        };
         Route {
-            source: self.source,
-            names: Vec::new(),
-            source_names: self.source_names,
+            source,
+            names,
+            source_names,
             algorithm: self.choosing.algorithm,
             affinity: self.choosing.affinity,
             affinity_prefix: self.choosing.affinity_prefix,
@@ -62,38 +98,72 @@ impl RouteDraft {
 }
 
 /// Checks the routes of a service; what they do not say is as it is `above`.
-pub(super) fn all(report: &mut Report<'_>, at: &At<'_>, above: Above<'_>) -> Vec<RouteDraft> {
-    const ALLOWED: &str =
-        "a list of tables: in TOML, `[[service.source-route]]` above each, below its service";
-    let items = report.list(at, ALLOWED).unwrap_or_default();
+pub(super) fn all(
+    report: &mut Report<'_>,
+    fields: &Fields<'_>,
+    above: Above<'_>,
+) -> Vec<RouteDraft> {
+    let mut seen = Seen::default();
+    let mut routes = Vec::new();
+    for kind in Kind::ALL {
+        let Some(at) = fields.get(kind.key()) else { continue };
+        let items = items(report, &at, kind);
+        routes.extend(items.iter().filter_map(|at| route(report, (at, kind), above, &mut seen)));
+    }
+    routes
+}
+
+/// The routes of a list, counted.
+fn items<'a>(report: &mut Report<'_>, at: &At<'a>, kind: Kind) -> Vec<At<'a>> {
     const MOST: usize = limit::SOURCE_ROUTES as usize;
+    let header = kind.key();
+    let allowed =
+        format!("a list of tables: in TOML, `[[service.{header}]]` above each, below its service");
+    let items = report.list(at, &allowed).unwrap_or_default();
     let before = report.routes;
     report.routes += items.len();
     if before <= MOST && report.routes > MOST {
         let message = format!("with these {} routes there are too many", items.len());
         report.problem(&at.place, message, format!("at most {MOST} in all services together"));
     }
-    let mut seen = Seen::default();
-    items.iter().filter_map(|at| route(report, at, above, &mut seen)).collect()
+    items
 }
 
 /// What has a route already, and where.
 #[derive(Default)]
-struct Seen {
+pub(super) struct Seen {
     prefixes: BTreeMap<Prefix, Place>,
-    names: BTreeMap<Name, Place>,
+    hosts: BTreeMap<Name, Place>,
+    /// Names of servers.
+    pub(super) servers: BTreeMap<String, Place>,
+    /// What routes by source are called.
+    pub(super) called: BTreeMap<String, Place>,
 }
 
 fn route(
     report: &mut Report<'_>,
-    at: &At<'_>,
+    (at, kind): (&At<'_>, Kind),
     above: Above<'_>,
     seen: &mut Seen,
 ) -> Option<RouteDraft> {
-    let fields = report.fields(at, &keys::SOURCE_ROUTE)?;
-    let source = report.need(&fields, "source", SOURCE);
-    let source = source.map(|at| source_list(report, &at, seen));
-    let (source, source_names) = source.unwrap_or_default();
+    let (fields, head) = match kind {
+        Kind::Source => {
+            let fields = report.fields(at, &keys::SOURCE_ROUTE)?;
+            let source = report.need(&fields, "source", SOURCE);
+            let source = source.map(|at| source_list(report, &at, seen));
+            let (source, names) = source.unwrap_or_default();
+            if let Some(first) = source.written.first() {
+                seen.called.entry(first.clone()).or_insert_with(|| at.place.clone());
+            }
+            (fields, Head::Sources(source, names))
+        }
+        Kind::Name => {
+            let fields = report.fields(at, &keys::NAME_ROUTE)?;
+            let names = report.need(&fields, "names", stream::NAMES);
+            let names = names.map(|at| stream::names(report, &at, seen)).unwrap_or_default();
+            (fields, Head::Names(names))
+        }
+    };
     let check = fields.get("health-check").map(|at| health::check(report, &at, above.check));
     let check = check.as_ref().unwrap_or(above.check);
     let list = report.need(&fields, "backends", "at least one backend");
@@ -105,7 +175,7 @@ fn route(
     let panic = panic.finish(report, &mut backends);
     let breaker = breaker::of_pool(report, &fields, above.breaker);
     let place = at.place.clone();
-    Some(RouteDraft { place, source, source_names, choosing, backends, recovery, panic, breaker })
+    Some(RouteDraft { place, head, choosing, backends, recovery, panic, breaker })
 }
 
 /// The sources of a route: one, or a list.
@@ -117,13 +187,13 @@ fn source_list(report: &mut Report<'_>, at: &At<'_>, seen: &mut Seen) -> (List, 
     for at in &items {
         if let Some(name) = host_name(report, at) {
             written.push(name.text().to_owned());
-            if let Some(first) = seen.names.get(&name) {
+            if let Some(first) = seen.hosts.get(&name) {
                 let message =
                     format!("`{name}` has a route already, on line {}", report.line(first));
                 report.problem(&at.place, message, "each name once in a service");
                 continue;
             }
-            seen.names.insert(name.clone(), at.place.clone());
+            seen.hosts.insert(name.clone(), at.place.clone());
             names.push(name);
             continue;
         }

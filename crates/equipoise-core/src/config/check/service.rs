@@ -13,8 +13,8 @@ use super::affinity::{self, Choosing};
 use super::health::{self, CheckDraft};
 use super::named::{self, NamedDraft, Whom};
 use super::report::{At, Fields, Place, Report, clipped};
-use super::route::{self, Above, RouteDraft};
-use super::{address, breaker, delivery, keys, panic, policy, ports};
+use super::route::{self, Above, Kind, RouteDraft};
+use super::{address, breaker, delivery, keys, panic, policy, ports, stream};
 use crate::config::breaker::Thresholds;
 use crate::config::health::{Panic, PanicPolicy, Recovery};
 use crate::config::{
@@ -28,6 +28,7 @@ pub(super) struct Draft {
     pub(super) listen: Option<ListenDraft>,
     pub(super) choosing: Choosing,
     pub(super) backends: Backends,
+    /// By source, and then by name.
     pub(super) routes: Vec<RouteDraft>,
     pub(super) delivery: Delivery,
     pub(super) manage_address: bool,
@@ -87,10 +88,26 @@ impl Draft {
         self.backends.placed.iter().chain(routed)
     }
 
+    /// The key by which this host takes up connections itself, if one does so.
+    pub(super) fn streams(&self) -> Option<&'static str> {
+        if self.routes.iter().any(RouteDraft::is_by_name) {
+            return Some(Kind::Name.key());
+        }
+        let mut pools =
+            std::iter::once(&self.backends).chain(self.routes.iter().map(|route| &route.backends));
+        let is_told = |pool: &Backends| {
+            pool.placed.iter().any(|draft| draft.backend.proxy_protocol.is_some())
+                || pool.named.iter().any(|draft| draft.named.proxy_protocol.is_some())
+        };
+        pools.any(is_told).then_some("proxy-protocol")
+    }
+
     /// The service, when nothing is missing.
     pub(super) fn finish(self) -> Option<Service> {
         let listen = self.listen?;
         let (backends, named) = self.backends.finish();
+        let (by_name, by_source): (Vec<_>, Vec<_>) =
+            self.routes.into_iter().partition(RouteDraft::is_by_name);
         Some(Service {
             name: self.name?.0,
             listen: Listen {
@@ -108,8 +125,8 @@ impl Draft {
             affinity_prefix: self.choosing.affinity_prefix,
             backends,
             named,
-            routes: self.routes.into_iter().map(RouteDraft::finish).collect(),
-            name_routes: Vec::new(),
+            routes: by_source.into_iter().map(RouteDraft::finish).collect(),
+            name_routes: by_name.into_iter().map(RouteDraft::finish).collect(),
             delivery: self.delivery,
             manage_address: self.manage_address,
             policy: self.policy,
@@ -161,8 +178,7 @@ fn service(report: &mut Report<'_>, at: &At<'_>) -> Option<Draft> {
     let common = report.common_breaker;
     let breaker = breaker::of_pool(report, &fields, common);
     let above = Above { choosing, check: &check, recovery, panic: &panic_draft, breaker };
-    let routes = fields.get("source-route").map(|at| route::all(report, &at, above));
-    let routes = routes.unwrap_or_default();
+    let routes = route::all(report, &fields, above);
     if !routes.iter().any(|route| route.panic.policy == PanicPolicy::Fallback) {
         panic_draft.note_idle(report);
     }
@@ -181,7 +197,7 @@ fn service(report: &mut Report<'_>, at: &At<'_>) -> Option<Draft> {
             report.problem(&at.place, message, "`address` in `listen`, or `false`");
         }
     }
-    Some(Draft {
+    let draft = Draft {
         place: at.place.clone(),
         name,
         listen,
@@ -194,7 +210,9 @@ fn service(report: &mut Report<'_>, at: &At<'_>) -> Option<Draft> {
         recovery,
         panic,
         breaker,
-    })
+    };
+    stream::check(report, &fields, &draft);
+    Some(draft)
 }
 
 fn service_name(report: &mut Report<'_>, at: &At<'_>) -> Option<String> {
@@ -313,11 +331,13 @@ pub(super) fn backend_drafts(report: &mut Report<'_>, at: &At<'_>, check: &Check
         let max_flows = max_flows.unwrap_or_default();
         let is_backup = fields.get("backup").and_then(|at| report.boolean(&at));
         let role = if is_backup == Some(true) { Role::Backup } else { Role::Regular };
+        let proxy_protocol = fields.get("proxy-protocol");
+        let proxy_protocol =
+            proxy_protocol.and_then(|at| report.choice(&at, &stream::PROXY_PROTOCOLS));
         match whom {
             Whom::Address(address) => {
                 let health_check = checks.of(report, &fields, (&place, address.port()));
                 let (rank, origin) = (0, None);
-                let proxy_protocol = None;
                 let backend = Backend {
                     address,
                     weight,
@@ -332,7 +352,8 @@ pub(super) fn backend_drafts(report: &mut Report<'_>, at: &At<'_>, check: &Check
             }
             Whom::Name(named, port) => {
                 let health_check = checks.of(report, &fields, (&place, port));
-                let named = Named { weight, max_flows, role, health_check, ..named };
+                let named =
+                    Named { weight, max_flows, role, proxy_protocol, health_check, ..named };
                 drafts.named.push(NamedDraft { place, named });
             }
         }

@@ -13,6 +13,8 @@ mod text;
 
 use std::ops::Range;
 
+pub(in crate::config) use self::service::is_hostname;
+
 use self::form::Findings;
 use self::settings::Settings;
 use self::text::{Form, Value as Given};

@@ -1,9 +1,11 @@
-//! Files of HAProxy: what it does with TCP as it comes. What it reads of the stream (HTTP, TLS, the PROXY protocol) is told to be left out.
+//! Files of HAProxy: what it does with TCP as it comes, and by the server that TLS names. What else it reads of the stream (HTTP, the PROXY
+//! protocol) is told to be left out.
 //!
 //! HAProxy connects from its own address, so that services are `full-nat` here, unless it takes the client's (`usesrc clientip`).
 
 mod front;
 mod server;
+mod sni;
 
 use std::collections::BTreeMap;
 

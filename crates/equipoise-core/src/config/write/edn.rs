@@ -6,10 +6,13 @@
 use std::time::Duration;
 
 use crate::config::admin::{Admin, AdminKey, KeySource};
+use crate::config::file::edn;
 use crate::config::health::{Codes, HealthCheck, Question};
 use crate::config::limits::RateLimit;
 use crate::config::log::LineFormat;
-use crate::config::{Affinity, Algorithm, Backend, Config, Role, Route, Service, Settings};
+use crate::config::{
+    Affinity, Algorithm, Backend, Config, ProxyProtocol, Role, Route, Service, Settings,
+};
 
 pub(in crate::config) fn write(config: &Config) -> String {
     let checks = config.services.iter().flat_map(Service::all_backends);
@@ -31,9 +34,22 @@ fn proxy(service: &Service, is_checked: bool) -> String {
         format!("   :listen {{:interfaces [{}] :port {port}}}", interfaces.join(" ")),
         format!("   :default-target {}", targets(&service.backends, is_checked)),
     ];
-    let routes: Vec<_> = service.routes.iter().map(|r| route(r, is_checked)).collect();
+    let head = |route: &Route| format!(":source {}", source(route));
+    let routes: Vec<_> =
+        service.routes.iter().map(|route| led(route, &head(route), is_checked)).collect();
     if !routes.is_empty() {
         parts.push(format!("   :source-routes [{}]", routes.join("\n                   ")));
+    }
+    let names =
+        service.name_routes.iter().flat_map(|route| route.names.iter().map(move |n| (route, n)));
+    let routes: Vec<_> = names
+        .enumerate()
+        .map(|(at, (route, name))| {
+            led(route, &format!(":sni-hostname {}", hostname(name, at)), is_checked)
+        })
+        .collect();
+    if !routes.is_empty() {
+        parts.push(format!("   :sni-routes [{}]", routes.join("\n                ")));
     }
     if service.affinity == Affinity::SourceIp {
         parts.push("   :session-persistence true".to_owned());
@@ -41,16 +57,25 @@ fn proxy(service: &Service, is_checked: bool) -> String {
     parts.join("\n") + "}"
 }
 
-fn route(route: &Route, is_checked: bool) -> String {
-    let source = match (route.source.written.as_slice(), route.source.prefixes.as_ref()) {
+fn source(route: &Route) -> String {
+    match (route.source.written.as_slice(), route.source.prefixes.as_ref()) {
         ([one], [_]) if !one.starts_with('@') => string(one),
         _ => "\"0.0.0.0/0\"".to_owned(),
-    };
+    }
+}
+
+/// A name; one that cannot be said is one that no other route of the service has.
+fn hostname(name: &str, at: usize) -> String {
+    if edn::is_hostname(name) { string(name) } else { string(&format!("{at}.invalid")) }
+}
+
+/// What those who have a route are led to.
+fn led(route: &Route, head: &str, is_checked: bool) -> String {
     let persists =
         if route.affinity == Affinity::SourceIp { " :session-persistence true" } else { "" };
     let targets = targets(&route.backends, is_checked);
     let key = if targets.starts_with('[') { "targets" } else { "target" };
-    format!("{{:source {source} :{key} {targets}{persists}}}")
+    format!("{{{head} :{key} {targets}{persists}}}")
 }
 
 /// Whether a pool can be said: several targets share a hundred.
@@ -82,7 +107,11 @@ fn target(backend: &Backend, is_checked: bool) -> String {
         Some(check) => format!(" :health-check {}", checked(check)),
     };
     let weight = backend.weight.clamp(1, 100);
-    format!("{{:ip \"{ip}\" :port {port} :weight {weight}{check}}}")
+    let proxy = match backend.proxy_protocol {
+        Some(ProxyProtocol::V2) => " :proxy-protocol :v2",
+        None => "",
+    };
+    format!("{{:ip \"{ip}\" :port {port} :weight {weight}{proxy}{check}}}")
 }
 
 fn checked(check: &HealthCheck) -> String {
@@ -149,7 +178,7 @@ fn settings(config: &Config, is_checked: bool) -> String {
     }
     let follows = |service: &Service| {
         let own = (service.affinity == Affinity::None).then_some(service.algorithm);
-        let routes = service.routes.iter().filter(|route| route.affinity == Affinity::None);
+        let routes = service.all_routes().filter(|route| route.affinity == Affinity::None);
         own.into_iter()
             .chain(routes.map(|route| route.algorithm))
             .any(|a| a == Algorithm::LeastConnectionsWeights)

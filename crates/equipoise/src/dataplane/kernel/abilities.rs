@@ -23,13 +23,14 @@ pub struct Ability {
     pub found: Result<bool, String>,
 }
 
-const MAPS: [(&str, MapType); 7] = [
+const MAPS: [(&str, MapType); 8] = [
     ("array maps for each CPU", MapType::PerCpuArray),
     ("hash maps", MapType::Hash),
     ("hash maps of devices", MapType::DevMapHash),
     ("hash maps that forget the oldest", MapType::LruHash),
     ("maps of programs", MapType::ProgramArray),
     ("maps of prefixes", MapType::LpmTrie),
+    ("maps of sockets", MapType::SockMap),
     ("ring buffers", MapType::RingBuf),
 ];
 
@@ -66,6 +67,11 @@ pub fn abilities() -> Vec<Ability> {
     let tc =
         |helper| is_helper_supported(ProgramType::SchedClassifier, helper).map_err(|e| told(&e));
     all.extend(OF_TC.map(|(what, of)| needed(what, tc(of))));
+    all.push(Ability {
+        what: "programs that choose listening sockets",
+        instead: Some("connections are not taken up here: no routes by name, no backends that are told of clients"),
+        found: program(ProgramType::SkLookup),
+    });
     all.push(Ability {
         what: "links at TC (TCX)",
         instead: Some("filters on a clsact qdisc take their place"),

@@ -14,10 +14,13 @@ use std::path::{Path, PathBuf};
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{TcAttachOptions, TcAttachType};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, Xdp, XdpMode, loaded_programs};
+use aya::programs::{
+    LinkOrder, ProgramError, SchedClassifier, SkLookup, Xdp, XdpMode, loaded_programs,
+};
 use aya_obj::programs::xdp::XdpAttachType;
 use equipoise_core::config::AttachMode;
 
+use super::listen::{self, TAKE};
 use super::pin::{self, Pins, refused};
 use super::{Attachment, Device, KernelError, TcWay, clsact, tcx};
 
@@ -35,7 +38,7 @@ pub(super) struct Place<'a> {
     pub(super) tc: TcWay,
 }
 
-/// What stands for a program on a device.
+/// What stands for a program on a device, or on the network namespace.
 pub(super) struct Link {
     /// Where it is pinned.
     pub(super) path: PathBuf,
@@ -127,6 +130,7 @@ pub(super) fn put(place: &dyn Fn(&str) -> PathBuf, link: &Path) -> Result<(), Ca
         (Some(_), _) | (None, Some("out")) => OUT,
         (None, Some("xdp")) => XDP,
         (None, Some("xdpg")) => XDP_GENERIC,
+        (None, Some(pin::OF_NAMESPACE)) => TAKE,
         _ => return Ok(()),
     };
     let program = place(name);
@@ -135,6 +139,9 @@ pub(super) fn put(place: &dyn Fn(&str) -> PathBuf, link: &Path) -> Result<(), Ca
     }
     if hook.is_some() {
         return clsact::put_back(&mut SchedClassifier::from_pin(program)?, link);
+    }
+    if name == TAKE {
+        return listen::replace(&SkLookup::from_pin(program)?, link);
     }
     let standing = FdLink::from(PinnedLink::from_pin(link)?);
     match name {
@@ -175,8 +182,8 @@ pub(super) fn as_it_hangs(pins: &Pins, device: &Device<'_>) -> Attachment {
     Attachment { hook, mode, reason }
 }
 
-/// The link that is pinned there, if the device has its program; one that hung on a device that has gone is removed.
-fn standing(path: &Path, is_on: impl Fn(u32) -> bool) -> Option<FdLink> {
+/// The link that is pinned there, if its program is where it is to be; one of what has gone is removed.
+pub(super) fn standing(path: &Path, is_on: impl Fn(u32) -> bool) -> Option<FdLink> {
     if !path.exists() {
         return None;
     }
@@ -341,7 +348,7 @@ fn by_link(
     Ok(pinned(link, path)?)
 }
 
-fn pinned(link: FdLink, path: PathBuf) -> Result<Link, aya::pin::PinError> {
+pub(super) fn pinned(link: FdLink, path: PathBuf) -> Result<Link, aya::pin::PinError> {
     // The pin holds the link from here on.
     link.pin(&path).map(|_| Link { path, is_new: true })
 }

@@ -16,6 +16,7 @@ use equipoise_common::flow::sets_for;
 use equipoise_common::value::{CARRIAGE, LAYOUT, Layout};
 
 use super::inherit::{self, Left};
+use super::listen::TAKE;
 use super::pin::{Pins, refused};
 use super::table::is_missing;
 use super::{Clock, Eviction, KernelError, Options, attach};
@@ -294,6 +295,7 @@ fn load_program(program: &mut Program) -> Result<(), KernelError> {
     match program {
         Program::Xdp(program) => program.load(),
         Program::SchedClassifier(program) => program.load(),
+        Program::SkLookup(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
     .map_err(|error| load_error(&error))
@@ -315,8 +317,8 @@ pub(super) fn verified(
     programs.iter().map(count).collect()
 }
 
-/// The programs of one hook: that which packets come to, and those that it goes on in. Loaded together, when a device
-/// needs them.
+/// The programs of one hook: that which packets come to, and those that it goes on in. Loaded together, when they are
+/// needed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Group {
     /// TC ingress.
@@ -327,6 +329,8 @@ pub(super) enum Group {
     Native,
     /// XDP in the stack.
     Generic,
+    /// Where listening sockets are looked up: no packets come to its one program.
+    Take,
 }
 
 const STAGES_XDP: &str = "STAGES_XDP";
@@ -334,7 +338,12 @@ const STAGES_TC: &str = "STAGES_TC";
 
 impl Group {
     /// All of them.
-    pub(super) const ALL: [Self; 4] = [Self::Ingress, Self::Egress, Self::Native, Self::Generic];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Ingress, Self::Egress, Self::Native, Self::Generic, Self::Take];
+
+    /// Those that packets come to.
+    pub(super) const OF_PACKETS: [Self; 4] =
+        [Self::Ingress, Self::Egress, Self::Native, Self::Generic];
 
     /// Their names in the object.
     pub(super) fn programs(self) -> impl Iterator<Item = &'static str> {
@@ -348,6 +357,7 @@ impl Group {
             Self::Egress => attach::OUT,
             Self::Native => attach::XDP,
             Self::Generic => attach::XDP_GENERIC,
+            Self::Take => TAKE,
         }
     }
 
@@ -362,16 +372,18 @@ impl Group {
             Self::Generic => {
                 [Some("slow_xdpg"), Some("odd_xdpg"), Some("answer_xdpg"), Some("carry_xdpg")]
             }
+            Self::Take => [None; 4],
         }
     }
 
-    /// The map of their places there, of which every second one is theirs, from this one on.
-    const fn places(self) -> (&'static str, u32) {
+    /// The map of their places there, of which every second one is theirs, from this one on; none where nothing goes on.
+    const fn places(self) -> Option<(&'static str, u32)> {
         match self {
-            Self::Ingress => (STAGES_TC, 0),
-            Self::Egress => (STAGES_TC, 1),
-            Self::Native => (STAGES_XDP, 0),
-            Self::Generic => (STAGES_XDP, 1),
+            Self::Ingress => Some((STAGES_TC, 0)),
+            Self::Egress => Some((STAGES_TC, 1)),
+            Self::Native => Some((STAGES_XDP, 0)),
+            Self::Generic => Some((STAGES_XDP, 1)),
+            Self::Take => None,
         }
     }
 }
@@ -395,7 +407,7 @@ fn handle(ebpf: &Ebpf, name: &str, map: &str) -> Result<ProgramFd, KernelError> 
 /// Puts the programs of the stages where those that packets come to go on. The twin has places of its own: its
 /// packets must not get into programs that write.
 fn link_stages(ebpf: &mut Ebpf, group: Group) -> Result<(), KernelError> {
-    let (map, first) = group.places();
+    let Some((map, first)) = group.places() else { return Ok(()) };
     for (stage, name) in (0..).zip(group.stages()) {
         let Some(name) = name else { continue };
         let fd = handle(ebpf, name, map)?;
@@ -414,7 +426,7 @@ pub(super) fn link_elsewhere(
     other: &Ebpf,
     group: Group,
 ) -> Result<(), KernelError> {
-    let (map, _) = group.places();
+    let Some((map, _)) = group.places() else { return Ok(()) };
     set_elsewhere(stages(ebpf, map)?, other, group)
 }
 
@@ -424,14 +436,13 @@ pub(super) fn link_pinned_elsewhere(
     other: &Ebpf,
     group: Group,
 ) -> Result<(), KernelError> {
-    let (map, _) = group.places();
+    let Some((map, _)) = group.places() else { return Ok(()) };
     set_elsewhere(pinned_stages(pins, map)?, other, group)
 }
 
 /// Takes that back for all programs whose stages are pinned.
 pub(super) fn unlink_pinned(pins: &Pins) -> Result<(), KernelError> {
-    for group in Group::ALL {
-        let (map, first) = group.places();
+    for (map, first) in Group::ALL.into_iter().filter_map(Group::places) {
         match pinned_stages(pins, map)?.clear_index(&(first + 2 * ELSEWHERE)) {
             Err(error) if !is_missing(&error) => return Err(filling(map, &error)),
             Ok(()) | Err(_) => {}
@@ -450,7 +461,7 @@ fn set_elsewhere<T: BorrowMut<MapData>>(
     other: &Ebpf,
     group: Group,
 ) -> Result<(), KernelError> {
-    let (map, first) = group.places();
+    let Some((map, first)) = group.places() else { return Ok(()) };
     let fd = handle(other, group.entry(), map)?;
     places.set(first + 2 * ELSEWHERE, &fd, 0).map_err(|error| filling(map, &error))
 }
@@ -538,6 +549,7 @@ const MAPS: &[&str] = &[
     "STATELESS",
     "PROBED",
     "HOSTS",
+    "LISTENERS",
     "FRAGMENTS_V4",
     "FRAGMENTS_V6",
     "CLOCK",

@@ -18,6 +18,9 @@ use super::{KernelError, clsact};
 
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 
+/// The link that is no device's.
+pub(super) const OF_NAMESPACE: &str = "take";
+
 /// The folder of one instance.
 ///
 /// Programs, and the maps that say where they go on, are pinned under another number than those that are still in force
@@ -224,6 +227,11 @@ impl Pins {
         self.root.join("links").join(format!("{what}-{interface}"))
     }
 
+    /// What stands for the program on the network namespace.
+    pub(super) fn link_of_namespace(&self) -> PathBuf {
+        self.root.join("links").join(OF_NAMESPACE)
+    }
+
     /// Whether this is the folder of that instance.
     pub(super) fn is_of(&self, instance: &str) -> bool {
         self.root.file_name().is_some_and(|name| name == instance)
@@ -286,23 +294,15 @@ pub(super) fn release(path: &Path) -> io::Result<()> {
     detach(path)
 }
 
-/// Takes the program of a pinned link off its device, and the pin away.
-///
-/// Removing the pin alone would do, some time later: the kernel lets links go in the background.
-/// No packet meets the program once this has returned. A device that is gone is no error.
-fn detach(path: &Path) -> io::Result<()> {
+/// What is pinned there.
+pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     const BPF_OBJ_GET: libc::c_long = 7;
-    const BPF_LINK_DETACH: libc::c_long = 34;
-    // The parts of `union bpf_attr` that these commands read.
+    // The part of `union bpf_attr` that this command reads.
     #[repr(C)]
     struct ByPath {
         path: u64,
         fd: u32,
         flags: u32,
-    }
-    #[repr(C)]
-    struct ByFd {
-        link: u32,
     }
     let name = c_path(path);
     let get = ByPath { path: name.as_ptr() as u64, fd: 0, flags: 0 };
@@ -313,7 +313,21 @@ fn detach(path: &Path) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the kernel has just given it to us.
-    let link = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Takes the program of a pinned link off what it hangs on, and the pin away.
+///
+/// Removing the pin alone would do, some time later: the kernel lets links go in the background.
+/// No packet meets the program once this has returned. A device that is gone is no error.
+fn detach(path: &Path) -> io::Result<()> {
+    const BPF_LINK_DETACH: libc::c_long = 34;
+    // The part of `union bpf_attr` that this command reads.
+    #[repr(C)]
+    struct ByFd {
+        link: u32,
+    }
+    let link = open(path)?;
     let detach = ByFd { link: link.as_raw_fd() as u32 };
     // The answer does not matter: a link whose device is gone says that it is detached already.
     // SAFETY: a whole attribute with its size.

@@ -1,8 +1,8 @@
-//! Values of maps whose size is not known when this is built.
+//! What is asked of the kernel by hand: values of maps whose size is not known when this is built, and another program for a link.
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::path::Path;
 
 use aya::Pod;
@@ -51,6 +51,26 @@ fn look_up(map: i32, key: u32, value: &mut [u8]) -> io::Result<()> {
     // SAFETY: a whole attribute with its size; key and value are as long as the map's, and outlive the call.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_ELEM, &raw const element, size_of::<Element>())
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Puts a program into a link, in place of the one that is there.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    const BPF_LINK_UPDATE: libc::c_long = 29;
+    // The part of `union bpf_attr` that this command reads.
+    #[repr(C)]
+    struct Update {
+        link: u32,
+        program: u32,
+        flags: u32,
+        before: u32,
+    }
+    let (link, program) = (link.as_raw_fd() as u32, program.as_raw_fd() as u32);
+    let update = Update { link, program, flags: 0, before: 0 };
+    // SAFETY: a whole attribute with its size.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_LINK_UPDATE, &raw const update, size_of::<Update>())
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

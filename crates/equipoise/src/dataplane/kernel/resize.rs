@@ -303,10 +303,10 @@ impl Kernel {
 
 /// Loads the programs of twins, and has the one go on in the other.
 pub(super) fn load_twins(twin: &mut Ebpf, other: Option<&mut Ebpf>) -> Result<(), KernelError> {
-    load::load_groups(twin, None, &Group::ALL)?;
+    load::load_groups(twin, None, &Group::OF_PACKETS)?;
     let Some(other) = other else { return Ok(()) };
-    load::load_groups(other, None, &Group::ALL)?;
-    Group::ALL.iter().try_for_each(|&group| load::link_elsewhere(twin, other, group))
+    load::load_groups(other, None, &Group::OF_PACKETS)?;
+    Group::OF_PACKETS.iter().try_for_each(|&group| load::link_elsewhere(twin, other, group))
 }
 
 pub(super) fn remove_next(pins: &Pins) -> Result<(), KernelError> {

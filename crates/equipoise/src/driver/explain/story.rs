@@ -15,6 +15,7 @@ use super::scene::{Pool, Scene};
 use crate::dataplane::kernel::Explained;
 use crate::host::Way;
 use crate::status::explain::{Becomes, Mtu, Out, Rewrite, Told, WhyNot};
+use crate::stream::Would;
 
 /// What the steps of a packet come to.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -39,6 +40,8 @@ struct Met {
     refused: Vec<(u32, String)>,
     is_known: bool,
     is_reply: bool,
+    /// Whether this host takes its connection up.
+    is_streamed: bool,
     interface: Option<u32>,
     overhead: u32,
 }
@@ -93,6 +96,36 @@ impl Story {
     }
 }
 
+impl Story {
+    /// Its connection is taken up by this host, and goes on so.
+    pub(super) fn go_on(
+        &mut self,
+        scene: &Scene,
+        (hook, would): (Hook, Would),
+        name: Option<&str>,
+        seen: &Seen,
+    ) {
+        let met = Met { pool: Some(would.pool), backend: would.backend, ..Met::default() };
+        let Some(pool) = met.pool_of(scene) else { return };
+        self.route = Some(pool.route.clone());
+        self.backend = would.backend.map(|id| scene.name(id));
+        self.why_not = met.why_not(pool, Some(seen));
+        let route = &pool.route;
+        let led = match name {
+            _ if !would.asks => format!("its source is led by route {route}"),
+            Some(name) => format!("a client that names {name} is led by route {route}"),
+            None => format!("a client that names no server is led by route {route}"),
+        };
+        let to = self.backend.as_deref().unwrap_or("nobody, and is reset");
+        let texts = [led, format!("a connection of this host's own goes to {to}")];
+        self.steps.extend(texts.map(|text| Told {
+            hook: hook.name().to_owned(),
+            step: "stream".to_owned(),
+            text,
+        }));
+    }
+}
+
 impl Met {
     fn note(&mut self, what: What, step: &Step) {
         let (first, second) = (step.first, step.second);
@@ -117,6 +150,7 @@ impl Met {
             }
             What::Encapsulated => self.overhead = second as u32,
             What::Route => self.interface = Some(second as u32),
+            What::Verdict => self.is_streamed = first == Verdict::Streamed as u32,
             What::Parsed
             | What::FlowMiss
             | What::FlowExpired
@@ -126,8 +160,7 @@ impl Met {
             | What::SourceChanged
             | What::MssLowered
             | What::Access
-            | What::SourceOverLimit
-            | What::Verdict => {}
+            | What::SourceOverLimit => {}
         }
     }
 
@@ -162,6 +195,12 @@ impl Met {
             }
             if is_other && member.share == 0.0 {
                 return "it is of another address family".to_owned();
+            }
+            if self.is_streamed {
+                let share = member.share * 100.0;
+                return format!(
+                    "which one it is shows when this host has taken the connection up; it gets {share:.1} % of new flows"
+                );
             }
             format!("{}; it gets {:.1} % of new flows", pool.pick, member.share * 100.0)
         };
@@ -375,6 +414,35 @@ mod tests {
         assert_eq!(story.mtu, Some(Mtu { link: 1500, overhead: 0, packet: 40 }));
         assert_eq!(story.steps.len(), 9);
         assert_eq!(story.steps[0].text, "tcp 198.51.100.7:4242 to 203.0.113.10:80");
+    }
+
+    #[test]
+    fn a_connection_that_this_host_takes_up_has_no_backend_yet() {
+        let steps = vec![
+            step(What::FlowMiss, 0, 0),
+            step(What::Service, 1, 2),
+            step(What::Verdict, Verdict::Streamed as u32, 0),
+        ];
+        let came = frame("203.0.113.10:80");
+        let (action, verdict) = ("pass", Verdict::Streamed);
+        let explained = Explained { action, verdict, frame: came.clone(), steps };
+        let story = Story::new(&scene(), Hook::Xdp, &came, &explained);
+        assert_eq!((story.service.as_deref(), story.backend, story.out), (Some("web"), None, None));
+        assert_eq!(story.rewrite, Rewrite::default());
+        let why: Vec<_> = story.why_not.iter().map(|w| &*w.reason).collect();
+        let shows = "which one it is shows when this host has taken the connection up";
+        assert_eq!(
+            why,
+            [
+                &format!("{shows}; it gets 60.0 % of new flows"),
+                &format!("{shows}; it gets 40.0 % of new flows"),
+                "it is draining",
+                "it is of another address family",
+            ]
+        );
+        assert_eq!(kind(verdict), "stack");
+        let told = "streamed: TCP of no flow, for a pool whose connections this host takes up";
+        assert!(story.steps[2].text.starts_with(told), "{}", story.steps[2].text);
     }
 
     #[test]

@@ -198,6 +198,9 @@ impl Balancer {
             false => vec![Fate::Answered(verdict, Answer::Reset)],
         };
         let is_tcp = segment.protocol == TCP;
+        if is_tcp && service.route(from.ip()).streamed {
+            return left(Verdict::Streamed);
+        }
         let is_reset = is_tcp && segment.flags & RST != 0;
         if is_tcp && !is_syn(segment) {
             match service.on_unknown {
@@ -260,6 +263,7 @@ impl Balancer {
         let key = (header.from, header.to, header.identification, segment.protocol);
         match self.firsts.get(&key) {
             Some(First::NotOurs) => return left(Verdict::Fragment),
+            Some(First::Streamed) => return left(Verdict::Streamed),
             Some(First::Reply { service, ends }) => {
                 let ends = ends.map(|ip| SocketAddr::new(ip, 0));
                 return vec![Fate::Reply { service: *service, ends }];
@@ -293,6 +297,9 @@ impl Balancer {
         match service.fragments {
             Fragments::Drop => left(Verdict::FragmentRefused),
             Fragments::Track => left(Verdict::FragmentUnknown),
+            Fragments::Hash if segment.protocol == TCP && service.route(header.from).streamed => {
+                left(Verdict::Streamed)
+            }
             Fragments::Hash => {
                 // Ports make no difference to its hash.
                 let (from, to) = (SocketAddr::new(header.from, 0), SocketAddr::new(header.to, 0));

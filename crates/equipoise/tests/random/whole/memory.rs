@@ -33,8 +33,17 @@ pub(crate) type Outer = (IpAddr, u16, u32);
 #[derive(Clone, Debug)]
 pub(crate) enum First {
     NotOurs,
-    Request { service: usize, backends: Vec<SocketAddr>, name: Option<IpAddr> },
-    Reply { service: usize, ends: [IpAddr; 2] },
+    /// The stack has it, for a connection that this host takes up.
+    Streamed,
+    Request {
+        service: usize,
+        backends: Vec<SocketAddr>,
+        name: Option<IpAddr>,
+    },
+    Reply {
+        service: usize,
+        ends: [IpAddr; 2],
+    },
 }
 
 /// Whether a flow has a name.

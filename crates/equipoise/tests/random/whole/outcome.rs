@@ -56,8 +56,11 @@ impl Balancer {
     pub(crate) fn outcomes(&self, shot: &Shot, fate: &Fate, came: &[u8]) -> Outcomes {
         match fate {
             Fate::Left(verdict) => {
-                let is_unowned = *verdict == Verdict::NoService && shot.hook() != Hook::Egress;
-                let first = is_unowned.then_some(First::NotOurs);
+                let first = match verdict {
+                    Verdict::NoService if shot.hook() != Hook::Egress => Some(First::NotOurs),
+                    Verdict::Streamed => Some(First::Streamed),
+                    _ => None,
+                };
                 vec![Ok(self.left(shot, *verdict, Choice { first, ..Choice::default() }))]
             }
             Fate::Answered(verdict, answer) => {

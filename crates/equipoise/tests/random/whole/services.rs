@@ -38,6 +38,14 @@ pub(crate) struct Route {
     pub(crate) backends: Vec<(SocketAddr, u32)>,
     /// The published table.
     pub(crate) slots: Vec<SocketAddr>,
+    /// Whether this host takes up their TCP connections.
+    pub(crate) streamed: bool,
+}
+
+impl Route {
+    fn name(&self) -> Option<String> {
+        self.prefix.map(|(address, bits)| format!("{address}/{bits}"))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -71,6 +79,22 @@ const SOURCES: [[&str; 4]; 2] = [
 /// Random services, each with a VIP of its own.
 pub(crate) fn services(dice: &mut Dice) -> Vec<Service> {
     (0..2 + dice.below(7)).map(|number| service(dice, number)).collect()
+}
+
+/// Has some pools be streamed.
+pub(crate) fn stream(dice: &mut Dice, services: &mut [Service]) {
+    for service in services.iter_mut().filter(|service| service.protocols.contains(&TCP)) {
+        let routes = service.routes.iter_mut();
+        routes.for_each(|route| route.streamed = dice.one_in(6));
+    }
+}
+
+/// Whether the pool is that is told by its service and its route.
+pub(crate) fn is_streamed(services: &[Service], service: &str, route: Option<&str>) -> bool {
+    services.iter().enumerate().any(|(number, there)| {
+        let is_it = |known: &Route| known.streamed && known.name().as_deref() == route;
+        service == format!("s{number}") && there.routes.iter().any(is_it)
+    })
 }
 
 /// Their configuration.
@@ -160,15 +184,24 @@ fn service(dice: &mut Dice, number: usize) -> Service {
         (true, _) | (_, 0) => 0,
         (_, which) => 8079 + which as u16,
     };
-    let mut routes =
-        vec![Route { prefix: None, backends: backends(dice, &families, port), slots: vec![] }];
+    let mut routes = vec![Route {
+        prefix: None,
+        backends: backends(dice, &families, port),
+        slots: vec![],
+        streamed: false,
+    }];
     writeln!(text, "backends = {}", list(&routes[0].backends)).unwrap();
     let mut free: Vec<_> = SOURCES[usize::from(is_v6)].to_vec();
     for _ in 0..dice.below(6).saturating_sub(3) {
         let source = free.remove(dice.below(free.len()));
         let (address, bits) = source.split_once('/').unwrap();
         let prefix = Some((address.parse().unwrap(), bits.parse().unwrap()));
-        let route = Route { prefix, backends: backends(dice, &families, port), slots: vec![] };
+        let route = Route {
+            prefix,
+            backends: backends(dice, &families, port),
+            slots: vec![],
+            streamed: false,
+        };
         writeln!(
             text,
             "[[service.source-route]]\nsource = '{source}'\nbackends = {}",
@@ -241,7 +274,7 @@ pub(crate) fn published(services: &mut [Service], bench: &mut Bench) {
     for (service, (name, id)) in services.iter_mut().zip(views) {
         service.id = id.unwrap();
         for route in &mut service.routes {
-            let known = route.prefix.map(|(address, bits)| format!("{address}/{bits}"));
+            let known = route.name();
             let pool = planned
                 .pools
                 .values()
@@ -258,14 +291,19 @@ pub(crate) fn published(services: &mut [Service], bench: &mut Bench) {
 }
 
 impl Service {
-    /// The table for a client: that of the longest prefix.
+    /// The table for a client.
     pub(crate) fn slots(&self, client: IpAddr) -> &[SocketAddr] {
+        &self.route(client).slots
+    }
+
+    /// Where a client goes: by the longest prefix.
+    pub(crate) fn route(&self, client: IpAddr) -> &Route {
         let fits = |route: &&Route| match route.prefix {
             None => true,
             Some((address, bits)) => masked(address, bits) == masked(client, bits),
         };
         let longest = |route: &&Route| route.prefix.map_or(-1, |(_, bits)| i64::from(bits));
-        &self.routes.iter().filter(fits).max_by_key(longest).expect("one has no prefix").slots
+        self.routes.iter().filter(fits).max_by_key(longest).expect("one has no prefix")
     }
 
     /// The slot that a packet's hash picks; none of an empty table.

@@ -5,7 +5,7 @@ use equipoise_common::limit;
 use super::health::{BREAKER, HEALTH_CHECK, PANIC, RECOVERY};
 use super::policy::{LIMITS, TIMEOUTS};
 use super::{Absent, Form, INTERFACES, Key, Kind, List, Table, duration, number, word};
-use crate::config::check::{affinity, delivery, named, policy, service};
+use crate::config::check::{affinity, delivery, named, policy, service, stream};
 
 /// A service.
 pub(in crate::config) static SERVICE: Table = Table {
@@ -119,7 +119,14 @@ pub(in crate::config) static SERVICE: Table = Table {
             name: "source-route",
             kind: Kind::List(&ROUTES),
             absent: Absent::Value("[]"),
-            doc: "Clients with backends of their own: the longest prefix decides. 4096 in all services.",
+            doc: "Clients with backends of their own: the longest prefix decides. With those by name 4096 in all services.",
+        },
+        Key {
+            name: "name-route",
+            kind: Kind::List(&NAME_ROUTES),
+            absent: Absent::Value("[]"),
+            doc: "Servers with backends of their own, for clients whose source has no route and whose TLS connection names one: this host takes up \
+                  the TCP connections of the service that have no route by source, reads the name and goes on from here. In mode `nat` or `full-nat`.",
         },
     ],
 };
@@ -216,6 +223,13 @@ pub(in crate::config) static BACKEND: Table = Table {
             absent: Absent::Value("0"),
             doc: "Live flows, 0 for no limit: the next new flow goes to another backend.",
         },
+        Key {
+            name: "proxy-protocol",
+            kind: word!(stream::PROXY_PROTOCOLS),
+            absent: Absent::Words("it is told nothing"),
+            doc: "The backend is told who has connected, by this header before the first byte of each TCP connection: this host takes up those of \
+                  its pool and goes on from here. In mode `nat` or `full-nat`.",
+        },
         CHECK,
     ],
 };
@@ -230,6 +244,33 @@ pub(in crate::config) static SOURCE_ROUTE: Table = Table {
             kind: Kind::Either(&[Kind::Text(&SOURCE), Kind::List(&SOURCES)]),
             absent: Absent::Required,
             doc: "Which clients: each prefix once in a service; 131072 in all. A name is all of its addresses, followed as they change.",
+        },
+        Key { absent: OF_SERVICE, ..ALGORITHM },
+        Key { absent: OF_SERVICE, ..AFFINITY },
+        Key { absent: OF_SERVICE, ..PREFIX },
+        CHECK,
+        Key { absent: OF_SERVICE, ..RECOVERS },
+        Key { absent: OF_SERVICE, ..PANICS },
+        Key { absent: OF_SERVICE, ..BREAKS },
+        Key {
+            name: "backends",
+            kind: Kind::List(&BACKENDS),
+            absent: Absent::Required,
+            doc: "Where their packets go.",
+        },
+    ],
+};
+
+/// A route by the name of a server.
+pub(in crate::config) static NAME_ROUTE: Table = Table {
+    home: "an entry of `name-route`",
+    doc: "Servers with backends of their own. What it does not say, its service says.",
+    keys: &[
+        Key {
+            name: "names",
+            kind: Kind::List(&NAMES),
+            absent: Absent::Required,
+            doc: "Which names in TLS (SNI), whatever the case: each once in a service. `*.` and a name is all that end so, and the longest decides.",
         },
         Key { absent: OF_SERVICE, ..ALGORITHM },
         Key { absent: OF_SERVICE, ..AFFINITY },
@@ -346,4 +387,10 @@ static ADDRESSES: List =
 static PORTS: List = List { of: Kind::Number(1, 65_535), least: 1, most: None };
 static BACKENDS: List =
     List { of: Kind::Table(&BACKEND), least: 1, most: Some(limit::POOL_BACKENDS) };
+static SERVER_NAME: Form = Form {
+    words: "the name of a server, or `*.` and a name for all that end so",
+    examples: &["api.example.com", "*.example.com"],
+};
+static NAMES: List = List { of: Kind::Text(&SERVER_NAME), least: 1, most: None };
+static NAME_ROUTES: List = List { of: Kind::Table(&NAME_ROUTE), least: 0, most: None };
 static ROUTES: List = List { of: Kind::Table(&SOURCE_ROUTE), least: 0, most: None };

@@ -99,7 +99,7 @@ pub(super) static PROXY: Table = Table {
             "[]",
             "`service.source-route`",
         ),
-        key("sni-routes", Kind::Maps(&SNI_ROUTE, 0, usize::MAX), "[]", NOT_SERVED),
+        key("sni-routes", Kind::Maps(&SNI_ROUTE, 0, usize::MAX), "[]", "`service.name-route`"),
         key("session-persistence", Kind::Boolean, "false", "`service.affinity = \"source-ip\"`"),
         key("health-check", Kind::Map(&CHECK), "none", "`service.health-check`"),
     ],
@@ -131,12 +131,7 @@ pub(super) static TARGET: Table = Table {
             "`weight`",
         ),
         key("health-check", Kind::Map(&CHECK), "none", "`health-check`"),
-        key(
-            "proxy-protocol",
-            Kind::Word(&["v2"]),
-            "none",
-            "`proxy-protocol`, where that is served",
-        ),
+        key("proxy-protocol", Kind::Word(&["v2"]), "none", "`proxy-protocol`"),
         key("dns-refresh-seconds", Kind::Number(1, 3_600), "30", "`refresh`, with `host`"),
     ],
 };
@@ -150,13 +145,8 @@ pub(super) static SOURCE_ROUTE: Table = Table {
             NEEDED,
             "`source`: an address, a prefix, whose bits beyond it are taken away, or the name of a host, which stands for all its addresses as they change",
         ),
-        key("target", Kind::Map(&TARGET), "`target` or `targets` is required", "`backends`"),
-        key(
-            "targets",
-            Kind::Maps(&TARGET, 1, 8),
-            "`target` or `targets` is required",
-            "`backends`",
-        ),
+        TARGET_OF_ROUTE,
+        TARGETS_OF_ROUTE,
         key("session-persistence", Kind::Boolean, "false", "`affinity`"),
     ],
 };
@@ -164,12 +154,22 @@ pub(super) static SOURCE_ROUTE: Table = Table {
 pub(super) static SNI_ROUTE: Table = Table {
     home: "an entry of `sni-routes`",
     keys: &[
-        key("sni-hostname", Kind::Text, NEEDED, NOT_SERVED),
-        key("target", Kind::Map(&TARGET), "`target` or `targets` is required", NOT_SERVED),
-        key("targets", Kind::Maps(&TARGET, 1, 8), "`target` or `targets` is required", NOT_SERVED),
-        key("session-persistence", Kind::Boolean, "false", NOT_SERVED),
+        key(
+            "sni-hostname",
+            Kind::Text,
+            NEEDED,
+            "`names`, of this one alone: letters, digits, hyphens and points, in lower case",
+        ),
+        TARGET_OF_ROUTE,
+        TARGETS_OF_ROUTE,
+        key("session-persistence", Kind::Boolean, "false", "`affinity`"),
     ],
 };
+
+const TARGET_OF_ROUTE: Key =
+    key("target", Kind::Map(&TARGET), "`target` or `targets` is required", "`backends`");
+const TARGETS_OF_ROUTE: Key =
+    key("targets", Kind::Maps(&TARGET, 1, 8), "`target` or `targets` is required", "`backends`");
 
 pub(super) static CHECK: Table = Table {
     home: "`health-check`",

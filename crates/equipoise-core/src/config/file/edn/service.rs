@@ -7,7 +7,6 @@ use super::settings::{Settings, unused};
 use super::text::Value as Given;
 use super::{At, Fields, check, made, plain, words};
 use crate::config::file::{Entry, Node, Value};
-use crate::config::keys;
 
 pub(super) fn service(at: &At<'_>, settings: &Settings, findings: &mut Findings) -> Node {
     let fields = at.fields();
@@ -27,20 +26,15 @@ pub(super) fn service(at: &At<'_>, settings: &Settings, findings: &mut Findings)
         let backends = backends(&targets, settings, findings);
         entries.push(targets.entry("backends", backends));
     }
-    if let Some(list) = fields.get("source-routes") {
+    for kind in [Head::Source, Head::Name] {
+        let (theirs, ours) = kind.lists();
+        let Some(list) = fields.get(theirs) else { continue };
+        let above = (settings, persists.is_some());
         let routes = list.items();
-        let routes =
-            routes.iter().filter_map(|at| route(at, (settings, persists.is_some()), findings));
+        let routes = routes.iter().filter_map(|at| route((at, kind), above, findings));
         let routes: Vec<_> = routes.collect();
         if !routes.is_empty() {
-            entries.push(list.entry("source-route", Value::List(routes)));
-        }
-    }
-    if let Some(list) = fields.get("sni-routes") {
-        for at in list.items() {
-            pool(&at, &at.fields(), findings);
-            let message = "routes by server name are not served yet, and this is ignored";
-            at.ignored(findings, message.to_owned());
+            entries.push(list.entry(ours, Value::List(routes)));
         }
     }
     Node { span: at.form.span.clone(), value: Value::Table(entries) }
@@ -123,15 +117,8 @@ fn backend(at: &At<'_>, settings: &Settings, findings: &mut Findings) -> Option<
         None => made("weight", at.form.span.clone(), Value::Int(100)),
     });
     entries.extend(fields.get("health-check").and_then(|at| checked(&at, settings, findings)));
-    if let Some(at) = fields.get("proxy-protocol") {
-        match keys::BACKEND.key("proxy-protocol") {
-            Some(_) => entries.push(at.entry("proxy-protocol", plain(at.text()))),
-            None => {
-                let message = "the PROXY protocol is not served yet, and this is ignored";
-                at.ignored(findings, message.to_owned());
-            }
-        }
-    }
+    let proxy_protocol = fields.get("proxy-protocol");
+    entries.extend(proxy_protocol.map(|at| at.entry("proxy-protocol", plain(at.text()))));
     Some(Node { span: at.form.span.clone(), value: Value::Table(entries) })
 }
 
@@ -172,28 +159,74 @@ fn pool<'f>(at: &At<'_>, fields: &Fields<'f>, findings: &mut Findings) -> Option
     }
 }
 
+/// Which clients a route is for.
+#[derive(Clone, Copy)]
+enum Head {
+    Source,
+    Name,
+}
+
+impl Head {
+    /// The keys of their lists, there and here.
+    fn lists(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Source => ("source-routes", "source-route"),
+            Self::Name => ("sni-routes", "name-route"),
+        }
+    }
+
+    /// Says it of a route.
+    fn entry(self, fields: &Fields<'_>, findings: &mut Findings) -> Option<Entry> {
+        match self {
+            Self::Source => source(&fields.get("source")?, findings),
+            Self::Name => hostname(&fields.get("sni-hostname")?, findings),
+        }
+    }
+}
+
+fn source(at: &At<'_>, findings: &mut Findings) -> Option<Entry> {
+    if let Some(prefix) = prefix(at.text()) {
+        return Some(at.entry("source", Value::Text(prefix)));
+    }
+    if is_name(at.text()) {
+        return Some(at.entry("source", plain(at.text())));
+    }
+    let message = format!("`{}` is neither an address nor a prefix", at.text());
+    let allowed = "such as 10.0.0.1, 10.0.0.0/8 or 2001:db8::/32";
+    findings.fault(at.form, &at.key, message, allowed);
+    None
+}
+
+fn hostname(at: &At<'_>, findings: &mut Findings) -> Option<Entry> {
+    if !is_hostname(at.text()) {
+        let message = format!("`{}` is not the name of a server", at.text());
+        let allowed = "letters, digits, hyphens and points, from a letter or digit to a letter or digit, such as api.example.com";
+        findings.fault(at.form, &at.key, message, allowed);
+        return None;
+    }
+    let name = Node { span: at.form.span.clone(), value: plain(at.text()) };
+    Some(at.entry("names", Value::List(vec![name])))
+}
+
+/// Whether a text is the name of a server there: not of all that end so.
+pub(in crate::config) fn is_hostname(text: &str) -> bool {
+    let is_of = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    let is_end = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    text.len() <= 253
+        && text.bytes().all(is_of)
+        && is_end(text.bytes().next())
+        && is_end(text.bytes().next_back())
+}
+
 fn route(
-    at: &At<'_>,
+    (at, head): (&At<'_>, Head),
     (settings, service_persists): (&Settings, bool),
     findings: &mut Findings,
 ) -> Option<Node> {
     let fields = at.fields();
     let targets = pool(at, &fields, findings)?;
     let backends = backends(&targets, settings, findings);
-    let source = fields.get("source")?;
-    let mut entries = Vec::new();
-    match prefix(source.text()) {
-        Some(prefix) => entries.push(source.entry("source", Value::Text(prefix))),
-        None if is_name(source.text()) => {
-            entries.push(source.entry("source", plain(source.text())));
-        }
-        None => {
-            let message = format!("`{}` is neither an address nor a prefix", source.text());
-            let allowed = "such as 10.0.0.1, 10.0.0.0/8 or 2001:db8::/32";
-            findings.fault(source.form, &source.key, message, allowed);
-            return None;
-        }
-    }
+    let mut entries = vec![head.entry(&fields, findings)?];
     let persists = fields.get("session-persistence").filter(At::is_true);
     match persists {
         Some(at) => entries.push(source_ip(&at)),

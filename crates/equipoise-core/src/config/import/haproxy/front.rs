@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::super::{Data, Draft, Notes, Ports, Route, text};
+use super::super::{Data, Draft, Notes, Ports, Route, Who, text};
+use super::sni;
 use super::{Line, Section, server, time};
 
 /// The services of a frontend, one for each address that it binds.
@@ -36,18 +37,22 @@ pub(super) fn services(
             ("use_backend", name) => {
                 used.push(name.to_owned());
                 match backends.get(name).filter(|backend| backend.is_tcp()) {
-                    Some(backend) => common.routes.extend(route(line, backend, &acls, notes)),
+                    Some(backend) => {
+                        let found = route((line, backend), &acls, &common.routes, notes);
+                        common.routes.extend(found);
+                    }
                     None => notes.add(line.number, format!("there is no TCP backend `{name}`")),
                 }
             }
             ("tcp-request", "connection" | "content") if line.word(2) == "reject" => {
-                match sources(line, 3, &acls) {
-                    Some((list, true)) => deny.extend(list),
-                    Some((list, false)) => allow.extend(list),
-                    None => notes.add(line.number, CONDITION),
+                match condition(line, 3, &acls) {
+                    Some((Who::Sources(list), true)) => deny.extend(list),
+                    Some((Who::Sources(list), false)) => allow.extend(list),
+                    Some((Who::Names(_), _)) | None => notes.add(line.number, CONDITION),
                 }
             }
             ("tcp-request", "inspect-delay") => {}
+            ("tcp-request", "content") if sni::waits(line) => {}
             ("tcp-request" | "tcp-response", _) => notes.add(line.number, CONDITION),
             ("maxconn", number) => match number.parse::<u32>() {
                 Ok(number) => {
@@ -80,21 +85,32 @@ pub(super) fn services(
     binds.flat_map(|line| bind(line, &common, notes)).collect()
 }
 
-const CONDITION: &str = "only conditions on the source address, one at a time, have a counterpart";
+const CONDITION: &str = "only conditions on the source address, and for `use_backend` on the server name, one at a time, have a counterpart";
 
-/// Lists of prefixes by the name of an acl; several lines of one name add up.
-fn acls(section: &Section, notes: &mut Notes<'_>) -> BTreeMap<String, Vec<String>> {
-    let mut acls: BTreeMap<String, Vec<String>> = BTreeMap::new();
+/// Whom acls are for, by their names; several lines of one name add up.
+fn acls(section: &Section, notes: &mut Notes<'_>) -> BTreeMap<String, Who> {
+    let mut acls: BTreeMap<String, Who> = BTreeMap::new();
     for line in section.lines.iter().filter(|line| line.word(0) == "acl") {
-        match prefixes(&line.words[2.min(line.words.len())..]) {
-            Some(list) => acls.entry(line.word(1).to_owned()).or_default().extend(list),
-            None => notes.add(line.number, CONDITION),
+        let found = who(&line.words[2.min(line.words.len())..]);
+        match (found, acls.get_mut(line.word(1))) {
+            (Some(found), None) => {
+                acls.insert(line.word(1).to_owned(), found);
+            }
+            (Some(Who::Sources(more)), Some(Who::Sources(list)))
+            | (Some(Who::Names(more)), Some(Who::Names(list))) => list.extend(more),
+            (Some(_), Some(_)) => notes.add(line.number, CONDITION),
+            (None, _) if sni::is_hello(&line.words[2.min(line.words.len())..]) => {}
+            (None, _) => notes.add(line.number, CONDITION),
         }
     }
     acls
 }
 
-/// `src 10.0.0.0/8 192.0.2.1`.
+/// `src 10.0.0.0/8 192.0.2.1`, `req.ssl_sni -i api.example.com`.
+fn who(words: &[String]) -> Option<Who> {
+    prefixes(words).map(Who::Sources).or_else(|| sni::names(words).map(Who::Names))
+}
+
 fn prefixes(words: &[String]) -> Option<Vec<String>> {
     let (first, rest) = words.split_first()?;
     let is_prefix = |text: &String| {
@@ -105,12 +121,8 @@ fn prefixes(words: &[String]) -> Option<Vec<String>> {
     is_list.then(|| rest.to_vec())
 }
 
-/// The sources of a condition, and whether it holds for them or for all others.
-fn sources(
-    line: &Line,
-    from: usize,
-    acls: &BTreeMap<String, Vec<String>>,
-) -> Option<(Vec<String>, bool)> {
+/// Whom a condition is for, and whether it holds for them or for all others.
+fn condition(line: &Line, from: usize, acls: &BTreeMap<String, Who>) -> Option<(Who, bool)> {
     let words = line.words.get(from..)?;
     let (keyword, condition) = words.split_first()?;
     let is_if = match keyword.as_str() {
@@ -119,7 +131,7 @@ fn sources(
         _ => return None,
     };
     match condition {
-        [open, inner @ .., close] if open == "{" && close == "}" => Some((prefixes(inner)?, is_if)),
+        [open, inner @ .., close] if open == "{" && close == "}" => Some((who(inner)?, is_if)),
         [name] => match name.strip_prefix('!') {
             Some(name) => Some((acls.get(name)?.clone(), !is_if)),
             None => Some((acls.get(name)?.clone(), is_if)),
@@ -129,14 +141,22 @@ fn sources(
 }
 
 fn route(
-    line: &Line,
-    backend: &Section,
-    acls: &BTreeMap<String, Vec<String>>,
+    (line, backend): (&Line, &Section),
+    acls: &BTreeMap<String, Who>,
+    before: &[Route],
     notes: &mut Notes<'_>,
 ) -> Option<Route> {
-    let Some((list, true)) = sources(line, 2, acls) else {
+    let Some((who, true)) = condition(line, 2, acls) else {
         notes.add(line.number, CONDITION);
         return None;
+    };
+    let who = match who {
+        Who::Names(names) => Who::Names(sni::left(&names, before, (line, notes))?),
+        Who::Sources(_) if before.iter().any(|route| matches!(route.who, Who::Names(_))) => {
+            notes.add(line.number, "sources go before server names here, wherever they stand");
+            who
+        }
+        Who::Sources(_) => who,
     };
     let mut pool = Draft::new(line.number, String::new(), None, Ports::All);
     server::pool(backend, &mut pool, notes);
@@ -145,7 +165,7 @@ fn route(
         return None;
     }
     let Draft { choosing, backends, .. } = pool;
-    Some(Route { sources: list, choosing, backends })
+    Some(Route { who, choosing, backends })
 }
 
 /// Idle times: HAProxy has one for each side, and a flow here one for both.

@@ -253,7 +253,8 @@ fn server(line: &Line, check: &Check, draft: &mut Draft, notes: &mut Notes<'_>) 
                     "connections beyond `maxconn` go to another backend, and do not wait",
                 );
             }
-            "ssl" | "send-proxy" | "send-proxy-v2" => {
+            "send-proxy-v2" => found.proxied = true,
+            "ssl" | "send-proxy" | "send-proxy-v2-ssl" | "send-proxy-v2-ssl-cn" => {
                 notes.add(line.number, format!("connections are passed on as they are, without `{word}`: this server was left out"));
                 return;
             }
@@ -276,7 +277,7 @@ fn server(line: &Line, check: &Check, draft: &mut Draft, notes: &mut Notes<'_>) 
             }
             "id" | "init-addr" | "resolvers" | "resolve-prefer" | "maxqueue" | "minconn"
             | "addr" | "cookie" | "downinter" | "track" | "observe" | "error-limit"
-            | "on-error" | "pool-max-conn" => {
+            | "on-error" | "pool-max-conn" | "proxy-v2-options" => {
                 words.next();
                 notes.add(line.number, format!("`{word}` has no counterpart"));
             }
