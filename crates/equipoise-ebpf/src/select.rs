@@ -153,8 +153,9 @@ impl Run {
     pub fn backend(&self, attempt: u32) -> Option<Chosen> {
         let mut slot = self.first;
         if attempt > 0 {
-            slot =
-                (slot + attempt * hash::stride(self.length)).checked_rem(self.length).unwrap_or_default();
+            slot = (slot + attempt * hash::stride(self.length))
+                .checked_rem(self.length)
+                .unwrap_or_default();
         }
         let entry = SLOTS.get_ptr(self.offset + slot)?;
         // SAFETY: the entry is in an array map and stays.
