@@ -71,6 +71,15 @@ pub(crate) fn keep_only(wanted: CapabilitySet) {
     }
 }
 
+/// This process, while it has no other thread, keeps no capability, and gets none by running another program.
+pub(crate) fn give_up() -> io::Result<()> {
+    let none = CapabilitySet::empty();
+    clear_ambient_capability_set()?;
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    set_no_new_privs(true)?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,6 +96,17 @@ mod tests {
         let allowed = before.permitted.intersection(CapabilitySet::NET_ADMIN.union(of_user));
         assert_eq!((inside.permitted, inside.effective), (allowed, allowed));
         assert_eq!(capabilities(None).unwrap(), before);
+    }
+
+    #[test]
+    fn thread_that_gives_up_keeps_nothing() {
+        let inside = std::thread::spawn(|| {
+            give_up().unwrap();
+            capabilities(None).unwrap()
+        });
+        let inside = inside.join().unwrap();
+        let none = CapabilitySet::empty();
+        assert_eq!((inside.permitted, inside.effective, inside.inheritable), (none, none, none));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! leave such connections to the stack, whose listening socket for them is a [`worker`]'s: it reads the name in a TLS ClientHello, picks a
 //! backend in the slots that the plan has made ([`table`]), says the PROXY header, and has the kernel move the bytes between the two
 //! sockets. The worker is a process of its own, so that connections outlive a restart and an upgrade of the control plane, which
-//! [`keeper`] is the side of; what the two say to each other is [`wire`].
+//! [`keeper`] is the side of.
 
 mod backends;
 mod header;

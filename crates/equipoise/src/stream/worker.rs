@@ -19,6 +19,7 @@ use tokio::time::{Instant, interval, sleep, sleep_until};
 
 use self::shared::Shared;
 use super::wire::{self, FromWorker, News, ToWorker};
+use crate::privileges;
 
 mod connection;
 mod segments;
@@ -53,6 +54,8 @@ pub fn run_process() -> io::Result<()> {
     let nothing = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&nothing)?;
     rustix::stdio::dup2_stdout(&nothing)?;
+    // It reads what anybody sends, and needs none of what its parent may do.
+    privileges::give_up()?;
     let shared = Arc::new(Shared::default());
     let told = Arc::clone(&shared);
     // Its standard error is nobody's.

@@ -225,6 +225,11 @@ pub(crate) fn connections_that_are_taken_up_outlive_whatever_becomes_of_the_cont
     let traffic = Traffic::start(&lab);
     assert!(balancer.verdict("streamed") > 0);
     let flows = |balancer: &Balancer| balancer.sum("web", "new_flows");
+    let folder = tempfile::tempdir().unwrap();
+    let dies = folder.path().join("dies");
+    let script = "#!/bin/sh\nprintf '\"ready\"\\n' >&0; head -c 1 >/dev/null; exit 1\n";
+    std::fs::write(&dies, script).unwrap();
+    std::fs::set_permissions(&dies, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let mut counted = 0;
     for round in 0..scale(2, 6) {
         traffic.wait_for_more_than(traffic.answered() + 20);
@@ -241,8 +246,9 @@ pub(crate) fn connections_that_are_taken_up_outlive_whatever_becomes_of_the_cont
         assert!(now >= counted, "{now} after {counted}");
         counted = now;
         traffic.wait_for_more_than(traffic.answered() + 20);
-        // A binary that does not come to run changes nothing.
+        // A binary that does not come to run changes nothing, also where everything was its own already.
         assert_ne!(balancer.ask(&["upgrade", "/bin/false"]).0, 0);
+        assert_ne!(balancer.ask(&["upgrade", dies.to_str().unwrap()]).0, 0);
         let status = balancer.status();
         assert_eq!(status["state"], "ok", "{status}");
         // The process that was upgraded to is nobody's child here: it is ended as by a signal, which keeps all.
@@ -288,6 +294,8 @@ fn another_takes_up_connections_where_one_is_killed() {
         let mut held = HttpConnection::open(client, vip, &Connect::default()).unwrap();
         held.download(100_000, 1).unwrap();
         let [pid] = pids(&lab, &balancer)[..] else { panic!("{:?}", pids(&lab, &balancer)) };
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        assert!(status.contains("CapPrm:\t0000000000000000\n"), "it may do nothing: {status}");
         let process = rustix::process::Pid::from_raw(pid).unwrap();
         rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
         assert!(held.download(1_000, 1).is_err(), "its connections end with it");
