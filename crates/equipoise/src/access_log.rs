@@ -32,7 +32,7 @@ const LAST: Duration = Duration::from_secs(2);
 pub struct Owner {
     /// Name of the service.
     pub service: Arc<str>,
-    /// The route that leads to the pool: `default`, or its first source.
+    /// The route that leads to the pool: `default`, or its first source or name.
     pub route: Arc<str>,
 }
 

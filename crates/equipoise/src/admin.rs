@@ -163,7 +163,7 @@ pub enum Configure {
 pub struct OfPools {
     /// Name of the service.
     pub service: String,
-    /// The pool of this route alone: `default`, or its first source.
+    /// The pool of this route alone: `default`, or its first source or name.
     pub route: Option<String>,
 }
 

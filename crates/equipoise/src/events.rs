@@ -86,7 +86,7 @@ pub struct Event {
     /// The service that it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// The route that leads to the pool that it is about: `default`, or its first source.
+    /// The route that leads to the pool that it is about: `default`, or its first source or name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
     /// The backend that it is about, as a configuration writes it.

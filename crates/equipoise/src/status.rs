@@ -154,7 +154,7 @@ pub struct ListenStatus {
 /// A pool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PoolStatus {
-    /// The route that leads to it: `default`, or its first source as the configuration writes it.
+    /// The route that leads to it: `default`, or its first source or name as the configuration writes it.
     pub route: String,
     /// How a backend is picked.
     pub algorithm: String,

@@ -107,7 +107,7 @@ pub struct RuntimeChange {
     /// Name of the service; none for a prefix that is denied at all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// The route that leads to the pool of a backend: `default`, or its first source.
+    /// The route that leads to the pool of a backend: `default`, or its first source or name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
     /// Address and port of a backend, as a configuration writes them.

@@ -59,7 +59,7 @@ pub struct ExplainAnswer {
     pub reason: String,
     /// Name of the service that it is for, or of.
     pub service: Option<String>,
-    /// The route that leads to the pool: `default`, or its first source.
+    /// The route that leads to the pool: `default`, or its first source or name.
     pub route: Option<String>,
     /// The backend that it goes to, or comes from.
     pub backend: Option<String>,

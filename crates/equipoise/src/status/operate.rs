@@ -18,7 +18,7 @@ pub struct Selection {
     /// Address and port, as the configuration writes them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
-    /// The pool of this route alone: `default`, or its first source; without it, all pools that name the backend.
+    /// The pool of this route alone: `default`, or its first source or name; without it, all pools that name the backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
     /// Every backend of this address, in every service.
@@ -117,7 +117,7 @@ pub struct DrainsAnswer {
 pub struct DrainStatus {
     /// Name of the service.
     pub service: String,
-    /// The route that leads to the pool: `default`, or its first source.
+    /// The route that leads to the pool: `default`, or its first source or name.
     pub route: String,
     /// Address and port, as the configuration writes them.
     #[serde(with = "target")]
@@ -152,7 +152,7 @@ pub struct DrainStatus {
 pub struct BreakerStatus {
     /// Name of the service.
     pub service: String,
-    /// The route that leads to the pool: `default`, or its first source.
+    /// The route that leads to the pool: `default`, or its first source or name.
     pub route: String,
     /// Address and port, as the configuration writes them.
     #[serde(with = "target")]

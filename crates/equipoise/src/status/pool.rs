@@ -13,7 +13,7 @@ use super::Decimal;
 pub struct PoolShares {
     /// Name of the service.
     pub service: String,
-    /// The route that leads to it: `default`, or its first source.
+    /// The route that leads to it: `default`, or its first source or name.
     pub route: String,
     /// How a backend is picked.
     pub algorithm: String,

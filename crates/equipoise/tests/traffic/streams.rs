@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use equipoise_lab::client::{Connect, HttpConnection, http_get};
+use equipoise_lab::client::{Connect, HttpConnection, download, http_get};
 use equipoise_lab::load::Load;
 use equipoise_lab::serve::HttpServer;
 use equipoise_lab::topology::{Lab, Options};
@@ -426,4 +426,28 @@ fn a_drained_backend_keeps_what_is_taken_up_and_gets_no_more() {
     assert_eq!(balancer.ask(&["undrain", name, &first]).0, 0);
     let waited = balancer.ask(&["drain", name, &first, "--wait", "--timeout", "30s"]);
     assert_eq!(waited.0, 0, "{}", waited.1);
+}
+
+/// What it costs that connections are taken up, beside packets that are rewritten, is told with `--nocapture`; that all arrives is tested.
+#[test]
+fn much_arrives_whole_by_packets_and_taken_up() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let _servers = web_servers(&lab);
+    let client = &lab.client().netns;
+    let [(_, vip), _] = vips();
+    for (how, text) in [("packets", config(&lab, TC.asked)), ("taken up", web(&lab, ""))] {
+        let mut balancer = Balancer::start(&lab.balancer, &text);
+        let time = Duration::from_secs(scale(1, 10));
+        let tally = Load { workers: 8, ..Load::of_time(vip, time) }.run(client);
+        assert_eq!(tally.failed(), 0, "{:?}", tally.failures);
+        let requests = tally.answered() as f64 / tally.elapsed.as_secs_f64();
+        let bytes = scale(50_000_000, 1_000_000_000);
+        let began = std::time::Instant::now();
+        download(client, vip, (bytes, 7), &Connect::within(DEADLINE)).unwrap();
+        let rate = bytes as f64 * 8.0 / 1e9 / began.elapsed().as_secs_f64();
+        println!(
+            "{how}: {requests:.0} connections with a request each in a second; {rate:.2} Gbit/s on one"
+        );
+        balancer.end();
+    }
 }

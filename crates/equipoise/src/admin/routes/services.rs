@@ -35,7 +35,7 @@ pub(super) fn routes() -> Vec<Route> {
 /// A backend in a pool.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct BackendOfPool {
-    /// The route that leads to the pool: `default`, or its first source.
+    /// The route that leads to the pool: `default`, or its first source or name.
     route: String,
     /// How it is there.
     #[serde(flatten)]

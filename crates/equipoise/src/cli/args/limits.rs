@@ -115,7 +115,7 @@ pub enum DenyAction {
 pub struct Pool {
     /// Name of the service
     pub service: String,
-    /// The pool of this route alone: `default`, or its first source
+    /// The pool of this route alone: `default`, or its first source or name
     #[arg(long, value_name = "ROUTE")]
     pub route: Option<String>,
     /// Make weights that follow live flows anew first

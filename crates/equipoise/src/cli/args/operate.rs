@@ -18,7 +18,7 @@ pub struct Which {
     /// The service
     #[arg(required_unless_present_any = ["host", "itself"])]
     pub service: Option<String>,
-    /// In the pool of this route alone: `default`, or its first source
+    /// In the pool of this route alone: `default`, or its first source or name
     #[arg(long, value_name = "ROUTE", requires = "service")]
     pub route: Option<String>,
     /// Every backend of this address, in every service
@@ -95,7 +95,7 @@ pub struct Turned {
     pub service: String,
     /// The backend, as the configuration writes it
     pub backend: String,
-    /// In the pool of this route alone: `default`, or its first source
+    /// In the pool of this route alone: `default`, or its first source or name
     #[arg(long, value_name = "ROUTE")]
     pub route: Option<String>,
 }
