@@ -48,7 +48,12 @@ pub fn balance<H: Hook, F: Family>(
                 Ok(service) => {
                     return hand_on(headers, &decision, (found, Part::WHOLE), service);
                 }
-                Err(Verdict::NoService) if stateless::reply(headers, &mut decision) => {}
+                Err(Verdict::NoService) if stateless::reply(headers, &mut decision) => {
+                    // A check, or a connection that this host has taken up, may be at that very place.
+                    if service::is_own(hook, headers) {
+                        return Err(Verdict::LocalSocket);
+                    }
+                }
                 // What XDP in the driver passes, TC takes up.
                 Err(Verdict::NoService) if H::IS_LAST && probe::are_made() => {
                     return answered(headers, Verdict::ProbeAnswer);

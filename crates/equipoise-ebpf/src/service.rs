@@ -59,6 +59,15 @@ fn on_ports<F: Family>(key: &ServiceKey<F>, place: &mut Key<PortsKey<F>>) -> Opt
     F::service_on_ports(place)
 }
 
+/// Whether a packet is of a connection of this host's own, to where it comes from. A client on this host is connected to
+/// the VIP, and not to the backend.
+///
+/// Not inlined, as [`find`].
+#[inline(never)]
+pub fn is_own<H: Hook, F: Family>(hook: &H, headers: &Headers<F>) -> bool {
+    has_connected_socket(hook, &headers.tuple)
+}
+
 /// True if a socket of this host is connected to the packet's source.
 #[inline(always)]
 fn has_connected_socket<H: Hook, F: Family>(hook: &H, tuple: &FiveTuple<F>) -> bool {

@@ -276,3 +276,33 @@ fn what_this_host_answers_goes_out_as_it_is() {
         }
     }
 }
+
+/// As this host's connections to backends are, those of checks among them.
+#[test]
+fn this_hosts_own_connections_to_backends_are_its_own_whatever_has_not_been_remembered() {
+    let world = World::new(&services("on-unknown = 'hash'", 1));
+    for talk in talks(31_000) {
+        // What replies become that answer such packets is looked for from here on.
+        talk.pass(&world, Client, talk.packet(Client, Transport::Reset));
+        let backend = talk.ends.backend;
+        let socket = world.netns.run(|| opening(backend));
+        let own = socket.local_addr().unwrap().as_socket().unwrap();
+        for transport in [Transport::SynAck, Transport::Ack] {
+            let frame = Packet::between([backend, own], transport).build(world.backend_link());
+            let (verdict, output) = world.verdict(talk.hook, world.back, &frame);
+            let right = (Verdict::LocalSocket, passed(talk.hook));
+            assert_eq!((verdict, output.action), right, "{talk:?} {transport:?}");
+            assert_eq!(output.frame, frame);
+        }
+    }
+}
+
+/// A connection that has been begun and that nobody answers.
+fn opening(to: SocketAddr) -> socket2::Socket {
+    let domain = socket2::Domain::for_address(to);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let begun = socket.connect(&to.into()).unwrap_err();
+    assert_eq!(begun.raw_os_error(), Some(libc::EINPROGRESS));
+    socket
+}

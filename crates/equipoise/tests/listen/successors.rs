@@ -87,9 +87,10 @@ fn a_successor_takes_new_connections_and_those_that_are_there_stay() {
         say(client, taken);
     }
     // And one that takes nothing up.
-    let other = stage.bench.after();
+    let mut other = stage.bench.beside();
+    stage.attach_other(&mut other);
+    stage.bench.netns.run(|| other.conclude().unwrap());
     succeeds(&mut stage, other);
-    stage.attach();
     assert_eq!(links(&stage), [""; 0]);
     stage.refuses();
 }
