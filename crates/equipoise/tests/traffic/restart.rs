@@ -152,8 +152,8 @@ pub(crate) fn config(lab: &Lab, attach: &str, max_flows: u32) -> String {
         let echo: Vec<_> =
             web.iter().map(|(at, weight)| (SocketAddr::new(at.ip(), ECHO), *weight)).collect();
         text.push_str(&service(name, vip, &web));
-        // Sockets say nothing for as long as a test takes.
-        text.push_str("timeouts = { udp-two-way = \"20m\" }\n");
+        // Sockets say nothing for as long as a test takes; what is over is not to fill tables that others are carried over to.
+        text.push_str("timeouts = { udp-two-way = \"20m\", tcp-closing = \"3s\" }\n");
         let at = SocketAddr::new(vip.ip(), 7);
         text.push_str(&service(&format!("{name}-echo"), at, &echo));
     }
