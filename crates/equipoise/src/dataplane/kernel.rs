@@ -28,7 +28,7 @@ use self::load::{Dry, Load};
 use self::load::{Group, Side, Sizes, open};
 use self::older::Older;
 use self::pin::{Pins, refused};
-use self::resize::{Leftover, Resizing, load_twins};
+use self::resize::{Leftover, Resizing, Round, load_twins};
 use self::table::{Flows, SET_V4, SET_V6, Tables};
 use super::{DataPlane, Explainer, Maps, Moving, StepError};
 
@@ -129,8 +129,8 @@ pub struct Kernel {
     resizing: Option<Resizing>,
     /// While they are carried over from maps of another layout.
     older: Option<Older>,
-    /// Where the next part of what is carried over begins, in sets of the tables that it comes from.
-    carried: u32,
+    /// How far what is carried over has come.
+    round: Round,
     /// Once they are, until all devices have programs that know of the new tables alone.
     left: Option<Leftover>,
 }
@@ -260,7 +260,7 @@ impl Kernel {
             side,
             resizing: None,
             older: None,
-            carried: 0,
+            round: Round::default(),
             left: None,
         })
     }

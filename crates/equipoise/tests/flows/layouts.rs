@@ -146,6 +146,25 @@ fn flows_go_on_while_maps_of_another_layout_come_and_when_nobody_ends_that() {
 }
 
 #[test]
+fn flows_that_a_killed_process_has_left_on_the_counts_alone_hold_nothing_up() {
+    let mut world = World::sized(&services(TIMEOUTS, 1), 1_000);
+    let mut everyone = Everyone::begin(&world, 20_000);
+    // One more than there are: it was killed between ending a flow and taking it off.
+    let map = MapData::from_pin(format!("{}/maps/LIVE", pins(&world.instance))).unwrap();
+    let mut live: Array<_, u64> = Map::Array(map).try_into().unwrap();
+    let count = live.get(&0, 0).unwrap();
+    live.set(0, count + 1, 0).unwrap();
+    world.kernel.resize(2_000).unwrap();
+    let is_done = (0..1_000).any(|_| world.kernel.carry(16).unwrap() == Moving::Done);
+    assert!(is_done, "{:?}", world.kernel.occupancy());
+    everyone.talk(&world);
+    world.kernel.take_new_tables().unwrap();
+    world.kernel.conclude().unwrap();
+    everyone.talk(&world);
+    assert_eq!(agree(&mut world).len(), everyone.count());
+}
+
+#[test]
 fn a_start_beside_maps_of_another_layout_that_comes_to_nothing_leaves_nothing() {
     let mut world = World::sized(&services(TIMEOUTS, 1), 1_000);
     let mut everyone = Everyone::begin(&world, 20_000);

@@ -284,23 +284,27 @@ pub(super) fn copy_all<A, const SLOT: usize>(
 }
 
 /// Carries every flow in these sets of one family's table over to another, which is in use as well. What finds no room
-/// there stays.
+/// there stays. How many there were.
 pub(super) fn carry_all<A, const SLOT: usize>(
     from: &Table<'_, A>,
     sets: Range<u32>,
     to: &Table<'_, A>,
-) where
+) -> u64
+where
     A: Address + Into<IpAddr>,
 {
+    let mut met = 0;
     entries::<A, SLOT>(from, sets, |here, _, meta| {
         if meta.has(flag::REPLY) {
             return true;
         }
+        met += 1;
         // Read for each: what is given up is stamped with it, and a grace must not begin in the past.
         let now = from.clock.unwrap_or_else(now);
         carry::<SLOT, _, _>(from, here, to, now);
         true
     });
+    met
 }
 
 /// Gives back what a process of user space that was killed has left locked. What it was about to fill there is free again.

@@ -35,6 +35,15 @@ pub(super) struct Resizing {
     pub(super) sizes: Sizes,
 }
 
+/// One round over the tables that flows are carried over from.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Round {
+    /// The next set.
+    next: u32,
+    /// Flows that were in those before it.
+    met: u64,
+}
+
 /// Why something is not done now.
 pub(super) const CARRYING: &str = "flows are being carried over to other tables";
 
@@ -169,26 +178,29 @@ impl Kernel {
             return Ok(Moving::Done);
         }
         self.begin_superseding()?;
-        let first = self.carried;
+        let Round { next: first, met } = self.round;
         let Some([from, to]) = self.ends() else { return Ok(Moving::Nothing) };
         let end = first.saturating_add(sets).min(from.1.sets);
-        self.carry_sets(from, first..end, to);
-        let is_round = end >= from.1.sets;
+        let met = met + self.carry_sets(from, first..end, to);
         let left = from.0.live.both(Count::Table);
-        self.carried = if is_round { 0 } else { end };
-        Ok(match (left, is_round) {
-            (0, true) => Moving::Done,
-            // What has found no room in this round will find it when other flows have ended.
-            (_, true) => Moving::Waiting,
-            (_, false) => Moving::Going,
-        })
+        if end < from.1.sets {
+            self.round = Round { next: end, met };
+            return Ok(Moving::Going);
+        }
+        self.round = Round::default();
+        // A process that was killed in the middle of ending a flow has left it on the counts.
+        if left != 0 && met == 0 {
+            tracing::warn!(flows = left, "flows were counted that are in no table");
+        }
+        // What has found no room in this round will find it when other flows have ended.
+        Ok(if left == 0 || met == 0 { Moving::Done } else { Moving::Waiting })
     }
 
-    fn carry_sets(&self, from: Tables<'_>, sets: Range<u32>, to: Tables<'_>) {
+    /// How many flows there were.
+    fn carry_sets(&self, from: Tables<'_>, sets: Range<u32>, to: Tables<'_>) -> u64 {
         let (one, other) = self.families(from);
         let (v4, v6) = self.families(to);
-        carry_all::<V4, 8>(&one, sets.clone(), &v4);
-        carry_all::<V6, 16>(&other, sets, &v6);
+        carry_all::<V4, 8>(&one, sets.clone(), &v4) + carry_all::<V6, 16>(&other, sets, &v6)
     }
 
     /// The tables that flows are being carried over from, and those that they are carried over to.
@@ -248,7 +260,7 @@ impl Kernel {
             }
         };
         (self.pins, self.sizes, self.side) = (pins, sizes, side);
-        (self.cursor, self.carried) = (0, 0);
+        (self.cursor, self.round) = (0, Round::default());
         let mut programs = vec![std::mem::replace(&mut self.ebpf, ebpf)];
         let flows = match (self.resizing.take(), self.older.take()) {
             (Some(resizing), _) => {
