@@ -4,13 +4,14 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::content::{Bytes, Digest, digest_from, digest_of};
 use crate::netns::Netns;
+use crate::wait::PAUSE;
 
 /// Bodies up to this length are kept as text.
 const KEPT: u64 = 4096;
@@ -46,10 +47,21 @@ impl Connect {
 
     /// A TCP connection from the namespace of this thread.
     fn tcp(&self, to: SocketAddr) -> io::Result<TcpStream> {
-        let socket = self.socket(to, Type::STREAM, Protocol::TCP)?;
-        socket.connect_timeout(&to.into(), self.timeout)?;
-        socket.set_tcp_nodelay(true)?;
-        Ok(socket.into())
+        let end = Instant::now() + self.timeout;
+        loop {
+            let socket = self.socket(to, Type::STREAM, Protocol::TCP)?;
+            match socket.connect_timeout(&to.into(), self.timeout) {
+                // The port's last connection still waits for its last ACK: a CPU that has it is busy, or away.
+                Err(error) if self.source_port.is_some() && is_taken(&error, end) => {
+                    std::thread::sleep(PAUSE);
+                }
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    socket.set_tcp_nodelay(true)?;
+                    return Ok(socket.into());
+                }
+            }
+        }
     }
 
     /// A connected UDP socket, so that only answers from the asked address are taken.
@@ -76,6 +88,11 @@ impl Connect {
         socket.set_write_timeout(Some(self.timeout))?;
         Ok(socket)
     }
+}
+
+/// Whether a port is not free yet, and there is time left to wait for it.
+fn is_taken(error: &io::Error, end: Instant) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < end
 }
 
 /// An answer to an HTTP request.

@@ -114,9 +114,9 @@ impl Exporter {
         count_on(self.failures.all(), failures);
     }
 
-    /// A scrape, as text.
-    pub async fn scrape(&self, format: Format) -> String {
-        format.write(&self.gather().await.families)
+    /// A scrape, as text in parts.
+    pub async fn scrape(&self, format: Format) -> Vec<String> {
+        format.write(self.gather().await.families)
     }
 
     async fn gather(&self) -> Gathered {

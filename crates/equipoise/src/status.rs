@@ -3,6 +3,7 @@
 //! The driver fills these, the admin API and `--json` write them as they stand, and the commands
 //! read them back to show them to people. Field names are the published ones.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -185,9 +186,11 @@ pub struct BackendStatus {
     /// Its part of the new flows of its address family, from 0 to 1.
     pub share: f64,
     /// `none` without checks, else `unknown`, `healthy` or `unhealthy`.
-    pub health: String,
+    #[schema(value_type = String)]
+    pub health: Cow<'static, str>,
     /// State of its breaker.
-    pub breaker: String,
+    #[schema(value_type = String)]
+    pub breaker: Cow<'static, str>,
     /// Whether it is being taken out gently.
     pub draining: bool,
     /// Flows in the table.

@@ -72,7 +72,7 @@ fn shown(backends: &[BackendHealth]) -> String {
                 Some(seconds) => format!("hand, for {seconds:.0}s"),
                 None => "hand".to_owned(),
             },
-            (None, Some(check)) => check.kind.clone(),
+            (None, Some(check)) => check.kind.to_string(),
             (None, None) => "-".to_owned(),
         };
         let error = check.and_then(|check| check.error.as_ref());
@@ -84,7 +84,7 @@ fn shown(backends: &[BackendHealth]) -> String {
             backend.service.clone(),
             backend.route.clone(),
             target::text(backend.backend),
-            backend.health.clone(),
+            backend.health.to_string(),
             by,
             super::status::weight(backend.effective_weight, backend.configured_weight),
             check.and_then(|check| check.latency_ms).map(milliseconds).unwrap_or_default(),

@@ -183,7 +183,7 @@ fn write_service(text: &mut String, service: &ServiceStatus) -> std::fmt::Result
         for backend in &pool.backends {
             table.add_row([
                 placed(backend),
-                backend.health.clone(),
+                backend.health.to_string(),
                 weight(backend.effective_weight, backend.configured_weight),
                 format!("{:.1} %", backend.share * 100.0),
                 backend.live_flows.to_string(),

@@ -251,8 +251,7 @@ impl EventTask {
             return;
         }
         if let Err(refused) = self.sender.try_send(events) {
-            let lost = refused.into_inner().len() as u64;
-            self.counted.tally.send_modify(|tally| tally.lost += lost);
+            self.lose(refused.into_inner().len() as u64);
         }
     }
 

@@ -236,7 +236,7 @@ fn backend_health(
         service: key.service.to_string(),
         route: key.route_name().to_owned(),
         backend: key.address,
-        health: standing.name().to_owned(),
+        health: standing.name().into(),
         manual,
         check: standing.checked.map(|(target, record)| check_health(now, target, record)),
         passive,
@@ -253,10 +253,10 @@ fn check_health(now: Duration, target: &Target, record: &Record) -> CheckHealth 
         cause: failure.cause.map(|cause| cause.name().to_owned()),
     });
     CheckHealth {
-        kind: target.check.question.name().to_owned(),
+        kind: target.check.question.name().into(),
         address: target.address,
         vip: None,
-        verdict: record.verdict.name().to_owned(),
+        verdict: record.verdict.name().into(),
         successes: record.successes,
         failures: record.failures,
         last_check_seconds: record.checked_at.map(|at| now.saturating_sub(at).as_secs_f64()),

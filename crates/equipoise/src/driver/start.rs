@@ -431,7 +431,9 @@ impl Begun {
         };
         self.streams.find().await;
         // Before what leads connections to the process before goes.
-        if let Err(error) = streams::begin(&mut self.streams, plane, &mut state).await {
+        let begun = streams::begin(&mut self.streams, plane, state.config()).await;
+        let told = self.streams.tell(streams::table(&state)).map_err(|error| error.to_string());
+        if let Err(error) = begun.and(told) {
             tracing::error!(error, "connections are not taken up yet");
         }
         plane.conclude()?;

@@ -11,7 +11,6 @@ use equipoise_common::value::{Fate, Traffic};
 use equipoise_core::config::Config;
 use equipoise_core::plan::denies;
 use equipoise_core::state::State;
-
 use tokio::time::Instant;
 
 use super::Driver;
@@ -29,25 +28,23 @@ fn takes_up(config: &Config) -> bool {
     is_any && !config.settings.observe
 }
 
-/// There is somebody to take up connections, if there are to be any, who knows how they go on.
+/// There is somebody to take up connections, if there are to be any. How they go on is told once it is planned.
 pub(super) async fn begin<P: DataPlane>(
     streams: &mut Keeper,
     plane: &mut P,
-    state: &mut State,
+    config: &Config,
 ) -> Result<(), String> {
-    if !takes_up(state.config()) {
+    if !takes_up(config) {
         return Ok(());
     }
     let lead = |listener: BorrowedFd<'_>| {
         plane.listen_by([listener, listener]).map_err(|error| error.to_string())
     };
-    streams.begin(lead).await.map_err(|error| error.to_string())?;
-    state.plan();
-    streams.tell(table(state)).map_err(|error| error.to_string())
+    streams.begin(lead).await.map_err(|error| error.to_string())
 }
 
 /// How connections go on by what is planned.
-fn table(state: &State) -> Table {
+pub(super) fn table(state: &State) -> Table {
     let config = state.config();
     if config.settings.observe {
         return Table::default();
@@ -59,13 +56,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// At the start: what the process before has had taken up goes on.
     pub(super) async fn start_streams(&mut self) {
         self.begin_streams().await;
-        self.tell_streams();
         self.streams.retire();
     }
 
     /// There is somebody to take up connections, if there are to be any.
     pub(super) async fn begin_streams(&mut self) {
-        let begun = begin(&mut self.streams, &mut self.plane, &mut self.state).await;
+        let begun = begin(&mut self.streams, &mut self.plane, self.state.config()).await;
         self.troubles.note(Topic::Streams, begun);
     }
 

@@ -1,6 +1,7 @@
 //! Families about services, pools and backends.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use super::family::{Family, Labels, Making};
 use crate::status::health::BackendHealth;
@@ -32,9 +33,14 @@ struct Row<'a> {
 
 fn backends(services: &[ServiceStatus]) -> Vec<Row<'_>> {
     let mut rows = Vec::new();
-    each(services, &mut |labels, backend| {
-        rows.push(Row { labels: Labels::of(BACKEND, labels), backend });
-    });
+    for ServiceStatus { name, pools, .. } in services {
+        for PoolStatus { route, backends, .. } in pools {
+            for backend in backends {
+                let labels = [name, route, &*target::text(backend.address)];
+                rows.push(Row { labels: Labels::of(BACKEND, labels), backend });
+            }
+        }
+    }
     rows
 }
 
@@ -74,14 +80,17 @@ fn pools(services: &[ServiceStatus]) -> [Family; 2] {
 }
 
 fn weights(backends: &[Row<'_>]) -> [Family; 4] {
+    let rows = backends.len();
     let configured = "The weight that the configuration gives a backend.";
-    let mut configured = Making::gauge("lb_backend_weight_configured", configured, BACKEND);
+    let mut configured =
+        Making::gauge("lb_backend_weight_configured", configured, BACKEND).of_lines(rows);
     let effective = "The weight in force; 0 only when a backend gets no new flow.";
-    let mut effective = Making::gauge("lb_backend_weight_effective", effective, BACKEND);
+    let mut effective =
+        Making::gauge("lb_backend_weight_effective", effective, BACKEND).of_lines(rows);
     let share = "A backend's part of the new flows of its address family, 0 to 1.";
-    let mut share = Making::gauge("lb_backend_share", share, BACKEND);
+    let mut share = Making::gauge("lb_backend_share", share, BACKEND).of_lines(rows);
     let draining = "Whether a backend is being taken out gently.";
-    let mut draining = Making::gauge("lb_backend_draining", draining, BACKEND);
+    let mut draining = Making::gauge("lb_backend_draining", draining, BACKEND).of_lines(rows);
     for Row { labels, backend } in backends {
         configured.of(labels, backend.configured_weight.into());
         effective.of(labels, backend.effective_weight);
@@ -92,16 +101,18 @@ fn weights(backends: &[Row<'_>]) -> [Family; 4] {
 }
 
 fn carried(backends: &[Row<'_>]) -> [Family; 5] {
+    let rows = backends.len();
     let live = "Flows of a backend in the table.";
-    let mut live = Making::sum("lb_backend_connections", live, BACKEND);
+    let mut live = Making::sum("lb_backend_connections", live, BACKEND).of_lines(rows);
     let opened = "Flows that have been given to a backend.";
-    let mut opened = Making::counter("lb_backend_new_flows_total", opened, BACKEND);
+    let mut opened = Making::counter("lb_backend_new_flows_total", opened, BACKEND).of_lines(rows);
     let bytes = "IP bytes of a backend, in from clients and out to them.";
-    let mut bytes = Making::counter("lb_bytes_total", bytes, BY_DIRECTION);
+    let mut bytes = Making::counter("lb_bytes_total", bytes, BY_DIRECTION).of_lines(rows * 2);
     let packets = "Packets of a backend, in from clients and out to them.";
-    let mut packets = Making::counter("lb_packets_total", packets, BY_DIRECTION);
+    let mut packets = Making::counter("lb_packets_total", packets, BY_DIRECTION).of_lines(rows * 2);
     let ports = "New flows of a backend that got another source port, since theirs was taken.";
-    let mut ports = Making::counter("lb_backend_ports_changed_total", ports, BACKEND);
+    let mut ports =
+        Making::counter("lb_backend_ports_changed_total", ports, BACKEND).of_lines(rows);
     for Row { labels, backend } in backends {
         live.of(labels, backend.live_flows as f64);
         opened.of(labels, backend.traffic.new_flows as f64);
@@ -143,13 +154,17 @@ fn passive(backends: &[Row<'_>]) -> [Family; 2] {
 
 /// Live flows by address, whichever service has them.
 fn active(services: &[ServiceStatus]) -> Family {
-    let mut flows: BTreeMap<String, u64> = BTreeMap::new();
-    each(services, &mut |[_, _, name], backend| {
-        *flows.entry(name.to_owned()).or_default() += backend.live_flows;
-    });
+    let mut flows: BTreeMap<SocketAddr, u64> = BTreeMap::new();
+    let pools = services.iter().flat_map(|service| &service.pools);
+    for backend in pools.flat_map(|pool| &pool.backends) {
+        *flows.entry(backend.address).or_default() += backend.live_flows;
+    }
     let help = "Flows to an address and port, of all services.";
-    let mut active = Making::sum("lb_connections_active", help, ["backend"]);
-    flows.iter().for_each(|(name, &count)| active.row([name], count as f64));
+    let active = Making::sum("lb_connections_active", help, ["backend"]);
+    let mut active = active.of_lines(flows.len());
+    for (&address, &count) in &flows {
+        active.row([&target::text(address)], count as f64);
+    }
     active.finish()
 }
 
@@ -161,7 +176,7 @@ pub(super) fn health(health: &[BackendHealth]) -> Vec<Family> {
     let latency = "How long the last good check took, seconds.";
     let mut latency = Making::gauge("lb_health_check_last_latency_seconds", latency, BACKEND);
     for backend in health {
-        let name = target::text(backend.backend).to_string();
+        let name = target::text(backend.backend);
         let labels = [&*backend.service, &*backend.route, &*name];
         if let Some(check) = &backend.check {
             healthy.flag(labels, backend.health == "healthy");
@@ -180,7 +195,7 @@ pub(super) fn breakers(breakers: &[BreakerStatus]) -> Vec<Family> {
     let rates = "The part of bad outcomes in a breaker's window, 0 to 1.";
     let mut rates = Making::gauge("lb_circuit_breaker_error_rate", rates, BACKEND);
     for breaker in breakers {
-        let name = target::text(breaker.backend).to_string();
+        let name = target::text(breaker.backend);
         let labels = [&*breaker.service, &*breaker.route, &*name];
         let number = match &*breaker.state {
             "closed" => 0.0,
@@ -191,17 +206,6 @@ pub(super) fn breakers(breakers: &[BreakerStatus]) -> Vec<Family> {
         rates.row(labels, breaker.error_rate);
     }
     vec![states.finish(), rates.finish()]
-}
-
-fn each<'a>(services: &'a [ServiceStatus], look: &mut dyn FnMut([&str; 3], &'a BackendStatus)) {
-    for ServiceStatus { name, pools, .. } in services {
-        for PoolStatus { route, backends, .. } in pools {
-            for backend in backends {
-                let address = target::text(backend.address).to_string();
-                look([name, route, &address], backend);
-            }
-        }
-    }
 }
 
 /// Packets and bytes from clients and to them.

@@ -10,7 +10,7 @@ use equipoise_core::config::target;
 use equipoise_core::id::BackendKey;
 
 use super::family::{Family, Labels, Making};
-use super::histogram::{FlowHistograms, Histogram, SECONDS};
+use super::histogram::{BYTES, FlowHistograms, Histogram, SECONDS};
 
 const BACKEND: [&str; 3] = ["service", "route", "backend"];
 
@@ -141,14 +141,17 @@ fn checks(checks: &[(BackendKey, Checks)]) -> [Family; 2] {
 
 /// Those of backends that have had none are left out.
 fn flows(flows: &[(BackendKey, FlowHistograms)]) -> [Family; 3] {
+    let [seconds, sizes] = [SECONDS, BYTES].map(|bounds| flows.len() * (bounds.len() + 3));
     let lifetime = "How long flows of a backend lasted, from opening to the last packet.";
-    let mut lifetime = Making::histogram("lb_backend_latency_seconds", lifetime, BACKEND);
+    let mut lifetime =
+        Making::histogram("lb_backend_latency_seconds", lifetime, BACKEND).of_lines(seconds);
     let handshake =
         "How long connections to a backend took from the SYN until they were confirmed.";
-    let mut handshake = Making::histogram("lb_backend_handshake_seconds", handshake, BACKEND);
+    let mut handshake =
+        Making::histogram("lb_backend_handshake_seconds", handshake, BACKEND).of_lines(seconds);
     let bytes = "IP bytes of flows of a backend, in from clients and out to them.";
     let names = ["service", "route", "backend", "direction"];
-    let mut bytes = Making::histogram("lb_backend_flow_bytes", bytes, names);
+    let mut bytes = Making::histogram("lb_backend_flow_bytes", bytes, names).of_lines(sizes * 2);
     for (key, flows) in flows {
         let labels = labels(key);
         if flows.lifetime.count() > 0 {

@@ -11,6 +11,9 @@ use super::histogram::Histogram;
 /// Lines of a family at most.
 const LINES: usize = 20_000;
 
+/// Room for a line of most families, bytes: a name, three labels and a number.
+const LINE: usize = 112;
+
 /// What stands in place of each label of the row for the rest.
 pub(super) const REST: &str = "_rest";
 
@@ -85,14 +88,17 @@ fn push(text: &mut String, name: &str, value: &str) {
     }
     text.push_str(name);
     text.push_str("=\"");
-    for c in value.chars() {
-        match c {
-            '\\' => text.push_str("\\\\"),
-            '"' => text.push_str("\\\""),
-            '\n' => text.push_str("\\n"),
-            c => text.push(c),
-        }
+    let mut rest = value;
+    while let Some(at) = rest.find(['\\', '"', '\n']) {
+        text.push_str(&rest[..at]);
+        text.push_str(match rest.as_bytes()[at] {
+            b'\n' => "\\n",
+            b'"' => "\\\"",
+            _ => "\\\\",
+        });
+        rest = &rest[at + 1..];
     }
+    text.push_str(rest);
     text.push('"');
 }
 
@@ -106,6 +112,8 @@ pub(super) struct Making<const LABELS: usize> {
     rest: Option<f64>,
     /// So, of histograms.
     rest_of_histograms: Option<Histogram>,
+    /// The label of each bound of its histograms, which are all of one kind, and of all values.
+    bounds: Vec<String>,
 }
 
 impl<const LABELS: usize> Making<LABELS> {
@@ -116,7 +124,15 @@ impl<const LABELS: usize> Making<LABELS> {
         labels: [&'static str; LABELS],
     ) -> Self {
         let family = Family { kind, name, help, labels: labels.to_vec(), samples: String::new() };
-        Self { family, labels, lines: 0, adds_up: false, rest: None, rest_of_histograms: None }
+        Self {
+            family,
+            labels,
+            lines: 0,
+            adds_up: false,
+            rest: None,
+            rest_of_histograms: None,
+            bounds: Vec::new(),
+        }
     }
 
     /// Of numbers that never fall; its name ends in `_total`.
@@ -155,6 +171,12 @@ impl<const LABELS: usize> Making<LABELS> {
         Self { adds_up: true, ..Self::new(Kind::Histogram, name, help, labels) }
     }
 
+    /// With room for so many lines: text that grows is copied, and memory is asked for, again and again.
+    pub(super) fn of_lines(mut self, lines: usize) -> Self {
+        self.family.samples.reserve(lines.min(LINES) * LINE);
+        self
+    }
+
     /// Adds a row.
     pub(super) fn row(&mut self, values: [&str; LABELS], value: f64) {
         self.of(&Labels::of(self.labels, values), value);
@@ -163,7 +185,7 @@ impl<const LABELS: usize> Making<LABELS> {
     /// Adds a row with labels that are text already.
     pub(super) fn of(&mut self, labels: &Labels, value: f64) {
         if self.lines < LINES {
-            self.line("", &labels.0, value);
+            self.line("", [&labels.0, ""], value);
         } else if self.adds_up {
             *self.rest.get_or_insert_default() += value;
         }
@@ -189,22 +211,27 @@ impl<const LABELS: usize> Making<LABELS> {
     }
 
     fn all_of(&mut self, labels: &Labels, histogram: &Histogram) {
-        for (bound, count) in histogram.up_to() {
+        let mut bounds = std::mem::take(&mut self.bounds);
+        if bounds.is_empty() {
             // As OpenMetrics has numbers: with a point.
-            let bound = format!("{bound:?}");
-            self.line("_bucket", &labels.and("le", &bound).0, count as f64);
+            bounds.extend(histogram.up_to().map(|(bound, _)| format!("le=\"{bound:?}\"")));
+            bounds.push("le=\"+Inf\"".to_owned());
         }
-        let count = histogram.count() as f64;
-        self.line("_bucket", &labels.and("le", "+Inf").0, count);
-        self.line("_sum", &labels.0, histogram.sum());
-        self.line("_count", &labels.0, count);
+        let count = histogram.count();
+        let counts = histogram.up_to().map(|(_, count)| count).chain([count]);
+        for (bound, count) in bounds.iter().zip(counts) {
+            self.line("_bucket", [&labels.0, bound], count as f64);
+        }
+        self.bounds = bounds;
+        self.line("_sum", [&labels.0, ""], histogram.sum());
+        self.line("_count", [&labels.0, ""], count as f64);
     }
 
     /// The family as it is written.
     pub(super) fn finish(mut self) -> Family {
         let rest = Labels::of(self.labels, [REST; LABELS]);
         if let Some(value) = self.rest {
-            self.line("", &rest.0, value);
+            self.line("", [&rest.0, ""], value);
         }
         if let Some(histogram) = self.rest_of_histograms.take() {
             self.all_of(&rest, &histogram);
@@ -212,14 +239,18 @@ impl<const LABELS: usize> Making<LABELS> {
         self.family
     }
 
-    fn line(&mut self, ending: &str, labels: &str, value: f64) {
+    fn line(&mut self, ending: &str, [labels, more]: [&str; 2], value: f64) {
         self.lines += 1;
         let samples = &mut self.family.samples;
         samples.push_str(self.family.name);
         samples.push_str(ending);
-        if !labels.is_empty() {
+        if !labels.is_empty() || !more.is_empty() {
             samples.push('{');
             samples.push_str(labels);
+            if !labels.is_empty() && !more.is_empty() {
+                samples.push(',');
+            }
+            samples.push_str(more);
             samples.push('}');
         }
         samples.push(' ');
@@ -229,7 +260,12 @@ impl<const LABELS: usize> Making<LABELS> {
 }
 
 fn number(text: &mut String, value: f64) {
-    let written = if value == f64::INFINITY {
+    /// Whole numbers up to here are as exact as integers, which are written in a fifth of the time.
+    const EXACT: f64 = (1_u64 << f64::MANTISSA_DIGITS) as f64;
+    let written = if value.fract() == 0.0 && (0.0..EXACT).contains(&value) {
+        text.push_str(itoa::Buffer::new().format(value as u64));
+        return;
+    } else if value == f64::INFINITY {
         text.write_str("+Inf")
     } else if value == f64::NEG_INFINITY {
         text.write_str("-Inf")
@@ -303,10 +339,10 @@ mod tests {
     #[test]
     fn numbers_without_end_have_the_words_of_scrapers() {
         let mut text = String::new();
-        for value in [f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 1.5e9, 0.001] {
+        for value in [f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 1.5e9, 0.001, 0.0, -2.0, 1e17] {
             number(&mut text, value);
             text.push(' ');
         }
-        assert_eq!(text, "+Inf -Inf NaN 1500000000 0.001 ");
+        assert_eq!(text, "+Inf -Inf NaN 1500000000 0.001 0 -2 100000000000000000 ");
     }
 }

@@ -2,16 +2,19 @@
 //!
 //! Follows the configuration: another address is another socket, and one that cannot be had is told and tried again.
 
+use std::convert::Infallible;
 use std::future::ready as at_once;
 use std::io;
 use std::net::SocketAddr;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any, get};
 use equipoise_core::config::Metrics;
+use futures_util::stream;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -133,8 +136,14 @@ fn routes((path, scrape): (&str, MethodRouter<Exporter>), exporter: Exporter) ->
 async fn scrape(State(exporter): State<Exporter>, headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::accepted(accept);
-    let text = exporter.scrape(format).await;
-    ([(header::CONTENT_TYPE, format.content_type())], text).into_response()
+    let parts = exporter.scrape(format).await;
+    let length = parts.iter().map(String::len).sum::<usize>();
+    let parts = parts.into_iter().map(Ok::<_, Infallible>);
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(format.content_type())),
+        (header::CONTENT_LENGTH, HeaderValue::from(length)),
+    ];
+    (headers, Body::from_stream(stream::iter(parts))).into_response()
 }
 
 /// Whoever fails over by it moves new flows away from a balancer that is drained; those that it has go on.

@@ -38,22 +38,22 @@ impl Format {
         }
     }
 
-    /// Writes families.
-    pub(super) fn write(self, families: &[Family]) -> String {
-        let lines: usize = families.iter().map(|family| family.samples.len() + 256).sum();
-        let mut text = String::with_capacity(lines);
+    /// Writes families: what one after the other is the text. A large one is not copied.
+    pub(super) fn write(self, families: Vec<Family>) -> Vec<String> {
+        let mut parts = Vec::with_capacity(families.len() * 2 + 1);
         for family in families {
+            let mut head = String::new();
             // OpenMetrics has no empty lines.
-            if self == Self::Text && !text.is_empty() {
-                text.push('\n');
+            if self == Self::Text && !parts.is_empty() {
+                head.push('\n');
             }
-            self.head(&mut text, family);
-            text.push_str(&family.samples);
+            self.head(&mut head, &family);
+            parts.extend([head, family.samples]);
         }
         if self == Self::OpenMetrics {
-            text.push_str("# EOF\n");
+            parts.push("# EOF\n".to_owned());
         }
-        text
+        parts
     }
 
     /// The lines before a family's samples. OpenMetrics calls a counter's family without the ending of its samples, and has quotes
@@ -94,14 +94,15 @@ mod tests {
     fn whatever_a_label_says_stays_within_its_quotes() {
         let mut family = Making::counter("a_total", "It \"counts\".", ["x"]);
         family.row(["1\"} 2\n\\"], 3.0);
-        let families = [family.finish()];
+        let family = family.finish();
+        let write =
+            |format: Format, times: usize| format.write(vec![family.clone(); times]).concat();
         let sample = "a_total{x=\"1\\\"} 2\\n\\\\\"} 3\n";
         let text = "# HELP a_total It \"counts\".\n# TYPE a_total counter\n".to_owned() + sample;
-        assert_eq!(Format::Text.write(&families), text);
+        assert_eq!(write(Format::Text, 1), text);
         let head = "# HELP a It \\\"counts\\\".\n# TYPE a counter\n";
         let open = format!("{head}{sample}# EOF\n");
-        assert_eq!(Format::OpenMetrics.write(&families), open);
-        let twice = [families[0].clone(), families[0].clone()];
-        assert_eq!(Format::Text.write(&twice), format!("{text}\n{text}"));
+        assert_eq!(write(Format::OpenMetrics, 1), open);
+        assert_eq!(write(Format::Text, 2), format!("{text}\n{text}"));
     }
 }

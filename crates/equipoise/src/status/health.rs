@@ -1,5 +1,6 @@
 //! The answers about the health of backends: what `health` tells.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use equipoise_core::config::target;
@@ -20,7 +21,8 @@ pub struct BackendHealth {
     #[schema(value_type = String)]
     pub backend: SocketAddr,
     /// `none` without checks, else `unknown`, `healthy` or `unhealthy`; an operator's word goes before checks.
-    pub health: String,
+    #[schema(value_type = String)]
+    pub health: Cow<'static, str>,
     /// An operator's word; none where there is none.
     pub manual: Option<ManualHealth>,
     /// What checks say; none without checks.
@@ -51,7 +53,8 @@ pub struct ManualHealth {
 pub struct CheckHealth {
     /// Type of the check.
     #[serde(rename = "type")]
-    pub kind: String,
+    #[schema(value_type = String)]
+    pub kind: Cow<'static, str>,
     /// What is asked.
     #[schema(value_type = String)]
     pub address: SocketAddr,
@@ -60,7 +63,8 @@ pub struct CheckHealth {
     #[schema(value_type = Option<String>)]
     pub vip: Option<IpAddr>,
     /// `unknown`, `healthy` or `unhealthy`.
-    pub verdict: String,
+    #[schema(value_type = String)]
+    pub verdict: Cow<'static, str>,
     /// Good answers in a row.
     pub successes: u32,
     /// Bad answers in a row.

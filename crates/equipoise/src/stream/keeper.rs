@@ -189,7 +189,7 @@ impl Keeper {
             self.told = None;
         }
         for worker in &self.others {
-            // As above.
+            // One that is gone takes up nothing.
             let _: Result<_, _> = worker.tell.send(ToWorker::Retire);
         }
     }

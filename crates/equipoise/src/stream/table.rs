@@ -12,7 +12,7 @@ use std::time::Duration;
 use equipoise_common::limit;
 use equipoise_common::value::{self, Mode};
 use equipoise_core::config::{Config, Prefix};
-use equipoise_core::plan::{Desired, Stream};
+use equipoise_core::plan::{Desired, Routed, Stream};
 use serde::{Deserialize, Serialize};
 
 /// All that is streamed.
@@ -87,7 +87,10 @@ impl Table {
             };
             let policy = desired.policies.get(&id).copied().unwrap_or_default();
             let rate = policy.limits.backend;
-            let routes = desired.routes.iter().filter(|(routed, _)| routed.service == id);
+            // They are in the order of their services.
+            let first = Routed { service: id, prefix: Prefix::of([0; 4].into(), 0) };
+            let routes =
+                desired.routes.range(first..).take_while(|(routed, _)| routed.service == id);
             let sources = routes.map(|(routed, &pool)| {
                 let Prefix { address, length } = routed.prefix;
                 (address, length, pool)
@@ -113,14 +116,19 @@ impl Table {
                     },
                 },
             );
-            table.place_pools(stream, desired);
         }
+        table.place_pools(desired);
         table
     }
 
-    fn place_pools(&mut self, stream: &Stream, desired: &Desired) {
-        let of_it = desired.pools.iter().filter(|(_, pool)| *pool.service == *stream.name);
-        for (&id, pool) in of_it {
+    fn place_pools(&mut self, desired: &Desired) {
+        let streams: HashMap<&str, &Stream> =
+            desired.streams.values().map(|stream| (&*stream.name, stream)).collect();
+        if streams.is_empty() {
+            return;
+        }
+        for (&id, pool) in &desired.pools {
+            let Some(stream) = streams.get(&*pool.service) else { continue };
             let slots = Arc::clone(&pool.slots);
             self.pools.insert(id, Pool { pick: pool.pick_number(), slots });
             for member in &pool.members {

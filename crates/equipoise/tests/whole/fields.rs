@@ -404,12 +404,12 @@ async fn what_is_said_of_a_route_is_of_its_pool_alone() {
 
         let turn = json!({ "service": "web", "backend": FIRST, "route": OFFICE, "action": "open" });
         assert_eq!(lab.asked("POST /api/v1/breakers", &turn.to_string()).await.0, 200);
-        assert_eq!(first(|backend| backend.breaker.clone()).await, ["closed", "open"]);
+        assert_eq!(first(|backend| backend.breaker.to_string()).await, ["closed", "open"]);
 
         let of_backend = "services/web/backends/10.0.0.1%3A8080";
         let word = json!({ "state": "down", "route": OFFICE }).to_string();
         assert_eq!(lab.asked(&format!("PUT /api/v1/{of_backend}/health"), &word).await.0, 200);
-        let health = first(|backend| backend.health.clone()).await;
+        let health = first(|backend| backend.health.to_string()).await;
         assert!(health[0] != "unhealthy" && health[1] == "unhealthy", "{health:?}");
         let check = format!("POST /api/v1/{of_backend}/health/check?route=192.168.0.0%2F16");
         let (code, checked) = lab.asked(&check, "").await;

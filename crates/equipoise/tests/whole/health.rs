@@ -30,7 +30,7 @@ pub(super) fn chosen(lab: &Lab) -> BTreeSet<u32> {
 
 fn states(status: &Status) -> Vec<(String, f64)> {
     let backends = status.services[0].pools[0].backends.iter();
-    backends.map(|backend| (backend.health.clone(), backend.effective_weight)).collect()
+    backends.map(|backend| (backend.health.to_string(), backend.effective_weight)).collect()
 }
 
 fn are(expected: &[(&str, f64)]) -> Vec<(String, f64)> {

@@ -234,17 +234,10 @@ pub(in crate::config) static BACKEND: Table = Table {
     ],
 };
 
-/// A route by source.
-pub(in crate::config) static SOURCE_ROUTE: Table = Table {
-    home: "an entry of `source-route`",
-    doc: "Clients with backends of their own. What it does not say, its service says.",
-    keys: &[
-        Key {
-            name: "source",
-            kind: Kind::Either(&[Kind::Text(&SOURCE), Kind::List(&SOURCES)]),
-            absent: Absent::Required,
-            doc: "Which clients: each prefix once in a service; 131072 in all. A name is all of its addresses, followed as they change.",
-        },
+/// The keys of a route: what leads to it, and what it has like its service.
+const fn of_route(head: Key) -> [Key; 9] {
+    [
+        head,
         Key { absent: OF_SERVICE, ..ALGORITHM },
         Key { absent: OF_SERVICE, ..AFFINITY },
         Key { absent: OF_SERVICE, ..PREFIX },
@@ -258,34 +251,31 @@ pub(in crate::config) static SOURCE_ROUTE: Table = Table {
             absent: Absent::Required,
             doc: "Where their packets go.",
         },
-    ],
+    ]
+}
+
+/// A route by source.
+pub(in crate::config) static SOURCE_ROUTE: Table = Table {
+    home: "an entry of `source-route`",
+    doc: "Clients with backends of their own. What it does not say, its service says.",
+    keys: &of_route(Key {
+        name: "source",
+        kind: Kind::Either(&[Kind::Text(&SOURCE), Kind::List(&SOURCES)]),
+        absent: Absent::Required,
+        doc: "Which clients: each prefix once in a service; 131072 in all. A name is all of its addresses, followed as they change.",
+    }),
 };
 
 /// A route by the name of a server.
 pub(in crate::config) static NAME_ROUTE: Table = Table {
     home: "an entry of `name-route`",
     doc: "Servers with backends of their own. What it does not say, its service says.",
-    keys: &[
-        Key {
-            name: "names",
-            kind: Kind::List(&NAMES),
-            absent: Absent::Required,
-            doc: "Which names in TLS (SNI), whatever the case: each once in a service. `*.` and a name is all that end so, and the longest decides.",
-        },
-        Key { absent: OF_SERVICE, ..ALGORITHM },
-        Key { absent: OF_SERVICE, ..AFFINITY },
-        Key { absent: OF_SERVICE, ..PREFIX },
-        CHECK,
-        Key { absent: OF_SERVICE, ..RECOVERS },
-        Key { absent: OF_SERVICE, ..PANICS },
-        Key { absent: OF_SERVICE, ..BREAKS },
-        Key {
-            name: "backends",
-            kind: Kind::List(&BACKENDS),
-            absent: Absent::Required,
-            doc: "Where their packets go.",
-        },
-    ],
+    keys: &of_route(Key {
+        name: "names",
+        kind: Kind::List(&NAMES),
+        absent: Absent::Required,
+        doc: "Which names in TLS (SNI), whatever the case: each once in a service. `*.` and a name is all that end so, and the longest decides.",
+    }),
 };
 
 /// How much of an address tells clients from each other.
