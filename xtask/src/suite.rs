@@ -71,6 +71,9 @@ pub(crate) fn run(suite: Suite) -> Result<()> {
         (Kernel::LeftOut, _) => steps.leave_out("kernel tiers", "asked to be"),
     }
     let outcome = steps.finish();
+    for name in &count.alone {
+        println!("\n{name} failed beside others, and has passed by itself");
+    }
     println!("\n{} passed, {} failed", count.passed, count.failed);
     outcome
 }
@@ -82,12 +85,11 @@ fn run_kernel_tiers(suite: Suite, steps: &mut Steps, count: &mut Count) {
         Err(error) => return steps.take("traces before the kernel tiers", || Err(error)),
     };
     for name in ["netns", "crowd", "flood"] {
-        let lab = suite.kernel_test(name);
+        let lab = suite.kernel_test(name, &[]);
         steps.take(&format!("kernel tests of the bench: {name}"), || count.add(lab));
     }
     for name in kernel_tests(steps) {
-        let test = suite.kernel_test(&name);
-        steps.take(&format!("kernel tests: {name}"), || count.add(test));
+        steps.take(&format!("kernel tests: {name}"), || suite.add_kernel_test(&name, count));
     }
     steps.take("bench of programs, quickly", || bench::programs(&bench::Wanted::QUICK));
     steps.take("demo", || demo::run(Some(DEMO)));
@@ -125,15 +127,30 @@ impl Suite {
         command
     }
 
-    fn kernel_test(self, name: &str) -> Command {
+    /// These of the kernel tests in a file, alone; or all, beside each other where they may be.
+    fn kernel_test(self, name: &str, these: &[String]) -> Command {
         // Always both packages with the same features, so that what they share is built once.
         let mut command = self.test(&["--package", "equipoise", "--package", "equipoise-lab"]);
-        let threads = format!("--test-threads={}", threads(name));
+        let threads = if these.is_empty() { threads(name) } else { 1 };
+        let threads = format!("--test-threads={threads}");
         command.args(["--features", KERNEL_TESTS, "--test", name, "--", &threads]);
+        if !these.is_empty() {
+            command.arg("--exact").args(these);
+        }
         command.envs(tools::variables());
         command
     }
+
+    fn add_kernel_test(self, name: &str, count: &mut Count) -> Result<()> {
+        if self.size == Size::Full || threads(name) == 1 {
+            return count.add(self.kernel_test(name, &[]));
+        }
+        count.add_beside_others(|these| self.kernel_test(name, these))
+    }
 }
+
+/// So many tests that fail beside others are run again: more are no matter of chance.
+const AGAIN: usize = 5;
 
 /// Tests with traffic wait most of their time, in namespaces of their own. The others measure, or count what is there once for
 /// the whole machine.
@@ -142,20 +159,30 @@ fn threads(kernel_test: &str) -> u32 {
 }
 
 /// Tests so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Count {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
+    /// The names of those that have failed in the last run.
+    names: Vec<String>,
+    /// Of those that have passed by themselves alone.
+    alone: Vec<String>,
 }
 
 impl Count {
+    /// Tests that were run.
+    pub(crate) fn all(&self) -> u64 {
+        self.passed + self.failed
+    }
+
     /// Runs `cargo test`, shows its output, and counts what it says.
     fn add(&mut self, mut command: Command) -> Result<()> {
         let shown = show(&command);
         println!("$ {shown}");
         let mut child = command.stdout(Stdio::piped()).spawn().context("cargo cannot be run")?;
         let stdout = child.stdout.take().expect("stdout was asked for");
-        let before = *self;
+        let (before, failed) = (self.all(), self.failed);
+        self.names.clear();
         for line in BufReader::new(stdout).split(b'\n') {
             let line = line.context("reading what the tests say")?;
             let line = String::from_utf8_lossy(&line);
@@ -163,17 +190,35 @@ impl Count {
             self.read(&line);
         }
         let status = child.wait()?;
-        if !status.success() && self.failed == before.failed {
+        if !status.success() && self.failed == failed {
             // It did not build, or died before it could say which test failed.
             self.failed += 1;
         }
         ensure!(status.success(), "`{shown}`: {status}");
-        ensure!(*self != before, "`{shown}` ran no test");
+        ensure!(self.all() != before, "`{shown}` ran no test");
         Ok(())
     }
 
-    /// Takes in a line such as `test result: ok. 5 passed; 0 failed; 1 ignored; ...`.
+    /// As [`Count::add`], of tests that share few CPUs with others: what one waits for may come late by that alone. A few that fail so
+    /// are run again by themselves, and that decides.
+    fn add_beside_others(&mut self, of: impl Fn(&[String]) -> Command) -> Result<()> {
+        let failed = self.failed;
+        let beside = self.add(of(&[]));
+        let these = std::mem::take(&mut self.names);
+        let are_told = self.failed - failed == these.len() as u64;
+        if beside.is_ok() || these.is_empty() || !are_told || these.len() > AGAIN {
+            return beside;
+        }
+        self.failed = failed;
+        self.add(of(&these))?;
+        self.alone.extend(these);
+        Ok(())
+    }
+
+    /// Takes in a line such as `test result: ok. 5 passed; 0 failed; 1 ignored; ...`, or `test some::name ... FAILED`.
     pub(crate) fn read(&mut self, line: &str) {
+        let name = line.strip_prefix("test ").and_then(|line| line.strip_suffix(" ... FAILED"));
+        self.names.extend(name.map(str::to_owned));
         // Tests that print without a newline stand before it.
         let Some((_, result)) = line.split_once("test result: ") else { return };
         let number = |what: &str| {
@@ -196,19 +241,61 @@ mod tests {
             "running 3 tests",
             "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.11s",
             "test some_name ... ok",
+            "test another::name ... FAILED",
             "test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.11s",
             "12 passed, 0 failed",
         ] {
             count.read(line);
         }
-        assert_eq!(count, Count { passed: 7, failed: 3 });
+        let names = vec!["another::name".to_owned()];
+        assert_eq!(count, Count { passed: 7, failed: 3, names, ..Count::default() });
     }
 
     #[test]
     fn a_run_that_fails_without_a_result_counts_as_one_failure() {
         let mut count = Count::default();
         assert!(count.add(Command::new("false")).is_err());
-        assert_eq!(count, Count { passed: 0, failed: 1 });
+        assert_eq!(count, Count { failed: 1, ..Count::default() });
+    }
+
+    fn say(words: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", words]);
+        command
+    }
+
+    #[test]
+    fn what_fails_beside_others_is_decided_by_itself() {
+        let beside = "echo 'test a ... FAILED\ntest result: FAILED. 3 passed; 1 failed;'; exit 1";
+        for (again, passed, failed) in [
+            ("echo 'test result: ok. 1 passed; 0 failed;'", 4, 0),
+            ("echo 'test result: FAILED. 0 passed; 1 failed;'; exit 1", 3, 1),
+        ] {
+            let mut count = Count::default();
+            let outcome = count.add_beside_others(|these| match these {
+                [] => say(beside),
+                [one] if one == "a" => say(again),
+                _ => panic!("{these:?}"),
+            });
+            assert_eq!(outcome.is_ok(), failed == 0);
+            assert_eq!(
+                (count.passed, count.failed, count.alone.len()),
+                (passed, failed, 1 - failed as usize)
+            );
+        }
+        // Some of them are not told, or there are too many.
+        for (told, failed) in [(1, 2), (AGAIN + 1, AGAIN + 1)] {
+            let names = "echo 'test a ... FAILED';".repeat(told);
+            let words =
+                format!("{names} echo 'test result: FAILED. 0 passed; {failed} failed;'; exit 1");
+            let mut count = Count::default();
+            let outcome = count.add_beside_others(|these| {
+                assert!(these.is_empty());
+                say(&words)
+            });
+            assert!(outcome.is_err());
+            assert_eq!(count.failed, failed as u64);
+        }
     }
 
     #[test]
