@@ -73,7 +73,9 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use balanced::{Attach, Balanced, Balancer, GENERIC, NATIVE, PORT, TC, service, vips, weights};
+use balanced::{
+    Attach, Balanced, Balancer, GENERIC, NATIVE, PORT, TC, service, settings, vips, weights,
+};
 use equipoise_lab::client::{
     Connect, HttpConnection, UdpAsker, download, http_get, udp_ask, upload,
 };
@@ -285,7 +287,7 @@ fn two_vips_share_a_backend_and_a_client_port(attach: Attach) {
     .unwrap();
     let [at, _] = lab.backends[0].at(PORT);
     let _server = HttpServer::start(&lab.backends[0].netns, "b1", &[at]).unwrap();
-    let text = format!("[settings]\nattach = \"{}\"\n", attach.asked)
+    let text = settings(attach.asked)
         + &service("first", first, &[(at, 1)])
         + &service("second", second, &[(at, 1)]);
     let balancer = Balancer::start(&lab.balancer, &text);

@@ -301,11 +301,13 @@ pub(crate) fn udp_servers(lab: &Lab) -> Vec<UdpEcho> {
 
 /// The lab's VIPs, both families and protocols, over all backends with the weights 50, 30, 20.
 pub(crate) fn config(lab: &Lab, attach: &str) -> String {
-    let mut text = format!("[settings]\nattach = \"{attach}\"\nmax-flows = 20000\n");
-    for (name, vip) in vips() {
-        text.push_str(&service(name, vip, &backends(lab, vip)));
-    }
-    text
+    let services = vips().map(|(name, vip)| service(name, vip, &backends(lab, vip)));
+    settings(attach) + &services.concat()
+}
+
+/// Settings of small tables: to make large ones costs more than most tests.
+pub(crate) fn settings(attach: &str) -> String {
+    format!("[settings]\nattach = \"{attach}\"\nmax-flows = 20000\n")
 }
 
 pub(crate) fn vips() -> [(&'static str, SocketAddr); 2] {

@@ -12,7 +12,7 @@ use equipoise_lab::topology::{Lab, Options};
 use equipoise_lab::{scale, wait_until};
 
 use crate::balanced::{
-    Attach, Balanced, Balancer, DEADLINE, PORT, backends, echo_servers, vips, web_servers,
+    Attach, Balanced, Balancer, DEADLINE, PORT, backends, echo_servers, settings, vips, web_servers,
 };
 
 /// A service on a VIP for these backends, with further lines.
@@ -30,7 +30,7 @@ fn service(vip: SocketAddr, backends: &[SocketAddr], lines: &str) -> String {
 
 /// Both families, each with one backend of the lab.
 fn one_backend(attach: Attach, lab: &Lab, number: usize, lines: &str) -> String {
-    let mut text = format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n", attach.asked);
+    let mut text = settings(attach.asked);
     for (_, vip) in vips() {
         text += &service(vip, &[backends(lab, vip)[number].0], lines);
     }
@@ -141,7 +141,7 @@ pub(crate) fn a_range_of_ports_connects_a_thousand_times_in_a_row(attach: Attach
 pub(crate) fn a_port_that_is_used_again_and_again_always_connects(attach: Attach) {
     let lab = Lab::new(Options { backends: 2, ..Options::default() }).unwrap();
     let mut servers = web_servers(&lab);
-    let text = format!("[settings]\nattach = \"{}\"\n", attach.asked)
+    let text = settings(attach.asked)
         + &vips()
             .map(|(_, vip)| {
                 service(vip, &backends(&lab, vip).iter().map(|b| b.0).collect::<Vec<_>>(), "")
@@ -208,7 +208,7 @@ pub(crate) fn without_a_control_plane_dead_flows_make_room(attach: Attach) {
 
 pub(crate) fn a_load_beyond_its_limit_goes_to_other_backends(attach: Attach) {
     let mut balanced = Balanced::new(attach, Options::default());
-    let mut text = format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n", attach.asked);
+    let mut text = settings(attach.asked);
     for (_, vip) in vips() {
         let all = backends(&balanced.lab, vip);
         let limited = format!("{{ address = \"{}\", max-flows = 3 }}, ", all[0].0);
@@ -258,7 +258,7 @@ fn late(mut stream: TcpStream) {
 pub(crate) fn connections_end_well_whichever_end_is_first(attach: Attach) {
     let lab = Lab::new(Options { backends: 1, ..Options::default() }).unwrap();
     let lines = "timeouts = { tcp-closing = \"1s\" }";
-    let text = format!("[settings]\nattach = \"{}\"\n", attach.asked)
+    let text = settings(attach.asked)
         + &vips().map(|(_, vip)| service(vip, &[listen(&lab, vip, late)], lines)).concat();
     let balancer = Balancer::start(&lab.balancer, &text);
     let connect = |vip: SocketAddr| {
@@ -302,7 +302,7 @@ pub(crate) fn connections_that_backends_end_are_told_so(attach: Attach) {
         drop(stream);
     }
     let lab = Lab::new(Options { backends: 1, ..Options::default() }).unwrap();
-    let text = format!("[settings]\nattach = \"{}\"\n", attach.asked)
+    let text = settings(attach.asked)
         + &vips().map(|(_, vip)| service(vip, &[listen(&lab, vip, finish)], "")).concat();
     let balancer = Balancer::start(&lab.balancer, &text);
     for (_, vip) in vips() {

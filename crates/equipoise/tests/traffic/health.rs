@@ -15,7 +15,8 @@ use equipoise_lab::{patience, wait_until};
 use serde_json::Value;
 
 use crate::balanced::{
-    Attach, Balancer, DEADLINE, PORT, TC, backends, service, udp_servers, vips, web_servers,
+    Attach, Balancer, DEADLINE, PORT, TC, backends, service, settings, udp_servers, vips,
+    web_servers,
 };
 
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -192,7 +193,7 @@ pub(crate) fn flows_of_a_backend_that_is_down_are_treated_as_the_service_says(at
             .iter()
             .map(|b| TcpEcho::start(&b.netns, &b.name, &b.at(CHECKED)).unwrap())
             .collect();
-        let settings = format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n", attach.asked);
+        let settings = settings(attach.asked);
         let services = vips().map(|(name, vip)| {
             service(name, vip, &backends(&lab, vip)) + &format!("on-backend-down = \"{policy}\"\n")
         });
@@ -240,7 +241,7 @@ pub(crate) fn flows_of_a_backend_that_is_down_are_treated_as_the_service_says(at
 pub(crate) fn pages_and_datagrams_are_checked_past_the_programs(attach: Attach) {
     let lab = Lab::new(Options::default()).unwrap();
     let (mut web, mut udp) = (web_servers(&lab), udp_servers(&lab));
-    let settings = format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n", attach.asked);
+    let settings = settings(attach.asked);
     let services = vips().map(|(name, vip)| {
         let second = SocketAddr::new(vip.ip(), 81);
         service(name, vip, &backends(&lab, vip))

@@ -12,8 +12,8 @@ use equipoise_lab::topology::{Forwarding, Lab, Options};
 use equipoise_lab::wait_until;
 
 use crate::balanced::{
-    Balanced, Balancer, DEADLINE, GENERIC, NATIVE, PORT, TC, backends, config, service, vips,
-    web_servers,
+    Balanced, Balancer, DEADLINE, GENERIC, NATIVE, PORT, TC, backends, config, service, settings,
+    vips, web_servers,
 };
 use crate::bare;
 
@@ -184,10 +184,7 @@ fn a_new_configuration_moves_new_connections_and_breaks_none() {
             .collect();
         let held: Vec<_> = long.iter_mut().map(|c| c.ask("/").unwrap().backend).collect();
         let all = backends(&balanced.lab, vip);
-        let only = |number: usize| {
-            format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n", attach.asked)
-                + &service("web", vip, &[all[number]])
-        };
+        let only = |number: usize| settings(attach.asked) + &service("web", vip, &[all[number]]);
         for number in 0..3 {
             balanced.balancer.reload(&only(number));
             let tally = Load::of_count(vip, 50).run(&client);

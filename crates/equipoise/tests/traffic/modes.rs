@@ -11,7 +11,7 @@ use equipoise_lab::serve::{HttpServer, UdpEcho};
 use equipoise_lab::topology::{Host, Lab, Layout, Options};
 
 use super::balanced::{
-    Attach, BINARY, Balancer, DEADLINE, backends, service, udp_servers, vips, web_servers,
+    Attach, BINARY, Balancer, DEADLINE, backends, service, settings, udp_servers, vips, web_servers,
 };
 
 /// What every mode has to carry: many connections, streams both ways, datagrams.
@@ -81,8 +81,7 @@ pub(crate) fn backends_answer_clients_themselves(attach: Attach) {
     let lab = Lab::new(Options { layout: Layout::OneArm, ..Options::default() }).unwrap();
     lab.backends.iter().for_each(|host| own_vips(&lab, host));
     let _servers = servers_at_vips(&lab);
-    let text =
-        format!("[settings]\nattach = \"{}\"\n", attach.asked) + &in_mode(&lab, "dsr", false);
+    let text = settings(attach.asked) + &in_mode(&lab, "dsr", false);
     let balancer = Balancer::start(&lab.balancer, &text);
     works(&lab, &text);
     assert!(balancer.verdict("forwarded_request") > 0);
@@ -111,9 +110,8 @@ pub(crate) fn packets_in_tunnels_are_answered_by_backends_themselves(attach: Att
     let daemons: Vec<_> = lab.backends.iter().map(decapsulating).collect();
     lab.backends.iter().for_each(|host| answers_alone(&lab, host));
     let servers = servers_at_vips(&lab);
-    let config = |mode: &str, is_crossed: bool| {
-        format!("[settings]\nattach = \"{}\"\n", attach.asked) + &in_mode(&lab, mode, is_crossed)
-    };
+    let config =
+        |mode: &str, is_crossed: bool| settings(attach.asked) + &in_mode(&lab, mode, is_crossed);
     let mut balancer = Balancer::start(&lab.balancer, &config("gue", true));
     for (mode, is_crossed) in [("ipip", false), ("ipip", true), ("gue", false), ("gue", true)] {
         let text = config(mode, is_crossed);
@@ -144,7 +142,7 @@ pub(crate) fn backends_that_know_no_way_to_clients_answer_us(attach: Attach) {
         let services = vips().map(|(name, vip)| {
             service(name, vip, &backends(&lab, vip)) + &format!("mode = \"{mode}\"\n")
         });
-        format!("[settings]\nattach = \"{}\"\n", attach.asked) + &services.concat()
+        settings(attach.asked) + &services.concat()
     };
     let mut balancer = Balancer::start(&lab.balancer, &config("nat"));
     let (_, vip) = vips()[0];
@@ -172,7 +170,7 @@ pub(crate) fn a_backend_reaches_its_own_vip(attach: Attach) {
             service(name, vip, &backends(&lab, vip)).replace("[\"front\"]", "[\"front\", \"back\"]")
                 + &format!("mode = \"{mode}\"\n")
         });
-        let text = format!("[settings]\nattach = \"{}\"\n", attach.asked) + &services.concat();
+        let text = settings(attach.asked) + &services.concat();
         let _balancer = Balancer::start(&lab.balancer, &text);
         for host in &lab.backends {
             for (_, vip) in vips() {

@@ -8,7 +8,7 @@ use equipoise_lab::link::{Checksums, End, Gro, Properties, veth, wait_ready};
 use equipoise_lab::serve::HttpServer;
 use equipoise_lab::topology::{FRONT_V4, FRONT_V6, Lab, Options};
 
-use super::balanced::{Attach, Balanced, Balancer, PORT, service, vips};
+use super::balanced::{Attach, Balanced, Balancer, PORT, service, settings, vips};
 
 /// Datagrams of 60 000 bytes are some forty fragments each way.
 pub(crate) fn datagrams_in_fragments_are_answered(attach: Attach) {
@@ -88,7 +88,7 @@ impl Deep {
 
 pub(crate) fn a_client_learns_the_size_of_a_link_behind_a_router(attach: Attach) {
     let deep = Deep::new();
-    let mut text = format!("[settings]\nattach = \"{}\"\n", attach.asked);
+    let mut text = settings(attach.asked);
     for ((name, vip), backend) in vips().into_iter().zip(deep.backends) {
         text += &service(name, vip, &[(backend, 1)]);
     }

@@ -6,12 +6,12 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use equipoise_lab::topology::{Host, Options};
 
-use crate::balanced::{Attach, Balanced, DEADLINE, backends, vips};
+use crate::balanced::{Attach, Balanced, DEADLINE, backends, settings, vips};
 
 /// Both families: all go to the first backend, but clients of these numbers to those.
 fn config(attach: Attach, balanced: &Balanced, routes: &[(usize, usize)]) -> String {
     let lab = &balanced.lab;
-    let mut text = format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n", attach.asked);
+    let mut text = settings(attach.asked);
     for (name, vip) in vips() {
         let list = |number: usize| {
             format!("backends = [{{ address = \"{}\" }}]", backends(lab, vip)[number].0)

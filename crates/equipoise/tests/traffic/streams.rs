@@ -15,7 +15,8 @@ use equipoise_lab::{scale, wait_until};
 use serde_json::Value;
 
 use crate::balanced::{
-    Attach, BINARY, Balancer, DEADLINE, PORT, TC, backends, config, service, vips, web_servers,
+    Attach, BINARY, Balancer, DEADLINE, PORT, TC, backends, config, service, settings, vips,
+    web_servers,
 };
 use crate::restart::{self, Servers, Traffic};
 
@@ -33,7 +34,7 @@ fn servers(lab: &Lab, identity: &Identity, told: bool) -> Vec<Server> {
 }
 
 fn head(attach: Attach) -> String {
-    format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n", attach.asked)
+    settings(attach.asked)
 }
 
 /// A service over the last backend, with the first for one name and the second for all that end like it.

@@ -7,7 +7,7 @@ use equipoise_lab::topology::{Host, Lab, Layout, Options};
 use equipoise_lab::{Daemon, wait_until};
 use serde_json::Value;
 
-use crate::balanced::{Attach, Balancer, DEADLINE, vips};
+use crate::balanced::{Attach, Balancer, DEADLINE, settings, vips};
 use crate::modes::{answers_alone, decapsulating, in_mode, own_vips};
 
 const CHECK: &str = "[settings.health-check]\ntype = \"http\"\npath = \"/\"\ninterval = \"200ms\"\n\
@@ -18,7 +18,7 @@ pub(crate) fn checks_go_the_way_the_packets_go_and_tell_what_is_broken(attach: A
         let lab = Lab::new(Options { layout: Layout::OneArm, ..Options::default() }).unwrap();
         let mut delivered = Delivered::new(&lab, mode);
         let mut servers: Vec<_> = lab.backends.iter().map(web_server).map(Some).collect();
-        let settings = format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n", attach.asked);
+        let settings = settings(attach.asked);
         let text = settings + CHECK + &in_mode(&lab, mode, false);
         let balancer = Balancer::start(&lab.balancer, &text);
         until(&balancer, [HEALTHY; 3]);
