@@ -21,6 +21,10 @@ database = "none"
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", 401, 403, 404, 409, 412, 422]
 
+# What is meant for another generation is refused as that before its content is looked at (RFC 9110, section 13.2.2).
+[checks.negative_data_rejection]
+expected-statuses = [400, 401, 403, 404, 405, 406, 409, 412, 415, 422, 428, 429]
+
 [[operations]]
 include-path = "/api/v1/stop"
 enabled = false
