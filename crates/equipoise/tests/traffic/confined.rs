@@ -13,7 +13,8 @@ use equipoise_lab::{Daemon, wait_until};
 use serde_json::Value;
 
 use crate::balanced::{
-    Attach, BINARY, DEADLINE, GENERIC, NATIVE, TC, backends, echo_servers, service, tc_mode, vips,
+    Attach, BINARY, DEADLINE, GENERIC, NATIVE, TC, backends, echo_servers, service, settings,
+    tc_mode, vips,
 };
 
 /// Nobody on any machine.
@@ -114,7 +115,7 @@ fn lab() -> Lab {
 }
 
 fn config(lab: &Lab, attach: &str) -> String {
-    let mut text = format!("[settings]\nattach = \"{attach}\"\nmax-flows = 20000\n");
+    let mut text = settings(attach);
     for (name, vip) in vips() {
         let service = service(name, vip, &backends(lab, vip));
         text.push_str(&service.replace("backends = [", "manage-address = true\nbackends = ["));

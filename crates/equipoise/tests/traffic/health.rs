@@ -45,9 +45,9 @@ pub(crate) fn a_backend_that_fails_its_checks_gets_no_new_flows_until_it_passes_
 ) {
     let lab = Lab::new(Options::default()).unwrap();
     let mut servers = web_servers(&lab);
-    let text =
-        format!("[settings]\nattach = \"{}\"\nmax-flows = 20000\n{}", attach.asked, check(""))
-            + &vips().map(|(name, vip)| service(name, vip, &backends(&lab, vip))).concat();
+    let text = settings(attach.asked)
+        + &check("")
+        + &vips().map(|(name, vip)| service(name, vip, &backends(&lab, vip))).concat();
     let balancer = Balancer::start(&lab.balancer, &text);
     until_all_are(&balancer, "healthy");
     for (name, vip) in vips() {

@@ -33,10 +33,6 @@ fn servers(lab: &Lab, identity: &Identity, told: bool) -> Vec<Server> {
     hosts.map(|(host, at)| Server::start(&host.netns, (&host.name, at), (identity, told))).collect()
 }
 
-fn head(attach: Attach) -> String {
-    settings(attach.asked)
-}
-
 /// A service over the last backend, with the first for one name and the second for all that end like it.
 fn named(lab: &Lab, (name, vip): (&str, SocketAddr), more: &str) -> String {
     let all = backends(lab, vip);
@@ -76,7 +72,7 @@ pub(crate) fn a_name_leads_to_its_backend_however_it_comes(attach: Attach) {
     let lab = Lab::new(Options::default()).unwrap();
     let identity = Identity::of(&NAMES);
     let _servers = servers(&lab, &identity, false);
-    let mut text = head(attach);
+    let mut text = settings(attach.asked);
     vips().iter().for_each(|vip| text += &named(&lab, *vip, ""));
     let mut balancer = Balancer::start(&lab.balancer, &text);
     let client = &lab.client().netns;
@@ -143,7 +139,7 @@ pub(crate) fn a_name_leads_to_its_backend_however_it_comes(attach: Attach) {
     let cut = |text: &str| text.split("[[service.name-route]]").next().unwrap().to_owned();
     let services = text.split("[[service]]").skip(1).map(cut);
     let without: String = services.map(|service| format!("[[service]]{service}")).collect();
-    balancer.reload(&(head(attach) + &without));
+    balancer.reload(&(settings(attach.asked) + &without));
     let before = balancer.verdict("streamed");
     for (_, vip) in vips() {
         let mut connection = Secure::open(client, vip, (&identity, "api.example.com", 100));
@@ -170,7 +166,7 @@ pub(crate) fn backends_are_told_who_has_connected(attach: Attach) {
     let identity = Identity::of(&NAMES);
     let _servers = servers(&lab, &identity, true);
     let told = ", proxy-protocol = \"v2\"";
-    let mut text = head(attach);
+    let mut text = settings(attach.asked);
     vips().iter().for_each(|vip| text += &named(&lab, *vip, told));
     // One without names, whose backends are told all the same, on another port.
     for (name, vip) in vips() {
