@@ -23,12 +23,14 @@ pub mod history;
 pub mod limits;
 pub mod names;
 mod number;
+mod object;
 pub mod operate;
 pub mod pool;
 pub mod talkers;
 pub mod trace;
 
 pub use number::Decimal;
+pub(crate) use object::Object;
 
 /// How a running instance is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -341,6 +343,7 @@ pub struct FlowFilter {
 
 /// The text of a configuration to be compared with what runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct PlanRequest {
     /// Name of the file, whose ending tells the format.
     pub name: String,
@@ -407,6 +410,7 @@ pub struct UpgradeAnswer {
 
 /// What is to run in place of this process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct UpgradeRequest {
     /// The whole path of a binary.
     #[schema(value_type = String)]

@@ -30,11 +30,15 @@ use crate::metrics::{self, Exporter};
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::pool::{EndAnswer, EndRequest};
 use crate::status::{
-    Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswer, UpgradeAnswer, UpgradeRequest,
+    Flow, FlowFilter, Object, PlanAnswer, PlanRequest, Status, StopAnswer, UpgradeAnswer,
+    UpgradeRequest,
 };
 
 /// Flows written at a time: a chunk of about 100 kB.
 const CHUNK: usize = 512;
+
+/// The object that a request has sent.
+type Sent<T> = Result<Json<Object<T>>, JsonRejection>;
 
 /// Where something is to be had, and what answers there, by method.
 type Route = (&'static str, MethodRouter<Access>);
@@ -129,27 +133,27 @@ pub(super) async fn config(State(access): State<Access>) -> Tagged<Value> {
 #[utoipa::path(post, path = "/api/v1/plan", tag = "configuration", summary = "What a configuration would change", request_body = PlanRequest, responses((status = 200, description = "What is asked for", body = PlanAnswer), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn plan(
     State(access): State<Access>,
-    request: Result<Json<PlanRequest>, JsonRejection>,
+    request: Sent<PlanRequest>,
 ) -> Result<Json<PlanAnswer>, ProblemDetails> {
-    let Json(request) = request?;
+    let Json(Object(request)) = request?;
     access.ask(|reply| Command::Plan(request, reply)).await.map(Json)
 }
 
 #[utoipa::path(post, path = "/api/v1/explain", tag = "flows", summary = "What becomes of a packet", request_body = ExplainRequest, responses((status = 200, description = "What is asked for", body = ExplainAnswer), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn explain(
     State(access): State<Access>,
-    request: Result<Json<ExplainRequest>, JsonRejection>,
+    request: Sent<ExplainRequest>,
 ) -> Result<Json<ExplainAnswer>, ProblemDetails> {
-    let Json(request) = request?;
+    let Json(Object(request)) = request?;
     access.ask(|reply| Command::Explain(request, reply)).await.map(Json)
 }
 
 #[utoipa::path(post, path = "/api/v1/upgrade", tag = "instance", summary = "Runs another binary in place of this process; by the socket alone", request_body = UpgradeRequest, responses((status = 200, description = "What is asked for", body = UpgradeAnswer), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn upgrade(
     State(access): State<Access>,
-    request: Result<Json<UpgradeRequest>, JsonRejection>,
+    request: Sent<UpgradeRequest>,
 ) -> Result<Json<UpgradeAnswer>, ProblemDetails> {
-    let Json(UpgradeRequest { binary }) = request?;
+    let Json(Object(UpgradeRequest { binary })) = request?;
     if !binary.is_absolute() {
         let message = format!("{} is not the whole path of a binary", binary.display());
         return Err(ProblemDetails::unprocessable(message));

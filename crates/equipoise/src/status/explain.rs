@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::form;
+use super::{form, object};
 
 /// Bytes of an Ethernet header: less is no packet.
 const ETHERNET: usize = 14;
@@ -21,7 +21,7 @@ pub struct ExplainRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hex: Option<String>,
     /// Its addresses.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object::if_any", skip_serializing_if = "Option::is_none")]
     pub packet: Option<Addresses>,
     /// Name of the interface that it comes by; that which leads to its source if that is a backend, else the first listening one.
     #[serde(rename = "in", default, skip_serializing_if = "Option::is_none")]

@@ -120,6 +120,7 @@ pub struct OfRoute {
 
 /// What an operator says of a backend.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct HealthWord {
     /// It is up or down, or what checks say.
     pub state: Word,

@@ -6,7 +6,7 @@ use equipoise_core::config::target;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Decimal, form};
+use super::{Decimal, form, object};
 
 /// Which backends are meant: one of a service, all of a host, or this balancer itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -32,8 +32,10 @@ pub struct Selection {
 
 /// A drain that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct DrainRequest {
     /// Of which backends. What they are of is meant at once.
+    #[serde(deserialize_with = "object::each")]
     pub backends: Vec<Selection>,
     /// How long flows may take to end, such as `60s`; the setting if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -116,7 +116,9 @@ fn clock_behind_that_of_the_opening_makes_a_flow_young() {
     table.must_open(Name::tcp(1), 10);
     table.must_open(Name::tcp(2), 8);
     assert_eq!(evict(&table, 0, 9), Evicted::Unconfirmed);
-    assert_eq!(table.look_up(&Name::tcp(1).request()), 0, "both count as just opened");
-    assert!(end(&table, table.look_up(&Name::tcp(2).request()), Reason::Idle, 9));
+    let left = [1, 2].map(|name| table.look_up(&Name::tcp(name).request()));
+    let left: Vec<_> = left.into_iter().filter(|&here| here != 0).collect();
+    assert_eq!(left.len(), 1, "both count as just opened, and one of them gives way");
+    assert!(end(&table, left[0], Reason::Idle, 9));
     table.check();
 }

@@ -1,14 +1,15 @@
 //! Configurations taken while running: reloads, and backends changed.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::routing::{get, patch, post};
 
-use super::Route;
+use super::{Route, Sent};
 use crate::admin::peer::Peer;
 use crate::admin::tag::Tagged;
 use crate::admin::{Access, Asker, Command, Configure, Expected, ProblemDetails};
+use crate::status::Object;
 use crate::status::change::{
     AddRequest, ReloadAnswer, ReloadRequest, RuntimeChange, WeightRequest,
 };
@@ -30,9 +31,9 @@ pub(super) fn routes() -> Vec<Route> {
 pub(super) async fn reload(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
-    request: Result<Json<ReloadRequest>, JsonRejection>,
+    request: Sent<ReloadRequest>,
 ) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
-    let Json(request) = request?;
+    let Json(Object(request)) = request?;
     configure((&access, peer, expected), Configure::Reload(request)).await
 }
 
@@ -48,9 +49,9 @@ pub(super) async fn add(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
     path: Result<Path<String>, PathRejection>,
-    request: Result<Json<AddRequest>, JsonRejection>,
+    request: Sent<AddRequest>,
 ) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
-    let (Path(service), Json(request)) = (path?, request?);
+    let (Path(service), Json(Object(request))) = (path?, request?);
     configure((&access, peer, expected), Configure::Add(service, request)).await
 }
 
@@ -59,9 +60,9 @@ pub(super) async fn weigh(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
     path: Result<Path<(String, String)>, PathRejection>,
-    request: Result<Json<WeightRequest>, JsonRejection>,
+    request: Sent<WeightRequest>,
 ) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
-    let (Path((service, backend)), Json(request)) = (path?, request?);
+    let (Path((service, backend)), Json(Object(request))) = (path?, request?);
     let name = BackendName { service, backend, route: request.route.clone() };
     configure((&access, peer, expected), Configure::Weight(name, request)).await
 }

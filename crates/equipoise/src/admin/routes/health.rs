@@ -1,12 +1,13 @@
 //! The health of backends.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::routing::{get, post, put};
 
-use super::Route;
+use super::{Route, Sent};
 use crate::admin::{Access, Command, ProblemDetails};
+use crate::status::Object;
 use crate::status::health::{BackendHealth, BackendName, HealthFilter, HealthWord, OfRoute};
 
 pub(super) fn routes() -> Vec<Route> {
@@ -30,10 +31,10 @@ pub(super) async fn health(
 pub(super) async fn set_health(
     State(access): State<Access>,
     path: Result<Path<(String, String)>, PathRejection>,
-    request: Result<Json<HealthWord>, JsonRejection>,
+    request: Sent<HealthWord>,
 ) -> Result<Json<Vec<BackendHealth>>, ProblemDetails> {
     let Path((service, backend)) = path?;
-    let Json(word) = request?;
+    let Json(Object(word)) = request?;
     let name = BackendName { service, backend, route: word.route.clone() };
     access.ask(|reply| Command::SetHealth(name, word, reply)).await.map(Json)
 }

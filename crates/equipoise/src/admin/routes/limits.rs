@@ -1,16 +1,17 @@
 //! Limits of services, and denied prefixes.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::routing::{delete, get, put};
 use equipoise_core::config::{Denial, Prefix, RateOf};
 
-use super::Route;
 use super::change::configure;
+use super::{Route, Sent};
 use crate::admin::peer::Peer;
 use crate::admin::tag::Tagged;
 use crate::admin::{Access, Command, Configure, Expected, ProblemDetails};
+use crate::status::Object;
 use crate::status::change::ReloadAnswer;
 use crate::status::limits::{Denied, DenyRequest, LimitsAnswer, OfService, RateRequest};
 
@@ -38,9 +39,9 @@ pub(super) async fn set(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
     path: Result<Path<(String, String)>, PathRejection>,
-    request: Result<Json<RateRequest>, JsonRejection>,
+    request: Sent<RateRequest>,
 ) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
-    let (Path((service, of)), Json(request)) = (path?, request?);
+    let (Path((service, of)), Json(Object(request))) = (path?, request?);
     let what = Configure::Rates(service, vec![rate_of(&of)?], request);
     configure((&access, peer, expected), what).await
 }
@@ -87,9 +88,9 @@ pub(super) async fn deny(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
     path: Result<Path<String>, PathRejection>,
-    request: Result<Json<DenyRequest>, JsonRejection>,
+    request: Sent<DenyRequest>,
 ) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
-    let (Path(prefix), Json(request)) = (path?, request?);
+    let (Path(prefix), Json(Object(request))) = (path?, request?);
     configure((&access, peer, expected), Configure::Deny(parsed(&prefix)?, request)).await
 }
 

@@ -1,13 +1,14 @@
 //! Drains and breakers.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::routing::get;
 use serde::{Deserialize, Serialize};
 
-use super::Route;
+use super::{Route, Sent};
 use crate::admin::{Access, Command, ProblemDetails};
+use crate::status::Object;
 use crate::status::operate::{
     BreakerRequest, BreakerStatus, DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer,
     UndrainRequest,
@@ -30,9 +31,9 @@ pub(super) async fn drains(
 #[utoipa::path(post, path = "/api/v1/drains", tag = "backends", summary = "Gives backends no new flows", request_body = DrainRequest, responses((status = 200, description = "What is asked for", body = DrainAnswer), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn drain(
     State(access): State<Access>,
-    request: Result<Json<DrainRequest>, JsonRejection>,
+    request: Sent<DrainRequest>,
 ) -> Result<Json<DrainAnswer>, ProblemDetails> {
-    let Json(request) = request?;
+    let Json(Object(request)) = request?;
     access.ask(|reply| Command::Drain(request, reply)).await.map(Json)
 }
 
@@ -66,8 +67,8 @@ pub(super) async fn breakers(
 #[utoipa::path(post, path = "/api/v1/breakers", tag = "backends", summary = "Opens, closes or resets breakers", request_body = BreakerRequest, responses((status = 200, description = "What is asked for", body = Vec<BreakerStatus>), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn turn(
     State(access): State<Access>,
-    request: Result<Json<BreakerRequest>, JsonRejection>,
+    request: Sent<BreakerRequest>,
 ) -> Result<Json<Vec<BreakerStatus>>, ProblemDetails> {
-    let Json(request) = request?;
+    let Json(Object(request)) = request?;
     access.ask(|reply| Command::TurnBreaker(request, reply)).await.map(Json)
 }
