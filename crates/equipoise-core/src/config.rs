@@ -92,12 +92,15 @@ pub struct Around<'a> {
     pub names: &'a ReadNames<'a>,
     /// Environment variables in its texts.
     pub variables: &'a Variables<'a>,
+    /// Whether who hears what is wrong may read the files as well. Otherwise, nothing is told that looks like no prefix: what is no
+    /// list at all may hold secrets.
+    pub tells_files: bool,
 }
 
 impl<'a> Around<'a> {
     /// There are files, and nothing else.
     pub fn files(files: &'a ReadFile<'a>) -> Self {
-        Self { files, names: &no_names, variables: &no_variables }
+        Self { files, names: &no_names, variables: &no_variables, tells_files: true }
     }
 }
 
@@ -144,7 +147,7 @@ fn check_parts(
     };
     variables::expand(&mut root, "", around.variables, &mut faults);
     let changes = changes.lay_over(&mut root);
-    let check::Verdict { config, problems, mut notes } = check::check(&texts, &root, around.files);
+    let check::Verdict { config, problems, mut notes } = check::check(&texts, &root, around);
     if let (Some(config), []) = (config, faults.as_slice()) {
         problem::settle(&texts, &mut notes);
         problem::settle(&texts, &mut ignored);

@@ -446,6 +446,24 @@ fn what_is_wrong_in_a_file_is_told_with_its_line() {
 }
 
 #[test]
+fn what_is_no_list_is_not_shown_to_whoever_may_not_read_it() {
+    let lists = |_: &Path| Ok("root:$y$j9T$a:20228\n10.0.0.1/8\n2001:db8::/129\nten\n".to_owned());
+    let around = Around { tells_files: false, ..Around::files(&lists) };
+    let problems = parse_with("f.toml", &limited("deny = ['@/etc/shadow']"), &around).unwrap_err();
+    let told: Vec<_> = problems.iter().map(|problem| &*problem.message).collect();
+    let none = "what is there is not a prefix, and nothing like one";
+    assert_eq!(
+        told,
+        [
+            format!("/etc/shadow, line 1: {none}"),
+            "/etc/shadow, line 2: `10.0.0.1/8` has bits set after its first 8".to_owned(),
+            "/etc/shadow, line 3: `2001:db8::/129` has more bits than an address".to_owned(),
+            format!("/etc/shadow, line 4: {none}"),
+        ]
+    );
+}
+
+#[test]
 fn file_that_is_wrong_throughout_does_not_fill_the_screen() {
     let files = |_: &Path| Ok("x\n".repeat(5_000));
     let problems =

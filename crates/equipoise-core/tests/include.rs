@@ -25,7 +25,7 @@ fn read(files: &Files, variables: &[(&str, &str)]) -> Result<Checked, String> {
         let found = variables.iter().find(|(other, _)| *other == name);
         found.map(|(_, value)| (*value).to_owned())
     };
-    let around = Around { files: &file, names: &names, variables: &variable };
+    let around = Around { files: &file, names: &names, variables: &variable, tells_files: true };
     let main = "/etc/main.toml";
     let text = files[Path::new(main)];
     parse_with(main, text, &around).map_err(|problems| report(main, &problems))

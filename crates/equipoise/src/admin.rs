@@ -6,11 +6,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use equipoise_core::config::{Denial, Prefix, RateOf};
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::timeout;
 
+use self::peer::Peer;
 use crate::config_file::Base;
 use crate::events::Subscription;
 use crate::metrics::Counts;
@@ -64,10 +67,12 @@ pub type Reply<T> = oneshot::Sender<Result<T, ProblemDetails>>;
 pub enum Command {
     /// How it is.
     Status(Reply<Status>),
+    /// Why new flows had better go elsewhere; nothing when it takes them.
+    Unready(Reply<Option<String>>),
     /// What it counts of itself.
     Counts(Reply<Counts>),
-    /// The flows that pass a filter.
-    Flows(FlowFilter, Reply<Vec<Flow>>),
+    /// The flows that pass a filter, or a page of them.
+    Flows(FlowFilter, Page, Reply<Listed>),
     /// The sources with most flows.
     Talkers(TalkersRequest, Reply<TopTalkers>),
     /// End flows.
@@ -80,8 +85,8 @@ pub enum Command {
     Pools(OfPools, Reply<Vec<PoolShares>>),
     /// So, after its weights have been made anew from live flows.
     Recompute(OfPools, Reply<Vec<PoolShares>>),
-    /// What a configuration would change.
-    Plan(PlanRequest, Reply<PlanAnswer>),
+    /// What a configuration would change, that somebody gives.
+    Plan(PlanRequest, Peer, Reply<PlanAnswer>),
     /// What becomes of a packet.
     Explain(ExplainRequest, Reply<ExplainAnswer>),
     /// Give backends no new flows; answered when that is so, or when it is over.
@@ -122,6 +127,24 @@ pub enum Command {
     Stop(Reply<StopAnswer>),
 }
 
+/// Which part of a list is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Without so many at the beginning.
+    pub offset: usize,
+    /// So many at most; all if none.
+    pub limit: Option<usize>,
+}
+
+/// A page of flows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Listed {
+    /// What is on it.
+    pub flows: Vec<Flow>,
+    /// How many there are on all pages.
+    pub total: usize,
+}
+
 /// Who asks for another configuration, and in place of which one.
 #[derive(Clone, Debug)]
 pub struct Asker {
@@ -145,7 +168,7 @@ pub enum Configure {
     /// That of a text, as an application has it in memory.
     Text(Base),
     /// With this service, given with the keys of a file.
-    Service(String, Value),
+    Service(String, Value, Existing),
     /// Without a service.
     WithoutService(String),
     /// With other rates of a service.
@@ -158,6 +181,38 @@ pub enum Configure {
     Expire,
 }
 
+impl Configure {
+    /// Whether it has files of this host read that whoever asks has chosen.
+    fn names_files(&self) -> bool {
+        match self {
+            Self::Reload(request) => request.file.is_some(),
+            Self::Service(_, table, _) => has_file(table),
+            Self::Weight(..) | Self::Add(..) | Self::Remove(_) | Self::Text(_) => false,
+            Self::WithoutService(_) | Self::Rates(..) => false,
+            Self::Deny(..) | Self::AllowAgain(_) | Self::Expire => false,
+        }
+    }
+}
+
+/// Whether a list of prefixes is in a file, somewhere in a table.
+fn has_file(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.starts_with('@'),
+        Value::Array(values) => values.iter().any(has_file),
+        Value::Object(table) => table.values().any(has_file),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// What becomes of a service of the same name that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays, and the new one is refused.
+    Stays,
+    /// It is replaced.
+    IsReplaced,
+}
+
 /// Which pools of a service are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OfPools {
@@ -167,6 +222,16 @@ pub struct OfPools {
     pub route: Option<String>,
 }
 
+/// Long lists of flows that are in memory at a time, on one way in: one of a million takes some 250 MB.
+const LISTS: usize = 4;
+/// Flows that make a list a long one.
+const LONG: usize = 50_000;
+/// How long one more waits for its turn.
+const TURN_WITHIN: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 10_000 });
+/// Followers of events and packets at a time, on one way in: they have a connection each for as long as they like, and others are
+/// to get one, too.
+const FOLLOWERS: usize = 64;
+
 /// What the admin API works with.
 #[derive(Clone, Debug)]
 pub struct Access {
@@ -174,9 +239,54 @@ pub struct Access {
     pub commands: mpsc::Sender<Command>,
     /// What it has published.
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// Who lists flows: one at a time, since the instance does nothing else meanwhile.
+    listing: Arc<Semaphore>,
+    lists: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
 }
 
 impl Access {
+    /// By these.
+    pub fn new(commands: mpsc::Sender<Command>, snapshot: watch::Receiver<Arc<Snapshot>>) -> Self {
+        let [listing, lists, followers] =
+            [1, LISTS, FOLLOWERS].map(|most| Arc::new(Semaphore::new(most)));
+        Self { commands, snapshot, listing, lists, followers }
+    }
+
+    /// The same for another way in, whose clients are counted by themselves.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self::new(self.commands.clone(), self.snapshot.clone())
+    }
+
+    /// Flows, with the place that a long list has in memory, for as long as it is there.
+    async fn list(
+        &self,
+        filter: FlowFilter,
+        page: Page,
+    ) -> Result<(Listed, Option<OwnedSemaphorePermit>), ProblemDetails> {
+        let turns = async {
+            let place = Arc::clone(&self.lists).acquire_owned().await.ok()?;
+            Some((place, self.listing.acquire().await.ok()?))
+        };
+        let turns = timeout(TURN_WITHIN, turns).await.ok().flatten();
+        let (place, _turn) = turns.ok_or_else(|| {
+            ProblemDetails::busy("others list flows, as many as may at a time; try again")
+        })?;
+        let listed = self.ask(|reply| Command::Flows(filter, page, reply)).await?;
+        let place = (listed.flows.len() > LONG).then_some(place);
+        Ok((listed, place))
+    }
+
+    /// The place of a follower, for as long as it follows.
+    fn follower(&self) -> Result<OwnedSemaphorePermit, ProblemDetails> {
+        Arc::clone(&self.followers).try_acquire_owned().map_err(|_| {
+            ProblemDetails::busy(format!(
+                "{FOLLOWERS} others follow already, which are as many as may"
+            ))
+        })
+    }
+
     /// Asks the driver, and waits for the answer.
     ///
     /// # Errors
@@ -189,5 +299,80 @@ impl Access {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| ProblemDetails::ending())?;
         answer.await.map_err(|_| ProblemDetails::ending())?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An instance that has so many flows, and answers nothing else.
+    fn with_flows(number: usize) -> Access {
+        let (commands, mut asked) = mpsc::channel(8);
+        let flow = Flow {
+            protocol: "tcp".to_owned(),
+            client: "198.51.100.7:4242".parse().unwrap(),
+            vip: "203.0.113.10:80".parse().unwrap(),
+            backend: "10.0.0.1:8080".parse().unwrap(),
+            service: None,
+            state: "established".to_owned(),
+            age_seconds: 0.0,
+            idle_seconds: 0.0,
+            packets_in: 0,
+            bytes_in: 0,
+            packets_out: 0,
+            bytes_out: 0,
+        };
+        tokio::spawn(async move {
+            while let Some(Command::Flows(_, _, reply)) = asked.recv().await {
+                let listed = Listed { flows: vec![flow.clone(); number], total: number };
+                drop(reply.send(Ok(listed)));
+            }
+        });
+        let (_, snapshot) = watch::channel(Arc::default());
+        Access::new(commands, snapshot)
+    }
+
+    #[tokio::test]
+    async fn long_lists_are_as_many_as_there_is_room_for_and_short_ones_are_not_counted() {
+        let list =
+            async |access: &Access| access.list(FlowFilter::default(), Page::default()).await;
+        let many = with_flows(LONG + 1);
+        let mut held = Vec::new();
+        for _ in 0..LISTS {
+            held.push(list(&many).await.unwrap());
+        }
+        assert_eq!(list(&many).await.unwrap_err().status, 503);
+        let (waiting, ()) = tokio::join!(list(&many), async { drop(held.pop()) });
+        assert!(waiting.is_ok(), "it waits for its turn");
+        assert_eq!(list(&many.again()).await.unwrap().0.total, LONG + 1, "another way in");
+        let few = with_flows(LONG);
+        let mut held = Vec::new();
+        for _ in 0..10 * LISTS {
+            held.push(list(&few).await.unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn followers_are_as_many_as_leave_room_for_others() {
+        let access = with_flows(0);
+        let mut held: Vec<_> = (0..FOLLOWERS).map(|_| access.follower().unwrap()).collect();
+        assert_eq!(access.clone().follower().unwrap_err().status, 503);
+        held.pop();
+        assert!(access.follower().is_ok());
+    }
+
+    #[test]
+    fn files_are_named_by_reloads_and_in_lists() {
+        let service = |table| Configure::Service("a".to_owned(), table, Existing::Stays);
+        let reload = |file: Option<&str>| {
+            let file = file.map(str::to_owned);
+            Configure::Reload(ReloadRequest { file, ..ReloadRequest::default() })
+        };
+        assert!(reload(Some("/b.toml")).names_files() && !reload(None).names_files());
+        let deny = serde_json::json!({ "limits": { "deny": ["10.0.0.0/8", "@/etc/deny.txt"] } });
+        assert!(service(deny).names_files());
+        let named = serde_json::json!({ "name": "a@b", "limits": { "deny": ["10.0.0.0/8"] } });
+        assert!(!service(named).names_files());
     }
 }

@@ -16,7 +16,8 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::admin::lock::{InstanceLock, LockError};
-use crate::admin::{Access, Asker, Command, Configure, Expected, ProblemDetails};
+use crate::admin::peer::Peer;
+use crate::admin::{Access, Asker, Command, Configure, Expected, Page, ProblemDetails};
 use crate::config_file::Base;
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::{Clock, Eviction, Kernel, KernelError, Options, TcWay};
@@ -293,7 +294,8 @@ impl Balancer {
     ///
     /// When the flow table cannot be read.
     pub async fn flows(&self, filter: FlowFilter) -> Result<Vec<Flow>, BalancerError> {
-        Ok(self.access.ask(|reply| Command::Flows(filter, reply)).await?)
+        let ask = |reply| Command::Flows(filter, Page::default(), reply);
+        Ok(self.access.ask(ask).await?.flows)
     }
 
     /// What another configuration would change; nothing is changed.
@@ -304,7 +306,7 @@ impl Balancer {
     pub async fn plan(&self, configuration: Configuration) -> Result<PlanAnswer, BalancerError> {
         let Base { name, text, .. } = configuration.base;
         let request = PlanRequest { name, text };
-        Ok(self.access.ask(|reply| Command::Plan(request, reply)).await?)
+        Ok(self.access.ask(|reply| Command::Plan(request, Peer::User(None), reply)).await?)
     }
 
     /// Takes another configuration: when this returns, it is in force, and no flow has been broken that it does not break.

@@ -7,7 +7,6 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
 use equipoise_core::config::log::Level;
 use serde::Serialize;
 
@@ -129,7 +128,7 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == stream::keeper::COMMAND) {
         return take_up();
     }
-    let arguments = match Arguments::try_parse() {
+    let arguments = match Arguments::read(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version go to standard output and are no errors; clap knows which is which.

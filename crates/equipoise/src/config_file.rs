@@ -5,11 +5,14 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::{env, fmt, fs};
 
 use equipoise_core::config::{self, Around, Changed, Changes, Checked, Config, OnExit, Problem};
+use rustix::fs::OFlags;
 
 /// Checks a text; files that it includes and names are read, and its variables are those of this process.
 ///
@@ -22,7 +25,12 @@ pub fn parse(name: &str, text: &str) -> Result<Checked, Vec<Problem>> {
 
 /// What a configuration may ask of this machine.
 pub fn around() -> Around<'static> {
-    Around { files: &read, names: &names, variables: &|name| env::var(name).ok() }
+    Around {
+        files: &read,
+        names: &names,
+        variables: &|name| env::var(name).ok(),
+        tells_files: true,
+    }
 }
 
 fn names(directory: &Path) -> Result<Vec<String>, String> {
@@ -45,6 +53,8 @@ pub struct Base {
     pub text: String,
     /// What `on-exit` is where the text does not say.
     on_exit: Option<OnExit>,
+    /// Whether it comes from somebody for whom no files of this host are read.
+    is_foreign: bool,
     files: BTreeMap<PathBuf, Result<String, String>>,
     names: BTreeMap<PathBuf, Result<Vec<String>, String>>,
 }
@@ -68,6 +78,12 @@ impl Base {
         Self { on_exit, ..self }
     }
 
+    /// From somebody for whom no files of this host are read.
+    #[must_use]
+    pub fn of_a_stranger(self) -> Self {
+        Self { is_foreign: true, ..self }
+    }
+
     /// What that is, if anything.
     pub fn on_exit(&self) -> Option<OnExit> {
         self.on_exit
@@ -86,15 +102,25 @@ impl Base {
     pub fn check(&mut self, changes: &Changes) -> Result<Changed, Vec<Problem>> {
         let files = RefCell::new(std::mem::take(&mut self.files));
         let directories = RefCell::new(std::mem::take(&mut self.names));
+        let is_foreign = self.is_foreign;
         let once = |path: &Path| {
+            if is_foreign {
+                return Err(
+                    "it is read for users of this host alone, through the socket".to_owned()
+                );
+            }
             let mut files = files.borrow_mut();
             files.entry(path.to_owned()).or_insert_with(|| read(path)).clone()
         };
         let names = |path: &Path| {
+            if is_foreign {
+                return Ok(Vec::new());
+            }
             let mut directories = directories.borrow_mut();
             directories.entry(path.to_owned()).or_insert_with(|| names(path)).clone()
         };
-        let around = Around { files: &once, names: &names, ..around() };
+        // Whoever asks an instance need not be one who may read all that it may.
+        let around = Around { files: &once, names: &names, tells_files: false, ..around() };
         let mut changed = config::parse_changed((&self.name, &self.text), &around, changes);
         if let (Ok(Changed { checked, .. }), Some(on_exit)) = (&mut changed, self.on_exit) {
             set_on_exit(&mut checked.config, on_exit);
@@ -112,8 +138,31 @@ pub fn set_on_exit(config: &mut Config, on_exit: OnExit) {
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
-    let bytes = fs::read(path).map_err(|error| reason(&error))?;
+/// The largest file that is read, bytes: five million prefixes.
+const LARGEST: u64 = 1 << 27;
+
+/// The text of a file. One that is none, such as a pipe, is not waited for.
+///
+/// # Errors
+///
+/// Why there is none, in words.
+pub fn read(path: &Path) -> Result<String, String> {
+    let not_blocking = OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(not_blocking).open(path);
+    let file = file.map_err(|error| reason(&error))?;
+    let about = file.metadata().map_err(|error| reason(&error))?;
+    if about.is_dir() {
+        return Err(reason(&ErrorKind::IsADirectory.into()));
+    }
+    if !about.is_file() {
+        return Err("it is no regular file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    // What grows meanwhile, or says nothing of its size, ends somewhere, too.
+    let read = file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|error| reason(&error))?;
+    if read as u64 > LARGEST {
+        return Err(format!("it is larger than {} MiB", LARGEST >> 20));
+    }
     String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())
 }
 
@@ -142,6 +191,29 @@ mod tests {
         assert_eq!(of(text, Some(OnExit::Keep)), OnExit::Keep);
         let says = format!("{text}[settings]\non-exit = 'detach'\n");
         assert_eq!(of(&says, Some(OnExit::Keep)), OnExit::Detach);
+    }
+
+    #[test]
+    fn what_is_no_file_of_a_size_to_be_read_is_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("text"), "10.0.0.0/8\n").unwrap();
+        assert_eq!(read(&at("text")), Ok("10.0.0.0/8\n".to_owned()));
+        // Opened for reading, it waits for somebody who writes.
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            at("pipe"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        assert_eq!(read(&at("pipe")).unwrap_err(), "it is no regular file");
+        assert_eq!(read(Path::new("/dev/zero")).unwrap_err(), "it is no regular file");
+        assert_eq!(read(directory.path()).unwrap_err(), "it is a directory");
+        File::create(at("large")).unwrap().set_len(LARGEST + 1).unwrap();
+        assert_eq!(read(&at("large")).unwrap_err(), "it is larger than 128 MiB");
+        assert_eq!(read(&at("none")).unwrap_err(), "there is no such file");
     }
 
     #[test]

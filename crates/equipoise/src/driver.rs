@@ -127,6 +127,8 @@ pub enum Source {
 pub struct Driver<M, P> {
     instance: String,
     source: Source,
+    /// Where it came from when this process was started.
+    started_with: Source,
     written: Written,
     /// The files that it was read from, where they are watched.
     watch: Option<Watch>,
@@ -240,7 +242,7 @@ enum Ending {
 impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// What asks this instance, as the admin API does.
     pub fn access(&self) -> Access {
-        Access { commands: self.admin.clone(), snapshot: self.snapshot.subscribe() }
+        Access::new(self.admin.clone(), self.snapshot.subscribe())
     }
 
     /// Flows that are still to be carried over to other tables.

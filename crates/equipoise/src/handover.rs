@@ -58,15 +58,16 @@ pub struct Successor {
 }
 
 impl Successor {
-    /// Starts a binary as this process was started, to come after it.
+    /// Starts a binary as this process was started, to come after it; with this file, if any, in place of the configuration that
+    /// it was started with.
     ///
     /// # Errors
     ///
     /// When it cannot be started.
-    pub fn start(binary: &Path) -> io::Result<Self> {
+    pub fn start(binary: &Path, instead: Option<&Path>) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let child = Command::new(binary)
-            .args(arguments(std::env::args_os().skip(1)))
+            .args(arguments(std::env::args_os().skip(1), instead))
             // Who watches over this process is to watch over that one.
             .env_remove("WATCHDOG_PID")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -116,9 +117,56 @@ impl Successor {
 }
 
 /// The arguments of the next process.
-fn arguments(ours: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut arguments: Vec<_> = ours.filter(|argument| argument != FLAG).collect();
+fn arguments(ours: impl Iterator<Item = OsString>, instead: Option<&Path>) -> Vec<OsString> {
+    let ours = ours.filter(|argument| argument != FLAG);
+    let mut arguments = match instead {
+        None => ours.collect(),
+        Some(file) => {
+            let mut arguments = without_configuration(ours);
+            arguments.extend(["--config".into(), file.into()]);
+            arguments
+        }
+    };
     arguments.push(FLAG.into());
+    arguments
+}
+
+/// All arguments but those that say what is balanced.
+fn without_configuration(ours: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    /// `-c`, `-i`, `-p` and `-t` in full.
+    const LONG: [&str; 4] = ["--config", "--interface", "--port", "--target"];
+    let mut arguments = Vec::new();
+    // How many of the next words are values of a flag that is left out.
+    let mut values = 0;
+    for argument in ours {
+        let text = argument.to_string_lossy();
+        let Some(flags) = text.strip_prefix('-') else {
+            if values > 0 {
+                values -= 1;
+            } else {
+                arguments.push(argument);
+            }
+            continue;
+        };
+        values = 0;
+        let (name, value) = text.split_once('=').map_or((&*text, None), |(n, v)| (n, Some(v)));
+        // Short ones may stand together behind those without a value.
+        let others = flags.trim_start_matches('v');
+        let has_own_value = if LONG.contains(&name) {
+            value.is_some()
+        } else if others.starts_with(['c', 'i', 'p', 't']) {
+            if others.len() < flags.len() {
+                arguments.push(text[..text.len() - others.len()].into());
+            }
+            others.len() > 1
+        } else {
+            arguments.push(argument);
+            continue;
+        };
+        let takes_one = name.ends_with("config") || name.ends_with("port");
+        let takes_one = takes_one || others.starts_with(['c', 'p']);
+        values = if !takes_one { usize::MAX } else { usize::from(!has_own_value) };
+    }
     arguments
 }
 
@@ -204,9 +252,27 @@ mod tests {
     #[test]
     fn next_process_is_started_as_this_one_was_however_often() {
         let first = ["run", "-c", "a.toml"].map(OsString::from);
-        let second = arguments(first.into_iter());
+        let second = arguments(first.into_iter(), None);
         assert_eq!(second, ["run", "-c", "a.toml", FLAG]);
-        assert_eq!(arguments(second.clone().into_iter()), second);
+        assert_eq!(arguments(second.clone().into_iter(), None), second);
+    }
+
+    #[test]
+    fn next_process_is_started_with_the_file_that_has_come_in_place_of_another() {
+        for (line, kept) in [
+            ("run", "run"),
+            ("run -c a.toml --no-watch", "run --no-watch"),
+            ("--config=a.toml --instance port run -v", "--instance port run -v"),
+            ("-vca.toml run --on-exit keep", "-v run --on-exit keep"),
+            ("-vvc a.toml run --take-over", "-vv run"),
+            ("run -i eth0 eth1 -p80 -t 10.0.0.1:80 [::1]:80 --no-watch", "run --no-watch"),
+            ("run --interface eth0 --port=80 --target a b -v", "run -v"),
+            ("--socket /s run --port 80 --instance c", "--socket /s run --instance c"),
+        ] {
+            let next = arguments(line.split(' ').map(OsString::from), Some(Path::new("/b.toml")));
+            let expected = format!("{kept} --config /b.toml {FLAG}");
+            assert_eq!(next, expected.split(' ').collect::<Vec<_>>(), "{line}");
+        }
     }
 
     #[tokio::test]

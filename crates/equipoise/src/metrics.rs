@@ -134,12 +134,8 @@ impl Exporter {
     }
 
     /// Why new flows had better go elsewhere; none when this balancer takes them.
-    pub async fn unready(&self) -> Option<&'static str> {
-        match self.access.ask(Command::Drains).await {
-            Ok(drains) if drains.itself => Some("drained"),
-            Ok(_) => None,
-            Err(_) => Some("ending"),
-        }
+    pub async fn unready(&self) -> Option<String> {
+        self.access.ask(Command::Unready).await.unwrap_or_else(|_| Some("ending".to_owned()))
     }
 }
 

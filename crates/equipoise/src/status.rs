@@ -341,6 +341,26 @@ pub struct FlowFilter {
     pub client: Option<String>,
 }
 
+/// Which flows are asked for, and which part of their list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct FlowQuery {
+    /// Name of the service.
+    pub service: Option<String>,
+    /// The backend's address and port, as the configuration writes them.
+    pub backend: Option<String>,
+    /// Prefix or address of clients.
+    pub client: Option<String>,
+    /// So many at most.
+    #[param(maximum = 4_294_967_295_u32)]
+    pub limit: Option<u32>,
+    /// Without so many at the beginning.
+    #[serde(default)]
+    #[param(maximum = 4_294_967_295_u32)]
+    pub offset: u32,
+}
+
 /// The text of a configuration to be compared with what runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -424,4 +444,7 @@ pub struct StopAnswer {
     pub pid: Option<u32>,
     /// Everything that was taken away.
     pub stopped: bool,
+    /// Name of the instance.
+    #[serde(default)]
+    pub instance: String,
 }

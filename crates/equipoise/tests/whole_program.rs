@@ -843,7 +843,7 @@ async fn errors_of_the_api_are_problem_details() {
         assert!(method.contains("application/problem+json"), "{method}");
         let body = "POST /api/v1/plan HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
         let body = talk(body).await;
-        assert!(body.starts_with("HTTP/1.1 400"), "{body}");
+        assert!(body.starts_with("HTTP/1.1 422"), "{body}");
         lab.client.stop().await.unwrap();
     })
     .await

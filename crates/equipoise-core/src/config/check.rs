@@ -34,7 +34,7 @@ pub(super) use metrics::is_path as is_metrics_path;
 use super::file::Node;
 use super::problem::{Places, Problem};
 use super::texts::Texts;
-use super::{Config, ReadFile, Settings};
+use super::{Around, Config, Settings};
 pub(super) use prefixes::parse as prefix;
 use report::{At, Report};
 pub(super) use stream::is_name as is_server_name;
@@ -48,8 +48,8 @@ pub(super) struct Verdict {
 }
 
 /// Checks the tree that was read from texts. What it finds is in no order, with places in all of them.
-pub(super) fn check(texts: &Texts, root: &Node, files: &ReadFile<'_>) -> Verdict {
-    let mut report = Report::new(texts, files);
+pub(super) fn check(texts: &Texts, root: &Node, around: &Around<'_>) -> Verdict {
+    let mut report = Report::new(texts, around);
     let top = At::root(root);
     let (mut services, mut settings) = (Vec::new(), Settings::default());
     if let Some(fields) = report.fields(&top, &keys::FILE) {

@@ -19,7 +19,8 @@ pub fn from_flags(
 ) -> Result<Config, Vec<Problem>> {
     let (text, root) = lay_out(interfaces, port, targets);
     let texts = Texts::new(&text);
-    let Verdict { config, mut problems, .. } = check(&texts, &root, &super::no_files);
+    let Verdict { config, mut problems, .. } =
+        check(&texts, &root, &super::Around::files(&super::no_files));
     settle(&texts, &mut problems);
     for problem in &mut problems {
         let flag = FLAGS.iter().find(|(key, _)| problem.key.starts_with(key));

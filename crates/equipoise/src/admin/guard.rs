@@ -31,7 +31,7 @@ const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE, OPTIONS");
 const HEADERS: HeaderValue =
     HeaderValue::from_static("Authorization, Content-Type, If-Match, X-API-Key");
-const EXPOSED: HeaderValue = HeaderValue::from_static("ETag");
+const EXPOSED: HeaderValue = HeaderValue::from_static("ETag, X-Total-Count");
 /// Wrong keys that an address may try: so many at once, and then one in a second.
 const GUESSES: Rate = Rate { rate: 1, burst: 10 };
 /// Addresses are told apart by so many buckets; those that share one share its guesses.

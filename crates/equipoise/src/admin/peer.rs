@@ -21,6 +21,11 @@ pub enum Peer {
 }
 
 impl Peer {
+    /// Whether it is a user of this host, who has come by the socket.
+    pub fn is_of_this_host(&self) -> bool {
+        matches!(self, Self::User(_))
+    }
+
     /// As who has changed a configuration. Whoever is not known is told as nobody of this host.
     pub fn author(self) -> Author {
         /// The number that Linux gives to none.

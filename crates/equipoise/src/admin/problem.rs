@@ -1,5 +1,7 @@
 //! Errors on HTTP: problem details as of RFC 9457.
 
+use std::error::Error as _;
+
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -170,6 +172,11 @@ impl ProblemDetails {
         Self::of(StatusCode::INTERNAL_SERVER_ERROR, "failed", detail)
     }
 
+    /// There is no room for it now.
+    pub fn busy(detail: impl Into<String>) -> Self {
+        Self::of(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
+    }
+
     /// The instance is ending.
     pub fn ending() -> Self {
         Self::of(StatusCode::SERVICE_UNAVAILABLE, "ending", "the instance is ending")
@@ -191,7 +198,7 @@ impl ProblemDetails {
     }
 }
 
-/// A request whose path, query or body is not what is asked for.
+/// A request whose path or query is not what is asked for.
 macro_rules! refused {
     ($($rejection:ident)+) => {
         $(impl From<$rejection> for ProblemDetails {
@@ -202,7 +209,52 @@ macro_rules! refused {
     };
 }
 
-refused! { JsonRejection PathRejection QueryRejection }
+refused! { PathRejection QueryRejection }
+
+/// A body that is not what is asked for, with its place there where it is JSON.
+impl From<JsonRejection> for ProblemDetails {
+    fn from(rejection: JsonRejection) -> Self {
+        let detail = rejection.body_text();
+        match rejection.status() {
+            StatusCode::UNPROCESSABLE_ENTITY => {
+                let errors = wrong_in_body(&rejection).into_iter().collect();
+                Self { errors, ..Self::unprocessable(detail) }
+            }
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                Self::of(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported", detail)
+            }
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Self::of(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
+            }
+            _ => Self::bad_request(detail),
+        }
+    }
+}
+
+/// What is wrong in a body, and where.
+fn wrong_in_body(rejection: &JsonRejection) -> Option<ConfigError> {
+    let mut source = rejection.source();
+    let found = loop {
+        let error = source?;
+        match error.downcast_ref::<serde_path_to_error::Error<serde_json::Error>>() {
+            Some(found) => break found,
+            None => source = error.source(),
+        }
+    };
+    let key = found.path().to_string();
+    // What is wrong with all of it has no key, which is written as a point.
+    let key = if key == "." { String::new() } else { key };
+    let at = found.inner();
+    Some(ConfigError {
+        file: REQUEST.to_owned(),
+        line: at.line(),
+        column: at.column(),
+        pointer: pointer(&key),
+        key,
+        message: at.to_string(),
+        allowed: None,
+    })
+}
 
 impl IntoResponse for ProblemDetails {
     fn into_response(self) -> Response {
@@ -237,6 +289,22 @@ fn pointer(key: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::body::Body;
+    use axum::extract::{FromRequest as _, Request};
+    use serde_json::Value;
+
+    #[tokio::test]
+    async fn what_is_no_json_of_a_size_to_be_read_has_a_status_of_its_own() {
+        let sent = async |kind: &str, body: String| {
+            let request = Request::post("/").header(header::CONTENT_TYPE, kind);
+            let request = request.body(Body::from(body)).unwrap();
+            let refused = Json::<Value>::from_request(request, &()).await.unwrap_err();
+            ProblemDetails::from(refused).status
+        };
+        assert_eq!(sent("text/plain", "{}".to_owned()).await, 415);
+        assert_eq!(sent("application/json", " ".repeat(3 << 20)).await, 413);
+        assert_eq!(sent("application/json", "{".to_owned()).await, 400);
+    }
 
     #[test]
     fn keys_become_json_pointers() {

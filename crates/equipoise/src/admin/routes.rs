@@ -8,12 +8,12 @@ use axum::extract::{Query, State};
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use futures_util::stream;
-use serde::Deserialize;
+use futures_util::{StreamExt as _, stream};
 use serde_json::Value;
 
+use super::peer::Peer;
 use super::tag::Tagged;
-use super::{Access, Command, ProblemDetails};
+use super::{Access, Command, Listed, Page, ProblemDetails};
 
 mod change;
 mod document;
@@ -30,8 +30,8 @@ use crate::metrics::{self, Exporter};
 use crate::status::explain::{ExplainAnswer, ExplainRequest};
 use crate::status::pool::{EndAnswer, EndRequest};
 use crate::status::{
-    Flow, FlowFilter, Object, PlanAnswer, PlanRequest, Status, StopAnswer, UpgradeAnswer,
-    UpgradeRequest,
+    Flow, FlowFilter, FlowQuery, Object, PlanAnswer, PlanRequest, Status, StopAnswer,
+    UpgradeAnswer, UpgradeRequest,
 };
 
 /// Flows written at a time: a chunk of about 100 kB.
@@ -83,36 +83,23 @@ pub(super) async fn status(State(access): State<Access>) -> Result<Json<Status>,
     access.ask(Command::Status).await.map(Json)
 }
 
-/// Which part of a list is asked for.
-#[derive(Debug, Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(super) struct Page {
-    /// So many at most.
-    #[param(maximum = 4_294_967_295_u32)]
-    limit: Option<u32>,
-    /// Without so many at the beginning.
-    #[serde(default)]
-    #[param(maximum = 4_294_967_295_u32)]
-    offset: u32,
-}
-
 /// How many there are on all pages.
 const TOTAL: HeaderName = HeaderName::from_static("x-total-count");
 
-#[utoipa::path(get, path = "/api/v1/flows", tag = "flows", summary = "Flows, some or all", params(FlowFilter, Page), responses((status = 200, description = "What is asked for", body = Vec<Flow>, headers(("X-Total-Count" = u64, description = "How many there are on all pages"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(get, path = "/api/v1/flows", tag = "flows", summary = "Flows, some or all", params(FlowQuery), responses((status = 200, description = "What is asked for", body = Vec<Flow>, headers(("X-Total-Count" = u64, description = "How many there are on all pages"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn flows(
     State(access): State<Access>,
-    filter: Result<Query<FlowFilter>, QueryRejection>,
-    page: Result<Query<Page>, QueryRejection>,
+    query: Result<Query<FlowQuery>, QueryRejection>,
 ) -> Result<Response, ProblemDetails> {
-    let (Query(filter), Query(page)) = (filter?, page?);
-    let mut flows = access.ask(|reply| Command::Flows(filter, reply)).await?;
-    let total = flows.len();
-    flows.drain(..total.min(page.offset as usize));
-    flows.truncate(page.limit.map_or(total, |limit| limit as usize));
+    let Query(FlowQuery { service, backend, client, limit, offset }) = query?;
+    let filter = FlowFilter { service, backend, client };
+    let page = Page { offset: offset as usize, limit: limit.map(|limit| limit as usize) };
+    let (Listed { flows, total }, place) = access.list(filter, page).await?;
     let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let head = [kind, (TOTAL, HeaderValue::from(total))];
-    Ok((head, Body::from_stream(array(flows))).into_response())
+    // Its place is another's when all of it is read, or nobody reads it any more.
+    let written = array(flows).inspect(move |_| _ = &place);
+    Ok((head, Body::from_stream(written)).into_response())
 }
 
 #[utoipa::path(delete, path = "/api/v1/flows", tag = "flows", summary = "Ends flows", params(EndRequest), responses((status = 200, description = "What is asked for", body = EndAnswer), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
@@ -133,10 +120,11 @@ pub(super) async fn config(State(access): State<Access>) -> Tagged<Value> {
 #[utoipa::path(post, path = "/api/v1/plan", tag = "configuration", summary = "What a configuration would change", request_body = PlanRequest, responses((status = 200, description = "What is asked for", body = PlanAnswer), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn plan(
     State(access): State<Access>,
+    peer: Peer,
     request: Sent<PlanRequest>,
 ) -> Result<Json<PlanAnswer>, ProblemDetails> {
     let Json(Object(request)) = request?;
-    access.ask(|reply| Command::Plan(request, reply)).await.map(Json)
+    access.ask(|reply| Command::Plan(request, peer, reply)).await.map(Json)
 }
 
 #[utoipa::path(post, path = "/api/v1/explain", tag = "flows", summary = "What becomes of a packet", request_body = ExplainRequest, responses((status = 200, description = "What is asked for", body = ExplainAnswer), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]

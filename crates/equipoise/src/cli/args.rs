@@ -3,6 +3,7 @@
 //! Global flags stand before or after the subcommand. What clap cannot say, such as a file and
 //! flags together, is checked by the command itself and is a usage error as well.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -43,7 +44,7 @@ pub const RUN_DIRECTORY: &str = "/run/equipoise";
 
 /// A layer-4 load balancer for Linux.
 #[derive(Debug, Parser)]
-#[command(name = "equipoise", version, about, propagate_version = false)]
+#[command(name = "equipoise", version, about, propagate_version = true)]
 pub struct Arguments {
     /// Flags of all commands.
     #[command(flatten)]
@@ -228,6 +229,57 @@ pub struct Plan {
     pub dump: bool,
 }
 
+impl Arguments {
+    /// Reads the words of a command line, the first of which is the program.
+    ///
+    /// # Errors
+    ///
+    /// What clap has to say, which is not always an error.
+    pub fn read(words: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::try_parse_from(globals_first(words))
+    }
+}
+
+/// With global flags right behind the program. Between a command and one below it, clap takes them for flags of the former, which many of
+/// them exclude together with the latter.
+fn globals_first(mut words: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let known = Global::augment_args(clap::Command::new(""));
+    let long = |name: &str| known.get_arguments().find(|arg| arg.get_long() == Some(name));
+    let short = |flag: char| known.get_arguments().find(|arg| arg.get_short() == Some(flag));
+    let has_value = |arg: &clap::Arg| arg.get_action().takes_values();
+    let mut first: Vec<_> = words.next().into_iter().collect();
+    let mut rest = Vec::new();
+    while let Some(word) = words.next() {
+        if word == "--" {
+            rest.push(word);
+            break;
+        }
+        let text = word.to_string_lossy();
+        // Whether the next word is its value; none for what is no global flag.
+        let takes_next = if let Some(flag) = text.strip_prefix("--") {
+            let (name, value) = flag.split_once('=').map_or((flag, None), |(n, v)| (n, Some(v)));
+            long(name).map(|arg| value.is_none() && has_value(arg))
+        } else {
+            // One with a value ends those that stand together.
+            text.strip_prefix('-').filter(|flags| !flags.is_empty()).and_then(|flags| {
+                let at = flags.find(|flag| short(flag).is_none_or(has_value));
+                let Some(at) = at else { return Some(false) };
+                let last = flags[at..].chars().next()?;
+                short(last).map(|_| at + last.len_utf8() == flags.len())
+            })
+        };
+        let Some(takes_next) = takes_next else {
+            rest.push(word);
+            continue;
+        };
+        first.push(word);
+        if takes_next {
+            first.extend(words.next());
+        }
+    }
+    first.into_iter().chain(rest).chain(words).collect()
+}
+
 impl Run {
     /// Whether any flag is there that describes a service.
     pub fn has_flags(&self) -> bool {
@@ -294,6 +346,29 @@ mod tests {
             assert_eq!(global.config(), Path::new("f.toml"), "{line}");
             assert_eq!(global.socket(), Path::new("/s"), "{line}");
         }
+    }
+
+    #[test]
+    fn global_flags_stand_between_a_command_and_one_below_it() {
+        for line in [
+            "equipoise health --json -vv set web 10.0.0.1:80 up --instance a",
+            "equipoise flows --instance=a -v delete --json --all -v",
+            "equipoise limits -vvcf.toml --json --instance a clear web",
+            "equipoise dns --json --instance a -vv lookup -- localhost",
+        ] {
+            let words = line.split(' ').map(OsString::from);
+            let global = Arguments::read(words).unwrap_or_else(|e| panic!("{line}: {e}")).global;
+            assert_eq!((global.json, &*global.instance, global.verbose), (true, "a", 2), "{line}");
+        }
+        let read = |line: &str| {
+            Arguments::read(line.split(' ').map(OsString::from)).map_err(|error| error.kind())
+        };
+        assert_eq!(read("equipoise status -V").unwrap_err(), ErrorKind::DisplayVersion);
+        assert_eq!(
+            read("equipoise flows --service web delete --all").unwrap_err(),
+            ErrorKind::ArgumentConflict
+        );
+        assert_eq!(read("equipoise status -").unwrap_err(), ErrorKind::UnknownArgument);
     }
 
     #[test]

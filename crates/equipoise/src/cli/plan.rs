@@ -15,11 +15,7 @@ use crate::status::{MtuChange, PlanAnswer, PlanRequest, ServiceEffect};
 
 pub(super) async fn plan(global: &Global, asked: &Plan) -> Result<(), Failure> {
     let loaded = load(global, asked.file.as_ref())?;
-    let answer = if asked.dump {
-        against_nothing(loaded).await?
-    } else {
-        against_instance(global, loaded).await?
-    };
+    let answer = against_instance(global, loaded).await?;
     if global.json {
         return print_json(&answer);
     }

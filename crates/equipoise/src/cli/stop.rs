@@ -39,7 +39,7 @@ async fn clear(global: &Global) -> Result<(), Failure> {
             format!("no instance {:?} is running, and nothing of one is left", global.instance);
         return Err(Failure::new(Exit::NoInstance, message));
     }
-    let answer = StopAnswer { pid: None, stopped: true };
+    let answer = StopAnswer { pid: None, stopped: true, instance: global.instance.clone() };
     said(global, &answer, "was not running; what it had left is removed")
 }
 
@@ -47,5 +47,5 @@ fn said(global: &Global, answer: &StopAnswer, what: &str) -> Result<(), Failure>
     if global.json {
         return print_json(answer);
     }
-    print(&format!("instance {} {what}\n", global.instance))
+    print(&format!("instance {} {what}\n", answer.instance))
 }

@@ -53,7 +53,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         match command {
             Command::Counts(reply) => drop(reply.send(self.counts())),
             Command::Status(reply) => drop(reply.send(self.status().map_err(unreadable))),
-            Command::Flows(filter, reply) => drop(reply.send(self.flows(&filter))),
+            Command::Unready(reply) => drop(reply.send(Ok(self.unready()))),
+            Command::Flows(filter, page, reply) => drop(reply.send(self.flows(&filter, page))),
             Command::Talkers(request, reply) => drop(reply.send(self.talkers(&request))),
             Command::EndFlows(request, reply) => drop(reply.send(self.end_flows(&request))),
             Command::Limits(service, reply) => {
@@ -62,7 +63,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Command::Denied(reply) => drop(reply.send(Ok(self.denied()))),
             Command::Pools(of, reply) => drop(reply.send(self.pool_shares(&of))),
             Command::Recompute(of, reply) => drop(reply.send(self.recompute(&of))),
-            Command::Plan(request, reply) => drop(reply.send(self.plan(&request))),
+            Command::Plan(request, by, reply) => drop(reply.send(self.plan(&request, &by))),
             Command::Explain(request, reply) => self.explain(&request, reply),
             Command::Drain(request, reply) => self.drain(&request, reply),
             Command::Undrain(request, reply) => drop(reply.send(self.undrain(&request))),

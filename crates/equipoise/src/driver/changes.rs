@@ -48,7 +48,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             Configure::Add(service, request) => self.add_backend(service, request).await,
             Configure::Remove(name) => self.remove_backend(name).await,
             Configure::Text(base) => self.take_text(base).await,
-            Configure::Service(name, table) => self.set_service(name, table).await,
+            Configure::Service(name, table, existing) => {
+                self.set_service(name, table, *existing).await
+            }
             Configure::WithoutService(name) => self.remove_service(name).await,
             Configure::Rates(service, of, request) => self.set_rates(service, of, *request).await,
             Configure::Deny(prefix, request) => self.deny(*prefix, request).await,
@@ -126,8 +128,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let written: BTreeSet<_> =
             BackendKey::all(self.state.written()).map(|(key, _)| key).collect();
         if let Some(key) = keys.iter().find(|key| !written.contains(key)) {
-            let message = format!("{} comes of a name, of which the file tells", in_words(key));
-            return Err(ProblemDetails::unprocessable(message));
+            let message = format!(
+                "{} comes of a name: its weight is in the file, and so is the name",
+                in_words(key)
+            );
+            return Err(ProblemDetails::conflict(message));
         }
         Ok(keys)
     }
@@ -202,7 +207,7 @@ pub(super) fn asked(what: &Configure) -> String {
         Configure::Add(service, request) => format!("add {} to {service}", request.address),
         Configure::Remove(name) => format!("remove {}", of(name)),
         Configure::Text(base) => format!("take {}", base.name),
-        Configure::Service(name, _) => format!("service {name}"),
+        Configure::Service(name, ..) => format!("service {name}"),
         Configure::WithoutService(name) => format!("remove service {name}"),
         Configure::Rates(service, rates, request) => {
             let RateRequest { rate, burst } = *request;

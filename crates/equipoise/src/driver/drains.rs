@@ -144,6 +144,18 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         DrainsAnswer { itself: self.is_drained, drains }
     }
 
+    /// Why new flows had better go elsewhere: this balancer is drained, or does not see packets of some service's clients.
+    pub(super) fn unready(&self) -> Option<String> {
+        if self.is_drained {
+            return Some("drained".to_owned());
+        }
+        let config = self.state.config();
+        let mut clients = config.services.iter().flat_map(|service| &service.listen.interfaces);
+        // Which one is for those who may see the status.
+        let is_missing = clients.any(|name| self.interfaces.failed().contains_key(name));
+        is_missing.then(|| "an interface is not attached".to_owned())
+    }
+
     /// Counts the live flows of drained backends, if that is due.
     pub(super) fn count_drained(&mut self, now: Instant) {
         if self.due.drains.is_none_or(|at| at > now) {

@@ -87,7 +87,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         drop(self.commands);
         if let Some(reply) = stopped {
             let answer = match &ended {
-                Ok(()) => Ok(StopAnswer { pid: Some(std::process::id()), stopped: true }),
+                Ok(()) => Ok(StopAnswer {
+                    pid: Some(std::process::id()),
+                    stopped: true,
+                    instance: self.instance.clone(),
+                }),
                 Err(error) => Err(ProblemDetails::failed(error.to_string())),
             };
             // Whoever asked may be gone.

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::Driver;
 use super::answer::unreadable;
-use crate::admin::ProblemDetails;
+use crate::admin::{Listed, Page, ProblemDetails};
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::{Farewell, FlowRow};
 use crate::host::Machine;
@@ -26,32 +26,26 @@ struct Filter {
 }
 
 impl<M: Machine, P: DataPlane> Driver<M, P> {
-    pub(super) fn flows(&self, asked: &FlowFilter) -> Result<Vec<Flow>, ProblemDetails> {
+    pub(super) fn flows(&self, asked: &FlowFilter, page: Page) -> Result<Listed, ProblemDetails> {
         let services = self.state.services();
         let names = names(&services);
         let filter = self.filter(asked, &names)?;
-        let mut flows = Vec::new();
+        let end = page.limit.map_or(usize::MAX, |limit| page.offset.saturating_add(limit));
+        let mut listed = Listed::default();
         self.each_flow(&mut |row| {
             if filter.takes(&row) {
-                flows.push(flow(&row, names.get(&row.service).copied()));
+                if (page.offset..end).contains(&listed.total) {
+                    listed.flows.push(flow(&row, names.get(&row.service).copied()));
+                }
+                listed.total += 1;
             }
             true
         })
         .map_err(unreadable)?;
-        if let Some([address]) = filter.backend.as_deref().filter(|_| flows.is_empty()) {
-            let address = *address;
-            // A backend that has left the configuration is known as long as flows go to it.
-            let mut backends = services.iter().flat_map(ServiceView::backends);
-            let configured = backends.any(|b| {
-                let keeps = b.address.port() == 0 && b.address.ip() == address.ip();
-                keeps || b.address == address
-            });
-            if !configured {
-                let address = target::text(address);
-                return Err(ProblemDetails::not_found(format!("there is no backend {address}")));
-            }
+        if listed.total == 0 {
+            filter.is_of_something(&services)?;
         }
-        Ok(flows)
+        Ok(listed)
     }
 
     /// Ends the flows that pass a filter.
@@ -71,8 +65,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         }
         let services = self.state.services();
         let filter = self.filter(&wanted, &names(&services))?;
+        let of_something = filter.is_of_something(&services);
         let farewell = if reset { Farewell::Reset } else { Farewell::Silent };
         let ended = self.end_wanted(|row| filter.takes(row), farewell);
+        if ended == 0 {
+            of_something?;
+        }
         tracing::info!(flows = ended, "ended by hand");
         Ok(EndAnswer { ended })
     }
@@ -100,6 +98,21 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 }
 
 impl Filter {
+    /// Whether the backend that it names is configured: one that has left is known as long as flows go to it.
+    fn is_of_something(&self, services: &[ServiceView<'_>]) -> Result<(), ProblemDetails> {
+        let Some([address]) = self.backend.as_deref() else { return Ok(()) };
+        let mut backends = services.iter().flat_map(ServiceView::backends);
+        let is_configured = backends.any(|b| {
+            let keeps = b.address.port() == 0 && b.address.ip() == address.ip();
+            keeps || b.address == *address
+        });
+        if is_configured {
+            return Ok(());
+        }
+        let address = target::text(*address);
+        Err(ProblemDetails::not_found(format!("there is no backend {address}")))
+    }
+
     fn takes(&self, row: &FlowRow) -> bool {
         self.service.is_none_or(|id| id == row.service)
             && self.backend.as_ref().is_none_or(|backends| {

@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use equipoise_core::config::{Changed, Changes, Config, Problem, Service};
+use equipoise_core::config::{Changed, Changes, Config, Problem, Service, problem_at};
 use equipoise_core::diff::diff;
 use equipoise_core::dump::dump;
 
 use super::changes::{Written, asked};
 use super::counts::count;
 use super::{Driver, Source};
+use crate::admin::peer::Peer;
 use crate::admin::problem::{ConfigError, ROLLED_BACK};
 use crate::admin::{Configure, ProblemDetails};
 use crate::config_file;
@@ -49,7 +50,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         reason: String,
     ) -> Result<ReloadAnswer, ProblemDetails> {
         let before = self.snapshot.borrow().config.clone();
-        let refused = Err(ProblemDetails::failed(reason));
+        let file = match (what, &self.source) {
+            (Configure::Reload(ReloadRequest { file: Some(file), .. }), _) => file.clone(),
+            (_, Source::File(path)) => path.display().to_string(),
+            (_, Source::Flags) => self.written.base.name.clone(),
+        };
+        let errors = vec![ConfigError::whole(&file, &reason)];
+        let refused = Err(ProblemDetails::bad_config(reason, errors));
         self.note_reload(&refused);
         self.remember(by, &asked(what), &before, &refused);
         refused
@@ -101,8 +108,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             return Err(ProblemDetails::unprocessable(message));
         }
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(&path).map_err(|error| {
-            let message = format!("{name}: {error}");
+        let text = config_file::read(&path).map_err(|reason| {
+            let message = format!("{name}: {reason}");
             ProblemDetails::bad_config(message.clone(), vec![ConfigError::whole(&name, &message)])
         })?;
         let changes = if request.reset { Changes::default() } else { self.written.changes.clone() };
@@ -177,11 +184,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.publish();
         // Before any command of this turn: what is called taken is in force.
         self.settle().await;
-        if let Some(reason) = self.persist(&wrong_before).await {
+        if let Some((key, reason)) = self.persist(&wrong_before).await {
+            let places = &self.state.written().places;
+            let problem = problem_at(places, key, &*reason, None);
             self.generation = generation;
             self.roll_back(before).await;
             let message = format!("it cannot be applied, and what ran before runs again: {reason}");
-            let errors = vec![ConfigError::whole(name, &reason)];
+            let errors = ConfigError::all(name, &[problem]);
             return Err(ProblemDetails::rolled_back(message, errors));
         }
         self.end_drains(&cancelled, &drains);
@@ -207,10 +216,16 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 
     /// What a configuration would change; nothing is changed.
-    pub(super) fn plan(&self, request: &PlanRequest) -> Result<PlanAnswer, ProblemDetails> {
+    pub(super) fn plan(
+        &self,
+        request: &PlanRequest,
+        by: &Peer,
+    ) -> Result<PlanAnswer, ProblemDetails> {
         let PlanRequest { name, text } = request;
-        let checked =
-            config_file::parse(name, text).map_err(|problems| bad_config(name, &problems))?;
+        let base = Base::new(&**name, &**text);
+        let mut base = if by.is_of_this_host() { base } else { base.of_a_stranger() };
+        let changed = base.check(&Changes::default());
+        let Changed { checked, .. } = changed.map_err(|problems| bad_config(name, &problems))?;
         let findings = check::check(&checked.config, &self.reading);
         if !findings.problems.is_empty() {
             return Err(bad_config(name, &findings.problems));

@@ -65,11 +65,16 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     }
 
     /// Tries again to do what has just been taken, while something is wrong that was not before, or the maps are: whether they were
-    /// or not, what is taken is to be in them. What is still wrong then, in words.
-    pub(super) async fn persist(&mut self, wrong_before: &BTreeSet<Topic>) -> Option<String> {
+    /// or not, what is taken is to be in them. What is still wrong then: the key that it is about, if it is about one, and in words.
+    pub(super) async fn persist(
+        &mut self,
+        wrong_before: &BTreeSet<Topic>,
+    ) -> Option<(&'static str, String)> {
         let wrong = |driver: &Self| {
-            let maps = driver.troubles.reason(&Topic::Maps).map(str::to_owned);
-            maps.or_else(|| driver.new_trouble(wrong_before))
+            let mut topics = driver.troubles.topics();
+            let is_new = |topic: &&Topic| **topic == Topic::Maps || !wrong_before.contains(*topic);
+            let topic = topics.find(is_new)?;
+            Some((topic.key(), driver.troubles.reason(topic)?.to_owned()))
         };
         for _ in 0..TRIES {
             wrong(self)?;
@@ -77,11 +82,6 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.settle().await;
         }
         wrong(self)
-    }
-
-    fn new_trouble(&self, wrong_before: &BTreeSet<Topic>) -> Option<String> {
-        let topic = self.troubles.topics().find(|topic| !wrong_before.contains(*topic))?;
-        self.troubles.reason(topic).map(str::to_owned)
     }
 
     /// Takes again what ran before.

@@ -6,7 +6,7 @@ use equipoise_core::config::ServiceChange;
 use serde_json::Value;
 
 use super::Driver;
-use crate::admin::ProblemDetails;
+use crate::admin::{Existing, ProblemDetails};
 use crate::dataplane::DataPlane;
 use crate::host::Machine;
 use crate::status::change::ReloadAnswer;
@@ -16,10 +16,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         &mut self,
         name: &str,
         table: &Value,
+        existing: Existing,
     ) -> Result<ReloadAnswer, ProblemDetails> {
         let services = &self.state.written().services;
-        // One that is new comes after all others.
         let at = services.iter().position(|service| service.name == name);
+        if at.is_some() && existing == Existing::Stays {
+            return Err(ProblemDetails::conflict(format!("there is already a service {name:?}")));
+        }
+        // One that is new comes after all others.
         let at = at.unwrap_or(services.len());
         let mut changes = self.written.changes.clone();
         changes.set_service(name, ServiceChange::Given(table.clone()));

@@ -169,14 +169,15 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     generation: 1,
                 });
                 let (publish, snapshot) = watch::channel(snapshot);
-                let access = Access { commands: sender.clone(), snapshot };
-                let exporter = Exporter::new(access.clone());
-                let port = listener::Listener::new(access.clone(), exporter.clone());
+                let access = Access::new(sender.clone(), snapshot);
+                let exporter = Exporter::new(access.again());
+                let port = listener::Listener::new(access.again(), exporter.clone());
                 let metrics = metrics::Listener::new(exporter.clone());
                 let pusher = metrics::Pusher::new(exporter.clone(), instance.clone());
                 let server = running.listening.serve(access, exporter.clone());
                 let mut driver = Self {
                     instance,
+                    started_with: source.clone(),
                     source,
                     written: running.written,
                     watch,

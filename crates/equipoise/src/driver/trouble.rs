@@ -51,6 +51,18 @@ impl Topic {
         "streams",
     ];
 
+    /// The key of a configuration that it is about; empty where it may be about any.
+    pub(super) fn key(&self) -> &'static str {
+        match self {
+            Self::Size => "settings.max-flows",
+            Self::Observe => "settings.observe",
+            Self::Metrics => "settings.metrics",
+            Self::Admin => "settings.admin",
+            Self::Maps | Self::Interface(_) | Self::Forwarding | Self::Addresses => "",
+            Self::Trace | Self::Machine | Self::Streams => "",
+        }
+    }
+
     /// In a word.
     pub(super) fn name(&self) -> &'static str {
         match self {

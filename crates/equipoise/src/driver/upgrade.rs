@@ -4,7 +4,7 @@
 //! hears how that has ended: it ends itself, and leaves everything as it is, or the next one is ended, and all that it may have
 //! changed is this one's again. Rolling back is the same, with the binary of before.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use equipoise_common::limit;
@@ -12,9 +12,9 @@ use equipoise_core::diff::Applied;
 use tokio::time::{Instant, timeout_at};
 
 use super::keep::Kept;
-use super::{Driver, Ending};
+use super::{Driver, Ending, Source};
 use crate::admin::server::AdminSocket;
-use crate::admin::{Access, ProblemDetails, Reply};
+use crate::admin::{ProblemDetails, Reply};
 use crate::apply::Applier;
 use crate::dataplane::DataPlane;
 use crate::handover::{Successor, Word};
@@ -54,8 +54,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     pub(super) fn upgrade(&mut self, binary: PathBuf, reply: Reply<UpgradeAnswer>) {
         let started = if self.next.is_some() {
             Err(ProblemDetails::conflict("another binary is being started already"))
+        } else if self.unconfirmed.is_some() {
+            // The next process would know of no way back.
+            let message =
+                "the configuration waits to be confirmed: confirm it, or wait until it goes back";
+            Err(ProblemDetails::conflict(message))
         } else {
-            Successor::start(&binary).map_err(|error| {
+            Successor::start(&binary, self.other_file()).map_err(|error| {
                 ProblemDetails::unprocessable(format!("starting {}: {error}", binary.display()))
             })
         };
@@ -67,6 +72,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             }
             // Whoever asked may be gone.
             Err(problem) => drop(reply.send(Err(problem))),
+        }
+    }
+
+    /// The file that has come in place of what this process was started with, if one has.
+    fn other_file(&self) -> Option<&Path> {
+        match &self.source {
+            Source::File(path) if self.source != self.started_with => Some(path),
+            Source::File(_) | Source::Flags => None,
         }
     }
 
@@ -158,9 +171,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         }
         match AdminSocket::take_place(self.server.path()) {
             Ok(listening) => {
-                let access =
-                    Access { commands: self.admin.clone(), snapshot: self.snapshot.subscribe() };
-                self.server.replace(listening.serve(access, self.exporter.clone()));
+                self.server.replace(listening.serve(self.access(), self.exporter.clone()));
             }
             Err(error) => tracing::error!(%error, "the admin socket is another's"),
         }

@@ -146,7 +146,7 @@ async fn scrape(State(exporter): State<Exporter>, headers: HeaderMap) -> Respons
     (headers, Body::from_stream(stream::iter(parts))).into_response()
 }
 
-/// Whoever fails over by it moves new flows away from a balancer that is drained; those that it has go on.
+/// Whoever fails over by it moves new flows away from a balancer that is drained, or that does not get them; those that it has go on.
 async fn ready(State(exporter): State<Exporter>) -> Response {
     match exporter.unready().await {
         None => "ready\n".into_response(),

@@ -2,6 +2,20 @@
 
 use super::family::{Family, Kind};
 
+/// How welcome the first of these ranges is that an `Accept` header names, 0 to 1.
+fn quality(header: &str, ranges: &[&str]) -> Option<f32> {
+    let of = |wanted: &str| {
+        let named = header.split(',').filter_map(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let is_named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(wanted));
+            let quality = parts.find_map(|part| part.strip_prefix("q=")?.trim().parse().ok());
+            is_named.then_some(quality.unwrap_or(1.0))
+        });
+        named.reduce(f32::max)
+    };
+    ranges.iter().find_map(|range| of(range))
+}
+
 /// How a scrape is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -12,21 +26,16 @@ pub enum Format {
 }
 
 impl Format {
-    /// The one that an `Accept` header asks for: OpenMetrics where it is named and not refused.
+    /// The one that an `Accept` header prefers (RFC 9110, section 12.5.1); text where it says nothing of either, and OpenMetrics
+    /// where both are as welcome, if that is named.
     pub fn accepted(header: Option<&str>) -> Self {
-        let is_wanted = |range: &str| {
-            let mut parts = range.split(';').map(str::trim);
-            let is_named = parts.next() == Some("application/openmetrics-text");
-            let is_refused = |part: &str| {
-                part.strip_prefix("q=")
-                    .and_then(|q| q.parse::<f32>().ok())
-                    .is_some_and(|q| q <= 0.0)
-            };
-            is_named && !parts.any(is_refused)
-        };
-        match header {
-            Some(header) if header.split(',').map(str::trim).any(is_wanted) => Self::OpenMetrics,
-            _ => Self::Text,
+        let header = header.unwrap_or_default();
+        let open = quality(header, &["application/openmetrics-text"]);
+        let text = quality(header, &["text/plain", "text/*", "*/*"]);
+        if open.is_some_and(|open| open > 0.0 && open >= text.unwrap_or_default()) {
+            Self::OpenMetrics
+        } else {
+            Self::Text
         }
     }
 
@@ -88,6 +97,10 @@ mod tests {
         let prometheus = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;q=0.3";
         assert_eq!(accepted(prometheus), Format::OpenMetrics);
         assert_eq!(accepted("application/openmetrics-text; q=0, */*"), Format::Text);
+        let weighed = "text/plain;version=0.0.4;q=1,Application/OpenMetrics-Text;q=0.1";
+        assert_eq!(accepted(weighed), Format::Text);
+        assert_eq!(accepted("application/openmetrics-text;q=0.1, text/html"), Format::OpenMetrics);
+        assert_eq!(accepted("application/openmetrics-text;q=0.2, */*;q=0.3"), Format::Text);
     }
 
     #[test]

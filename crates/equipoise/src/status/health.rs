@@ -92,6 +92,7 @@ pub struct CheckError {
 /// Whose health is asked for; what is absent does not limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct HealthFilter {
     /// Name of the service.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,6 +113,7 @@ pub struct BackendName {
 /// Of which route a backend is meant.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct OfRoute {
     /// The route that leads to the pool, as `status` tells it.
     #[serde(skip_serializing_if = "Option::is_none")]

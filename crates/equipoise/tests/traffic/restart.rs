@@ -396,3 +396,37 @@ fn a_binary_that_does_not_come_to_run_changes_nothing() {
     assert_eq!(balancer.backend("web", 0)["draining"], true, "and by the next one, too");
     assert_eq!(balancer.ask(&["stop"]).0, 0);
 }
+
+/// The next process has what runs, and what runs only for a while is not forgotten to go back.
+#[test]
+fn an_upgrade_goes_on_with_the_file_that_runs_and_not_before_it_is_confirmed() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let balancer = Balancer::start(&lab.balancer, &config(&lab, NATIVE.asked, 20_000));
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("other.toml");
+    let write = |max_flows: u32| {
+        std::fs::write(&other, config(&lab, NATIVE.asked, max_flows)).unwrap();
+    };
+    let runs = |max_flows: u32| {
+        let (code, said) = balancer.ask(&["config", "--json"]);
+        assert_eq!(code, 0, "{said}");
+        let config: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(config["settings"]["max_flows"], max_flows, "{said}");
+        assert_eq!(balancer.status()["config"]["path"], other.to_str().unwrap());
+    };
+    write(30_000);
+    assert_eq!(balancer.ask(&["reload", other.to_str().unwrap()]).0, 0);
+    runs(30_000);
+    for _ in 0..2 {
+        assert_eq!(balancer.ask(&["upgrade", BINARY]).0, 0);
+        runs(30_000);
+    }
+    write(40_000);
+    assert_eq!(balancer.ask(&["reload", "--confirm", "10m"]).0, 0);
+    let (code, said) = balancer.ask(&["upgrade", BINARY]);
+    assert!(code == 5 && said.contains("waits to be confirmed"), "{code}: {said}");
+    assert_eq!(balancer.ask(&["confirm"]).0, 0);
+    assert_eq!(balancer.ask(&["upgrade", BINARY]).0, 0);
+    runs(40_000);
+    assert_eq!(balancer.ask(&["stop"]).0, 0);
+}

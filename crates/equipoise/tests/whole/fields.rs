@@ -98,7 +98,10 @@ const FIELDS: &[Row] = &[
     ),
     ("Selection.route", "fields.rs what_is_said_of_a_route_is_of_its_pool_alone"),
     ("Selection.host", "operate.rs whole_host_is_drained_and_undrained_at_once"),
-    ("Selection.self", "metrics.rs a_balancer_that_is_drained_is_alive_and_not_ready"),
+    (
+        "Selection.self",
+        "metrics.rs a_balancer_that_is_drained_or_misses_an_interface_is_alive_and_not_ready",
+    ),
     ("HealthWord.state", "health.rs operators_word_is_in_force_when_it_is_answered"),
     ("HealthWord.for_seconds", "health.rs operators_word_is_in_force_when_it_is_answered"),
     ("HealthWord.route", "fields.rs what_is_said_of_a_route_is_of_its_pool_alone"),
@@ -159,7 +162,10 @@ const FIELDS: &[Row] = &[
     ),
     ("DELETE /api/v1/drains?route", "fields.rs what_is_said_of_a_route_is_of_its_pool_alone"),
     ("DELETE /api/v1/drains?host", "operate.rs whole_host_is_drained_and_undrained_at_once"),
-    ("DELETE /api/v1/drains?self", "metrics.rs a_balancer_that_is_drained_is_alive_and_not_ready"),
+    (
+        "DELETE /api/v1/drains?self",
+        "metrics.rs a_balancer_that_is_drained_or_misses_an_interface_is_alive_and_not_ready",
+    ),
     (
         "DELETE /api/v1/drains?gradual",
         "operate.rs undrained_backend_gets_its_share_bit_by_bit_where_that_is_asked_for",

@@ -128,7 +128,7 @@ async fn a_scrape_tells_what_status_tells() {
 }
 
 #[tokio::test]
-async fn a_balancer_that_is_drained_is_alive_and_not_ready() {
+async fn a_balancer_that_is_drained_or_misses_an_interface_is_alive_and_not_ready() {
     let listen = free();
     let (driver, lab) = Lab::start(&config(listen)).await;
     run(driver, async {
@@ -152,6 +152,14 @@ async fn a_balancer_that_is_drained_is_alive_and_not_ready() {
         lab.client.undrain(&UndrainRequest::of(itself)).await.unwrap();
         assert_eq!(asked("/ready").await.0, 200);
         assert_eq!(asked("/other").await.0, 404);
+        // Whoever comes by an interface that is not there does not come here.
+        let device = lab.world.borrow().reading.devices["eth0"].clone();
+        lab.world.send_modify(|world| drop(world.reading.devices.remove("eth0")));
+        lab.status_when(|status| status.state == Health::Degraded).await;
+        assert_eq!(asked("/ready").await, (503, "an interface is not attached".to_owned()));
+        lab.world.send_modify(|world| drop(world.reading.devices.insert("eth0".into(), device)));
+        lab.status_when(|status| status.state == Health::Ok).await;
+        assert_eq!(asked("/ready").await.0, 200);
         lab.client.stop().await.unwrap();
     })
     .await

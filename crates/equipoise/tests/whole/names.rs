@@ -155,6 +155,10 @@ async fn reload_waits_for_the_first_answers_and_no_pool_is_empty_meanwhile() {
             status.config.last_error.unwrap().contains("host lost.internal stands for no address")
         );
         assert_eq!(lab.client.names().await.unwrap().len(), 1);
+        let (code, said) = lab.asked("POST /api/v1/reload", "{}").await;
+        let error = &said["errors"][0];
+        assert_eq!((code, &error["file"]), (422, &json!(lab.path("a.toml"))), "{said}");
+        assert!(error["message"].as_str().unwrap().contains("host lost.internal stands for"));
         lab.reload(&config(&server, lost, ""));
         let status = lab.status_when(|s| s.config.generation == 3).await;
         assert_eq!(backends(&status, 0), are(&[("10.0.0.2:8080", 1.0)]));

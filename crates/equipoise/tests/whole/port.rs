@@ -221,6 +221,56 @@ async fn no_answer_tells_a_key() {
 }
 
 #[tokio::test]
+async fn files_of_this_host_are_named_by_its_users_alone_and_not_shown_to_them() {
+    const SECRET: &str = "root:$y$j9T$secret:20228";
+    let listen = free();
+    let (driver, lab) = Lab::start(&with_keys(listen, "")).await;
+    fs::write(lab.path("secret"), format!("{SECRET}\n10.1.2.3/8\n")).unwrap();
+    fs::write(lab.path("b.toml"), CONFIG).unwrap();
+    run(driver, async {
+        let file = lab.path("secret").display().to_string();
+        let web = json!({
+            "listen": { "interfaces": ["eth0"], "port": 8100 },
+            "backends": [{ "address": "10.0.0.1:1" }],
+            "limits": { "deny": [format!("@{file}")] },
+        });
+        let put = "PUT /api/v1/services/listed";
+        let (code, _, body) = with_body(listen, put, &bearer(WRITE), &web.to_string()).await;
+        assert_eq!(code, 403, "{body}");
+        let other = json!({ "file": lab.path("b.toml") }).to_string();
+        let reload = "POST /api/v1/reload";
+        let (code, _, body) = with_body(listen, reload, &bearer(WRITE), &other).await;
+        assert_eq!(code, 403, "{body}");
+        assert_eq!(with_body(listen, reload, &bearer(WRITE), "{}").await.0, 200);
+        let text = format!("{CONFIG}limits = {{ deny = [\"@{file}\"] }}\n");
+        let plan = json!({ "name": "b.toml", "text": text }).to_string();
+        let planned = "POST /api/v1/plan";
+        let (code, _, body) = with_body(listen, planned, &bearer(WRITE), &plan).await;
+        assert!(code == 422 && body.contains("for users of this host alone"), "{body}");
+        let (code, body) = lab.asked(planned, &plan).await;
+        assert!(code == 422 && body.to_string().contains("nothing like one"), "{body}");
+        // By the socket a list is read, and of what is none only what looks like one is told.
+        let (code, body) = lab.asked(put, &web.to_string()).await;
+        let said = body.to_string();
+        assert!(
+            code == 422 && said.contains("secret, line 1: what is there is not a prefix"),
+            "{said}"
+        );
+        assert!(said.contains("10.1.2.3/8"), "{said}");
+        let events = lab.send("GET /api/v1/events?follow=false", "", "").await.2;
+        let history = lab.send("GET /api/v1/history", "", "").await.2;
+        for text in [said, events, history] {
+            assert!(!text.contains("y$j9T"), "{text}");
+        }
+        fs::write(lab.path("secret"), "10.0.0.0/8\n").unwrap();
+        assert_eq!(lab.asked(put, &web.to_string()).await.0, 200);
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
 async fn whoever_guesses_keys_is_slowed_down_and_the_right_one_does_not_help_meanwhile() {
     let listen = free();
     let (driver, lab) = Lab::start(&with_keys(listen, "")).await;

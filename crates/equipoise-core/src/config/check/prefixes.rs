@@ -55,7 +55,7 @@ fn file(report: &mut Report<'_>, at: &At<'_>, path: &str, prefixes: &mut BTreeSe
         report.problem(&at.place, message, "a path from `/` on after the `@`");
         return;
     }
-    let text = match (report.files)(Path::new(path)) {
+    let text = match (report.around.files)(Path::new(path)) {
         Ok(text) => text,
         Err(reason) => {
             let message = format!("file {path} cannot be read: {reason}");
@@ -76,6 +76,8 @@ fn file(report: &mut Report<'_>, at: &At<'_>, path: &str, prefixes: &mut BTreeSe
             Err((message, allowed)) => {
                 wrong += 1;
                 if wrong <= TOLD {
+                    let is_told = report.around.tells_files || may_be_told(line);
+                    let message = if is_told { &*message } else { NOT_TOLD };
                     report.problem(&at.place, format!("{path}, line {number}: {message}"), allowed);
                 }
             }
@@ -85,6 +87,17 @@ fn file(report: &mut Report<'_>, at: &At<'_>, path: &str, prefixes: &mut BTreeSe
         let message = format!("{path}: {} more lines are wrong", wrong - TOLD);
         report.problem(&at.place, message, PREFIX);
     }
+}
+
+/// What is said of a line that is not told.
+const NOT_TOLD: &str = "what is there is not a prefix, and nothing like one";
+
+/// Whether a line of a file may be told whoever hears it.
+fn may_be_told(line: &str) -> bool {
+    /// The longest prefix: an address of IPv6 that ends as one of IPv4, and `/128`.
+    const LONGEST: usize = 45 + 4;
+    let is_like_one = |c: char| c.is_ascii_hexdigit() || matches!(c, '.' | ':' | '/');
+    line.len() <= LONGEST && line.contains(['.', ':']) && line.chars().all(is_like_one)
 }
 
 /// A prefix, or an address for the prefix of it alone.

@@ -18,7 +18,7 @@ use crate::config::health::Recovery;
 use crate::config::path;
 use crate::config::problem::Problem;
 use crate::config::texts::Texts;
-use crate::config::{Limits, ReadFile};
+use crate::config::{Around, Limits};
 
 pub(super) const FILE: &str = "the whole path of a file";
 
@@ -109,7 +109,7 @@ pub(super) struct Report<'t> {
     pub(super) problems: Vec<Problem>,
     pub(super) notes: Vec<Problem>,
     /// Reads the files that the text names.
-    pub(super) files: &'t ReadFile<'t>,
+    pub(super) around: &'t Around<'t>,
     /// The limits that hold for services that say nothing else.
     pub(super) common_limits: Limits,
     /// The health check of services that say nothing else.
@@ -132,11 +132,11 @@ pub(super) struct Report<'t> {
 }
 
 impl<'t> Report<'t> {
-    pub(super) fn new(texts: &'t Texts, files: &'t ReadFile<'t>) -> Self {
+    pub(super) fn new(texts: &'t Texts, around: &'t Around<'t>) -> Self {
         Self {
             problems: Vec::new(),
             notes: Vec::new(),
-            files,
+            around,
             common_limits: Limits::default(),
             common_check: CheckDraft::default(),
             common_recovery: Recovery::default(),

@@ -98,6 +98,10 @@ pub(super) async fn configure(
     (access, peer, expected): (&Access, Peer, Expected),
     what: Configure,
 ) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
+    if !peer.is_of_this_host() && what.names_files() {
+        let message = "files of this host are named by its users alone, through the socket";
+        return Err(ProblemDetails::forbidden(message));
+    }
     let asker = Asker { by: peer.author(), expected };
     let answer = access.ask(|reply| Command::Configure(what, asker, reply)).await?;
     Ok(Tagged { generation: answer.generation, answer })

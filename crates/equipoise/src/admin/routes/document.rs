@@ -224,7 +224,7 @@ mod tests {
         let router = all()
             .into_iter()
             .fold(Router::new(), |router, (path, methods)| router.route(path, methods));
-        let router = router.with_state(Access { commands, snapshot });
+        let router = router.with_state(Access::new(commands, snapshot));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(serve(listener, router).into_future());

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use super::Route;
 use crate::admin::{Access, Command, ProblemDetails};
-use crate::events::{Subscription, Told};
+use crate::events::Told;
 
 /// How a follower that has lost its connection says what it has seen.
 const LAST_SEEN: &str = "last-event-id";
@@ -30,7 +30,7 @@ pub(super) struct Wanted {
     /// Whether those that come are wanted, too.
     #[serde(default = "yes")]
     follow: bool,
-    /// Only those after this number.
+    /// Only those after this number; all of them where it has not been reached, which is then of an earlier process.
     #[param(maximum = 18_446_744_073_709_551_615_u64)]
     after: Option<u64>,
 }
@@ -60,10 +60,11 @@ pub(super) async fn events(
     let Query(Wanted { follow, after }) = wanted?;
     let seen = headers.get(LAST_SEEN).and_then(|value| value.to_str().ok()?.parse().ok());
     let after = after.or(seen).unwrap_or_default();
+    let place = follow.then(|| access.follower()).transpose()?;
     let subscription = access.ask(|reply| Command::Events(after, reply)).await?;
-    let stream = unfold(subscription, move |mut subscription: Subscription| async move {
+    let stream = unfold((subscription, place), move |(mut subscription, place)| async move {
         let told = if follow { subscription.next().await } else { subscription.take_kept() };
-        Some((Ok(written(told?)), subscription))
+        Some((Ok(written(told?)), (subscription, place)))
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
 }

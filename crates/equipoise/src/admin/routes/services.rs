@@ -13,7 +13,7 @@ use super::Route;
 use super::change::configure;
 use crate::admin::peer::Peer;
 use crate::admin::tag::Tagged;
-use crate::admin::{Access, Command, Configure, Expected, OfPools, ProblemDetails};
+use crate::admin::{Access, Command, Configure, Existing, Expected, OfPools, ProblemDetails};
 use crate::running_config;
 use crate::status::change::ReloadAnswer;
 use crate::status::health::OfRoute;
@@ -141,10 +141,7 @@ pub(super) async fn add(
     let Some(name) = table.get("name").and_then(Value::as_str).map(str::to_owned) else {
         return Err(ProblemDetails::unprocessable("name: the service has none, or it is no text"));
     };
-    if find(&access, &name).await.is_ok() {
-        return Err(ProblemDetails::conflict(format!("there is already a service {name:?}")));
-    }
-    give_as(&access, (peer, expected), (name, table)).await
+    give_as(&access, (peer, expected), (name, table, Existing::Stays)).await
 }
 
 #[utoipa::path(put, path = "/api/v1/services/{service}", tag = "services", summary = "Has a service be this: a table of the configuration, with keys in snake case", params(("service" = String, Path, description = "Name of a service"), ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), request_body = Object, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
@@ -160,16 +157,16 @@ pub(super) async fn give(
         let message = format!("name: {own} is not the name {name:?} of the resource");
         return Err(ProblemDetails::unprocessable(message));
     }
-    give_as(&access, (peer, expected), (name, table)).await
+    give_as(&access, (peer, expected), (name, table, Existing::IsReplaced)).await
 }
 
 async fn give_as(
     access: &Access,
     (peer, expected): (Peer, Expected),
-    (name, table): (String, Map<String, Value>),
+    (name, table, existing): (String, Map<String, Value>, Existing),
 ) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
     let table = running_config::from_json(Value::Object(table));
-    configure((access, peer, expected), Configure::Service(name, table)).await
+    configure((access, peer, expected), Configure::Service(name, table, existing)).await
 }
 
 #[utoipa::path(delete, path = "/api/v1/services/{service}", tag = "services", summary = "Takes a service away", params(("service" = String, Path, description = "Name of a service"), ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]

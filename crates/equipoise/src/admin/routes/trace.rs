@@ -8,12 +8,11 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::routing::get;
 use futures_util::Stream;
 use futures_util::stream::unfold;
-use tokio::sync::mpsc::Receiver;
 
 use super::Route;
 use super::events::Sent;
 use crate::admin::{Access, Command, ProblemDetails};
-use crate::status::trace::{TraceFilter, TracedPacket};
+use crate::status::trace::TraceFilter;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![("/api/v1/trace", get(trace))]
@@ -25,11 +24,12 @@ pub(super) async fn trace(
     filter: Result<Query<TraceFilter>, QueryRejection>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ProblemDetails> {
     let Query(filter) = filter?;
+    let place = access.follower()?;
     let packets = access.ask(|reply| Command::Trace(filter, reply)).await?;
-    let stream = unfold(packets, |mut packets: Receiver<TracedPacket>| async move {
+    let stream = unfold((packets, place), |(mut packets, place)| async move {
         let packet = packets.recv().await?;
         let text = serde_json::to_string(&packet).unwrap_or_default();
-        Some((Ok(Event::default().event("packet").data(text)), packets))
+        Some((Ok(Event::default().event("packet").data(text)), (packets, place)))
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
 }

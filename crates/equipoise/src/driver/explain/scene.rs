@@ -36,6 +36,8 @@ pub(super) struct Pool {
     pub(super) route: String,
     /// How one of its backends comes to be the one for a new flow, in words.
     pub(super) pick: &'static str,
+    /// Whether packets travel inside others, which are of any family.
+    pub(super) is_tunnel: bool,
     /// Its backends.
     pub(super) backends: Vec<Member>,
 }
@@ -74,6 +76,7 @@ impl Scene {
                     service: name.clone(),
                     route: view.pool.route.map_or(DEFAULT_ROUTE, Route::name).to_owned(),
                     pick: pick(view.pool.algorithm, view.pool.affinity),
+                    is_tunnel: service.service.delivery.mode.is_tunnel(),
                     backends: view.backends.iter().map(member).collect(),
                 });
             }

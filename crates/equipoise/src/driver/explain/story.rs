@@ -193,7 +193,7 @@ impl Met {
             if let Some(out) = &member.out {
                 return out.clone();
             }
-            if is_other && member.share == 0.0 {
+            if is_other && !pool.is_tunnel {
                 return "it is of another address family".to_owned();
             }
             if self.is_streamed {
@@ -342,7 +342,7 @@ mod tests {
             member(4, "10.0.0.1:8080", None, 0.6),
             member(5, "10.0.0.2:8080", None, 0.4),
             member(6, "10.0.0.3:8080", Some("it is draining"), 0.0),
-            member(7, "[2001:db8::1]:8080", None, 0.0),
+            member(7, "[2001:db8::1]:8080", None, 1.0),
         ];
         let pick = "the hash of its addresses leads to another's slot";
         let (service, route) = ("web".to_owned(), "default".to_owned());
@@ -354,7 +354,7 @@ mod tests {
         Scene {
             services: [(1, "web".to_owned())].into(),
             pool_ids: [(2, 0)].into(),
-            pools: vec![Pool { service, route, pick, backends }],
+            pools: vec![Pool { service, route, pick, is_tunnel: false, backends }],
             backends: (4..8).map(|id| (id, (0, id as usize - 4))).collect(),
             devices: [(3, ("eth1".to_owned(), 1500))].into(),
             ways: [("10.0.0.1".parse().unwrap(), via("10.9.9.9"))].into(),
