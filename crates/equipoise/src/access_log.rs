@@ -1,10 +1,11 @@
-//! The log of flows: a line for each flow that has closed, in a file, on standard output, or both.
+//! The log of flows: a line for each flow that has closed, and where that is wanted when it opens, in a file, on standard output, or both.
 //!
 //! Flow events are handed over by a [`Recorder`] and never wait: what finds the queue full is dropped and counted. A thread of
 //! its own makes lines of them and writes these, so that a disk that is slow, full or gone holds nothing up; it tries again by
 //! itself, and says what is wrong meanwhile. Follows the configuration while it runs. Knows neither the driver nor its state.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -39,9 +40,9 @@ pub struct Owner {
 /// Whose the backends are, by id.
 pub type Owners = BTreeMap<u32, Owner>;
 
-/// A flow that has closed.
+/// A flow that has closed, or opened.
 #[derive(Clone, Debug)]
-struct Closed {
+struct Told {
     event: Event,
     at: SystemTime,
     owner: Option<Owner>,
@@ -49,7 +50,7 @@ struct Closed {
 
 /// What the thread is told, in this order.
 enum Order {
-    Flow(Box<Closed>),
+    Flow(Box<Told>),
     Follow(Option<Wanted>),
     Reopen,
     /// Nothing more comes: to be told when all is written.
@@ -71,6 +72,8 @@ struct Counts {
 struct Taking {
     /// None while nothing is.
     sample: Option<Sample>,
+    /// Whether flows that open are.
+    opened: bool,
     owners: Arc<Owners>,
 }
 
@@ -93,8 +96,9 @@ pub struct Recorder {
     orders: mpsc::Sender<Order>,
     counts: Arc<Counts>,
     taking: watch::Receiver<Taking>,
-    /// State of the chance that samples.
-    chance: u64,
+    /// The chance that samples, and how often it has been asked.
+    chance: RandomState,
+    drawn: u64,
 }
 
 impl AccessLog {
@@ -121,7 +125,8 @@ impl AccessLog {
             orders: self.orders.clone(),
             counts: Arc::clone(&self.counts),
             taking: self.taking.subscribe(),
-            chance: seed(),
+            chance: RandomState::new(),
+            drawn: 0,
         }
     }
 
@@ -133,7 +138,8 @@ impl AccessLog {
         self.wanted = wanted.cloned();
         self.order(Order::Follow(self.wanted.clone()));
         let sample = wanted.map(|wanted| wanted.sample);
-        self.taking.send_modify(|taking| taking.sample = sample);
+        let opened = wanted.is_some_and(|wanted| wanted.opened);
+        self.taking.send_modify(|taking| (taking.sample, taking.opened) = (sample, opened));
     }
 
     /// Whether flows are written.
@@ -222,17 +228,19 @@ impl AccessLog {
 }
 
 impl Recorder {
-    /// Hands a flow over, if it has closed and is to be written.
+    /// Hands a flow over, if it has closed, or opened, and that is to be written.
     pub fn record(&mut self, event: &Event) {
-        if event.what & Event::CLOSED == 0 {
+        let (sample, opened, owner) = {
+            let taking = self.taking.borrow();
+            let Some(sample) = taking.sample else { return };
+            (sample, taking.opened, taking.owners.get(&event.backend).cloned())
+        };
+        if event.what & Event::CLOSED == 0 && !opened {
             return;
         }
-        let taken = {
-            let taking = self.taking.borrow();
-            taking.sample.map(|sample| (sample, taking.owners.get(&event.backend).cloned()))
-        };
-        let Some((sample, owner)) = taken else { return };
-        if sample != Sample::ALL && self.draw() >= sample.part() {
+        // Where a flow may have two lines, what is drawn once decides on both.
+        let drawn = |log: &mut Self| if opened { log.of_flow(event) } else { log.draw() };
+        if sample != Sample::ALL && drawn(self) >= sample.part() {
             return;
         }
         if self.counts.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE {
@@ -240,23 +248,25 @@ impl Recorder {
             self.counts.dropped_queue.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let closed = Box::new(Closed { event: *event, at: SystemTime::now(), owner });
+        let told = Box::new(Told { event: *event, at: SystemTime::now(), owner });
         // The thread ends only after the driver, and nothing is written then.
-        let _: Result<_, _> = self.orders.send(Order::Flow(closed));
+        let _: Result<_, _> = self.orders.send(Order::Flow(told));
     }
 
-    /// A number from 0 to below 1 (splitmix64).
+    /// A number from 0 to below 1, another one each time.
     fn draw(&mut self) -> f64 {
-        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.chance;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((x ^ (x >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+        self.drawn = self.drawn.wrapping_add(1);
+        part(self.chance.hash_one(self.drawn))
+    }
+
+    /// So, the same one each time for all flows of these ends.
+    fn of_flow(&self, event: &Event) -> f64 {
+        let Event { client, client_port, vip, vip_port, protocol, .. } = event;
+        part(self.chance.hash_one((client.0, client_port.0, vip.0, vip_port.0, protocol)))
     }
 }
 
-/// Another one each time.
-fn seed() -> u64 {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    RandomState::new().build_hasher().finish()
+/// All bits of a number as one from 0 to below 1.
+fn part(bits: u64) -> f64 {
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
 }

@@ -1,4 +1,4 @@
-//! Where flows that have closed are written, and how what happens is logged.
+//! Where flows are written, and how what happens is logged.
 
 use std::path::PathBuf;
 
@@ -21,6 +21,8 @@ pub struct AccessLog {
     pub max_files: u32,
     /// The part of flows that get a line.
     pub sample: Sample,
+    /// Whether a flow gets a line when it opens, too.
+    pub opened: bool,
 }
 
 impl Default for AccessLog {
@@ -32,6 +34,7 @@ impl Default for AccessLog {
             max_size_mb: 100,
             max_files: 10,
             sample: Sample::ALL,
+            opened: false,
         }
     }
 }

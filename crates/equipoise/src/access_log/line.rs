@@ -1,4 +1,4 @@
-//! A flow that has closed as a line.
+//! A flow that has closed, or opened, as a line.
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use equipoise_common::key::{Address as _, TCP, UDP, V4, V6};
 use equipoise_core::config::log::LineFormat;
 use serde::Serialize;
 
-use super::Closed;
+use super::Told;
 
 /// Nanoseconds of a tick, as the programs count time.
 const TICK: u64 = 1 << 20;
@@ -29,11 +29,12 @@ struct Line<'a> {
     backend: Place,
     service: Option<&'a str>,
     route: Option<&'a str>,
-    /// Who or what closed it.
-    reason: &'static str,
+    /// Who or what closed it; nothing where it opens.
+    reason: Option<&'static str>,
     /// How it was before.
     state: &'static str,
-    duration_ms: f64,
+    /// Nothing where it opens.
+    duration_ms: Option<f64>,
     /// From the client's SYN to the packet that has confirmed the connection.
     handshake_ms: Option<f64>,
     packets_in: u64,
@@ -55,28 +56,29 @@ impl From<SocketAddr> for Place {
 }
 
 /// Adds a flow's line, with its end.
-pub(super) fn write(into: &mut Vec<u8>, format: LineFormat, closed: &Closed) {
+pub(super) fn write(into: &mut Vec<u8>, format: LineFormat, told: &Told) {
     match format {
-        LineFormat::Json => json(into, closed),
-        LineFormat::Clf => clf(into, closed),
+        LineFormat::Json => json(into, told),
+        LineFormat::Clf => clf(into, told),
     }
     into.push(b'\n');
 }
 
-fn json(into: &mut Vec<u8>, Closed { event, at, owner }: &Closed) {
+fn json(into: &mut Vec<u8>, Told { event, at, owner }: &Told) {
+    let is_closed = is_closed(event);
     let [client, vip, backend] = ends(event);
     let line = Line {
         timestamp: humantime::format_rfc3339_millis(*at).to_string(),
-        event: "closed",
+        event: if is_closed { "closed" } else { "opened" },
         protocol: protocol(event),
         client: client.into(),
         vip: vip.into(),
         backend: backend.into(),
         service: owner.as_ref().map(|owner| &*owner.service),
         route: owner.as_ref().map(|owner| &*owner.route),
-        reason: Reason::from_number(event.why).name(),
+        reason: is_closed.then(|| Reason::from_number(event.why).name()),
         state: State::from_number(event.state as u8).name(),
-        duration_ms: duration_ms(event),
+        duration_ms: is_closed.then(|| duration_ms(event)),
         handshake_ms: handshake_ms(event),
         packets_in: event.packets_in,
         bytes_in: event.bytes_in,
@@ -87,19 +89,27 @@ fn json(into: &mut Vec<u8>, Closed { event, at, owner }: &Closed) {
     let _: serde_json::Result<()> = serde_json::to_writer(into, &line);
 }
 
+fn is_closed(event: &Event) -> bool {
+    event.what & Event::CLOSED != 0
+}
+
 /// As web servers do it, with the flow where they have the request. What they have no word for, protocol and reason, comes last.
-fn clf(into: &mut Vec<u8>, Closed { event, at, .. }: &Closed) {
+fn clf(into: &mut Vec<u8>, Told { event, at, .. }: &Told) {
     let [client, vip, backend] = ends(event);
+    let (word, duration, reason) = if is_closed(event) {
+        let reason = Reason::from_number(event.why).name();
+        ("CONN-CLOSED", format!("{:.0}ms", duration_ms(event)), reason)
+    } else {
+        ("NEW-CONN", "-".to_owned(), "-")
+    };
     let written = write!(
         into,
-        "{} - - [{}] \"CONN-CLOSED {vip} -> {backend}\" {}/{} {:.0}ms {} {}",
+        "{} - - [{}] \"{word} {vip} -> {backend}\" {}/{} {duration} {} {reason}",
         client.ip(),
         clf_time(*at),
         event.bytes_in,
         event.bytes_out,
-        duration_ms(event),
         protocol(event),
-        Reason::from_number(event.why).name(),
     );
     // Memory refuses nothing.
     let _: std::io::Result<()> = written;
@@ -166,7 +176,7 @@ mod tests {
         (address.ip().into(), Be16::new(address.port()))
     }
 
-    fn closed([client, vip, backend]: [&str; 3], more: Event) -> Closed {
+    fn closed([client, vip, backend]: [&str; 3], more: Event) -> Told {
         let flags = |text: &str, flag| if text.starts_with('[') { flag } else { 0 };
         let ((client_ip, client_port), (vip_ip, vip_port)) = (address(client), address(vip));
         let (backend_address, backend_port) = address(backend);
@@ -182,18 +192,18 @@ mod tests {
         };
         let owner = Owner { service: "w\"eb".into(), route: "default".into() };
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_709_211_844_321);
-        Closed { event, at, owner: Some(owner) }
+        Told { event, at, owner: Some(owner) }
     }
 
-    fn line(format: LineFormat, closed: &Closed) -> String {
+    fn line(format: LineFormat, told: &Told) -> String {
         let mut line = Vec::new();
-        write(&mut line, format, closed);
+        write(&mut line, format, told);
         let line = String::from_utf8(line).unwrap();
         assert_eq!(line.matches('\n').count(), 1, "{line}");
         line.trim_end().to_owned()
     }
 
-    fn connection() -> Closed {
+    fn connection() -> Told {
         let event = Event {
             protocol: TCP,
             why: Reason::ClientFin as u32,
@@ -242,7 +252,7 @@ mod tests {
             ..Event::default()
         };
         let ends = ["[2001:db8::7]:50000", "[2001:db8::10]:53", "10.0.0.1:5353"];
-        let closed = Closed { owner: None, ..closed(ends, event) };
+        let closed = Told { owner: None, ..closed(ends, event) };
         let read: Value = serde_json::from_str(&line(LineFormat::Json, &closed)).unwrap();
         assert_eq!((&read["protocol"], &read["reason"]), (&json!("udp"), &json!("idle")));
         assert_eq!(read["client"], json!({ "ip": "2001:db8::7", "port": 50000 }));
@@ -251,6 +261,23 @@ mod tests {
         let expected = "2001:db8::7 - - [29/Feb/2024:13:04:04 +0000] \
                         \"CONN-CLOSED [2001:db8::10]:53 -> 10.0.0.1:5353\" 0/0 0ms udp idle";
         assert_eq!(line(LineFormat::Clf, &closed), expected);
+    }
+
+    #[test]
+    fn what_opens_has_no_end_yet() {
+        let told = connection();
+        let what = told.event.what & !Event::CLOSED | Event::OPENED;
+        let state = State::Opening as u32;
+        let event = Event { what, state, why: 0, duration: 0, handshake: 0, ..told.event };
+        let opened = Told { event, ..told };
+        let read: Value = serde_json::from_str(&line(LineFormat::Json, &opened)).unwrap();
+        assert_eq!((&read["event"], &read["state"]), (&json!("opened"), &json!("opening")));
+        for later in ["reason", "duration_ms", "handshake_ms"] {
+            assert_eq!(read[later], Value::Null, "{later}");
+        }
+        let expected = "198.51.100.7 - - [29/Feb/2024:13:04:04 +0000] \
+                        \"NEW-CONN 203.0.113.10:80 -> 10.0.0.1:8080\" 700/5000 - tcp -";
+        assert_eq!(line(LineFormat::Clf, &opened), expected);
     }
 
     #[test]

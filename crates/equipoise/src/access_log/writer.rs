@@ -58,10 +58,10 @@ impl Writer {
     /// Does what it is told; who is to know that it was the last.
     fn obey(&mut self, order: Order, counts: &Counts) -> Option<oneshot::Sender<()>> {
         match order {
-            Order::Flow(closed) => {
+            Order::Flow(told) => {
                 counts.waiting.fetch_sub(1, Ordering::Relaxed);
                 self.line.clear();
-                line::write(&mut self.line, self.format, &closed);
+                line::write(&mut self.line, self.format, &told);
                 for output in &mut self.outputs {
                     output.take(&self.line, counts);
                 }

@@ -1,5 +1,6 @@
 //! The log of flows: what has closed is written where the configuration says, and nothing waits for it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use equipoise_common::event::Event;
@@ -14,7 +15,20 @@ fn closed(lab: &Lab, ports: std::ops::Range<u16>) {
     closed_of(lab, ids, ports);
 }
 
+/// So many that have opened.
+fn opened(lab: &Lab, ports: std::ops::Range<u16>) {
+    let (service, backend) = ids(&lab.plane.borrow(), "10.0.0.1:8080");
+    let (what, state) = (Event::OPENED, State::Opening as u32);
+    told_of(lab, Event { what, state, service, backend, ..Event::default() }, ports);
+}
+
 fn closed_of(lab: &Lab, (service, backend): (u32, u32), ports: std::ops::Range<u16>) {
+    let (why, state) = (Reason::ClientFin as u32, State::Established as u32);
+    let closed = Event { what: Event::CLOSED, why, state, service, backend, ..Event::default() };
+    told_of(lab, closed, ports);
+}
+
+fn told_of(lab: &Lab, event: Event, ports: std::ops::Range<u16>) {
     lab.plane.send_modify(|plane| {
         let address = |text: &str| text.parse::<std::net::IpAddr>().unwrap().into();
         plane.told.extend(ports.map(|port| Event {
@@ -24,13 +38,8 @@ fn closed_of(lab: &Lab, (service, backend): (u32, u32), ports: std::ops::Range<u
             vip_port: Be16::new(80),
             backend_address: address("10.0.0.1"),
             backend_port: Be16::new(8080),
-            what: Event::CLOSED,
             protocol: TCP,
-            why: Reason::ClientFin as u32,
-            state: State::Established as u32,
-            service,
-            backend,
-            ..Event::default()
+            ..event
         }));
     });
 }
@@ -191,6 +200,32 @@ async fn a_part_of_all_is_written_where_that_is_asked_for() {
     // Ten standard deviations of 43 lines.
     let written = read(&path).lines().count();
     assert!((2_070..2_930).contains(&written), "{written}");
+}
+
+#[tokio::test]
+async fn flows_that_open_are_written_where_that_is_asked_for_and_a_part_of_flows_is_of_both_lines()
+{
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("a.log");
+    let (driver, lab) = Lab::start(&to(&path, "opened = true, sample = 0.5")).await;
+    run(driver, async {
+        opened(&lab, 1_000..2_000);
+        closed(&lab, 1_000..2_000);
+        lab.status_when(|status| status.flow_table.events.closed.get("client_fin") == Some(&1_000))
+            .await;
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+    let mut clients = BTreeMap::<u64, Vec<String>>::new();
+    for line in read(&path).lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let event = line["event"].as_str().unwrap().to_owned();
+        clients.entry(line["client"]["port"].as_u64().unwrap()).or_default().push(event);
+    }
+    // Ten standard deviations of 16 flows.
+    assert!((340..660).contains(&clients.len()), "{}", clients.len());
+    assert!(clients.values().all(|events| *events == ["opened", "closed"]), "{clients:?}");
 }
 
 #[tokio::test]

@@ -46,6 +46,9 @@ pub(super) fn access_log(report: &mut Report<'_>, at: &At<'_>, is_told: bool) ->
     if let Some(part) = fields.get("sample").and_then(|at| report.millionths(&at, &SAMPLE)) {
         found.sample = Sample(part);
     }
+    if let Some(opened) = fields.get("opened").and_then(|at| report.boolean(&at)) {
+        found.opened = opened;
+    }
     if !has_place && !found.stdout {
         let allowed = "`path`, or `stdout = true`, or both";
         report.problem(&at.place, "nothing says where flows are written".to_owned(), allowed);
@@ -109,8 +112,9 @@ mod tests {
             max_size_mb: 1,
             max_files: 1_000,
             sample: Sample(250_000),
+            opened: true,
         };
-        let text = "path = '/var/log/a.log', stdout = true, format = 'clf', max-size-mb = 1, max-files = 1000, sample = 0.25";
+        let text = "path = '/var/log/a.log', stdout = true, format = 'clf', max-size-mb = 1, max-files = 1000, sample = 0.25, opened = true";
         assert_eq!(access(text), Ok(Some(all)));
         let whole = access("stdout = true, sample = 1").unwrap().unwrap();
         assert_eq!((whole.sample, whole.path), (Sample::ALL, None));

@@ -210,6 +210,12 @@ pub(in crate::config) static ACCESS_LOG: Table = Table {
             absent: Absent::Value("1.0"),
             doc: "The part of flows that get a line, each by chance.",
         },
+        Key {
+            name: "opened",
+            kind: Kind::Boolean,
+            absent: Absent::Value("false"),
+            doc: "Whether a flow gets a line when it opens, too; chosen by the same chance, so that with a `sample` both lines of a flow are there, or none.",
+        },
     ],
 };
 
