@@ -6,8 +6,11 @@
 mod difference;
 
 pub use difference::differences;
-use equipoise_core::config::{self, Config, Format};
+use equipoise_core::config::admin::Secret;
+use equipoise_core::config::{self, Config, Format, Problem};
 use serde_json::{Map, Value};
+
+use crate::config_file;
 
 /// Keys below these are names of interfaces, of headers and of attributes, and stay as they are.
 const NAMES: [&str; 5] = ["attach", "headers", "header-files", "header_files", "attributes"];
@@ -20,6 +23,30 @@ pub fn to_json(config: &Config) -> Value {
 /// As a TOML file, from what [`to_json`] has made.
 pub fn to_toml(json: Value) -> String {
     config::from_json(renamed(json, &|name| name.replace('_', "-")), Format::Toml)
+}
+
+/// In place of keys and headers that are not told: a text that is good for either, and is nobody's.
+const STAND_IN: &str = "a-text-that-is-not-told";
+
+/// The configuration that [`to_json`] has told of. Its secrets are others: it is for looking at, and not for running.
+///
+/// # Errors
+///
+/// What is not understood of it: what another version has told, or files that it names and that have changed.
+pub fn read_back(mut json: Value) -> Result<Config, Vec<Problem>> {
+    if let Some(settings) = json.get_mut("settings") {
+        stand_in(settings);
+    }
+    config_file::parse("running.toml", &to_toml(json)).map(|checked| checked.config)
+}
+
+fn stand_in(value: &mut Value) {
+    match value {
+        Value::String(text) if text == Secret::HIDDEN => STAND_IN.clone_into(text),
+        Value::Array(items) => items.iter_mut().for_each(stand_in),
+        Value::Object(entries) => entries.values_mut().for_each(stand_in),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 /// Keys of JSON as those of a file.
@@ -121,6 +148,22 @@ mod tests {
         let again = parse("b.toml", &printed).unwrap().config;
         assert_eq!(again.services, config.services);
         assert_eq!(again.settings, config.settings);
+    }
+
+    #[test]
+    fn what_hides_its_secrets_is_read_back_with_others() {
+        let secret = "0123456789abcdef-very-secret";
+        let headers = format!("headers = {{ X_a-b = '{secret}' }}");
+        let file = FILE.replace("header-files = { X_a-b = \"/k\" }", &headers);
+        let admin =
+            format!("admin = {{ keys = [{{ name = 'ci', key = '{secret}', scope = 'write' }}] }}");
+        let config = parse("a.toml", &format!("{file}{admin}\n")).unwrap().config;
+        let told = to_json(&config);
+        assert!(!told.to_string().contains(secret), "{told}");
+        let again = read_back(told.clone()).unwrap();
+        assert_eq!(again.services, config.services);
+        assert_eq!(to_json(&again), told);
+        assert_ne!(again.settings.admin, config.settings.admin);
     }
 
     #[test]

@@ -75,10 +75,10 @@ async fn wanted(
         return from_file();
     }
     if let Some(status) = running {
-        let text = running_config::to_toml(global.client().config().await?);
+        let told = global.client().config().await?;
         let by = format!("what instance {} runs", status.instance);
-        return match equipoise_core::config::parse("running.toml", &text) {
-            Ok(checked) => Ok((Some(checked.config), by)),
+        return match running_config::read_back(told) {
+            Ok(config) => Ok((Some(config), by)),
             Err(problems) => {
                 let first = problems.first().map(ToString::to_string).unwrap_or_default();
                 Err(Failure::new(

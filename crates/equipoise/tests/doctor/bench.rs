@@ -123,6 +123,13 @@ impl Said {
         Self { exit: output.status.code().unwrap(), answer }
     }
 
+    /// What a rule has measured, whatever it is like.
+    pub(crate) fn measured(&self, rule: &str) -> Vec<&str> {
+        let findings = self.answer["findings"].as_array().unwrap().iter();
+        let of = findings.filter(|finding| finding["rule"] == rule);
+        of.map(|finding| finding["measured"].as_str().unwrap()).collect()
+    }
+
     /// What a rule has found that is not as it should be: level, subject, what was measured.
     pub(crate) fn wrong(&self, rule: &str) -> Vec<(&str, &str, &str)> {
         let findings = self.answer["findings"].as_array().unwrap().iter();

@@ -3,7 +3,7 @@
 use equipoise_lab::Netns;
 use equipoise_lab::sandbox::Sandbox;
 
-use crate::bench::{BINARY, Bench};
+use crate::bench::{BINARY, Bench, end};
 
 #[test]
 fn machine_that_is_as_it_should_be_has_no_warnings() {
@@ -48,4 +48,22 @@ fn missing_bpf_file_system_is_mounted() {
     assert!(!ask("").contains("bpffs"));
     sandbox.run("umount /sys/fs/bpf").unwrap();
     assert!(ask("").contains("warning  bpffs"));
+}
+
+#[test]
+fn instance_with_secrets_is_judged_by_what_it_runs() {
+    let bench = Bench::new();
+    let list = bench.file().replace("a.toml", "list.txt");
+    std::fs::write(&list, "192.0.2.7\n").unwrap();
+    bench.set(&format!(
+        "admin = {{ keys = [{{ name = 'w', key = '0123456789abcdef-secret' }}] }}\n\
+         otlp = {{ endpoint = 'http://127.0.0.1:9', headers = {{ X-Key = 'secret' }} }}\n\
+         limits = {{ deny = ['@{list}'] }}"
+    ));
+    let daemon = bench.start();
+    let said = bench.ask(&[]);
+    assert_eq!(said.answer["by"], format!("what instance {} runs", bench.instance));
+    assert_eq!(said.exit, 0, "{:#}", said.answer);
+    assert_eq!(said.measured("vip").len(), 1, "it knows the services");
+    end(daemon);
 }
