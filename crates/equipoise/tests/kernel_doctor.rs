@@ -1,5 +1,8 @@
 //! `equipoise doctor` on machines that are broken in one way each: found, told, and put right by `--fix` where that is safe.
 
+#[path = "traffic/bare.rs"]
+#[expect(dead_code, reason = "tests with traffic use the rest")]
+mod bare;
 #[path = "doctor/bench.rs"]
 mod bench;
 #[path = "doctor/interfaces.rs"]

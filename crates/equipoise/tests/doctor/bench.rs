@@ -77,6 +77,11 @@ impl Bench {
         daemon
     }
 
+    /// Runs a command of the shell on the machine, such as one that the doctor tells.
+    pub(crate) fn take(&self, command: &str) {
+        self.near.output("sh", &["-euc", command]).unwrap();
+    }
+
     pub(crate) fn file(&self) -> String {
         self.folder.path().join("a.toml").display().to_string()
     }
@@ -128,6 +133,13 @@ impl Said {
         let findings = self.answer["findings"].as_array().unwrap().iter();
         let of = findings.filter(|finding| finding["rule"] == rule);
         of.map(|finding| finding["measured"].as_str().unwrap()).collect()
+    }
+
+    /// What helps against the first that a rule has found.
+    pub(crate) fn help(&self, rule: &str) -> &str {
+        let mut findings = self.answer["findings"].as_array().unwrap().iter();
+        let first = findings.find(|finding| finding["rule"] == rule && finding["level"] != "ok");
+        first.unwrap_or_else(|| panic!("{:#}", self.answer))["help"].as_str().unwrap()
     }
 
     /// What a rule has found that is not as it should be: level, subject, what was measured.

@@ -1,8 +1,14 @@
 //! Interfaces: links, whose programs hang there, queues and offloads.
 
+use std::net::UdpSocket;
+
+use equipoise::dataplane::DataPlane as _;
+use equipoise::dataplane::kernel::{Eviction, TcWay};
+use equipoise_core::config::AttachMode;
 use equipoise_lab::link::{Checksums, End, Gro, Properties, offload, veth};
 use equipoise_lab::xdp::Passing;
 
+use crate::bare;
 use crate::bench::Bench;
 
 #[test]
@@ -78,4 +84,70 @@ fn device_that_takes_no_redirected_frames_gets_its_other_end_to_receive_by_napi(
     // What was done is taken back by what was told.
     offload(&bench.near, "x1", &["rx-gro", "off"]).unwrap();
     assert!(bench.doctor().wrong("redirect").iter().any(|(_, subject, _)| *subject == "x0"));
+}
+
+#[test]
+fn filter_that_kills_what_goes_to_backends_is_found_and_goes_by_what_is_told() {
+    let bench = Bench::new();
+    assert_eq!(bench.doctor().wrong("foreign-tc"), []);
+    bench.take("tc qdisc add dev back clsact");
+    assert_eq!(bench.doctor().wrong("foreign-tc"), [], "nothing hangs there");
+    // What it gives is an act of TC: to go on, or to drop (2).
+    bench.take("tc filter add dev back egress pref 7 bpf da bytecode '1,6 0 0 4294967295'");
+    let told = "somebody else's hang at TC: a `bpf` filter of priority 7 (egress)";
+    let said = bench.doctor();
+    assert_eq!(said.wrong("foreign-tc"), [("warning", "back", told)]);
+    assert_eq!(said.exit, 0, "{:#}", said.answer);
+    bench.take("tc filter replace dev back egress pref 7 handle 1 bpf da bytecode '1,6 0 0 2'");
+    // That it is dropped is told to nobody.
+    let _ = bench.near.run(|| UdpSocket::bind("0.0.0.0:0")?.send_to(b"x", "10.0.0.1:9"));
+    let said = bench.doctor();
+    let [("problem", "back", measured)] = said.wrong("foreign-tc")[..] else {
+        panic!("{:#}", said.answer)
+    };
+    assert!(measured.starts_with(&format!("{told}; filters have dropped ")), "{measured}");
+    assert_eq!(bench.fix().wrong("foreign-tc").len(), 1, "it is somebody's");
+    let (command, _) = said.help("foreign-tc").split_once(", if nobody needs it").unwrap();
+    assert_eq!(command, "tc filter del dev back egress pref 7");
+    bench.take(command);
+    let said = bench.doctor();
+    assert_eq!((said.exit, said.wrong("foreign-tc")), (0, Vec::new()), "{:#}", said.answer);
+}
+
+#[test]
+fn filters_that_devices_share_and_those_of_the_older_qdisc_are_found_on_their_side() {
+    let bench = Bench::new();
+    bench.take(
+        "tc qdisc add dev front ingress_block 5 clsact
+         tc filter add block 5 pref 3 bpf da bytecode '1,6 0 0 4294967295'
+         tc qdisc add dev back ingress
+         tc filter add dev back ingress pref 4 bpf da bytecode '1,6 0 0 4294967295'
+         tc filter add dev back ingress pref 5 protocol ip u32 match u32 0 0 classid 1:1",
+    );
+    let told = |priority| {
+        format!("somebody else's hang at TC: a `bpf` filter of priority {priority} (ingress)")
+    };
+    let [back, front] = [told(4) + ", a `u32` filter of priority 5 (ingress)", told(3)];
+    let said = bench.doctor();
+    assert_eq!(
+        said.wrong("foreign-tc"),
+        [("warning", "back", back.as_str()), ("warning", "front", front.as_str())]
+    );
+}
+
+#[test]
+fn filters_of_an_instance_are_its_own_where_the_kernel_has_no_links_at_tc() {
+    let bench = Bench::new();
+    let kernel = bench.near.run(|| {
+        let tables = (TcWay::Clsact, Eviction::default());
+        let mut kernel = bare::load(&bench.instance, 1000, tables);
+        let attachment = kernel.attach(&bare::device(&bench.near, "back"), AttachMode::Tc).unwrap();
+        assert_eq!(attachment.mode, "clsact");
+        kernel
+    });
+    assert_eq!(bench.doctor().wrong("foreign-tc"), []);
+    bench.take("tc filter add dev back egress pref 7 bpf da bytecode '1,6 0 0 4294967295'");
+    let told = "somebody else's hang at TC: a `bpf` filter of priority 7 (egress)";
+    assert_eq!(bench.doctor().wrong("foreign-tc"), [("warning", "back", told)]);
+    bench.near.run(|| kernel.remove()).unwrap();
 }

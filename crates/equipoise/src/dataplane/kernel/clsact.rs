@@ -141,22 +141,80 @@ impl Filter {
     /// its device.
     fn is_ours(self, mark: &Path) -> io::Result<bool> {
         let ours = ProgramInfo::from_pin(mark).map_err(io::Error::other)?.id();
-        let parent = if self.hook == TcAttachType::Ingress { INGRESS } else { EGRESS };
-        let filters = dump(libc::RTM_GETTFILTER, self.index, parent)?;
+        let filters = dump(libc::RTM_GETTFILTER, self.index, parent(self.hook))?;
         Ok(filters.iter().any(|filter| {
-            let (handle, info) = (word(filter, HEADER + 8), word(filter, HEADER + 16));
-            let is_there = handle == self.handle && info >> 16 == u32::from(self.priority);
+            let is_there = handle(filter) == self.handle && priority(filter) == self.priority;
             is_there && program_of(filter) == Some(ours)
         }))
     }
 }
 
-/// The id of the program that a filter runs, out of the kernel's answer about it.
+fn handle(filter: &[u8]) -> u32 {
+    word(filter, HEADER + 8)
+}
+
+fn priority(filter: &[u8]) -> u16 {
+    (word(filter, HEADER + 16) >> 16) as u16
+}
+
+/// The id of the program that a filter runs, out of the kernel's answer about it. Other kinds number their options in their own way.
 fn program_of(answer: &[u8]) -> Option<u32> {
     const TCA_OPTIONS: u16 = 2;
     const TCA_BPF_ID: u16 = 11;
+    if kind(answer) != Some("bpf") {
+        return None;
+    }
     let options = attribute(answer.get(HEADER + 20..)?, TCA_OPTIONS)?;
     Some(word(attribute(options, TCA_BPF_ID)?, 0))
+}
+
+/// Which kind of filter or of qdisc it is.
+fn kind(answer: &[u8]) -> Option<&str> {
+    const TCA_KIND: u16 = 1;
+    let name = attribute(answer.get(HEADER + 20..)?, TCA_KIND)?;
+    std::str::from_utf8(name).ok().map(|name| name.trim_end_matches('\0'))
+}
+
+/// A filter that hangs on a device, whoever's it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) kind: String,
+    pub(super) priority: u16,
+    /// The id of the program that it runs; none where it matches without, or its program is of the kind before eBPF.
+    pub(super) program: Option<u32>,
+}
+
+/// All filters on a side of a device, in their order; those of one kind and priority without programs count as one.
+pub(super) fn filters(index: u32, hook: TcAttachType) -> io::Result<Vec<Found>> {
+    let Some(qdisc) = qdisc(index)? else { return Ok(Vec::new()) };
+    // The older qdisc has one side, which it lists for either.
+    if hook != TcAttachType::Ingress && kind(&qdisc) == Some("ingress") {
+        return Ok(Vec::new());
+    }
+    let answers = dump(libc::RTM_GETTFILTER, index, parent(hook))?;
+    // What has no handle stands for all of its priority, which come after it.
+    let each = answers.iter().filter(|answer| handle(answer) != 0);
+    let mut found: Vec<Found> = each
+        .map(|answer| Found {
+            kind: kind(answer).unwrap_or_default().to_owned(),
+            priority: priority(answer),
+            program: program_of(answer),
+        })
+        .collect();
+    found.dedup();
+    Ok(found)
+}
+
+/// Packets that the filters of a device have dropped, on both sides.
+pub(super) fn dropped(index: u32) -> io::Result<u32> {
+    const TCA_STATS2: u16 = 7;
+    const TCA_STATS_QUEUE: u16 = 3;
+    let qdisc = qdisc(index)?.unwrap_or_default();
+    let of = |all: &[u8]| {
+        let queue = attribute(attribute(all, TCA_STATS2)?, TCA_STATS_QUEUE)?;
+        Some(word(queue, 8))
+    };
+    Ok(qdisc.get(HEADER + 20..).and_then(of).unwrap_or(0))
 }
 
 /// What an attribute of this kind holds, among those in a row.
@@ -239,9 +297,18 @@ const CLSACT: u32 = 0xffff_fff1;
 const INGRESS: u32 = 0xffff_fff2;
 const EGRESS: u32 = 0xffff_fff3;
 
+fn parent(hook: TcAttachType) -> u32 {
+    if hook == TcAttachType::Ingress { INGRESS } else { EGRESS }
+}
+
 fn has_qdisc(index: u32) -> io::Result<bool> {
+    qdisc(index).map(|qdisc| qdisc.is_some())
+}
+
+/// The qdisc that filters hang on: `clsact`, or `ingress`, which was before it and stands in the same place.
+fn qdisc(index: u32) -> io::Result<Option<Vec<u8>>> {
     let found = dump(libc::RTM_GETQDISC, index, 0)?;
-    Ok(found.iter().any(|qdisc| word(qdisc, HEADER + 12) == CLSACT))
+    Ok(found.into_iter().find(|qdisc| word(qdisc, HEADER + 12) == CLSACT))
 }
 
 fn remove_unused_qdisc(index: u32) -> io::Result<()> {
@@ -272,8 +339,10 @@ fn route_socket() -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// What a dump lists for a device, as the kernel's messages.
+/// What a dump lists for a device, as the kernel's messages; filters that it shares with other devices, too.
 fn dump(kind: u16, index: u32, parent: u32) -> io::Result<Vec<Vec<u8>>> {
+    /// `TCM_IFINDEX_MAGIC_BLOCK` of linux/rtnetlink.h.
+    const SHARED: u32 = u32::MAX;
     let socket = route_socket()?;
     socket.send(&message(kind, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, index, (0, parent)), 0)?;
     let mut found = Vec::new();
@@ -286,7 +355,7 @@ fn dump(kind: u16, index: u32, parent: u32) -> io::Result<Vec<Vec<u8>>> {
             match i32::from(kind) {
                 libc::NLMSG_DONE => return Ok(found),
                 libc::NLMSG_ERROR => return Err(io::Error::from_raw_os_error(code(rest))),
-                _ if word(rest, HEADER + 4) == index => {
+                _ if [index, SHARED].contains(&word(rest, HEADER + 4)) => {
                     found.push(rest.get(..length).unwrap_or_default().to_vec());
                 }
                 _ => {}

@@ -5,7 +5,7 @@
 
 use aya::programs::{TcAttachType, loaded_programs};
 
-use super::{KernelError, pin, tcx};
+use super::{KernelError, clsact, pin, tcx};
 
 /// A program of somebody's that hangs on a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,13 +18,49 @@ pub struct Hung {
     pub instance: Option<String>,
 }
 
-/// Who hangs on a device at TC by links: coming in, and going out.
+/// Something that hangs on a device at TC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A program, by a link.
+    Link(Hung),
+    /// A filter.
+    Filter {
+        /// The kernel's name of its kind.
+        kind: String,
+        /// Which of several comes first.
+        priority: u16,
+        /// The program that it runs; none where it matches without, or its program is of the kind before eBPF.
+        program: Option<Hung>,
+    },
+}
+
+impl Entry {
+    /// The program that packets meet there.
+    pub fn program(&self) -> Option<&Hung> {
+        match self {
+            Self::Link(program) => Some(program),
+            Self::Filter { program, .. } => program.as_ref(),
+        }
+    }
+
+    /// Which of several filters comes first; none of a link.
+    pub fn priority(&self) -> Option<u16> {
+        match self {
+            Self::Link(_) => None,
+            Self::Filter { priority, .. } => Some(*priority),
+        }
+    }
+}
+
+/// What hangs on a device at TC: coming in, and going out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AtTc {
+    /// In their order: links come before filters.
+    pub ingress: Vec<Entry>,
     /// In their order.
-    pub ingress: Vec<Hung>,
-    /// In their order.
-    pub egress: Vec<Hung>,
+    pub egress: Vec<Entry>,
+    /// Packets that filters have dropped, on either side.
+    pub dropped: u32,
 }
 
 /// The program with this number.
@@ -34,13 +70,22 @@ pub fn program(id: u32) -> Hung {
     Hung { id, name: name.unwrap_or_default(), instance: pin::instance_of(id) }
 }
 
-/// The programs at TC of the device with this index.
+/// What hangs at TC of the device with this index.
 pub fn at_tc(interface: u32) -> AtTc {
-    let side = |side| {
-        let ids = tcx::programs(interface, side).unwrap_or_default();
-        ids.into_iter().map(program).collect()
-    };
-    AtTc { ingress: side(TcAttachType::Ingress), egress: side(TcAttachType::Egress) }
+    let side =
+        |side| {
+            let links = tcx::programs(interface, side).unwrap_or_default().into_iter();
+            let filters = clsact::filters(interface, side).unwrap_or_default().into_iter();
+            let filters = filters.map(|clsact::Found { kind, priority, program: id }| {
+                Entry::Filter { kind, priority, program: id.map(program) }
+            });
+            links.map(|id| Entry::Link(program(id))).chain(filters).collect()
+        };
+    AtTc {
+        ingress: side(TcAttachType::Ingress),
+        egress: side(TcAttachType::Egress),
+        dropped: clsact::dropped(interface).unwrap_or_default(),
+    }
 }
 
 /// Whether the BPF file system is mounted.

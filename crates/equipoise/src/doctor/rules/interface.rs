@@ -3,7 +3,7 @@
 use equipoise_core::config::AttachMode;
 
 use super::super::{Case, Finding, Level};
-use crate::dataplane::kernel::hooks::Hung;
+use crate::dataplane::kernel::hooks::{Entry, Hung};
 use crate::host::{Device, Features};
 
 pub(super) fn all(case: &Case) -> Vec<Finding> {
@@ -128,23 +128,51 @@ fn foreign_xdp(case: &Case, name: &str, device: &Device) -> Option<Finding> {
 
 fn foreign_tc(case: &Case, name: &str, device: &Device) -> Option<Finding> {
     let tc = case.measured.tc.get(&device.index)?;
-    let sides = [("in", &tc.ingress), ("out", &tc.egress)];
-    let foreign: Vec<String> = sides
-        .iter()
-        .flat_map(|(side, programs)| {
-            let others = programs.iter().filter(|hung| hung.instance.is_none());
-            others.map(move |hung| format!("{} ({side})", told(hung)))
-        })
-        .collect();
+    let sides = [("ingress", &tc.ingress), ("egress", &tc.egress)];
+    let all = sides.into_iter().flat_map(|(side, all)| all.iter().map(move |entry| (side, entry)));
+    let (ours, foreign): (Vec<_>, Vec<_>) =
+        all.partition(|(_, entry)| entry.program().is_some_and(|hung| hung.instance.is_some()));
     if foreign.is_empty() {
         return None;
     }
-    let measured = format!("programs of somebody else's hang at TC: {}", foreign.join(", "));
+    let each: Vec<String> = foreign.iter().map(|(side, entry)| at_tc(side, entry)).collect();
+    let measured = format!("somebody else's hang at TC: {}", each.join(", "));
+    let has = |entries: &[(&str, &Entry)], of: &dyn Fn(&str, u16) -> bool| {
+        let mut filters =
+            entries.iter().filter_map(|(side, entry)| Some((side, entry.priority()?)));
+        filters.any(|(side, priority)| of(side, priority))
+    };
+    // Filters of ours count in the same place, for packets that are to be dropped.
+    let dropped = if has(&ours, &|_, _| true) { 0 } else { tc.dropped };
+    let (level, measured) = match dropped {
+        0 => (Level::Warning, measured),
+        packets => (Level::Problem, format!("{measured}; filters have dropped {packets} packets")),
+    };
+    let filter = foreign.iter().find_map(|(side, entry)| {
+        let priority = entry.priority()?;
+        // All of a priority go at once, and one of ours may be among them.
+        let is_shared = has(&ours, &|its, own| (its, own) == (*side, priority));
+        let command =
+            format!("tc filter del dev {name} {side} pref {priority}, if nobody needs it; ");
+        (!is_shared).then_some(command)
+    });
+    let help = "`bpftool net` shows programs and their order, `tc -s filter show` filters";
     Some(
         Finding::ok("foreign-tc", name, measured)
-            .because(Level::Notice, "what they drop or send elsewhere is lost to those behind them")
-            .helped("`bpftool net` shows them, and their order"),
+            .because(level, "what they drop or send elsewhere is lost to those behind them")
+            .helped(filter.unwrap_or_default() + help),
     )
+}
+
+fn at_tc(side: &str, entry: &Entry) -> String {
+    match entry {
+        Entry::Link(hung) => format!("{} ({side})", told(hung)),
+        Entry::Filter { kind, priority, program } => {
+            let runs = program.as_ref().map(|hung| format!(" with {}", told(hung)));
+            let runs = runs.unwrap_or_default();
+            format!("a `{kind}` filter of priority {priority}{runs} ({side})")
+        }
+    }
 }
 
 fn told(hung: &Hung) -> String {
@@ -241,11 +269,7 @@ mod tests {
 
     #[test]
     fn program_of_others_is_as_bad_as_what_it_is_in_the_way_of() {
-        let hung = |instance: Option<&str>| Hung {
-            id: 7,
-            name: "firewall".to_owned(),
-            instance: instance.map(str::to_owned),
-        };
+        let hung = |instance| hung("firewall", instance);
         for (kind, attach, level) in [
             (None, "auto", Level::Warning),
             (Some("veth"), "auto", Level::Notice),
@@ -257,22 +281,62 @@ mod tests {
             case.measured.xdp.insert(FRONT, hung(None));
             let [found] = &of_front(&case, "foreign-xdp")[..] else { panic!("{attach}") };
             assert_eq!(found.level, level, "{attach}");
-            assert!(found.measured.ends_with("firewall (id 7)"), "{}", found.measured);
+            assert!(found.measured.ends_with("firewall (id 9)"), "{}", found.measured);
             case.measured.xdp.insert(FRONT, hung(Some("default")));
             assert_eq!(of_front(&case, "foreign-xdp"), [], "one of ours");
         }
     }
 
+    fn hung(name: &str, instance: Option<&str>) -> Hung {
+        Hung { id: 9, name: name.to_owned(), instance: instance.map(str::to_owned) }
+    }
+
     #[test]
-    fn programs_of_others_at_tc_are_told() {
+    fn what_others_hang_at_tc_is_told_and_ours_is_not() {
         let mut case = case();
-        let hung = |instance: Option<String>| Hung { id: 9, name: String::new(), instance };
-        let tc = |instance| AtTc { ingress: vec![hung(instance)], egress: Vec::new() };
-        case.measured.tc.insert(FRONT, tc(Some("default".to_owned())));
-        assert_eq!(of_front(&case, "foreign-tc"), []);
-        case.measured.tc.insert(FRONT, tc(None));
-        let found = &of_front(&case, "foreign-tc")[0];
-        assert_eq!(found.measured, "programs of somebody else's hang at TC: id 9 (in)");
+        let mut of = |entry, dropped| {
+            let tc = AtTc { ingress: Vec::new(), egress: vec![entry], dropped };
+            case.measured.tc.insert(FRONT, tc);
+            of_front(&case, "foreign-tc").pop().map(|found| (found.level, found.measured))
+        };
+        let filter = |program| Entry::Filter { kind: "bpf".to_owned(), priority: 7, program };
+        assert_eq!(of(Entry::Link(hung("", Some("default"))), 0), None);
+        assert_eq!(of(filter(Some(hung("", Some("default")))), 5), None, "it is to drop");
+        for (entry, told) in [
+            (Entry::Link(hung("", None)), "id 9 (egress)"),
+            (filter(None), "a `bpf` filter of priority 7 (egress)"),
+            (
+                filter(Some(hung("theirs", None))),
+                "a `bpf` filter of priority 7 with theirs (id 9) (egress)",
+            ),
+        ] {
+            let measured = format!("somebody else's hang at TC: {told}");
+            assert_eq!(of(entry.clone(), 0), Some((Level::Warning, measured.clone())));
+            let lost = format!("{measured}; filters have dropped 5 packets");
+            assert_eq!(of(entry, 5), Some((Level::Problem, lost)));
+        }
+    }
+
+    #[test]
+    fn packets_that_a_filter_of_ours_may_have_dropped_are_no_problem() {
+        let mut case = case();
+        let filter = |priority, program| Entry::Filter {
+            kind: "bpf".to_owned(),
+            priority,
+            program: Some(program),
+        };
+        let ours = filter(1, hung("", Some("default")));
+        let mut of = |theirs| {
+            let ingress = vec![ours.clone(), theirs];
+            case.measured.tc.insert(FRONT, AtTc { ingress, egress: Vec::new(), dropped: 5 });
+            let found = of_front(&case, "foreign-tc").remove(0);
+            assert_eq!(found.level, Level::Warning);
+            found.help
+        };
+        let help = of(filter(7, hung("theirs", None)));
+        assert!(help.starts_with("tc filter del dev eth0 ingress pref 7, if"), "{help}");
+        let help = of(filter(1, hung("theirs", None)));
+        assert!(!help.contains("tc filter del"), "ours would go as well: {help}");
     }
 
     #[test]
