@@ -96,6 +96,15 @@ impl Bench {
         Said::by(self.command().args(["--json", "doctor"]).args(arguments))
     }
 
+    /// By what runs, with another `/sys`, as `ip netns exec` mounts it.
+    pub(crate) fn ask_without_pins(&self) -> Said {
+        let script = format!(
+            "mount -t sysfs sysfs /sys; exec {BINARY} --instance {} --json doctor",
+            self.instance
+        );
+        Said::by(self.near.command("unshare").args(["--mount", "sh", "-euc", &script]))
+    }
+
     /// By the file.
     pub(crate) fn doctor(&self) -> Said {
         self.ask(&["-c", &self.file()])

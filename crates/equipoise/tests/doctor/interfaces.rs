@@ -9,7 +9,7 @@ use equipoise_lab::link::{Checksums, End, Gro, Properties, offload, veth};
 use equipoise_lab::xdp::Passing;
 
 use crate::bare;
-use crate::bench::Bench;
+use crate::bench::{Bench, end};
 
 #[test]
 fn link_that_is_down_is_told() {
@@ -133,6 +133,23 @@ fn filters_that_devices_share_and_those_of_the_older_qdisc_are_found_on_their_si
         said.wrong("foreign-tc"),
         [("warning", "back", back.as_str()), ("warning", "front", front.as_str())]
     );
+}
+
+#[test]
+fn programs_of_an_instance_are_its_own_where_its_pins_cannot_be_seen() {
+    let bench = Bench::new();
+    let daemon = bench.start();
+    let said = bench.ask_without_pins();
+    assert_eq!(said.wrong("bpffs").len(), 1, "no pins can be seen: {:#}", said.answer);
+    assert_eq!(said.wrong("foreign-tc"), []);
+    bench.take(
+        "tc qdisc add dev front clsact
+         tc filter add dev front ingress bpf da bytecode '1,6 0 0 4294967295'",
+    );
+    let said = bench.ask_without_pins();
+    let told = "somebody else's hang at TC: a `bpf` filter of priority 49152 (ingress)";
+    assert_eq!(said.wrong("foreign-tc"), [("warning", "front", told)]);
+    end(daemon);
 }
 
 #[test]

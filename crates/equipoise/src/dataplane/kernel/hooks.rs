@@ -5,7 +5,7 @@
 
 use aya::programs::{TcAttachType, loaded_programs};
 
-use super::{KernelError, clsact, pin, tcx};
+use super::{KernelError, attach, clsact, pin, tcx};
 
 /// A program of somebody's that hangs on a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,13 @@ pub struct Hung {
     pub name: String,
     /// The instance of ours that has pinned it; none for another's.
     pub instance: Option<String>,
+}
+
+impl Hung {
+    /// Whether it has the name of one of our programs that packets come to.
+    pub fn is_named_as_ours(&self) -> bool {
+        [attach::XDP, attach::XDP_GENERIC, attach::IN, attach::OUT].contains(&&*self.name)
+    }
 }
 
 /// Something that hangs on a device at TC.

@@ -131,7 +131,7 @@ fn foreign_tc(case: &Case, name: &str, device: &Device) -> Option<Finding> {
     let sides = [("ingress", &tc.ingress), ("egress", &tc.egress)];
     let all = sides.into_iter().flat_map(|(side, all)| all.iter().map(move |entry| (side, entry)));
     let (ours, foreign): (Vec<_>, Vec<_>) =
-        all.partition(|(_, entry)| entry.program().is_some_and(|hung| hung.instance.is_some()));
+        all.partition(|(_, entry)| entry.program().is_some_and(|hung| is_ours(case, name, hung)));
     if foreign.is_empty() {
         return None;
     }
@@ -162,6 +162,13 @@ fn foreign_tc(case: &Case, name: &str, device: &Device) -> Option<Finding> {
             .because(level, "what they drop or send elsewhere is lost to those behind them")
             .helped(filter.unwrap_or_default() + help),
     )
+}
+
+/// Whether an instance has hung it there: it has pinned it, or, where pins cannot be seen (`ip netns exec` mounts another `/sys`), the running
+/// one says that its programs hang there, and this has the name of one.
+fn is_ours(case: &Case, interface: &str, hung: &Hung) -> bool {
+    let hangs = case.attached(interface).is_some_and(|status| status.hook != "none");
+    hung.instance.is_some() || (hangs && hung.is_named_as_ours())
 }
 
 fn at_tc(side: &str, entry: &Entry) -> String {
@@ -337,6 +344,24 @@ mod tests {
         assert!(help.starts_with("tc filter del dev eth0 ingress pref 7, if"), "{help}");
         let help = of(filter(1, hung("theirs", None)));
         assert!(!help.contains("tc filter del"), "ours would go as well: {help}");
+    }
+
+    #[test]
+    fn programs_whose_pins_cannot_be_seen_are_ours_where_the_instance_says_so() {
+        let mut case = case();
+        let entry = Entry::Link(hung("equipoise_in", None));
+        let tc = AtTc { ingress: vec![entry], ..AtTc::default() };
+        case.measured.tc.insert(FRONT, tc.clone());
+        assert_eq!(of_front(&case, "foreign-tc").len(), 1, "no instance runs");
+        case.running = Some(running(Vec::new()));
+        assert_eq!(of_front(&case, "foreign-tc"), []);
+        let theirs = Entry::Link(hung("theirs", None));
+        case.measured.tc.get_mut(&FRONT).unwrap().ingress.push(theirs);
+        let found = &of_front(&case, "foreign-tc")[0];
+        assert!(found.measured.ends_with(": theirs (id 9) (ingress)"), "{}", found.measured);
+        case.measured.tc.insert(FRONT, tc);
+        case.running.as_mut().unwrap().interfaces[0].hook = "none".to_owned();
+        assert_eq!(of_front(&case, "foreign-tc").len(), 1, "an earlier process's");
     }
 
     #[test]
