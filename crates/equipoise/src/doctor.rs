@@ -4,12 +4,13 @@
 //! function of it: each rule of `rules/` turns facts into [`Finding`]s, good ones too. [`fix::fix`] takes the remedies that findings
 //! carry, and says how each is taken back. Never changes a firewall, somebody's program, an address or a route.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use equipoise_core::config::{AttachMode, Config};
 use serde::Serialize;
 
+use crate::dataplane::kernel::verifier;
 use crate::driver::wanted_here;
 use crate::host::Device;
 use crate::host::offloads::Turn;
@@ -69,9 +70,10 @@ pub struct Finding {
 }
 
 /// Every rule, in the order of `docs/doctor.md`.
-const RULES: [&str; 30] = [
+const RULES: [&str; 31] = [
     "kernel",
     "abilities",
+    "verifier",
     "privileges",
     "bpffs",
     "memlock",
@@ -206,7 +208,12 @@ pub struct Case {
     pub running: Option<Status>,
     /// What the machine is like.
     pub measured: Measured,
+    /// What the kernel's verifier makes of the packet programs.
+    pub verified: Verified,
 }
+
+/// Instructions that the kernel's verifier walks for each packet program, or why it refuses one; none where that was not asked.
+pub type Verified = Option<Result<BTreeMap<String, u32>, String>>;
 
 impl Case {
     /// The interfaces that programs are to hang on: without a configuration all that are up, but for `lo`.
@@ -244,6 +251,25 @@ impl Case {
                 AttachMode::XdpGeneric | AttachMode::Tc => false,
             },
         }
+    }
+
+    /// Asks the verifier: of the programs that run; where none do, or their pins cannot be seen, of those that these interfaces would get,
+    /// which takes seconds.
+    pub fn verify(&self) -> Verified {
+        if self.measured.process.is_some() {
+            return None;
+        }
+        let instance = self.running.as_ref().map(|status| status.instance.as_str());
+        let running = instance.map(verifier::of_instance).unwrap_or_default();
+        if !running.is_empty() {
+            return Some(Ok(running));
+        }
+        let mode = |(name, device): (&str, &Device)| match self.asked(name) {
+            AttachMode::Auto if self.is_native(name, device) => AttachMode::Xdp,
+            mode => mode,
+        };
+        let modes: Vec<AttachMode> = self.interfaces().into_iter().map(mode).collect();
+        Some(verifier::by_trying(&modes).map_err(|error| error.to_string()))
     }
 
     fn setting(&self, path: &str) -> Option<&str> {

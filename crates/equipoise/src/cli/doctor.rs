@@ -41,7 +41,8 @@ pub(super) async fn doctor(global: &Global, asked: &Doctor) -> Result<(), Failur
     let (config, by) = wanted(global, running.as_ref()).await?;
     let mut machine = Netlink::open().map_err(Failure::failed)?;
     let measured = measure(&mut machine, config.as_ref()).await.map_err(Failure::failed)?;
-    let mut case = Case { config, running, measured };
+    let mut case = Case { config, running, measured, verified: None };
+    case.verified = case.verify();
     let mut findings = examine(&case);
     let mut done = None;
     if asked.fix {

@@ -61,6 +61,7 @@ mod sweep;
 mod table;
 mod tcx;
 mod trace;
+pub mod verifier;
 
 pub use self::abilities::{Ability, abilities};
 pub use self::event::{Arrivals, Events, Ring, Traces};
@@ -342,7 +343,8 @@ impl Kernel {
     /// When the kernel refuses.
     #[cfg(feature = "kernel-tests")]
     pub fn measures(&self, object: &[u8]) -> Result<Measures, KernelError> {
-        let load = Load { pins: &self.pins, sizes: self.sizes, dry: Dry::No, side: self.side };
+        let load =
+            Load { pins: Some(&self.pins), sizes: self.sizes, dry: Dry::No, side: self.side };
         Measures::new(load::open_object(object, load)?, &self.ebpf)
     }
 

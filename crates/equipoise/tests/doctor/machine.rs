@@ -3,7 +3,7 @@
 use equipoise_lab::Netns;
 use equipoise_lab::sandbox::Sandbox;
 
-use crate::bench::{BINARY, Bench, end};
+use crate::bench::{BINARY, Bench, Said, end};
 
 #[test]
 fn machine_that_is_as_it_should_be_has_no_warnings() {
@@ -65,5 +65,48 @@ fn instance_with_secrets_is_judged_by_what_it_runs() {
     assert_eq!(said.answer["by"], format!("what instance {} runs", bench.instance));
     assert_eq!(said.exit, 0, "{:#}", said.answer);
     assert_eq!(said.measured("vip").len(), 1, "it knows the services");
+    end(daemon);
+}
+
+#[test]
+fn work_of_the_verifier_is_told_of_what_runs_and_else_of_what_would() {
+    let bench = Bench::new();
+    let told = |said: &Said| {
+        let [measured] = said.measured("verifier")[..] else { panic!("{:#}", said.answer) };
+        let numbers = measured.split(|c: char| !c.is_ascii_digit());
+        numbers.filter_map(|text| text.parse().ok()).collect::<Vec<u32>>()
+    };
+    let at_tc = told(&bench.doctor());
+    let [8, most, 1_000_000] = at_tc[..] else { panic!("{at_tc:?}") };
+    assert!((100_000..750_000).contains(&most), "{most}");
+    let text = std::fs::read_to_string(bench.file()).unwrap();
+    bench.attach("{ default = 'tc', front = 'xdp' }");
+    assert_eq!(told(&bench.doctor())[0], 8 + 5, "XDP in the driver has its own");
+    std::fs::write(bench.file(), text).unwrap();
+    let daemon = bench.start();
+    assert_eq!(told(&bench.ask(&[])), at_tc, "those that run");
+    assert_eq!(told(&bench.ask_without_pins()), at_tc, "its own cannot be seen");
+    end(daemon);
+}
+
+#[test]
+fn programs_that_the_kernel_refuses_are_a_problem_with_the_reason() {
+    let bench = Bench::new();
+    let ask = |arguments: &[&str]| {
+        let mut command = bench.near.command("prlimit");
+        // Each map is an open file, and there are more maps.
+        command.args(["--nofile=40:40", BINARY, "--instance", &bench.instance]);
+        Said::by(command.args(["--json", "doctor"]).args(arguments))
+    };
+    let said = ask(&["-c", &bench.file()]);
+    let [("problem", "", measured)] = said.wrong("verifier")[..] else {
+        panic!("{:#}", said.answer)
+    };
+    assert!(measured.starts_with("the kernel does not take the packet programs: "), "{measured}");
+    assert!(measured.contains("Too many open files"), "{measured}");
+    assert_eq!(said.exit, 1);
+    assert_eq!(bench.doctor().wrong("verifier"), []);
+    let daemon = bench.start();
+    assert_eq!(ask(&[]).wrong("verifier"), [], "what runs needs no try");
     end(daemon);
 }

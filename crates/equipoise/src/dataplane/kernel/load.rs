@@ -19,7 +19,7 @@ use super::inherit::{self, Left};
 use super::listen::TAKE;
 use super::pin::{Pins, refused};
 use super::table::is_missing;
-use super::{Clock, Eviction, KernelError, Options, attach};
+use super::{Clock, Eviction, KernelError, Options, TcWay, attach};
 
 /// The object with the packet programs; empty when it could not be built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/equipoise.o"));
@@ -94,7 +94,8 @@ impl Sizes {
 /// What an object is loaded with.
 #[derive(Clone, Copy)]
 pub(super) struct Load<'a> {
-    pub(super) pins: &'a Pins,
+    /// None where maps are for nobody else.
+    pub(super) pins: Option<&'a Pins>,
     pub(super) sizes: Sizes,
     pub(super) dry: Dry,
     pub(super) side: Side,
@@ -164,7 +165,7 @@ pub(super) fn has_programs(object: &[u8]) -> Result<(), KernelError> {
 
 /// Makes the maps, pinned under the instance's name. The programs come when they are needed.
 pub(super) fn open(pins: &Pins, sizes: Sizes, side: Side) -> Result<Ebpf, KernelError> {
-    let mut ebpf = open_object(OBJECT, Load { pins, sizes, dry: Dry::No, side })?;
+    let mut ebpf = open_object(OBJECT, Load { pins: Some(pins), sizes, dry: Dry::No, side })?;
     pin_stages(&mut ebpf, pins, side)?;
     Ok(ebpf)
 }
@@ -213,7 +214,7 @@ pub(super) const NEXT: &str = "NEXT_";
 
 /// Makes or takes the maps of the twin; its programs are still to be loaded, which takes seconds.
 pub(super) fn open_twin(pins: &Pins, sizes: Sizes, side: Side) -> Result<Ebpf, KernelError> {
-    open_object(OBJECT, Load { pins, sizes, dry: Dry::Yes, side })
+    open_object(OBJECT, Load { pins: Some(pins), sizes, dry: Dry::Yes, side })
 }
 
 /// Loads the programs of these groups of an object whose maps are there; those that balance are pinned.
@@ -251,13 +252,11 @@ pub(super) fn open_object(object: &[u8], load: Load<'_>) -> Result<Ebpf, KernelE
     let traces = u8::from(sizes.traces && dry == Dry::No);
     let observes = u8::from(sizes.observes);
     let spares_confirmed = u8::from(sizes.eviction == Eviction::Unconfirmed);
-    let path = |name| pins.map(&if side.is_next(name) { next(name) } else { name.to_owned() });
-    let mut paths: Vec<(&str, PathBuf)> = MAPS.iter().map(|&name| (name, path(name))).collect();
-    let mut others = (0, 0);
-    if let Side::Next(other, _) = side {
-        others = (other.sets, other.seed);
-        paths.extend([("OTHER_V4", pins.map("FLOWS_V4")), ("OTHER_V6", pins.map("FLOWS_V6"))]);
-    }
+    let others = match side {
+        Side::Next(other, _) => (other.sets, other.seed),
+        Side::Own | Side::Last(_) => (0, 0),
+    };
+    let paths = pins.map(|pins| paths(pins, side)).unwrap_or_default();
     let mut loader = EbpfLoader::new();
     loader
         .override_global("DRY", &dry_run, true)
@@ -281,6 +280,32 @@ pub(super) fn open_object(object: &[u8], load: Load<'_>) -> Result<Ebpf, KernelE
         loader.map_pin_path(name, path.as_path());
     }
     loader.load(object).map_err(|error| load_error(&error))
+}
+
+/// Where maps are pinned.
+fn paths(pins: &Pins, side: Side) -> Vec<(&'static str, PathBuf)> {
+    let path = |name| pins.map(&if side.is_next(name) { next(name) } else { name.to_owned() });
+    let mut paths: Vec<(&str, PathBuf)> = MAPS.iter().map(|&name| (name, path(name))).collect();
+    if matches!(side, Side::Next(..)) {
+        paths.extend([("OTHER_V4", pins.map("FLOWS_V4")), ("OTHER_V6", pins.map("FLOWS_V6"))]);
+    }
+    paths
+}
+
+/// Programs of these groups on maps of their own that hold few flows: everything goes with what this gives.
+pub(super) fn load_for_a_try(groups: &[Group]) -> Result<Ebpf, KernelError> {
+    present()?;
+    let sizes = Sizes::new(&Options {
+        instance: "",
+        max_flows: 1024,
+        tc: TcWay::default(),
+        clock: Clock::default(),
+        eviction: Eviction::default(),
+    });
+    let load = Load { pins: None, sizes, dry: Dry::No, side: Side::Own };
+    let mut ebpf = open_object(OBJECT, load)?;
+    load_groups(&mut ebpf, None, groups)?;
+    Ok(ebpf)
 }
 
 /// Loads one program.

@@ -93,6 +93,16 @@ impl Pins {
         self.root.join("programs").join(self.turned(name))
     }
 
+    /// Instructions that the verifier has gone through for each program, by its name; what cannot be asked is left out.
+    pub(super) fn verified(&self) -> BTreeMap<String, u32> {
+        let names = self.names("programs").unwrap_or_default();
+        let count = |name: String| {
+            let info = ProgramInfo::from_pin(self.program(&name)).ok()?;
+            Some((name, info.verified_instruction_count()?))
+        };
+        names.into_iter().filter_map(count).collect()
+    }
+
     /// A map that is of programs, and goes with them.
     pub(super) fn stages(&self, name: &str) -> PathBuf {
         self.root.join("maps").join(self.turned(name))

@@ -2,10 +2,12 @@
 
 use super::super::{Case, Finding, Level, Remedy};
 use crate::dataplane::kernel::Ability;
+use crate::dataplane::kernel::verifier::LIMIT;
 
 pub(super) fn all(case: &Case) -> Vec<Finding> {
     let mut findings = vec![kernel(case), process(case), pins(case), memlock(case)];
     findings.extend(abilities(case));
+    findings.extend(verifier(case));
     findings.extend(settings(case));
     findings.extend(jit(case));
     findings.extend(clock(case));
@@ -72,6 +74,46 @@ fn abilities(case: &Case) -> Vec<Finding> {
         findings.push(Finding::ok("abilities", "", measured));
     }
     findings
+}
+
+/// How near to its limit the verifier comes. It gets there in leaps: another kernel may walk three times as much for the same program.
+fn verifier(case: &Case) -> Option<Finding> {
+    /// Of the limit; what is known of any kernel is below 60 %.
+    const NEAR: u32 = LIMIT / 4 * 3;
+    let counts = match case.verified.as_ref()? {
+        Ok(counts) => counts,
+        Err(why) => {
+            let finding = Finding::ok("verifier", "", brief(why));
+            return Some(
+                finding
+                    .because(Level::Problem, "no instance of this version starts here; one of another version that runs goes on")
+                    .helped("a kernel that docs/kernels.md names, or another version; `equipoise -vv run` has all that the kernel says"),
+            );
+        }
+    };
+    let (name, count) = counts.iter().max_by_key(|(_, count)| **count)?;
+    let measured = format!(
+        "of {} programs {name} is the most work for the kernel's verifier: {count} instructions of {LIMIT} at most",
+        counts.len()
+    );
+    let finding = Finding::ok("verifier", "", measured);
+    if *count < NEAR {
+        return Some(finding);
+    }
+    Some(
+        finding
+            .because(Level::Warning, "with another kernel or version it may be more than that: the program is refused then, and no instance starts")
+            .helped("`equipoise doctor` with the other kernel or version, before it is taken; docs/verifier.md has what is usual"),
+    )
+}
+
+/// What was refused, and the last that a verifier's log says, which is why; between them may be thousands of lines.
+fn brief(why: &str) -> String {
+    let lines: Vec<&str> = why.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    match &lines[..] {
+        [first, .., before, last] if lines.len() > 3 => format!("{first} ... {before}; {last}"),
+        lines => lines.join("; "),
+    }
 }
 
 fn pins(case: &Case) -> Finding {
@@ -194,6 +236,41 @@ mod tests {
         let found = only(&all(&case), "abilities");
         assert_eq!(found.level, Level::Warning);
         assert_eq!(found.measured, "1 of 1 abilities of the kernel were not told: denied");
+    }
+
+    #[test]
+    fn programs_near_the_limit_of_the_verifier_are_told() {
+        let mut case = case();
+        assert!(all(&case).iter().all(|finding| finding.rule != "verifier"), "not measured");
+        for (count, wanted) in [(749_999, Level::Ok), (750_000, Level::Warning)] {
+            let counts = [("odd_in", 90_000), ("equipoise_in", count)];
+            let counts = counts.map(|(name, count)| (name.to_owned(), count));
+            case.verified = Some(Ok(counts.into()));
+            let found = only(&all(&case), "verifier");
+            assert_eq!(found.level, wanted, "{count}");
+            let told = format!(
+                "of 2 programs equipoise_in is the most work for the kernel's verifier: {count} instructions of 1000000 at most"
+            );
+            assert_eq!(found.measured, told);
+        }
+    }
+
+    #[test]
+    fn programs_that_are_refused_are_a_problem_with_the_end_of_the_log() {
+        let mut case = case();
+        let log = "loading equipoise_in: Argument list too long (os error 7). Verifier output: 0: R1=ctx()\n\
+                   1: (b7) r0 = 0\n2: (95) exit\nBPF program is too large. Processed 1000001 insn\n\
+                   processed 1000001 insns (limit 1000000) max_states_per_insn 4\n\n";
+        case.verified = Some(Err(log.to_owned()));
+        let found = only(&all(&case), "verifier");
+        assert_eq!(found.level, Level::Problem);
+        assert_eq!(
+            found.measured,
+            "loading equipoise_in: Argument list too long (os error 7). Verifier output: 0: R1=ctx() ... BPF program is too large. \
+             Processed 1000001 insn; processed 1000001 insns (limit 1000000) max_states_per_insn 4"
+        );
+        case.verified = Some(Err("this build has no programs".to_owned()));
+        assert_eq!(only(&all(&case), "verifier").measured, "this build has no programs");
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(super) fn configured(keys: &str) -> Case {
          {keys}\nbackends = [{{ address = '10.0.0.1:80' }}]\n"
     );
     let config = equipoise_core::config::parse("a.toml", &text).unwrap().config;
-    Case { config: Some(config), running: None, measured: measured() }
+    Case { config: Some(config), measured: measured(), ..Case::default() }
 }
 
 /// What XDP in the driver takes, and frames that are redirected.
