@@ -21,6 +21,9 @@ use crate::host::{HostError, Machine, Netlink, Reading, Way, requirements};
 /// A client that could be anybody; the address belongs to nobody (RFC 5737).
 pub(super) const ANYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
+/// How long somebody who has a VIP is waited for: on a link an answer takes less than a millisecond, and mostly nobody is there to give one.
+const OWNERS: Duration = Duration::from_millis(500);
+
 /// How long next hops are waited for: the kernel asks three times, a second apart.
 const NEIGHBOURS: Duration = Duration::from_millis(3500);
 
@@ -98,7 +101,8 @@ pub async fn measure(
     asked.insert(ANYWHERE);
     let reading = machine.read(&asked).await?;
     let hops = next_hops(&reading);
-    let details = settled(machine, &hops).await?;
+    let vips = config.map(|config| vips(config, &reading)).unwrap_or_default();
+    let details = settled(machine, &hops, &vips).await?;
     let programs = reading.devices.values().filter_map(|d| Some((d.index, d.xdp_program?)));
     let indexes: BTreeSet<u32> = reading.devices.values().map(|device| device.index).collect();
     let mut settings = BTreeMap::new();
@@ -143,27 +147,49 @@ fn next_hops(reading: &Reading) -> BTreeSet<(u32, IpAddr)> {
     .collect()
 }
 
-/// Has the next hops asked for, and reads until each has answered, or has not.
+/// VIPs, on the links of the interfaces that they are listened on.
+fn vips(config: &Config, reading: &Reading) -> BTreeSet<(u32, IpAddr)> {
+    let mut all = BTreeSet::new();
+    for service in &config.services {
+        let Some(vip) = service.listen.address else { continue };
+        let devices = service.listen.interfaces.iter();
+        let devices = devices.filter_map(|name| reading.devices.get(name));
+        let on_links = devices.filter(|device| device.up && device.link_address.is_some());
+        all.extend(on_links.map(|device| (device.index, vip)));
+    }
+    all
+}
+
+/// Has the next hops and VIPs asked for, and reads until each next hop has answered, or has not, and others have had time to say that a VIP is
+/// theirs.
 async fn settled(
     machine: &mut Netlink,
     hops: &BTreeSet<(u32, IpAddr)>,
+    vips: &BTreeSet<(u32, IpAddr)>,
 ) -> Result<Details, HostError> {
     let begun = tokio::time::Instant::now();
+    details::ask_anew(vips).await?;
     let mut details = details::read().await?;
-    if hops.iter().all(|hop| is_settled(&details, hop)) {
-        return Ok(details);
-    }
+    let are_settled = |details: &Details| hops.iter().all(|hop| is_settled(details, hop));
     // Only root may ask; others are told what is known.
-    if machine.refresh_neighbours(&BTreeSet::new(), hops).await.is_err() {
-        return Ok(details);
-    }
+    let patience = match are_settled(&details) {
+        true => Duration::ZERO,
+        false => {
+            let asked = machine.refresh_neighbours(&BTreeSet::new(), hops).await;
+            if asked.is_ok() { NEIGHBOURS } else { Duration::ZERO }
+        }
+    };
+    let is_answered = |details: &Details| {
+        vips.iter().all(|vip| details.neighbours.get(vip) == Some(&Neighbour::Known))
+    };
     loop {
-        details = details::read().await?;
-        let known = hops.iter().all(|hop| is_settled(&details, hop));
-        if known || begun.elapsed() > NEIGHBOURS {
+        let waited = begun.elapsed();
+        let hops_are_done = waited > patience || are_settled(&details);
+        if hops_are_done && (waited > OWNERS || is_answered(&details)) {
             return Ok(details);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
+        details = details::read().await?;
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Details {
     pub links: BTreeMap<u32, Link>,
     /// Neighbours that the kernel knows of, by interface and address.
     pub neighbours: BTreeMap<(u32, IpAddr), Neighbour>,
+    /// Link addresses of those of them that have one of Ethernet.
+    pub link_addresses: BTreeMap<(u32, IpAddr), [u8; 6]>,
     /// Addresses of this host's that are not in use, since another host on the link has them.
     pub duplicates: BTreeSet<IpAddr>,
 }
@@ -57,11 +59,26 @@ pub async fn read() -> Result<Details, HostError> {
         rtnetlink::new_connection().map_err(|e| HostError::new("netlink socket", &e))?;
     tokio::spawn(connection);
     let failed = |e: rtnetlink::Error| HostError::new("reading links and neighbours", &e);
+    let (neighbours, link_addresses) = known(&handle).await.map_err(failed)?;
     Ok(Details {
         links: links(&handle).await.map_err(failed)?,
-        neighbours: known(&handle).await.map_err(failed)?,
+        neighbours,
+        link_addresses,
         duplicates: duplicates(&handle).await.map_err(failed)?,
     })
+}
+
+/// Has somebody on the link asked for each of these anew; who answers is among the neighbours soon after.
+///
+/// # Errors
+///
+/// When the kernel does not answer.
+pub async fn ask_anew(asked: &BTreeSet<(u32, IpAddr)>) -> Result<(), HostError> {
+    let (connection, handle, _) =
+        rtnetlink::new_connection().map_err(|e| HostError::new("netlink socket", &e))?;
+    tokio::spawn(connection);
+    let failed = |e: rtnetlink::Error| HostError::new("asking for neighbours", &e);
+    neighbours::ask_anew(&handle, asked).await.map_err(failed)
 }
 
 async fn links(handle: &Handle) -> Result<BTreeMap<u32, Link>, rtnetlink::Error> {
@@ -83,15 +100,20 @@ fn link(message: &LinkMessage) -> Link {
     }
 }
 
-async fn known(handle: &Handle) -> Result<BTreeMap<(u32, IpAddr), Neighbour>, rtnetlink::Error> {
-    let mut all = BTreeMap::new();
+/// Something of each neighbour that has it.
+type OfEach<T> = BTreeMap<(u32, IpAddr), T>;
+
+async fn known(handle: &Handle) -> Result<(OfEach<Neighbour>, OfEach<[u8; 6]>), rtnetlink::Error> {
+    let (mut all, mut addresses) = (BTreeMap::new(), BTreeMap::new());
     let mut dump = std::pin::pin!(handle.neighbours().get().execute());
     while let Some(message) = dump.try_next().await? {
-        if let Some(address) = neighbours::address(&message) {
-            all.insert((message.header.ifindex, address), neighbour(message.header.state));
-        }
+        let Some(address) = neighbours::address(&message) else { continue };
+        let (hop, state) = ((message.header.ifindex, address), neighbour(message.header.state));
+        all.insert(hop, state);
+        let link_address = neighbours::link_address(&message);
+        addresses.extend(link_address.filter(|_| state == Neighbour::Known).map(|it| (hop, it)));
     }
-    Ok(all)
+    Ok((all, addresses))
 }
 
 fn neighbour(state: NeighbourState) -> Neighbour {

@@ -64,6 +64,43 @@ fn due(
     due
 }
 
+/// Has all of these asked for, whatever is known of them: that is forgotten, since who has gone would not be missed otherwise. What somebody has
+/// set by hand stays.
+pub(super) async fn ask_anew(
+    handle: &Handle,
+    asked: &BTreeSet<(u32, IpAddr)>,
+) -> Result<(), Error> {
+    let mut known = Vec::new();
+    let mut dump = std::pin::pin!(handle.neighbours().get().execute());
+    while let Some(message) = dump.try_next().await? {
+        let is_fixed =
+            matches!(message.header.state, NeighbourState::Permanent | NeighbourState::Noarp);
+        let hop = address(&message).map(|address| (message.header.ifindex, address));
+        if hop.is_some_and(|hop| asked.contains(&hop)) && !is_fixed {
+            known.push(message);
+        }
+    }
+    for message in known {
+        match handle.neighbours().del(message).execute().await {
+            // It has gone meanwhile, or this process may not: then it is as it is.
+            Err(Error::NetlinkError(_)) | Ok(()) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    for &(interface, address) in asked {
+        touch(handle, interface, address).await?;
+    }
+    Ok(())
+}
+
+/// The link address that is known of it, where it is one of Ethernet.
+pub(super) fn link_address(message: &NeighbourMessage) -> Option<[u8; 6]> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
+        _ => None,
+    })
+}
+
 async fn touch(handle: &Handle, interface: u32, address: IpAddr) -> Result<(), Error> {
     let request = handle
         .neighbours()

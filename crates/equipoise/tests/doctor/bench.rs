@@ -15,7 +15,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// A machine with `front` (203.0.113.2, the VIP 203.0.113.10) to a client and default gateway, and `back` (10.0.0.254) to a backend.
 pub(crate) struct Bench {
     pub(crate) near: Netns,
-    _client: Netns,
+    pub(crate) client: Netns,
     _backend: Netns,
     pub(crate) instance: String,
     folder: TempDir,
@@ -43,15 +43,20 @@ impl Bench {
         backend.ip("addr add 10.0.0.1/24 dev b0").unwrap();
         let instance = format!("doctor-{}-{number}", std::process::id());
         let folder = tempfile::tempdir().unwrap();
-        let bench = Self { near, _client: client, _backend: backend, instance, folder };
+        let bench = Self { near, client, _backend: backend, instance, folder };
         bench.configure("front", "", "10.0.0.1:80");
         bench
     }
 
     /// Writes the configuration: where its service listens, further keys of it, and its backend.
     pub(crate) fn configure(&self, interface: &str, keys: &str, backend: &str) {
+        self.configure_vip((interface, "203.0.113.10"), keys, backend);
+    }
+
+    /// The same with another VIP.
+    pub(crate) fn configure_vip(&self, (interface, vip): (&str, &str), keys: &str, backend: &str) {
         let text = format!(
-            "[[service]]\nname = 'web'\nlisten = {{ interfaces = ['{interface}'], address = '203.0.113.10', port = 80 }}\n\
+            "[[service]]\nname = 'web'\nlisten = {{ interfaces = ['{interface}'], address = '{vip}', port = 80 }}\n\
              {keys}\nbackends = [{{ address = '{backend}' }}]\n"
         );
         std::fs::write(self.file(), text).unwrap();

@@ -35,6 +35,9 @@ fn owned(case: &Case, service: &Service, vip: IpAddr) -> Vec<Finding> {
         .helped("take it from one of them");
         return vec![finding];
     }
+    if let Some((interface, link_address)) = others(case, service, vip).next() {
+        return vec![contested(service, (vip, &owners), interface, link_address)];
+    }
     if owners.is_empty() {
         if service.manage_address && case.running.is_none() {
             return vec![Finding::ok(
@@ -59,6 +62,41 @@ fn owned(case: &Case, service: &Service, vip: IpAddr) -> Vec<Finding> {
         })
         .map(|interface| asked_for(case, (name, vip), interface, &owners))
         .collect()
+}
+
+/// Link addresses that are none of this host's and are answered with when the VIP is asked for, by the interface of the link.
+fn others<'a>(
+    case: &'a Case,
+    service: &'a Service,
+    vip: IpAddr,
+) -> impl Iterator<Item = (&'a str, [u8; 6])> {
+    let devices = &case.measured.reading.devices;
+    let answer = move |name: &'a String| {
+        let hop = (devices.get(name)?.index, vip);
+        let found = *case.measured.details.link_addresses.get(&hop)?;
+        let is_own = devices.values().any(|device| device.link_address == Some(found));
+        (!is_own).then_some((name.as_str(), found))
+    };
+    service.listen.interfaces.iter().filter_map(answer)
+}
+
+/// A VIP that another host answers for.
+fn contested(
+    service: &Service,
+    (vip, owners): (IpAddr, &[&str]),
+    interface: &str,
+    link_address: [u8; 6],
+) -> Finding {
+    let other = link_address.map(|byte| format!("{byte:02x}")).join(":");
+    let told = format!("another host on the link of {interface}, {other}, answers for {vip}");
+    if owners.is_empty() {
+        return Finding::ok("vip", &service.name, format!("{told}, and this one does not have it"))
+            .because(Level::Warning, "clients reach the other host: right for one that stands by")
+            .helped("nothing, if this one stands by; else take it from the other host");
+    }
+    Finding::ok("vip", &service.name, format!("{told}; here it is on {}", owners.join(", ")))
+        .because(Level::Problem, "clients reach whichever of them has answered first")
+        .helped("take it from one of them; backends of `dsr` have it on `lo`, with arp_ignore = 1 and arp_announce = 2")
 }
 
 /// Whether the kernel answers for the VIP on this link.
@@ -197,6 +235,24 @@ mod tests {
         let mut case = case();
         case.measured.details.duplicates.insert(ip("203.0.113.10"));
         assert_eq!(level(&all(&case), "vip"), Level::Problem);
+    }
+
+    #[test]
+    fn vip_that_another_host_answers_for_is_a_problem_where_it_is_here_too() {
+        let mut case = case();
+        let front = case.measured.reading.devices["eth0"].index;
+        let mut answered = |link_address| {
+            let hop = (front, ip("203.0.113.10"));
+            case.measured.details.link_addresses.insert(hop, link_address);
+            only(&all(&case), "vip")
+        };
+        assert_eq!(answered([2, 0, 0, 0, 0, 3]).level, Level::Ok, "by another interface of ours");
+        let found = answered([2, 0, 0, 0, 0, 9]);
+        assert_eq!(found.level, Level::Problem);
+        let told = "another host on the link of eth0, 02:00:00:00:00:09, answers for 203.0.113.10; here it is on eth0";
+        assert_eq!(found.measured, told);
+        case.measured.reading.devices.get_mut("eth0").unwrap().addresses.clear();
+        assert_eq!(level(&all(&case), "vip"), Level::Warning, "this one may stand by");
     }
 
     #[test]
