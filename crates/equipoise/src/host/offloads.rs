@@ -52,6 +52,8 @@ pub struct Queues {
     pub used: u32,
     /// There could be.
     pub most: u32,
+    /// Whether some of them send as well, which goes by another name where their number is set.
+    pub combined: bool,
 }
 
 /// Offloads of these devices, by index; of those that are there, where the kernel tells.
@@ -178,6 +180,7 @@ fn queues_of(payload: &[u8]) -> Queues {
     let mut queues = Queues::default();
     for (kind, value) in Attributes::of(payload) {
         let number = number(value).unwrap_or_default();
+        queues.combined |= kind == COMBINED_MAX && number > 0;
         match kind {
             RX_MAX | COMBINED_MAX => queues.most += number,
             RX_COUNT | COMBINED_COUNT => queues.used += number,
@@ -221,6 +224,8 @@ mod tests {
         let of = |kind, number: u32| attribute(kind, &number.to_ne_bytes());
         let payload =
             [vec![17, 1, 0, 0], of(RX_MAX, 2), of(COMBINED_MAX, 8), of(COMBINED_COUNT, 4)].concat();
-        assert_eq!(queues_of(&payload), Queues { used: 4, most: 10 });
+        assert_eq!(queues_of(&payload), Queues { used: 4, most: 10, combined: true });
+        let apart = [vec![17, 1, 0, 0], of(RX_MAX, 2), of(COMBINED_MAX, 0)].concat();
+        assert_eq!(queues_of(&apart), Queues { used: 0, most: 2, combined: false });
     }
 }

@@ -1,6 +1,7 @@
 //! Interfaces: links, whose programs hang there, queues and offloads.
 
 use std::net::UdpSocket;
+use std::thread::available_parallelism;
 
 use equipoise::dataplane::DataPlane as _;
 use equipoise::dataplane::kernel::{Eviction, TcWay};
@@ -167,4 +168,25 @@ fn filters_of_an_instance_are_its_own_where_the_kernel_has_no_links_at_tc() {
     let told = "somebody else's hang at TC: a `bpf` filter of priority 7 (egress)";
     assert_eq!(bench.doctor().wrong("foreign-tc"), [("warning", "back", told)]);
     bench.near.run(|| kernel.remove()).unwrap();
+}
+
+#[test]
+fn queues_that_are_fewer_than_cpus_become_as_many_by_what_is_told() {
+    let cpus = available_parallelism().unwrap().get() as u32;
+    if cpus == 1 {
+        return;
+    }
+    let bench = Bench::new();
+    let end = |device| End { netns: &bench.near, device, gro: Gro::On };
+    let properties = Properties { mtu: 1500, queues: cpus, checksums: Checksums::Complete };
+    veth(end("x0"), end("x1"), properties).unwrap();
+    bench.configure("x0", "", "10.0.0.1:80");
+    bench.attach("{ default = 'tc', x0 = 'xdp' }");
+    assert_eq!(bench.doctor().wrong("queues"), []);
+    bench.take("ethtool -L x0 rx 1");
+    let said = bench.doctor();
+    let told = format!("1 queues to receive by, of {cpus}, and {cpus} CPUs");
+    assert_eq!(said.wrong("queues"), [("notice", "x0", told.as_str())]);
+    bench.take(said.help("queues"));
+    assert_eq!(bench.doctor().wrong("queues"), []);
 }

@@ -200,7 +200,10 @@ fn queues(case: &Case, name: &str, device: &Device) -> Option<Finding> {
     }
     let effect = format!("{} of {cpus} CPUs take all the packets", queues.used);
     let help = match queues.used < queues.most {
-        true => format!("ethtool -L {name} combined {}", cpus.min(queues.most)),
+        true => {
+            let which = if queues.combined { "combined" } else { "rx" };
+            format!("ethtool -L {name} {which} {}", cpus.min(queues.most))
+        }
         false => {
             "more queues, where the NIC is a virtual machine's; nothing is lost without".to_owned()
         }
@@ -368,9 +371,11 @@ mod tests {
     fn fewer_queues_than_cpus_are_told_where_packets_are_taken_in_the_driver() {
         let mut case = case();
         assert_eq!(level(&all(&case), "queues"), Level::Ok);
-        case.measured.queues.insert(FRONT, Queues { used: 1, most: 4 });
+        case.measured.queues.insert(FRONT, Queues { used: 1, most: 4, combined: true });
         let found = only(&all(&case), "queues");
         assert_eq!((found.level, &*found.help), (Level::Notice, "ethtool -L eth0 combined 2"));
+        case.measured.queues.get_mut(&FRONT).unwrap().combined = false;
+        assert_eq!(only(&all(&case), "queues").help, "ethtool -L eth0 rx 2");
         case.config.as_mut().unwrap().settings.attach.default = AttachMode::Tc;
         assert_eq!(level(&all(&case), "queues"), Level::Ok);
     }

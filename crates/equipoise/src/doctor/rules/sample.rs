@@ -65,7 +65,9 @@ fn measured() -> Measured {
         pins_mounted: true,
         clock: Some("tsc".to_owned()),
         cpus: 2,
-        queues: [FRONT, BACK].map(|index| (index, Queues { used: 2, most: 2 })).into(),
+        queues: [FRONT, BACK]
+            .map(|index| (index, Queues { used: 2, most: 2, combined: true }))
+            .into(),
         ..Measured::default()
     };
     measured.details.links = [FRONT, BACK].map(|index| (index, link)).into();
