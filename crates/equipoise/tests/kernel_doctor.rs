@@ -1,4 +1,5 @@
-//! `equipoise doctor` on machines that are broken in one way each: found, told, and put right by `--fix` where that is safe.
+//! `equipoise doctor` on machines that are broken in one way each: found, told, and put right, by `--fix` where that is safe, else by what it
+//! says to do.
 
 #[path = "traffic/bare.rs"]
 #[expect(dead_code, reason = "tests with traffic use the rest")]

@@ -16,7 +16,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) struct Bench {
     pub(crate) near: Netns,
     pub(crate) client: Netns,
-    _backend: Netns,
+    pub(crate) backend: Netns,
     pub(crate) instance: String,
     folder: TempDir,
 }
@@ -43,7 +43,7 @@ impl Bench {
         backend.ip("addr add 10.0.0.1/24 dev b0").unwrap();
         let instance = format!("doctor-{}-{number}", std::process::id());
         let folder = tempfile::tempdir().unwrap();
-        let bench = Self { near, client, _backend: backend, instance, folder };
+        let bench = Self { near, client, backend, instance, folder };
         bench.configure("front", "", "10.0.0.1:80");
         bench
     }

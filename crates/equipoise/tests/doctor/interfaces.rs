@@ -19,6 +19,9 @@ fn link_that_is_down_is_told() {
     let said = bench.doctor();
     assert_eq!(said.wrong("link"), [("problem", "front", "it is down")]);
     assert_eq!(said.exit, 1);
+    bench.take(said.help("link"));
+    let said = bench.doctor();
+    assert_eq!((said.exit, said.wrong("link")), (0, Vec::new()), "{:#}", said.answer);
 }
 
 #[test]

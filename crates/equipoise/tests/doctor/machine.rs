@@ -110,3 +110,20 @@ fn programs_that_the_kernel_refuses_are_a_problem_with_the_reason() {
     assert_eq!(ask(&[]).wrong("verifier"), [], "what runs needs no try");
     end(daemon);
 }
+
+#[test]
+fn slow_clock_is_told_until_the_kernel_goes_by_another() {
+    let netns = Netns::new().unwrap();
+    let sandbox = Sandbox::make(&netns).unwrap();
+    let ask = || sandbox.run(&format!("{BINARY} doctor || true")).unwrap();
+    // The kernel has one for all; what is read is another file.
+    let clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+    let goes_by = |name| {
+        sandbox.run(&format!("echo {name} > /run/clock; mount --bind /run/clock {clock}")).unwrap();
+    };
+    goes_by("hpet");
+    let said = ask();
+    assert!(said.contains("warning  clock: the kernel's clock is hpet\n"), "{said}");
+    goes_by("kvm-clock");
+    assert!(!ask().contains("clock: "));
+}

@@ -13,8 +13,16 @@ fn vip_that_arp_is_told_to_ignore_is_a_problem() {
     let said = bench.doctor();
     let [("problem", "web", measured)] = said.wrong("vip")[..] else { panic!("{:#}", said.answer) };
     assert_eq!(measured, "203.0.113.10 is on lo; on front arp_ignore is 1, arp_announce 0");
-    bench.near.ip("addr del 203.0.113.10/32 dev lo").unwrap();
-    assert_eq!(bench.doctor().wrong("vip")[0].0, "warning");
+    let (command, _) = said.help("vip").split_once(", or ").unwrap();
+    assert_eq!(command, "ip addr add 203.0.113.10/32 dev front");
+    bench.take(command);
+    assert_eq!(bench.doctor().wrong("vip"), []);
+    bench.near.ip("addr del 203.0.113.10/32 dev lo\naddr del 203.0.113.10/32 dev front").unwrap();
+    let said = bench.doctor();
+    assert_eq!(said.wrong("vip")[0].0, "warning");
+    assert!(said.help("vip").starts_with("`manage-address = true` in the service"));
+    bench.configure("front", "manage-address = true", "10.0.0.1:80");
+    assert_eq!(bench.doctor().wrong("vip"), []);
 }
 
 #[test]
@@ -76,4 +84,17 @@ fn ipv6_vip_that_the_kernel_has_found_with_another_host_is_told() {
     bench.near.ip(&format!("addr del 2001:db8::10/64 dev front\n{add}")).unwrap();
     wait_until(DEADLINE, "the address to be usable", || !has("tentative")).unwrap();
     assert_eq!(bench.doctor().wrong("vip"), []);
+}
+
+#[test]
+fn ipv6_that_is_off_is_told_where_it_is_needed() {
+    let bench = Bench::new();
+    bench.near.sysctl("net/ipv6/conf/front/disable_ipv6", "1").unwrap();
+    assert_eq!(bench.doctor().wrong("ipv6"), [], "nothing needs it");
+    bench.configure_vip(("front", "2001:db8::10"), "manage-address = true", "10.0.0.1:80");
+    let said = bench.doctor();
+    assert_eq!(said.wrong("ipv6"), [("problem", "front", "IPv6 is off there")]);
+    bench.take(said.help("ipv6"));
+    let said = bench.doctor();
+    assert_eq!((said.exit, said.wrong("ipv6")), (0, Vec::new()), "{:#}", said.answer);
 }

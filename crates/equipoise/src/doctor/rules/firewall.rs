@@ -62,7 +62,10 @@ fn chain(chain: &Chain) -> Finding {
     };
     let help = match *hook {
         "input" | "output" => "let through what goes to backends and comes from them",
-        "forward" => "before what drops: `ip daddr BACKENDS accept` and `ip saddr BACKENDS accept`",
+        "forward" => {
+            "take it out, or before it `ip daddr BACKENDS accept` and `ip saddr BACKENDS accept`: it is told nevertheless, since rules \
+             are not weighed"
+        }
         _ => "see to it that it lets through packets of VIPs and backends",
     };
     Finding::ok("firewall", name, format!("{place} {what}")).because(level, effect).helped(help)
