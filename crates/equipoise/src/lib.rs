@@ -26,6 +26,7 @@ mod serving;
 pub mod status;
 pub mod stream;
 pub mod talkers;
+mod terminal;
 pub mod watch;
 
 pub use balancer::{Balancer, BalancerError, Configuration};

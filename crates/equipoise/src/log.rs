@@ -4,7 +4,7 @@
 //! by itself; without it the configuration does, and each `-v` lets one more level through. Systemd's journal gets records with fields of
 //! their own, where standard error is it.
 
-use std::io::{self, IsTerminal as _};
+use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -13,6 +13,8 @@ use equipoise_core::config::log::{Level, LogFormat};
 use tracing_subscriber::layer::{Layered, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+
+use crate::terminal::is_coloured;
 
 /// What may be logged, in the syntax of `tracing`'s filters.
 pub const VARIABLE: &str = "EQUIPOISE_LOG";
@@ -115,7 +117,7 @@ fn output(format: Option<LogFormat>) -> (Output, Option<io::Error>) {
 }
 
 fn text() -> Output {
-    let text = fmt::layer().with_target(false).with_ansi(io::stderr().is_terminal());
+    let text = fmt::layer().with_target(false).with_ansi(is_coloured(&io::stderr()));
     text.with_writer(io::stderr).boxed()
 }
 

@@ -17,6 +17,7 @@ use miette::{
 
 use super::hidden::hidden;
 use super::source::Text;
+use crate::terminal::is_coloured;
 
 /// Shows what is wrong.
 pub(super) fn problems(text: &Text, problems: &[Problem]) {
@@ -29,10 +30,9 @@ pub(super) fn notes(text: &Text, notes: &[Problem]) {
 }
 
 fn say(text: &Text, problems: &[Problem], severity: Severity) {
-    let terminal = io::stderr().is_terminal();
-    // https://no-color.org: set to anything but nothing.
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let look = MietteHandlerOpts::new().color(terminal && !plain).wrap_lines(terminal);
+    let stream = io::stderr();
+    let look = MietteHandlerOpts::new().color(is_coloured(&stream));
+    let look = look.wrap_lines(stream.is_terminal());
     let shown = render(text, problems, severity, look);
     // When standard error is gone there is nobody left to tell.
     let _: io::Result<()> = io::stderr().write_all(shown.as_bytes());
