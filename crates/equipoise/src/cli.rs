@@ -186,7 +186,7 @@ fn execute(arguments: &Arguments) -> Result<(), Failure> {
             Command::Capture(asked) => trace::capture(global, asked).await,
             Command::Drain(asked) => drain::drain(global, asked).await,
             Command::Undrain(asked) => drain::undrain(global, asked).await,
-            Command::Drains => drain::drains(global).await,
+            Command::Drains(asked) => drain::drains(global, asked).await,
             Command::Events(asked) => events::events(global, asked).await,
             Command::Breaker(asked) => breaker::breaker(global, asked).await,
             Command::Health(asked) => health::health(global, asked).await,

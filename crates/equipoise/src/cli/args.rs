@@ -32,7 +32,7 @@ pub use files::{Check, Convert, From, Import};
 pub use flows::{Flows, FlowsAction, Services, SumBy, WhichFlows};
 pub use health::{Health, HealthAction, OneBackend, Probe, Wait};
 pub use limits::{Deny, DenyAction, Limits, LimitsAction, Pool};
-pub use operate::{Breaker, Drain, Events, Turn as BreakerTurn, Turned, Undrain, Which};
+pub use operate::{Breaker, Drain, Drains, Events, Turn as BreakerTurn, Turned, Undrain, Which};
 pub use shell::{Completions, Man};
 pub use talkers::{Most, TopTalkers};
 pub use trace::{Capture, Trace, Which as WhichPackets};
@@ -126,7 +126,7 @@ pub enum Command {
     /// Give a drained backend new flows again
     Undrain(Undrain),
     /// List the drains
-    Drains,
+    Drains(Drains),
     /// Show the last of what has changed, and go on with what changes
     Events(Events),
     /// Show the breakers, or turn one

@@ -3,24 +3,31 @@
 use equipoise_core::config::target;
 
 use super::args::{Breaker, BreakerTurn, Global, Turned};
-use super::{Failure, print, print_json, table};
+use super::{Failure, json, table, watch};
 use crate::status::operate::{BreakerRequest, BreakerStatus};
 
 pub(super) async fn breaker(global: &Global, asked: &Breaker) -> Result<(), Failure> {
-    let client = global.client();
-    let breakers = match &asked.turn {
-        None => client.breakers(asked.service.as_deref()).await?,
-        Some(BreakerTurn::Open(which)) => client.turn_breaker(&request(which, "open")).await?,
-        Some(BreakerTurn::Close(which)) => client.turn_breaker(&request(which, "close")).await?,
-        Some(BreakerTurn::Reset(which)) => client.turn_breaker(&request(which, "reset")).await?,
-    };
-    if global.json {
-        return print_json(&breakers);
-    }
-    if breakers.is_empty() {
-        return print("no service has breakers\n");
-    }
-    print(&shown(&breakers))
+    watch::show(asked.watch, async || {
+        let client = global.client();
+        let breakers = match &asked.turn {
+            None => client.breakers(asked.service.as_deref()).await?,
+            Some(BreakerTurn::Open(which)) => client.turn_breaker(&request(which, "open")).await?,
+            Some(BreakerTurn::Close(which)) => {
+                client.turn_breaker(&request(which, "close")).await?
+            }
+            Some(BreakerTurn::Reset(which)) => {
+                client.turn_breaker(&request(which, "reset")).await?
+            }
+        };
+        if global.json {
+            return json(&breakers);
+        }
+        if breakers.is_empty() {
+            return Ok("no service has breakers\n".to_owned());
+        }
+        Ok(shown(&breakers))
+    })
+    .await
 }
 
 fn request(which: &Turned, action: &str) -> BreakerRequest {

@@ -8,7 +8,7 @@ use equipoise_core::config::Name;
 
 use super::args::{Dns, DnsAction, Global, LookUp};
 use super::check::load;
-use super::{Exit, Failure, print, print_json, table};
+use super::{Exit, Failure, json, print, print_json, table, watch};
 use crate::driver::{addresses, name_error};
 use crate::resolver::look_up;
 use crate::status::names::{LookUpAnswer, NameStatus, PlaceStatus};
@@ -16,17 +16,21 @@ use crate::status::names::{LookUpAnswer, NameStatus, PlaceStatus};
 pub(super) async fn dns(global: &Global, asked: &Dns) -> Result<(), Failure> {
     let resolved =
         asked.resolve.as_ref().map(|name| LookUp { name: name.clone(), resolver: Vec::new() });
-    let names = match (&asked.action, &resolved) {
+    let refreshed = match (&asked.action, &resolved) {
         (None, Some(asked)) | (Some(DnsAction::Lookup(asked)), _) => {
             return look_up_once(global, asked).await;
         }
-        (None, None) => global.client().names().await?,
-        (Some(DnsAction::Refresh { name }), _) => global.client().refresh_names(name).await?,
+        (None, None) => None,
+        (Some(DnsAction::Refresh { name }), _) => Some(name),
     };
-    if global.json {
-        return print_json(&names);
-    }
-    print(&shown(&names))
+    watch::show(asked.watch, async || {
+        let names = match refreshed {
+            Some(name) => global.client().refresh_names(name).await?,
+            None => global.client().names().await?,
+        };
+        if global.json { json(&names) } else { Ok(shown(&names)) }
+    })
+    .await
 }
 
 fn shown(names: &[NameStatus]) -> String {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use equipoise_core::config::target;
 
-use super::args::{Drain, Global, Undrain, Which};
-use super::{Exit, Failure, print, print_json, table};
+use super::args::{Drain, Drains, Global, Undrain, Which};
+use super::{Exit, Failure, json, print, print_json, table, watch};
 use crate::status::operate::{DrainRequest, DrainStatus, Selection, UndrainRequest};
 
 impl Which {
@@ -81,18 +81,19 @@ pub(super) async fn undrain(global: &Global, asked: &Undrain) -> Result<(), Fail
     print(&lines.collect::<String>())
 }
 
-pub(super) async fn drains(global: &Global) -> Result<(), Failure> {
-    let answer = global.client().drains().await?;
-    if global.json {
-        return print_json(&answer);
-    }
-    if answer.itself {
-        print("this balancer is drained\n")?;
-    }
-    if answer.drains.is_empty() && !answer.itself {
-        return print("nothing is drained\n");
-    }
-    print(&shown(&answer.drains))
+pub(super) async fn drains(global: &Global, asked: &Drains) -> Result<(), Failure> {
+    watch::show(asked.watch, async || {
+        let answer = global.client().drains().await?;
+        if global.json {
+            return json(&answer);
+        }
+        let itself = if answer.itself { "this balancer is drained\n" } else { "" };
+        if answer.drains.is_empty() && !answer.itself {
+            return Ok("nothing is drained\n".to_owned());
+        }
+        Ok(format!("{itself}{}", shown(&answer.drains)))
+    })
+    .await
 }
 
 fn shown(drains: &[DrainStatus]) -> String {

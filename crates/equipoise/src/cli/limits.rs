@@ -3,15 +3,18 @@
 use std::time::Duration;
 
 use super::args::{Deny, DenyAction, Global, Limits, LimitsAction};
-use super::{Exit, Failure, change, print, print_json, table};
+use super::{Exit, Failure, change, json, print, print_json, table, watch};
 use crate::status::limits::{Denied, DenyRequest, LimitsAnswer, Rate, RateRequest};
 
 pub(super) async fn limits(global: &Global, asked: &Limits) -> Result<(), Failure> {
     let client = global.client();
     match &asked.action {
         None => {
-            let answer = client.limits(asked.service.as_deref()).await?;
-            if global.json { print_json(&answer) } else { print(&shown(&answer)) }
+            watch::show(asked.watch, async || {
+                let answer = client.limits(asked.service.as_deref()).await?;
+                if global.json { json(&answer) } else { Ok(shown(&answer)) }
+            })
+            .await
         }
         Some(LimitsAction::Set { service, of, rate, burst }) => {
             let request = RateRequest { rate: *rate, burst: *burst };

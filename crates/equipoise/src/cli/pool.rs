@@ -4,21 +4,24 @@ use equipoise_core::config::target;
 
 use super::args::{Global, Pool};
 use super::status::weight;
-use super::{Failure, print, print_json, table};
+use super::{Failure, json, table, watch};
 use crate::status::pool::PoolShares;
 
 pub(super) async fn pool(global: &Global, asked: &Pool) -> Result<(), Failure> {
-    let client = global.client();
     let (service, route) = (&asked.service, asked.route.as_deref());
-    let pools = if asked.recompute {
-        client.recompute(service, route).await?
-    } else {
-        client.pools(service, route).await?
-    };
-    if global.json {
-        return print_json(&pools);
-    }
-    print(&pools.iter().map(shown).collect::<Vec<_>>().join("\n"))
+    watch::show(asked.watch, async || {
+        let client = global.client();
+        let pools = if asked.recompute {
+            client.recompute(service, route).await?
+        } else {
+            client.pools(service, route).await?
+        };
+        if global.json {
+            return json(&pools);
+        }
+        Ok(pools.iter().map(shown).collect::<Vec<_>>().join("\n"))
+    })
+    .await
 }
 
 fn shown(pool: &PoolShares) -> String {

@@ -177,8 +177,17 @@ async fn commands_about_limits_pools_and_flows_say_what_has_become_of_it() {
 async fn what_is_watched_comes_again_and_again_until_its_reader_goes_or_the_instance_ends() {
     let (driver, lab) = Lab::start(CONFIG).await;
     run(driver, async {
-        for line in ["status --watch", "flows --watch", "health --watch", "services --watch --json"]
-        {
+        for line in [
+            "status --watch",
+            "flows --watch",
+            "health --watch",
+            "services --watch --json",
+            "drains --watch",
+            "pool web -w",
+            "breaker --watch",
+            "limits web --watch --json",
+            "dns --watch",
+        ] {
             let mut watching = lab.invoked(line).stdout(Stdio::piped()).spawn().unwrap();
             let out = BufReader::new(watching.stdout.take().unwrap());
             let blocks = tokio::task::spawn_blocking(move || {

@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use clap::{Args, Subcommand};
 
+use super::Watch;
+
 /// Where servers listen.
 const PORT: u16 = 53;
 
@@ -20,8 +22,11 @@ Examples:
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Dns {
     /// Look this name up once, as `lookup` does
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "watch")]
     pub resolve: Option<String>,
+    /// Once or again and again
+    #[command(flatten)]
+    pub watch: Watch,
     /// What to do; without it, the names are shown
     #[command(subcommand)]
     pub action: Option<DnsAction>,

@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use equipoise_core::config::RateOf;
 
+use super::Watch;
+
 /// What `limits --help` ends with.
 pub(super) const LIMITS: &str = "\
 A token is one new flow. What is changed so holds over reloads and restarts as long as the file says something else, and is
@@ -32,6 +34,9 @@ pub struct Limits {
     pub action: Option<LimitsAction>,
     /// Only those of this service
     pub service: Option<String>,
+    /// Once or again and again
+    #[command(flatten)]
+    pub watch: Watch,
 }
 
 /// What is done with a limit.
@@ -119,6 +124,9 @@ pub struct Pool {
     #[arg(long, value_name = "ROUTE")]
     pub route: Option<String>,
     /// Make weights that follow live flows anew first
-    #[arg(long)]
+    #[arg(long, conflicts_with = "watch")]
     pub recompute: bool,
+    /// Once or again and again
+    #[command(flatten)]
+    pub watch: Watch,
 }

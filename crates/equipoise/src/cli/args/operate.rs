@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use clap::{Args, Subcommand};
 
+use super::Watch;
+
 /// What `drain --help` ends with.
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -66,6 +68,14 @@ pub struct Undrain {
     pub gradual: bool,
 }
 
+/// Arguments of `drains`.
+#[derive(Debug, Args)]
+pub struct Drains {
+    /// Once or again and again
+    #[command(flatten)]
+    pub watch: Watch,
+}
+
 /// Arguments of `breaker`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -75,6 +85,9 @@ pub struct Breaker {
     pub turn: Option<Turn>,
     /// Only those of this service
     pub service: Option<String>,
+    /// Once or again and again
+    #[command(flatten)]
+    pub watch: Watch,
 }
 
 /// What to do with a breaker.
