@@ -7,7 +7,8 @@ use super::{Exit, Failure, change, json, table, watch};
 use equipoise_core::config::target;
 
 use crate::status::{
-    BackendStatus, Decimal, FlowTable, Health, PassiveStatus, ServiceState, ServiceStatus, Status,
+    BackendStatus, Decimal, FlowTable, Health, PassiveStatus, PoolStatus, ServiceState,
+    ServiceStatus, Status,
 };
 
 pub(super) async fn status(global: &Global, asked: &args::Status) -> Result<(), Failure> {
@@ -50,21 +51,15 @@ fn shown(status: &Status) -> String {
 }
 
 fn write(text: &mut String, status: &Status) -> std::fmt::Result {
+    let wrong = wrong(status);
     match status.state {
-        Health::Ok => writeln!(text, "ok")?,
         Health::Degraded => writeln!(text, "DEGRADED")?,
+        Health::Ok if !wrong.is_empty() => writeln!(text, "WARNING")?,
+        Health::Ok => writeln!(text, "ok")?,
     }
-    for reason in &status.reasons {
-        writeln!(text, "  ! {reason}")?;
+    for wrong in wrong {
+        writeln!(text, "  ! {wrong}")?;
     }
-    if let Some(error) = &status.config.last_error {
-        writeln!(text, "  ! the last reload was refused: {error}")?;
-    }
-    for service in status.services.iter().filter(|s| s.state == ServiceState::Down) {
-        writeln!(text, "  ! service {} has no backend to choose", service.name)?;
-    }
-    write_panics(text, status)?;
-    write_pressure(text, &status.flow_table)?;
     for note in &status.notes {
         writeln!(text, "  note: {note}")?;
     }
@@ -89,19 +84,38 @@ fn write(text: &mut String, status: &Status) -> std::fmt::Result {
     write_verdicts(text, status)
 }
 
-fn write_panics(text: &mut String, status: &Status) -> std::fmt::Result {
-    for service in &status.services {
-        for pool in service.pools.iter().filter(|pool| pool.panic) {
-            let all = pool.backends.len();
-            let usable = pool.backends.iter().filter(|backend| is_usable(backend)).count();
-            let (name, route) = (&service.name, &pool.route);
-            writeln!(
-                text,
-                "  ! panic {usable}/{all}: pool {route} of {name} has too few usable backends"
-            )?;
-        }
+/// All that somebody should look at: why the state is not ok, and what is wrong although it is.
+pub(super) fn wrong(status: &Status) -> Vec<String> {
+    let mut wrong = status.reasons.clone();
+    if let Some(error) = &status.config.last_error {
+        wrong.push(format!("the last reload was refused: {error}"));
     }
-    Ok(())
+    let down = status.services.iter().filter(|service| service.state == ServiceState::Down);
+    wrong.extend(down.map(|service| format!("service {} has no backend to choose", service.name)));
+    for (service, pool) in pools(status).filter(|(_, pool)| pool.panic) {
+        let all = pool.backends.len();
+        let usable = pool.backends.iter().filter(|backend| is_usable(backend)).count();
+        let route = &pool.route;
+        wrong.push(format!(
+            "panic {usable}/{all}: pool {route} of {service} has too few usable backends"
+        ));
+    }
+    for (service, pool) in pools(status) {
+        let open = pool.backends.iter().filter(|backend| backend.breaker == "open");
+        wrong.extend(open.map(|backend| {
+            format!("the breaker of {} of {service} is open", target::text(backend.address))
+        }));
+    }
+    wrong.extend(pressure(&status.flow_table));
+    wrong
+}
+
+/// All pools, each with the name of its service.
+fn pools(status: &Status) -> impl Iterator<Item = (&str, &PoolStatus)> {
+    status
+        .services
+        .iter()
+        .flat_map(|service| service.pools.iter().map(|pool| (service.name.as_str(), pool)))
 }
 
 fn is_usable(backend: &BackendStatus) -> bool {
@@ -109,14 +123,13 @@ fn is_usable(backend: &BackendStatus) -> bool {
 }
 
 /// A table that is nearly full is worth a look before it is.
-fn write_pressure(text: &mut String, flows: &FlowTable) -> std::fmt::Result {
+fn pressure(flows: &FlowTable) -> Option<String> {
     const NEARLY: f64 = 80.0;
     let part = 100.0 * flows.live as f64 / flows.size.max(1) as f64;
-    if part < NEARLY {
-        return Ok(());
-    }
     let (live, size) = (flows.live, flows.size);
-    writeln!(text, "  ! the flow tables hold {live} flows, {part:.0} % of the {size} of one family")
+    (part >= NEARLY).then(|| {
+        format!("the flow tables hold {live} flows, {part:.0} % of the {size} of one family")
+    })
 }
 
 fn write_flows(text: &mut String, flows: &FlowTable) -> std::fmt::Result {
@@ -183,7 +196,7 @@ fn write_service(text: &mut String, service: &ServiceStatus) -> std::fmt::Result
         for backend in &pool.backends {
             table.add_row([
                 placed(backend),
-                backend.health.to_string(),
+                believed(backend),
                 weight(backend.effective_weight, backend.configured_weight),
                 format!("{:.1} %", backend.share * 100.0),
                 backend.live_flows.to_string(),
@@ -230,6 +243,18 @@ pub(super) fn answers_in(passive: &PassiveStatus) -> String {
 fn failed(passive: &PassiveStatus) -> String {
     let PassiveStatus { refused, unanswered, reset, .. } = passive;
     (refused + unanswered + reset).to_string()
+}
+
+/// How it is by its checks, and what else keeps new flows from it.
+fn believed(backend: &BackendStatus) -> String {
+    let mut text = backend.health.to_string();
+    if !matches!(&*backend.breaker, "closed" | "none") {
+        text.push_str(&format!(", breaker {}", backend.breaker));
+    }
+    if backend.draining {
+        text.push_str(", draining");
+    }
+    text
 }
 
 /// Where a backend is, and what name it comes of.

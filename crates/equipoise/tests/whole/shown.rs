@@ -223,13 +223,38 @@ async fn status_leads_with_what_is_wrong() {
         }
         let (_, said) = lab.command("status").await;
         let (wrong, _) = said.split_once("instance test").unwrap();
-        let right = "ok
+        let right = "WARNING
   ! panic 0/2: pool default of web has too few usable backends
   ! the flow tables hold 900 flows, 90 % of the 1000 of one family
   note: service web: too few IPv4 backends are usable, so health is ignored
   note: service web: no interface of this machine has 203.0.113.10, so nobody answers when it is asked for on the link
 ";
         assert_eq!(wrong, right);
+        let (_, said) = lab.json("status").await;
+        assert_eq!((&said["state"], &said["reasons"]), (&json!("ok"), &json!([])));
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn status_says_what_keeps_new_flows_from_a_backend() {
+    let config = format!("{CONFIG}[service.breaker]\nopen-for = \"1h\"\n");
+    let (driver, lab) = Lab::start(&config).await;
+    run(driver, async {
+        assert_eq!(lab.command(&format!("breaker open web {FIRST}")).await.0, 0);
+        let (_, said) = lab.command("status").await;
+        assert!(
+            said.starts_with("WARNING\n  ! the breaker of 10.0.0.1:8080 of web is open\n"),
+            "{said}"
+        );
+        assert!(said.contains("10.0.0.1:8080  none, breaker open  0 of 3"), "{said}");
+        assert_eq!(lab.command(&format!("breaker close web {FIRST}")).await.0, 0);
+        assert_eq!(lab.command(&format!("drain web {SECOND}")).await.0, 0);
+        let (_, said) = lab.command("status").await;
+        assert!(said.starts_with("ok\n"), "{said}");
+        assert!(said.contains("10.0.0.2:8080  none, draining"), "{said}");
         lab.client.stop().await.unwrap();
     })
     .await

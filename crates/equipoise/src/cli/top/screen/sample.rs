@@ -31,7 +31,7 @@ pub(in super::super) fn status(pid: u32, flows: &[u64]) -> Status {
         }],
         "interfaces": [],
         "flow_table": {
-            "size": 0, "opening": 0, "established": 0, "closing": 0, "live": 14, "memory_bytes": 0, "evicted": 0, "refused": 0,
+            "size": 1000, "opening": 0, "established": 0, "closing": 0, "live": 14, "memory_bytes": 0, "evicted": 0, "refused": 0,
             "pressure": {}, "events": { "opened": 0, "closed": {}, "lost": 0 },
         },
         "verdicts": {}, "hooks": {},
