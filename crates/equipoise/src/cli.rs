@@ -6,6 +6,7 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use equipoise_core::config::log::Level;
 use serde::Serialize;
@@ -49,6 +50,11 @@ mod watch;
 use args::{Arguments, Command, Global};
 
 /// How a command ends.
+/// How long an instance may take to answer a question: many times what it takes, with the largest tables.
+const QUESTION: Duration = Duration::from_secs(10);
+/// How long it may take to do what it is told: names may have to be looked up first.
+const ORDER: Duration = Duration::from_secs(60);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
@@ -111,7 +117,9 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let exit = match &error {
             ClientError::NoInstance(_) => Exit::NoInstance,
-            ClientError::Socket { .. } | ClientError::Talk(_) => Exit::Failed,
+            ClientError::Silent { .. } | ClientError::Socket { .. } | ClientError::Talk(_) => {
+                Exit::Failed
+            }
             ClientError::Problem(problem) => match problem.status {
                 404 => Exit::NotFound,
                 400 | 422 => Exit::Usage,
@@ -222,6 +230,11 @@ impl Global {
     fn client(&self) -> Client {
         Client::new(&self.socket())
     }
+        self.patient_client().within(QUESTION, ORDER)
+    }
+
+    /// A client for what may take any time.
+    fn patient_client(&self) -> Client {
 }
 
 /// Writes to standard output. A reader that has gone away has seen enough.

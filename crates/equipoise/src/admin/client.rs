@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -12,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 use super::ProblemDetails;
 use crate::status::change::{
@@ -40,11 +42,29 @@ pub use events::{EventStream, PacketStream, Told, Wanted};
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
+    patience: Patience,
+}
+
+/// How long an answer may take to begin.
+#[derive(Clone, Copy, Debug, Default)]
+struct Patience {
+    /// That of a question; none for as long as it takes.
+    question: Option<Duration>,
+    /// That of what is to be done.
+    order: Option<Duration>,
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
+    /// Somebody is there, and does not answer.
+    #[error("the instance at {} has not answered within {}", socket.display(), humantime::format_duration(*within))]
+    Silent {
+        /// Where.
+        socket: PathBuf,
+        /// How long it had.
+        within: Duration,
+    },
     /// Nobody answers there.
     #[error("no running instance at {}", .0.display())]
     NoInstance(PathBuf),
@@ -65,9 +85,15 @@ pub enum ClientError {
 }
 
 impl Client {
-    /// A client of the instance that listens at `socket`.
+    /// A client of the instance that listens at `socket`, which waits for answers as long as they take.
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned() }
+        Self { socket: socket.to_owned(), patience: Patience::default() }
+    }
+
+    /// So, and answers are to begin in this time: those to questions, and those to what is to be done.
+    #[must_use]
+    pub fn within(self, question: Duration, order: Duration) -> Self {
+        Self { patience: Patience { question: Some(question), order: Some(order) }, ..self }
     }
 
     /// How the instance is.
@@ -333,6 +359,20 @@ impl Client {
     }
 
     async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let Patience { question, order } = self.patience;
+        let patience = if method == Method::GET { question } else { order };
+        let answered = self.exchange(method, path, body);
+        let Some(within) = patience else { return answered.await };
+        let silent = |_| ClientError::Silent { socket: self.socket.clone(), within };
+        timeout(within, answered).await.map_err(silent)?
+    }
+
+    async fn exchange(
         &self,
         method: Method,
         path: &str,

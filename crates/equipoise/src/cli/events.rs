@@ -7,7 +7,7 @@ use crate::events::Event;
 
 pub(super) async fn events(global: &Global, asked: &Events) -> Result<(), Failure> {
     let wanted = Wanted { follows: asked.follow, after: 0 };
-    let mut stream = global.client().events(wanted).await?;
+    let mut stream = global.patient_client().events(wanted).await?;
     let mut all = Vec::new();
     while let Some(told) = stream.next().await? {
         match told {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::args::{Flows, FlowsAction, Global, SumBy, WhichFlows};
-use super::{Exit, Failure, json, print, print_json, table, watch};
+use super::{Exit, Failure, ORDER, json, print, print_json, table, watch};
 use crate::driver::parse_prefix;
 use crate::status::pool::{EndAnswer, EndRequest};
 use crate::status::{Flow, FlowFilter};
@@ -18,7 +18,8 @@ pub(super) async fn flows(global: &Global, asked: &Flows) -> Result<(), Failure>
     }
     let filter = filter(&asked.which)?;
     watch::show(asked.watch, async || {
-        let flows = global.client().flows(&filter).await?;
+        // A table of millions of flows is read first.
+        let flows = global.client().within(ORDER, ORDER).flows(&filter).await?;
         if let Some(by) = asked.sum_by {
             let sums = sums(&flows, by);
             return if global.json { json(&sums) } else { Ok(shown_sums(&sums, by)) };

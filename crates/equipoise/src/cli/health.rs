@@ -32,7 +32,10 @@ pub(super) async fn health(global: &Global, asked: &Health) -> Result<(), Failur
             };
             client.set_health(&name(backend), &word).await?
         }
-        HealthAction::Check { backend } => client.check_health(&name(backend)).await?,
+        HealthAction::Check { backend } => {
+            // It is answered when the check has ended.
+            global.patient_client().check_health(&name(backend)).await?
+        }
     };
     if global.json {
         return print_json(&backends);

@@ -15,7 +15,8 @@ pub(super) async fn talkers(global: &Global, asked: &Asked) -> Result<(), Failur
     let Asked { limit, .. } = *asked;
     let service = || asked.service.clone();
     watch::show(asked.watch, async || {
-        let client = global.client();
+        // Packets are looked at for a time before there is an answer.
+        let client = global.patient_client();
         let told = match asked.by.counted() {
             Some(by) => {
                 client.talkers(&TalkersRequest { service: service(), by: Some(by), limit }).await?

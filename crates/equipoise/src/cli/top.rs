@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::args::Global;
 use super::{Exit, Failure};
 use crate::admin::client::{Client, ClientError};
+use crate::status::Status;
 use crate::status::operate::{DrainRequest, UndrainRequest};
 
 mod draw;
@@ -47,6 +48,7 @@ pub(super) async fn top(global: &Global) -> Result<(), Failure> {
     ended
 }
 
+/// Keys are heard whatever the instance does: what it is asked is asked beside this, and answered when it is.
 async fn show(
     client: &Client,
     screen: &mut Screen,
@@ -54,17 +56,33 @@ async fn show(
     begun: Instant,
 ) -> Result<(), Failure> {
     let mut keys = keys();
+    let (tell, mut told) = mpsc::unbounded_channel();
     let mut ticks = interval(EACH);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told_to_end = signal(SignalKind::terminate()).map_err(Failure::failed)?;
+    let mut asked_at = None;
     loop {
         terminal.draw(|frame| draw::draw(frame, screen)).map_err(Failure::failed)?;
         let act = tokio::select! {
             _ = told_to_end.recv() => return Ok(()),
-            _ = ticks.tick() => {
-                match client.status().await {
-                    Ok(status) => screen.take(status, begun.elapsed()),
-                    Err(error) => screen.say(error.to_string()),
+            at = ticks.tick() => {
+                screen.silent = asked_at.map_or(Duration::ZERO, |asked| at - asked);
+                if asked_at.is_none() {
+                    asked_at = Some(at);
+                    ask(client, &tell, |client| async move { Answer::Status(client.status().await.map(Box::new)) });
+                }
+                None
+            }
+            Some(answer) = told.recv() => {
+                match answer {
+                    Answer::Status(answer) => {
+                        (asked_at, screen.silent) = (None, Duration::ZERO);
+                        match answer {
+                            Ok(status) => screen.take(*status, begun.elapsed()),
+                            Err(error) => screen.say(error.to_string()),
+                        }
+                    }
+                    Answer::Done(said) => screen.say(said),
                 }
                 None
             }
@@ -77,13 +95,30 @@ async fn show(
         };
         match act {
             Some(Act::Quit) => return Ok(()),
-            Some(act) => {
-                let said = carry_out(client, act).await.unwrap_or_else(|error| error.to_string());
-                screen.say(said);
-            }
+            Some(act) => ask(client, &tell, |client| async move {
+                let done = carry_out(&client, act).await;
+                Answer::Done(done.unwrap_or_else(|error| error.to_string()))
+            }),
             None => {}
         }
     }
+}
+
+/// What the instance has said.
+enum Answer {
+    Status(Result<Box<Status>, ClientError>),
+    Done(String),
+}
+
+/// Asks, and tells the answer when it is there.
+fn ask<F: Future<Output = Answer> + Send + 'static>(
+    client: &Client,
+    tell: &mpsc::UnboundedSender<Answer>,
+    question: impl FnOnce(Client) -> F,
+) {
+    let (tell, question) = (tell.clone(), question(client.clone()));
+    // Nobody listens any more where the screen has ended.
+    tokio::spawn(async move { tell.send(question.await).is_ok() });
 }
 
 /// What is typed, read on a thread of its own, which ends with the process: reading cannot be given up.

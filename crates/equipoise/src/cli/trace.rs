@@ -62,7 +62,7 @@ async fn each(
     let WhichPackets { service, reason, count, time, .. } = which.clone();
     let filter = TraceFilter { service, reason, rate: Some(which.rate.unwrap_or(rate)) };
     filter.verdicts().map_err(|error| Failure::new(Exit::Usage, format!("--reason: {error}")))?;
-    let mut stream = global.client().trace(&filter).await?;
+    let mut stream = global.patient_client().trace(&filter).await?;
     // From when the programs tell of packets, which takes seconds.
     let until = Instant::now() + time.unwrap_or(Duration::from_secs(u32::MAX.into()));
     let mut left = count.unwrap_or(u64::MAX);

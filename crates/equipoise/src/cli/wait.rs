@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::args::{Global, Wait};
 use super::{Exit, Failure, print, print_json};
@@ -15,22 +15,30 @@ use crate::status::health::{BackendHealth, HealthFilter};
 
 /// From one look to the next.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long a look may take at least.
+const LOOK: Duration = Duration::from_secs(1);
 
 pub(super) async fn wait(global: &Global, asked: &Wait) -> Result<(), Failure> {
-    let client = global.client();
-    let filter = HealthFilter { service: Some(asked.service.clone()) };
-    let begun = Instant::now();
+    let client = global.patient_client();
+    let Wait { service, healthy: wanted, timeout } = asked;
+    let filter = HealthFilter { service: Some(service.clone()) };
+    let until = Instant::now() + *timeout;
+    let after = humantime::format_duration(*timeout);
     loop {
-        let backends = client.health(&filter).await?;
+        // One look at least, however short the time is.
+        let patience = until.max(Instant::now() + LOOK);
+        let Ok(backends) = timeout_at(patience, client.health(&filter)).await else {
+            let message = format!("the instance does not answer, after {after}");
+            return Err(Failure::new(Exit::InVain, message));
+        };
+        let backends = backends?;
         let healthy = healthy(&backends).len();
-        if healthy >= asked.healthy {
+        if healthy >= *wanted {
             return said(global, asked, healthy);
         }
-        if begun.elapsed() >= asked.timeout {
-            let Wait { service, healthy: wanted, timeout } = asked;
-            let timeout = humantime::format_duration(*timeout);
+        if Instant::now() >= until {
             let message = format!(
-                "{healthy} backends of service {service} are healthy after {timeout}, not {wanted}"
+                "{healthy} backends of service {service} are healthy after {after}, not {wanted}"
             );
             return Err(Failure::new(Exit::InVain, message));
         }

@@ -10,6 +10,7 @@ use ratatui::widgets::{Block, Cell, Clear, Paragraph, Sparkline, Table, TableSta
 
 use super::rates::{MINUTE, Row};
 use super::screen::{Act, Mode, Screen};
+use crate::cli::status::wrong;
 use crate::status::{Health, Status};
 
 const HEADER: [&str; 13] = [
@@ -66,9 +67,12 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
 }
 
 fn head(screen: &Screen, status: &Status) -> Vec<Line<'static>> {
-    let state = match status.state {
-        Health::Ok => "ok".green().bold(),
-        Health::Degraded => "DEGRADED".red().bold(),
+    let wrong = wrong(status);
+    let state = match (status.state, screen.silent.as_secs()) {
+        (_, seconds @ 1..) => format!("NO ANSWER for {seconds}s").red().bold(),
+        (Health::Degraded, _) => "DEGRADED".red().bold(),
+        (Health::Ok, _) if !wrong.is_empty() => "WARNING".yellow().bold(),
+        (Health::Ok, _) => "ok".green().bold(),
     };
     let rows = screen.rows();
     let sum = |of: fn(&Row) -> f64| short(rows.iter().map(|row| of(row)).sum());
@@ -87,7 +91,7 @@ fn head(screen: &Screen, status: &Status) -> Vec<Line<'static>> {
             sum(|row| row.bytes),
         )),
     ];
-    lines.extend(status.reasons.iter().map(|reason| Line::from(format!("! {reason}").red())));
+    lines.extend(wrong.iter().map(|wrong| Line::from(format!("! {wrong}").red())));
     lines
 }
 
@@ -252,6 +256,8 @@ fn short(number: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::screen::sample::{press, screen};
+    use std::time::Duration;
+
     use super::*;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
@@ -312,6 +318,23 @@ mod tests {
             lines[11],
             "q quit  s sort (configuration)  / filter  Enter open  d drain  u undrain"
         );
+    }
+
+    #[test]
+    fn head_tells_of_what_is_wrong_and_of_an_instance_that_does_not_answer() {
+        let mut screen = screen();
+        let mut status = screen.status.clone().unwrap();
+        (status.state, status.reasons) = (Health::Ok, Vec::new());
+        let first = |screen: &Screen| drawn(screen, (150, 12)).swap_remove(0);
+        let rest = "  instance default, up 1m, configuration 3";
+        screen.status = Some(status.clone());
+        assert_eq!(first(&screen), format!("ok{rest}"));
+        status.services[0].pools[0].panic = true;
+        screen.status = Some(status);
+        assert_eq!(first(&screen), format!("WARNING{rest}"));
+        assert!(drawn(&screen, (150, 12))[2].starts_with("! panic 1/2: pool default of web"));
+        screen.silent = Duration::from_millis(3_400);
+        assert_eq!(first(&screen), format!("NO ANSWER for 3s{rest}"));
     }
 
     #[test]

@@ -90,6 +90,8 @@ pub(super) struct Screen {
     pub(super) sort: Sort,
     pub(super) filter: String,
     pub(super) mode: Mode,
+    /// How long a question has had no answer.
+    pub(super) silent: Duration,
     /// What was last said.
     pub(super) said: String,
     rates: Rates,
