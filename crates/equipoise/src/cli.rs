@@ -34,6 +34,7 @@ mod import;
 mod limits;
 mod plan;
 mod pool;
+mod progress;
 mod report;
 mod run;
 mod shell;
@@ -49,12 +50,12 @@ mod watch;
 
 use args::{Arguments, Command, Global};
 
-/// How a command ends.
 /// How long an instance may take to answer a question: many times what it takes, with the largest tables.
 const QUESTION: Duration = Duration::from_secs(10);
 /// How long it may take to do what it is told: names may have to be looked up first.
 const ORDER: Duration = Duration::from_secs(60);
 
+/// How a command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
@@ -227,14 +228,15 @@ fn log(arguments: &Arguments) {
 }
 
 impl Global {
+    /// A client for what is answered at once, which does not wait for an instance that hangs.
     fn client(&self) -> Client {
-        Client::new(&self.socket())
-    }
         self.patient_client().within(QUESTION, ORDER)
     }
 
     /// A client for what may take any time.
     fn patient_client(&self) -> Client {
+        Client::new(&self.socket())
+    }
 }
 
 /// Writes to standard output. A reader that has gone away has seen enough.

@@ -80,7 +80,7 @@ mod talkers;
 mod tell;
 mod trace;
 mod trouble;
-mod upgrade;
+pub(crate) mod upgrade;
 mod wake;
 
 pub use ending::EndError;

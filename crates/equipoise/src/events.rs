@@ -45,6 +45,8 @@ pub enum Kind {
     NameResolved,
     /// A name cannot be looked up, or not all of it.
     NameFailed,
+    /// Another process is to come in place of this one; `to` says how far that is.
+    Upgrade,
     /// Something is not as the configuration wants it.
     Degraded,
     /// It is again.
@@ -68,6 +70,7 @@ impl Kind {
             Self::PanicEnded => "panic_ended",
             Self::NameResolved => "name_resolved",
             Self::NameFailed => "name_failed",
+            Self::Upgrade => "upgrade",
             Self::Degraded => "degraded",
             Self::Healed => "healed",
         }
@@ -162,6 +165,7 @@ impl Event {
             Kind::ConfigRejected | Kind::PanicBegun | Kind::NameFailed | Kind::Degraded => true,
             Kind::Health => self.to.as_deref() == Some("unhealthy"),
             Kind::Breaker => self.to.as_deref() == Some("open"),
+            Kind::Upgrade => self.to.as_deref() == Some("failed"),
             Kind::DrainEnded => self.to.as_deref() == Some("timeout"),
             Kind::Started
             | Kind::Stopping

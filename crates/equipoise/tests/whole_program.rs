@@ -42,6 +42,8 @@ mod shown;
 mod size;
 #[path = "whole/slow_clients.rs"]
 mod slow_clients;
+#[path = "whole/waiting.rs"]
+mod waiting;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,12 +1,21 @@
 //! `equipoise drain`, `undrain` and `drains`.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use equipoise_core::config::target;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::args::{Drain, Drains, Global, Undrain, Which};
+use super::progress::{Progress, Stage};
 use super::{Exit, Failure, json, print, print_json, table, watch};
-use crate::status::operate::{DrainRequest, DrainStatus, Selection, UndrainRequest};
+use crate::admin::client::ClientError;
+use crate::status::operate::{
+    DrainAnswer, DrainRequest, DrainStatus, DrainsAnswer, Selection, UndrainRequest,
+};
+
+/// From one look at drains that are waited for to the next.
+const LOOK: Duration = Duration::from_millis(250);
 
 impl Which {
     /// With the address of a backend, where one is named.
@@ -34,7 +43,11 @@ pub(super) async fn drain(global: &Global, asked: &Drain) -> Result<(), Failure>
         force: asked.force,
         wait: asked.wait,
     };
-    let answer = global.client().drain(&request).await?;
+    let answer = if asked.wait {
+        watched(global, &request).await?
+    } else {
+        global.client().drain(&request).await?
+    };
     if global.json {
         print_json(&answer)?;
     } else if asked.which.itself {
@@ -46,6 +59,59 @@ pub(super) async fn drain(global: &Global, asked: &Drain) -> Result<(), Failure>
         eprintln!("warning: {warning}");
     }
     if asked.wait { waited(&answer.drains) } else { Ok(()) }
+}
+
+/// Waits for drains, and shows meanwhile how far they have come.
+async fn watched(global: &Global, request: &DrainRequest) -> Result<DrainAnswer, ClientError> {
+    let client = global.patient_client();
+    let mut progress = Progress::new(global);
+    let mut ended = pin!(client.drain(request));
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let look = async {
+            looks.tick().await;
+            client.drains().await
+        };
+        tokio::select! {
+            answer = &mut ended => return answer,
+            // Whether the instance answers is known by the answer that is waited for.
+            Ok(DrainsAnswer { drains, .. }) = look => {
+                if let Some(stage) = stage(&drains, request) {
+                    progress.show(stage);
+                }
+            }
+        }
+    }
+}
+
+/// How far those of these drains have come that are meant; nothing where none of them goes on.
+fn stage(drains: &[DrainStatus], request: &DrainRequest) -> Option<Stage> {
+    let is_meant =
+        |drain: &&DrainStatus| request.backends.iter().any(|backend| means(backend, drain));
+    let meant: Vec<_> = drains.iter().filter(is_meant).collect();
+    let open = meant.iter().filter(|drain| drain.status == "draining");
+    let left = open.map(|drain| drain.timeout_ms.saturating_sub(drain.elapsed_ms)).max()?;
+    let flows: u64 = meant.iter().map(|drain| drain.live_flows).sum();
+    // A packet that was on its way may have opened one more.
+    let all = meant.iter().map(|drain| drain.initial_flows).sum::<u64>().max(flows);
+    Some(Stage {
+        what: "draining",
+        words: format!("{flows} of {all} flows are not over"),
+        done: all - flows,
+        all,
+        left: Some(Duration::from_millis(left)),
+    })
+}
+
+/// Whether a drain is one of those. One of a name is shown with all of its service, as nobody here knows its addresses.
+fn means(selection: &Selection, drain: &DrainStatus) -> bool {
+    let backend = selection.backend.as_deref().and_then(target::parse);
+    selection.service.as_ref().is_none_or(|service| *service == drain.service)
+        && selection.route.as_ref().is_none_or(|route| *route == drain.route)
+        && selection.host.is_none_or(|host| host == drain.backend.ip())
+        && backend.is_none_or(|backend| backend == drain.backend)
+        && !selection.itself
 }
 
 /// How a drain that was waited for has ended, as an exit code.
@@ -119,4 +185,51 @@ fn shown(drains: &[DrainStatus]) -> String {
 
 fn time(ms: u64) -> String {
     humantime::format_duration(Duration::from_millis(ms)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drain(backend: &str, status: &str, flows: [u64; 2]) -> DrainStatus {
+        let [initial_flows, live_flows] = flows;
+        serde_json::from_value(serde_json::json!({
+            "service": "web", "route": "default", "backend": backend, "status": status, "started_at": "", "elapsed_ms": 2_000,
+            "timeout_ms": 30_000, "on_timeout": "keep", "forced": false, "configured_weight": 1,
+            "initial_flows": initial_flows, "live_flows": live_flows, "closing_flows": 0,
+        }))
+        .unwrap()
+    }
+
+    fn request(backends: &[&str]) -> DrainRequest {
+        let selection = |backend: &&str| Selection {
+            service: Some("web".to_owned()),
+            backend: Some((*backend).to_owned()),
+            ..Selection::default()
+        };
+        DrainRequest {
+            backends: backends.iter().map(selection).collect(),
+            timeout: None,
+            on_timeout: None,
+            force: false,
+            wait: true,
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_summed_over_those_that_are_meant_alone() {
+        let drains = [
+            drain("10.0.0.1:80", "draining", [10, 4]),
+            drain("10.0.0.2:80", "completed", [5, 0]),
+            drain("10.0.0.3:80", "draining", [7, 7]),
+        ];
+        let stage = stage(&drains, &request(&["10.0.0.1:80", "10.0.0.2:80"])).unwrap();
+        assert_eq!((stage.words.as_str(), stage.done), ("4 of 15 flows are not over", 11));
+        assert_eq!((stage.all, stage.left), (15, Some(Duration::from_secs(28))));
+        let flows = |asked: &[&str]| super::stage(&drains, &request(asked)).map(|stage| stage.all);
+        assert_eq!(flows(&["10.0.0.2:80"]), None, "nothing of it goes on");
+        assert_eq!(flows(&["api.internal:80"]), Some(22), "a name is of the service");
+        let more = [drain("10.0.0.1:80", "draining", [1, 3])];
+        assert_eq!(super::stage(&more, &request(&["10.0.0.1:80"])).unwrap().all, 3);
+    }
 }

@@ -17,12 +17,20 @@ use crate::admin::server::AdminSocket;
 use crate::admin::{ProblemDetails, Reply};
 use crate::apply::Applier;
 use crate::dataplane::DataPlane;
+use crate::events::{Event, Kind};
 use crate::handover::{Successor, Word};
 use crate::host::Machine;
 use crate::status::UpgradeAnswer;
 
 /// How long the next process may take once everything is its own: maps are read, and programs get their places.
 const START_WITHIN: Duration = Duration::from_secs(60);
+
+/// How far another process has come that is to come in place of this one.
+pub(crate) const MAKES_READY: &str = "makes-ready";
+/// So: this one touches nothing any more.
+pub(crate) const TAKES_OVER: &str = "takes-over";
+/// So: this one goes on.
+pub(crate) const FAILED: &str = "failed";
 
 /// The next process, while it makes ready.
 #[derive(Debug)]
@@ -67,7 +75,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         match started {
             Ok(process) => {
                 let pid = process.pid();
-                tracing::info!(binary = %binary.display(), pid, "the next process makes ready");
+                let who = format!("{}, pid {}", binary.display(), pid.unwrap_or_default());
+                self.tell(Event::new(Kind::Upgrade).to(MAKES_READY).because(who));
                 self.next = Some(Next { process, binary, began: Instant::now(), reply });
             }
             // Whoever asked may be gone.
@@ -104,8 +113,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         None
     }
 
-    fn refuse(&self, reply: Reply<UpgradeAnswer>, binary: &str, reason: &str) {
-        tracing::error!(binary, reason, "the next process has not come to run; this one goes on");
+    fn refuse(&mut self, reply: Reply<UpgradeAnswer>, binary: &str, reason: &str) {
+        let event = Event::new(Kind::Upgrade).to(FAILED);
+        self.tell(event.because(format!("{binary} has not come to run: {reason}")));
         let detail =
             format!("{binary} has not come to run, and the process of before goes on: {reason}");
         drop(reply.send(Err(ProblemDetails::failed(detail))));
@@ -114,6 +124,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// Lets go of everything; answers with the version that runs then, and the flows that it still carries over.
     async fn hand_over(&mut self, next: &mut Next) -> Result<(String, u64), String> {
         self.save();
+        let why = "it has everything, and attaches its programs";
+        self.tell(Event::new(Kind::Upgrade).to(TAKES_OVER).because(why));
         // Two that read events would each have half of them.
         self.events.stop_reading();
         // Two that push would each be taken for the other.

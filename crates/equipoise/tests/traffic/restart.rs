@@ -392,7 +392,11 @@ fn a_binary_that_does_not_come_to_run_changes_nothing() {
     let drained = backends(&lab, vips()[0].1)[0].0.to_string();
     assert_eq!(balancer.ask(&["drain", "web", &drained]).0, 0);
     assert_eq!(balancer.backend("web", 0)["draining"], true);
-    assert_eq!(balancer.ask(&["upgrade", BINARY]).0, 0);
+    let (code, said) = balancer.ask(&["upgrade", BINARY]);
+    assert_eq!(code, 0, "{said}");
+    for stage in [" makes ready\n", "it has everything, and attaches its programs\n"] {
+        assert!(said.contains(stage), "{said}");
+    }
     assert_eq!(balancer.backend("web", 0)["draining"], true, "and by the next one, too");
     assert_eq!(balancer.ask(&["stop"]).0, 0);
 }

@@ -7,14 +7,14 @@ use super::*;
 use operate::{FIRST, SECOND};
 
 impl Lab {
-    fn invoked(&self, line: &str) -> Command {
+    pub(super) fn invoked(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_equipoise"));
         command.arg("--socket").arg(self.path("test.sock")).args(line.split(' '));
         command
     }
 
     /// Runs a command against this instance: its exit code, and what it says.
-    async fn command(&self, line: &str) -> (i32, String) {
+    pub(super) async fn command(&self, line: &str) -> (i32, String) {
         let mut command = self.invoked(line);
         let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
