@@ -62,6 +62,7 @@ mod interfaces;
 mod keep;
 mod limits;
 mod listing;
+mod load;
 mod loads;
 mod names;
 mod passive;
@@ -105,6 +106,7 @@ use health::Waiting;
 use history::History;
 use interfaces::Interfaces;
 use keep::Kept;
+use load::Load;
 use names::{Asking, Awaiting};
 use passive::Passive;
 use rollback::Unconfirmed;
@@ -160,6 +162,7 @@ pub struct Driver<M, P> {
     /// What traffic has said of backends.
     passive: Passive,
     counted: Counted,
+    load: Load,
     prober: Prober,
     outcomes: Outcomes,
     /// Who has asked for checks whose outcomes are not in.
@@ -392,6 +395,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.ask_for_resting_ids();
         }
         self.tell_lasting();
+        self.follow_load(now);
         self.follow_counts(now);
         if self.due.life.is_some_and(|at| at <= now) {
             self.show_life(now);

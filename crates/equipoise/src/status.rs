@@ -21,6 +21,7 @@ mod form;
 pub mod health;
 pub mod history;
 pub mod limits;
+pub mod load;
 pub mod names;
 mod number;
 mod object;
@@ -60,6 +61,9 @@ pub struct Status {
     pub interfaces: Vec<InterfaceStatus>,
     /// The flow table.
     pub flow_table: FlowTable,
+    /// How much there is now, and the most that there was.
+    #[serde(default)]
+    pub load: load::Load,
     /// The log of flows; none where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_log: Option<access_log::AccessLogStatus>,
@@ -253,7 +257,7 @@ pub struct InterfaceStatus {
 }
 
 /// The flow table.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct FlowTable {
     /// Flows that each address family's table holds.
     pub size: u64,
@@ -271,6 +275,9 @@ pub struct FlowTable {
     pub closing: u64,
     /// Flows of both families now, exact.
     pub live: u64,
+    /// How many more there is room for.
+    #[serde(default)]
+    pub headroom: load::Headroom,
     /// Bytes of memory that the tables of both families take.
     pub memory_bytes: u64,
     /// Flows that gave way to others: not confirmed, or over.

@@ -20,6 +20,8 @@ mod files;
 mod health;
 #[path = "whole/limits.rs"]
 mod limits;
+#[path = "whole/load.rs"]
+mod load;
 #[path = "whole/metrics.rs"]
 mod metrics;
 #[path = "whole/names.rs"]

@@ -6,6 +6,7 @@ use super::args::{self, Global, Services};
 use super::{Exit, Failure, change, json, table, watch};
 use equipoise_core::config::target;
 
+use crate::status::load::{Headroom, Level, Load};
 use crate::status::{
     BackendStatus, Decimal, FlowTable, Health, PassiveStatus, PoolStatus, ServiceState,
     ServiceStatus, Status,
@@ -81,6 +82,7 @@ fn write(text: &mut String, status: &Status) -> std::fmt::Result {
     }
     write_interfaces(text, status)?;
     write_flows(text, &status.flow_table)?;
+    write_load(text, &status.load)?;
     write_verdicts(text, status)
 }
 
@@ -147,6 +149,12 @@ fn write_flows(text: &mut String, flows: &FlowTable) -> std::fmt::Result {
         flows.closing,
         part(flows.closing),
     )?;
+    let Headroom { ipv4, ipv6 } = flows.headroom;
+    writeln!(
+        text,
+        "free: {} for IPv4 ({:.1} %), {} for IPv6 ({:.1} %)",
+        ipv4.free, ipv4.percent, ipv6.free, ipv6.percent
+    )?;
     let pressed: Vec<_> = flows.pressure.iter().filter(|(_, count)| **count > 0).collect();
     if pressed.is_empty() {
         return Ok(());
@@ -156,6 +164,23 @@ fn write_flows(text: &mut String, flows: &FlowTable) -> std::fmt::Result {
         table.add_row([name.clone(), count.to_string()]);
     }
     writeln!(text, "{table}")
+}
+
+fn write_load(text: &mut String, load: &Load) -> std::fmt::Result {
+    let head = format!("MOST SINCE {}", load.since);
+    let mut table = table(&["LOAD", "NOW", &head, "AT"]);
+    let mut row = |name: String, level: &Level| {
+        let at = level.peak_at.clone().unwrap_or_else(|| "-".to_owned());
+        table.add_row([name, level.now.to_string(), level.peak.to_string(), at]);
+    };
+    row("new flows/s".to_owned(), &load.new_flows_per_second);
+    row("packets/s".to_owned(), &load.packets_per_second);
+    row("bytes/s".to_owned(), &load.bytes_per_second);
+    row("live flows".to_owned(), &load.live_flows);
+    for service in &load.services {
+        row(format!("live flows of {}", service.name), &service.live_flows);
+    }
+    writeln!(text, "\n{table}")
 }
 
 fn write_service(text: &mut String, service: &ServiceStatus) -> std::fmt::Result {

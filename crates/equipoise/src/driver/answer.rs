@@ -20,6 +20,7 @@ use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::KernelError;
 use crate::host::Machine;
 use crate::metrics::FlowSummary;
+use crate::status::load::{Headroom, Room};
 use crate::status::{
     BackendStatus, ConfigStatus, Counters, Decimal, FlowEvents, FlowTable, Health, ListenStatus,
     Observing, PassiveStatus, PoolStatus, ServiceState, ServiceStatus, Status,
@@ -95,6 +96,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     fn status(&mut self) -> Result<Status, KernelError> {
         self.sample_flows()?;
         let counted = self.count()?;
+        let load = self.load();
         let flows = self.flows.as_ref();
         let pressed = |kinds: &[Pressure]| -> u64 {
             kinds.iter().filter_map(|kind| counted.pressure.get(kind.name())).sum()
@@ -103,6 +105,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let occupancy = self.plane.occupancy();
         let tally = self.events.tally();
         let reasons = self.reasons();
+        let [v4, v6] =
+            occupancy.by_family.map(|live| Room::of(self.plane.max_flows().into(), live));
         let services = self.state.services();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -129,6 +133,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 established: flows.map_or(0, |f| f.established),
                 closing: flows.map_or(0, |f| f.closing),
                 live: occupancy.live,
+                headroom: Headroom { ipv4: v4, ipv6: v6 },
                 memory_bytes: occupancy.memory,
                 evicted: pressed(&[Pressure::EvictedUnconfirmed, Pressure::EvictedClosing]),
                 refused: pressed(&[
@@ -143,6 +148,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     lost: tally.lost + counted_lost,
                 },
             },
+            load,
             access_log: self.access_log.status(),
             verdicts: counted.verdicts,
             hooks: counted.hooks,

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::Driver;
 use super::clock::millis;
 use super::events::{Ended, Tally};
+use super::load;
 use super::trouble::Topic;
 use crate::admin::ProblemDetails;
 use crate::dataplane::DataPlane;
@@ -100,6 +101,9 @@ struct Kept {
     written: Written,
     dropped: Dropped,
     backends: Vec<KeptBackend>,
+    /// The most that there was; none where a process before has not looked for it.
+    #[serde(default)]
+    load: Option<load::Kept>,
     /// What workers that take up connections have moved.
     #[serde(default)]
     streams: Vec<crate::stream::Kept>,
@@ -219,6 +223,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.exporter.restore(&kept.failures);
         self.access_log.restore(kept.written, kept.dropped);
         self.streams.mirror().restore(&kept.streams);
+        if let Some(load) = &kept.load {
+            self.restore_load(load);
+        }
         for backend in &kept.backends {
             let Some(key) = backend.key().filter(|key| self.state.backend_id(key).is_some()) else {
                 continue;
@@ -270,6 +277,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             written,
             dropped,
             backends: keys.iter().map(backend).collect(),
+            load: Some(self.kept_load()),
             streams: self.streams.mirror().kept(),
         };
         let path = file(&self.state_file);

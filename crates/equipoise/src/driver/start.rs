@@ -27,6 +27,7 @@ use super::health::in_words;
 use super::history::History;
 use super::interfaces::{self, Interfaces};
 use super::keep::Kept;
+use super::load::Load;
 use super::names::look_up_first;
 use super::passive::Passive;
 use super::streams;
@@ -207,6 +208,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     streams: begun.streams,
                     passive: Passive::new(),
                     counted: Counted::default(),
+                    load: Load::since(begun.clock.now()),
                     prober: running.prober,
                     outcomes: running.outcomes,
                     waiting: Vec::new(),

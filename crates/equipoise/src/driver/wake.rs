@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::counts::KEEP;
+use super::load::EACH;
 
 /// News come in bursts: a link that goes up is followed by its addresses and routes.
 pub(super) const BURST: Duration = Duration::from_millis(20);
@@ -36,6 +37,8 @@ pub(super) struct Due {
     pub(super) sweep: Instant,
     /// What is counted is written for the next process.
     pub(super) counts: Instant,
+    /// A sample of how much there is.
+    pub(super) load: Instant,
     /// Where weights follow live flows: when these are counted again.
     pub(super) loads: Option<Instant>,
     /// Names: when something of them is to be done that is not a look-up.
@@ -101,6 +104,7 @@ impl Due {
             resting: now + RESTING,
             sweep: now + SWEEP,
             counts: now + KEEP,
+            load: now + EACH,
             loads: None,
             names: None,
             denials: Some(now),
@@ -125,6 +129,7 @@ impl Due {
             Some(self.resting),
             Some(self.sweep),
             Some(self.counts),
+            Some(self.load),
             self.loads,
             self.names,
             self.denials,
