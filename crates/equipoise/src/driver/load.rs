@@ -19,7 +19,7 @@ use crate::host::Machine;
 use crate::status::load::{self, Level, ServiceLoad};
 
 /// From one sample to the next.
-pub(super) const EACH: Duration = Duration::from_secs(1);
+const EACH: Duration = Duration::from_secs(1);
 /// Sampling takes a hundredth of the time at most, however many services there are.
 const PART: u32 = 100;
 
@@ -141,8 +141,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.due.load = now + EACH.max(began.elapsed() * PART);
     }
 
-    /// Flows that are live now may be more than there ever were; how many are of which service.
-    fn note_live(&mut self) -> BTreeMap<u32, u64> {
+    /// Flows that are live now may be more than there ever were; how many there are in the tables, and of which service.
+    fn note_live(&mut self) -> (u64, BTreeMap<u32, u64>) {
         let planned = self.state.planned();
         let mut services: BTreeMap<u32, u64> =
             planned.service_holders.keys().map(|id| (*id, 0)).collect();
@@ -151,13 +151,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 *sum += self.live_flows(*id);
             }
         }
-        self.load.take_live(self.plane.occupancy().live, &services, self.clock.now());
-        services
+        let all = self.plane.occupancy().live;
+        self.load.take_live(all, &services, self.clock.now());
+        (all, services)
     }
 
     /// How much there is, as answers have it.
     pub(super) fn load(&mut self) -> load::Load {
-        let live = self.note_live();
+        let (all, live) = self.note_live();
         let (of, clock) = (&self.load, &self.clock);
         let Load { now, peaks, .. } = of;
         let service = |view: &ServiceView<'_>| {
@@ -168,7 +169,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         };
         load::Load {
             since: clock.written(of.since),
-            live_flows: peaks.live.level(self.plane.occupancy().live, clock),
+            live_flows: peaks.live.level(all, clock),
             new_flows_per_second: peaks.flows.level(now.flows, clock),
             packets_per_second: peaks.packets.level(now.packets, clock),
             bytes_per_second: peaks.bytes.level(now.bytes, clock),

@@ -8,7 +8,6 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::counts::KEEP;
-use super::load::EACH;
 
 /// News come in bursts: a link that goes up is followed by its addresses and routes.
 pub(super) const BURST: Duration = Duration::from_millis(20);
@@ -104,7 +103,7 @@ impl Due {
             resting: now + RESTING,
             sweep: now + SWEEP,
             counts: now + KEEP,
-            load: now + EACH,
+            load: now,
             loads: None,
             names: None,
             denials: Some(now),

@@ -146,6 +146,16 @@ fn backends_are_watched_and_drained_on_a_terminal() {
     terminal.press("q");
     let ended = || terminal.tmux(&["display-message", "-p", "#{pane_dead} #{pane_dead_status}"]);
     wait_until(DEADLINE, "its end", || ended() == "1 0\n").unwrap();
+    let peaks = || {
+        let told = balanced.balancer.status()["load"].clone();
+        let of = ["live_flows", "new_flows_per_second", "packets_per_second", "bytes_per_second"];
+        of.map(|name| told[name]["peak"].as_u64().unwrap())
+    };
+    let is_any = || peaks().iter().all(|peak| *peak > 0);
+    wait_until(DEADLINE, "the most that there was", is_any).unwrap();
+    let peaks = peaks();
+    // A connection is several packets, and each of them more than ten bytes.
+    assert!(peaks[2] > peaks[1] && peaks[3] > 10 * peaks[2], "{peaks:?}");
     let tally = load.stop();
     assert_eq!(tally.failed(), 0, "{:?}", tally.failures);
 }
