@@ -45,7 +45,7 @@ pub use admin::Admin;
 pub use changes::{
     Change, Changes, Denial, NewBackend, RateChange, RateKey, RateOf, ServiceChange,
 };
-pub use check::keys;
+pub use check::{keys, nearest::nearest};
 pub use convert::{Converted, Ignored, convert, from_json, write};
 pub use delivery::{Delivery, Mode, MssClamp};
 pub use file::Format;

@@ -28,6 +28,7 @@ mod events;
 mod explain;
 mod flows;
 mod health;
+mod help;
 mod hidden;
 mod history;
 mod import;
@@ -97,20 +98,27 @@ pub struct Failure {
     exit: Exit,
     /// What is left to be said.
     message: Option<String>,
+    /// What to do next.
+    help: Option<String>,
 }
 
 impl Failure {
     fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: Some(message.into()) }
+        Self { exit, message: Some(message.into()), help: None }
     }
 
     fn failed(error: impl Into<anyhow::Error>) -> Self {
         Self::new(Exit::Failed, error.into().to_string())
     }
 
+    /// With what to do next.
+    fn with_help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
+    }
+
     /// All has been said already.
     fn said(exit: Exit) -> Self {
-        Self { exit, message: None }
+        Self { exit, message: None, help: None }
     }
 }
 
@@ -128,7 +136,8 @@ impl From<ClientError> for Failure {
                 _ => Exit::Failed,
             },
         };
-        Self::new(exit, error.to_string())
+        let failure = Self::new(exit, error.to_string());
+        Self { help: help::of(&error), ..failure }
     }
 }
 
@@ -148,9 +157,12 @@ pub fn main() -> ExitCode {
     log(&arguments);
     match execute(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure { exit, message }) => {
+        Err(Failure { exit, message, help }) => {
             if let Some(message) = message {
                 eprintln!("error: {message}");
+            }
+            if let Some(help) = help {
+                eprintln!("  help: {help}");
             }
             ExitCode::from(exit as u8)
         }

@@ -16,6 +16,7 @@ pub mod driver;
 pub mod events;
 pub mod handover;
 pub mod host;
+mod known;
 pub mod log;
 pub mod metrics;
 pub mod privileges;

@@ -22,6 +22,10 @@ pub struct ProblemDetails {
     pub status: u16,
     /// This problem in words.
     pub detail: String,
+    /// What to do next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub help: Option<Box<str>>,
     /// All problems of a configuration.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<ConfigError>,
@@ -117,6 +121,12 @@ impl ProblemDetails {
         Self { detail, errors, ..self }
     }
 
+    /// With what to do next.
+    #[must_use]
+    pub fn with_help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into().into()), ..self }
+    }
+
     /// Whether it is a problem of this kind.
     pub fn is_of(&self, kind: &str) -> bool {
         self.kind.strip_prefix(KINDS) == Some(kind)
@@ -193,6 +203,7 @@ impl ProblemDetails {
             title: status.canonical_reason().unwrap_or(kind).to_owned(),
             status: status.as_u16(),
             detail: detail.into(),
+            help: None,
             errors: Vec::new(),
         }
     }

@@ -7,7 +7,7 @@ use equipoise_core::config::{Checked, Config, Problem};
 use serde::Serialize;
 
 use super::args::{Check, Global};
-use super::source::Text;
+use super::source::{Text, Unreadable};
 use super::{Exit, Failure, print, print_json, report};
 use crate::admin::problem::ConfigError;
 use crate::config_file;
@@ -99,5 +99,13 @@ fn file(global: &Global, file: Option<&PathBuf>) -> Result<PathBuf, Failure> {
 }
 
 pub(super) fn read(path: &Path) -> Result<Text, Failure> {
-    Text::read(path).map_err(|error| Failure::new(Exit::Usage, error.to_string()))
+    Text::read(path).map_err(|error| {
+        let failure = Failure::new(Exit::Usage, error.to_string());
+        match error {
+            Unreadable::Missing(_) => failure.with_help(
+                "a file is named by its path, or by -c; `equipoise run -i IFACE -p PORT -t ADDR:PORT` needs none",
+            ),
+            _ => failure,
+        }
+    })
 }

@@ -125,7 +125,9 @@ fn waited(drains: &[DrainStatus]) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Failed, "the drain was cancelled"));
     }
     if is("timeout") {
-        return Err(Failure::new(Exit::InVain, "flows were left when the time was up"));
+        let help = "`equipoise flows --backend BACKEND` lists them; `--on-timeout reset` would have ended them";
+        let failure = Failure::new(Exit::InVain, "flows were left when the time was up");
+        return Err(failure.with_help(help));
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use super::args::{self, Global, Services};
 use super::{Exit, Failure, change, json, table, watch};
 use equipoise_core::config::target;
 
+use crate::known::there_are;
 use crate::status::load::{Headroom, Level, Load};
 use crate::status::{
     BackendStatus, Decimal, FlowTable, Health, PassiveStatus, PoolStatus, ServiceState,
@@ -25,11 +26,13 @@ pub(super) async fn services(global: &Global, asked: &Services) -> Result<(), Fa
     watch::show(asked.watch, async || {
         let mut services = global.client().status().await?.services;
         if let Some(name) = &asked.service {
-            services.retain(|service| service.name == *name);
-            if services.is_empty() {
+            if services.iter().all(|service| service.name != *name) {
                 let message = format!("there is no service {name:?}");
-                return Err(Failure::new(Exit::NotFound, message));
+                let known = services.iter().map(|service| &*service.name);
+                let help = there_are("services", name, known);
+                return Err(Failure::new(Exit::NotFound, message).with_help(help));
             }
+            services.retain(|service| service.name == *name);
         }
         if global.json {
             return json(&services);

@@ -40,7 +40,8 @@ pub(super) async fn wait(global: &Global, asked: &Wait) -> Result<(), Failure> {
             let message = format!(
                 "{healthy} backends of service {service} are healthy after {after}, not {wanted}"
             );
-            return Err(Failure::new(Exit::InVain, message));
+            let help = format!("`equipoise health {service}` says why the others are not");
+            return Err(Failure::new(Exit::InVain, message).with_help(help));
         }
         sleep(PAUSE).await;
     }

@@ -49,7 +49,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         }
         if !is_any {
             let message = format!("service {:?} has no breakers", request.service);
-            return Err(ProblemDetails::not_found(message));
+            let help = "`breaker` of the service, or of the settings, gives it some; `equipoise drain` takes a backend out by hand";
+            return Err(ProblemDetails::not_found(message).with_help(help));
         }
         self.settle_maps().map_err(ProblemDetails::failed)?;
         Ok(keys.iter().filter_map(|key| self.breaker_status(key)).collect())

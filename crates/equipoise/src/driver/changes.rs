@@ -17,6 +17,7 @@ use crate::admin::{Configure, ProblemDetails};
 use crate::config_file::Base;
 use crate::dataplane::DataPlane;
 use crate::host::Machine;
+use crate::known::there_are;
 use crate::status::change::{
     AddRequest, ReloadAnswer, ReloadRequest, RuntimeChange, WeightRequest,
 };
@@ -94,17 +95,22 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let AddRequest { address: backend, weight, route, max_flows, backup } = request;
         let address = target::parse(backend).ok_or_else(|| {
             ProblemDetails::unprocessable(format!("{backend:?} is no address with a port"))
+                .with_help("an address and a port are such as 10.0.0.1:8080 or [2001:db8::1]:8080")
         })?;
         let found = self.service(service)?;
         let route = route.as_deref().filter(|route| *route != DEFAULT_ROUTE);
         let is_there = |name: &str| found.all_routes().any(|route| Route::name(route) == name);
         if let Some(name) = route.filter(|name| !is_there(name)) {
             let message = format!("service {service:?} has no route {name:?}");
-            return Err(ProblemDetails::not_found(message));
+            let routes = found.all_routes().map(Route::name).chain([DEFAULT_ROUTE]);
+            let help = there_are("routes", name, routes);
+            return Err(ProblemDetails::not_found(message).with_help(help));
         }
         let key = BackendKey { service: service.into(), route: route.map(Into::into), address };
         if !self.all_backends(|other| *other == key).is_empty() {
-            return Err(ProblemDetails::conflict(format!("there is already {}", in_words(&key))));
+            let problem = ProblemDetails::conflict(format!("there is already {}", in_words(&key)));
+            let help = format!("`equipoise weight {service} {backend} N` gives it another weight");
+            return Err(problem.with_help(help));
         }
         let mut changes = self.written.changes.clone();
         let new = NewBackend { weight: *weight, max_flows: *max_flows, backup: *backup };
@@ -128,11 +134,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let written: BTreeSet<_> =
             BackendKey::all(self.state.written()).map(|(key, _)| key).collect();
         if let Some(key) = keys.iter().find(|key| !written.contains(key)) {
-            let message = format!(
-                "{} comes of a name: its weight is in the file, and so is the name",
-                in_words(key)
-            );
-            return Err(ProblemDetails::conflict(message));
+            let message = format!("{} comes of a name, of which the file tells", in_words(key));
+            let help = "change the name's entry in the file, and `equipoise reload`";
+            return Err(ProblemDetails::conflict(message).with_help(help));
         }
         Ok(keys)
     }

@@ -72,7 +72,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if !drained.is_empty() {
             // Nothing is begun where not all can be.
             let message = format!("already drained: {}", drained.join(", "));
-            return Err(ProblemDetails::conflict(message));
+            let help = "`equipoise drains` shows how far that is, and `equipoise undrain` ends it";
+            return Err(ProblemDetails::conflict(message).with_help(help));
         }
         let lacking = self.lacking();
         for key in &keys {
@@ -128,7 +129,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             ended.push(status);
         }
         if ended.is_empty() {
-            return Err(ProblemDetails::not_found("it is not drained"));
+            let help = "`equipoise drains` lists what is";
+            return Err(ProblemDetails::not_found("it is not drained").with_help(help));
         }
         self.follow_drains()?;
         // Who gets its share bit by bit gets more soon.

@@ -15,6 +15,7 @@ use crate::admin::{ProblemDetails, Reply};
 use crate::dataplane::kernel::{Entry, Explained, Input, KernelError};
 use crate::dataplane::{DataPlane, Explainer};
 use crate::host::{Machine, Way};
+use crate::known::there_are;
 use crate::status::explain::{Addresses, ExplainAnswer, ExplainRequest, HookAnswer, hex, packet};
 use crate::stream::table::Table;
 use crate::stream::would;
@@ -119,9 +120,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     fn interface(&self, asked: Option<&str>) -> Result<String, ProblemDetails> {
         if let Some(name) = asked {
             if !self.reading.devices.contains_key(name) {
-                return Err(ProblemDetails::unprocessable(format!(
-                    "there is no interface {name:?}"
-                )));
+                let devices = self.reading.devices.keys().map(String::as_str);
+                let message = format!("there is no interface {name:?}");
+                let help = there_are("interfaces", name, devices);
+                return Err(ProblemDetails::unprocessable(message).with_help(help));
             }
             return Ok(name.to_owned());
         }

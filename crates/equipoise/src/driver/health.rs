@@ -162,7 +162,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             let targets: Vec<_> = keys.iter().filter_map(|key| self.state.check_now(key)).collect();
             if targets.is_empty() {
                 let message = format!("backend {} has no health check", name.backend);
-                return Err(ProblemDetails::unprocessable(message));
+                let help = format!(
+                    "`health-check` of its service gives it one; `equipoise probe tcp {0}` checks once, and `equipoise health set {1} {0} down` \
+                     says how it is by hand",
+                    name.backend, name.service
+                );
+                return Err(ProblemDetails::unprocessable(message).with_help(help));
             }
             Ok((keys, targets))
         });

@@ -130,7 +130,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let mut changes = self.written.changes.clone();
         if !changes.allow_again(denial) {
             let message = format!("{denial} has not been denied since the file was read");
-            return Err(ProblemDetails::not_found(message));
+            let help = "`equipoise deny list` shows what has been; what the file denies is let in again there";
+            return Err(ProblemDetails::not_found(message).with_help(help));
         }
         self.change(changes, format!("{denial} is no longer denied")).await
     }

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use super::Driver;
 use super::answer::unreadable;
+use super::select::no_service;
 use crate::admin::{Listed, Page, ProblemDetails};
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::{Farewell, FlowRow};
@@ -146,7 +147,7 @@ pub(super) fn names<'a>(services: &[ServiceView<'a>]) -> BTreeMap<u32, &'a str> 
 
 pub(super) fn service_id(names: &BTreeMap<u32, &str>, wanted: &str) -> Result<u32, ProblemDetails> {
     let found = names.iter().find(|(_, name)| **name == wanted).map(|(id, _)| *id);
-    found.ok_or_else(|| ProblemDetails::not_found(format!("there is no service {wanted:?}")))
+    found.ok_or_else(|| no_service(wanted, names.values().copied()))
 }
 
 fn backend(text: &str) -> Result<SocketAddr, ProblemDetails> {

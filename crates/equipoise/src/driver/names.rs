@@ -22,6 +22,7 @@ use crate::admin::{Configure, ProblemDetails, Reply};
 use crate::dataplane::DataPlane;
 use crate::events::{Event, Kind};
 use crate::host::Machine;
+use crate::known::there_are;
 use crate::resolver::{Answers, Resolver};
 use crate::status::change::{ReloadAnswer, ReloadRequest};
 use crate::status::history::Author;
@@ -252,7 +253,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let names = self.state.names().iter().map(|(name, _)| name);
         let all: Vec<_> = names.filter(|name| is_meant(name)).cloned().collect();
         if all.is_empty() {
+            let known: Vec<_> = self.state.names().iter().map(|(name, _)| name.text()).collect();
+            let help = there_are("names", &text, known.iter().map(|name| &**name));
             let problem = ProblemDetails::not_found(format!("no service has the name {text:?}"));
+            let problem = problem.with_help(help);
             // Whoever asked may be gone.
             drop(reply.send(Err(problem)));
             return;

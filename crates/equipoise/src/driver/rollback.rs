@@ -137,7 +137,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     pub(super) fn confirm(&mut self) -> Result<ConfirmAnswer, ProblemDetails> {
         self.due.confirmation = None;
         if self.unconfirmed.take().is_none() {
-            return Err(ProblemDetails::conflict("there is nothing to be confirmed"));
+            let help = "only what `equipoise reload --confirm TIME` has taken waits for that; `equipoise history` shows what became of it";
+            return Err(
+                ProblemDetails::conflict("there is nothing to be confirmed").with_help(help)
+            );
         }
         self.forget_names();
         tracing::info!(generation = self.generation.number, "confirmed");

@@ -6,6 +6,7 @@ use equipoise_core::config::ServiceChange;
 use serde_json::Value;
 
 use super::Driver;
+use super::select::no_service;
 use crate::admin::{Existing, ProblemDetails};
 use crate::dataplane::DataPlane;
 use crate::host::Machine;
@@ -37,7 +38,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     ) -> Result<ReloadAnswer, ProblemDetails> {
         let services = &self.state.written().services;
         if !services.iter().any(|service| service.name == name) {
-            return Err(ProblemDetails::not_found(format!("there is no service {name:?}")));
+            return Err(no_service(name, services.iter().map(|service| &*service.name)));
         }
         let mut changes = self.written.changes.clone();
         changes.set_service(name, ServiceChange::Removed);

@@ -13,6 +13,7 @@ use super::trouble::Topic;
 use crate::admin::{OfPools, ProblemDetails};
 use crate::dataplane::DataPlane;
 use crate::host::Machine;
+use crate::known::there_are;
 use crate::status::Decimal;
 use crate::status::pool::{BackendShare, PoolShares};
 
@@ -29,7 +30,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if told.is_empty() {
             let route = route.as_deref().unwrap_or(DEFAULT_ROUTE);
             let message = format!("service {service:?} has no route {route:?}");
-            return Err(ProblemDetails::not_found(message));
+            let routes = views.iter().filter(|view| view.service.name == *service);
+            let routes = routes.flat_map(|view| &view.pools).map(name);
+            let help = there_are("routes", route, routes);
+            return Err(ProblemDetails::not_found(message).with_help(help));
         }
         Ok(told)
     }

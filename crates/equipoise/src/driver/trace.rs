@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::Driver;
+use super::select::no_service;
 use super::trouble::Topic;
 use crate::admin::ProblemDetails;
 use crate::dataplane::DataPlane;
@@ -55,7 +56,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     ) -> Result<mpsc::Receiver<TracedPacket>, ProblemDetails> {
         self.follow_trace().await;
         if self.onlooker.is_some() {
-            return Err(ProblemDetails::conflict("somebody else is told of packets already"));
+            let problem = ProblemDetails::conflict("somebody else is told of packets already");
+            return Err(problem.with_help("end the other `equipoise trace` or `capture` first"));
         }
         let wanted = self.wanted_packets(filter)?;
         let source = self.plane.trace(Some(&wanted)).map_err(|error| {
@@ -130,7 +132,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if let Some(name) = &filter.service {
             let services = self.state.services();
             let service = services.iter().find(|view| view.service.name == *name);
-            let missing = || ProblemDetails::not_found(format!("there is no service {name:?}"));
+            let missing = || no_service(name, services.iter().map(|view| &*view.service.name));
             let id = service.ok_or_else(missing)?.id;
             wanted.service = u64::from(id.ok_or_else(missing)?) + 1;
         }

@@ -61,12 +61,12 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// Starts another binary, to come after this process.
     pub(super) fn upgrade(&mut self, binary: PathBuf, reply: Reply<UpgradeAnswer>) {
         let started = if self.next.is_some() {
-            Err(ProblemDetails::conflict("another binary is being started already"))
+            Err(ProblemDetails::conflict("another binary is being started already")
+                .with_help("`equipoise events --follow` tells what becomes of that"))
         } else if self.unconfirmed.is_some() {
             // The next process would know of no way back.
-            let message =
-                "the configuration waits to be confirmed: confirm it, or wait until it goes back";
-            Err(ProblemDetails::conflict(message))
+            Err(ProblemDetails::conflict("the configuration waits to be confirmed")
+                .with_help("`equipoise confirm`, or wait until it goes back"))
         } else {
             Successor::start(&binary, self.other_file()).map_err(|error| {
                 ProblemDetails::unprocessable(format!("starting {}: {error}", binary.display()))

@@ -322,7 +322,7 @@ BACKEND is the address and port of a backend as the configuration writes them: `
 
 Answers go to standard output, all else to standard error. With `--json` an answer is one JSON value, or with `--watch` and `--follow` one after the other. What is waited for (`drain --wait`,
 `upgrade`) shows meanwhile how far it has come: a bar on a terminal, elsewhere a line when that has changed, one a second at most; nothing with `--json`. Colours are for terminals, and for none
-where `NO_COLOR` is set.
+where `NO_COLOR` is set. An error is followed by what to do next (`help:`), where that is known; in the admin API that is `help` of the problem.
 
 An instance that hangs is not waited for: questions have 10 s to be answered, what is to be done and `flows` 60 s. What takes its time by its nature (`drain --wait`, `wait`, `upgrade`, `events`, `trace`,
 `capture`, `top-talkers`, `health check`) has all the time in the world, or that which it is given; `top` says for how long there has been no answer.

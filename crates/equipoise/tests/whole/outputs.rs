@@ -207,6 +207,24 @@ fn every_exit_code_is_that_of_a_recorded_line() {
     assert_eq!(met, documented.into_iter().chain([0]).collect());
 }
 
+#[test]
+fn every_recorded_error_says_what_to_do_next() {
+    // In the sentence itself: what is allowed, which flags there are, what it is for.
+    const ITSELF: [&str; 3] = ["(allowed: ", ": --", ": that is what"];
+    for (scene, _) in scenes() {
+        for entry in fs::read_dir(tests().join("outputs").join(scene)).unwrap() {
+            let path = entry.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap();
+            let lines: Vec<_> = text.lines().collect();
+            for (at, line) in lines.iter().enumerate().filter(|(_, l)| l.starts_with("! error: ")) {
+                let is_said = ITSELF.iter().any(|part| line.contains(part));
+                let is_helped = lines[at + 1].trim_start_matches(['!', ' ']).starts_with("help: ");
+                assert!(is_said || is_helped, "{}: {line}", path.display());
+            }
+        }
+    }
+}
+
 impl Lab {
     /// Starts what hears no signals: other tests of this process send some. It ends when its handle is dropped.
     async fn start_deaf(text: &str) -> (TestDriver, Self, EndHandle) {

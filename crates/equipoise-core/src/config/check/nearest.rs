@@ -2,7 +2,7 @@
 
 /// The nearest of some words, if one is near: a letter in three may be wrong, missing, too much or
 /// swapped with its neighbour, or the end may be missing.
-pub(in crate::config) fn nearest<'w>(word: &str, known: &[&'w str]) -> Option<&'w str> {
+pub fn nearest<'w>(word: &str, known: &[&'w str]) -> Option<&'w str> {
     if word.len() > LONGEST {
         return None;
     }
