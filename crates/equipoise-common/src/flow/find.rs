@@ -1,8 +1,8 @@
 //! Looking a five-tuple up: the one thing that every packet does.
 //!
-//! The way that the key prefers is looked at first, and its neighbour in memory; one of the two nearly always has the
-//! entry. The tags of the header lead to the others, and to the second set only where entries have had to go there.
-//! Answers with a position; whether the flow is past its time is for [`is_expired`].
+//! The way that the key prefers is looked at first; it nearly always has the entry. The tags of the
+//! header lead to the others, and to the second set only where entries have had to go there. Answers
+//! with a position; whether the flow is past its time is for [`is_expired`].
 
 use super::entry::{Meta, last_seen, matches};
 use super::set::{Position, Set, Storage, Way, at, position};
@@ -24,7 +24,7 @@ pub fn find<const SLOT: usize, S: Storage<SLOT>>(
 pub enum Expected {
     /// The key, where it prefers to be: nothing else is touched.
     There,
-    /// Nothing: the header, which tells so, is fetched from memory together with the ways.
+    /// Nothing: the header, which tells so, is fetched from memory together with the way.
     Nothing,
 }
 
@@ -42,9 +42,6 @@ pub fn find_as<const SLOT: usize, S: Storage<SLOT>>(
     }
     if matches(set.row(way.row), key) {
         return position(way.first, way.row);
-    }
-    if matches(set.row(way.beside()), key) {
-        return position(way.first, way.beside());
     }
     // Not by a call, which costs as much again: a new flow is looked for four times.
     if !set.may_have(way.tag) && set.spilled() == 0 {

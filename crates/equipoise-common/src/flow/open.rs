@@ -9,7 +9,7 @@ use super::count::{Live, Refused};
 use super::end::{Evicted, is_usable, take};
 use super::entry::{At, Meta, flag, pair, ports};
 use super::find::find;
-use super::set::{FIRST_CHOICE, Position, Storage, WAYS, Way, beside, position};
+use super::set::{FIRST_CHOICE, Position, Storage, WAYS, Way, position};
 use super::state::State;
 use super::word::Word;
 use crate::key::{FiveTuple, UDP};
@@ -329,12 +329,10 @@ fn choose_for<const SLOT: usize, S: Storage<SLOT>>(
     let Way { first, second, row, .. } = *way;
     if let Some(set) = table.set(first)
         && set.used() < FIRST_CHOICE
+        && set.tag(row) == 0
+        && is_usable(set.row(row), now)
     {
-        for row in [row, beside(row)] {
-            if set.tag(row) == 0 && is_usable(set.row(row), now) {
-                return position(first, row);
-            }
-        }
+        return position(first, row);
     }
     let second_is = if held.has(way.second) { Wanted::HELD } else { Wanted::MAY_LOCK };
     let chosen = table.choose(&Wanted { first, second, row, second_is, now });
@@ -407,7 +405,7 @@ pub fn choose<const SLOT: usize, S: Storage<SLOT>>(table: &S, wanted: &Wanted) -
     in_first
 }
 
-/// A row of a set that can be claimed, or 0; the preferred one if possible, or else the one beside it.
+/// A row of a set that can be claimed, or 0; the preferred one if possible.
 #[inline(always)]
 pub fn usable<const SLOT: usize, S: Storage<SLOT>>(
     table: &S,
@@ -416,10 +414,8 @@ pub fn usable<const SLOT: usize, S: Storage<SLOT>>(
     now: u32,
 ) -> u32 {
     let Some(set) = table.set(index) else { return 0 };
-    for row in [preferred, beside(preferred)] {
-        if set.tag(row) == 0 && is_usable(set.row(row), now) {
-            return row;
-        }
+    if set.tag(preferred) == 0 && is_usable(set.row(preferred), now) {
+        return preferred;
     }
     let mut row = 1;
     while row <= WAYS {

@@ -1,8 +1,8 @@
 //! Sets of slots: how a table is laid out in memory, and how a key leads to a place in it.
 //!
 //! A set is 16 rows of one slot's size: a header and 15 ways. A key has two sets that it may be in, and
-//! in the first of them one way that it prefers, where it is mostly found at once, or else beside it: processors
-//! fetch lines from memory in such pairs. Tags in the header lead to the others. The hash is keyed by a
+//! in the first of them one way that it prefers, where it is nearly always found at once. Tags in the
+//! header lead to the others, so that a look-up that fails touches two lines. The hash is keyed by a
 //! secret of the instance, so that nobody outside can choose packets that meet in one set.
 
 use super::count::Live;
@@ -308,23 +308,11 @@ impl Way {
         Self {
             first: slot(hash, sets),
             second: slot(mix(hash, seed), sets),
-            // One of 2 to 15, which are pairs. Not scaled by a multiplication: the verifier would not see its bound.
-            row: if low & 14 == 0 { low >> 4 & 15 | 2 } else { low & 15 },
+            // Not scaled to 1..=15 by a multiplication: the verifier would not see its bound.
+            row: if low & 15 == 0 { low >> 4 & 14 | 1 } else { low & 15 },
             tag: if tag == 0 { 1 } else { tag },
         }
     }
-
-    /// The row that it prefers next: the neighbour of the first in an aligned pair.
-    #[inline(always)]
-    pub fn beside(&self) -> u32 {
-        beside(self.row)
-    }
-}
-
-/// The neighbour of a preferred row.
-#[inline(always)]
-pub(super) const fn beside(row: u32) -> u32 {
-    row ^ 1
 }
 
 /// The hash of a key, of no use to whoever does not know the seed.
