@@ -133,10 +133,12 @@ fn words(expression: &str) -> Vec<String> {
 }
 
 /// Functions, units and the like of the language.
-const LANGUAGE: [&str; 12] = [
+const LANGUAGE: [&str; 14] = [
     "sum",
     "by",
     "on",
+    "offset",
+    "unless",
     "rate",
     "increase",
     "histogram_quantile",

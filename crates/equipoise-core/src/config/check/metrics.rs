@@ -73,5 +73,21 @@ mod tests {
             assert_eq!(problems.len(), 1, "{problems:?}");
         }
         assert!(read("[settings.metrics]\npath = '/{x}'").is_err());
+        let both = |admin: &str, metrics: &str| {
+            read(&format!(
+                "[settings.admin]\nlisten = '{admin}'\n[settings.metrics]\nlisten = '{metrics}'"
+            ))
+        };
+        for (admin, metrics) in [
+            ("127.0.0.1:9090", "127.0.0.1:9090"),
+            ("127.0.0.1:9090", "0.0.0.0:9090"),
+            ("[::1]:1", "[::]:1"),
+        ] {
+            let problems = both(admin, metrics).unwrap_err();
+            let told = format!("the admin API listens on {admin} already");
+            assert!(problems.len() == 1 && problems[0].contains(&told), "{problems:?}");
+        }
+        assert!(both("127.0.0.1:9091", "0.0.0.0:9090").is_ok());
+        assert!(both("[::1]:9090", "127.0.0.1:9090").is_ok());
     }
 }

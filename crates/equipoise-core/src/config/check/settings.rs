@@ -1,5 +1,6 @@
 //! The keys of `[settings]`.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use super::health::{self, CheckDraft};
@@ -71,6 +72,17 @@ pub(super) fn settings(report: &mut Report<'_>, at: &At<'_>) -> Settings {
     }
     settings.admin = fields.get("admin").map(|at| admin::admin(report, &at));
     settings.metrics = fields.get("metrics").map(|at| metrics::metrics(report, &at));
+    if let (Some(admin), Some(metrics)) = (&settings.admin, &settings.metrics)
+        && meet(admin.listen, metrics.listen)
+        && let Some(at) = fields.get("metrics")
+    {
+        let message = format!("the admin API listens on {} already", admin.listen);
+        report.problem(
+            &at.place,
+            message,
+            "another port, or another address; the API has the metrics, too",
+        );
+    }
     settings.otlp = fields.get("otlp").and_then(|at| otlp::otlp(report, &at));
     let access_log = fields.get("access-log");
     settings.access_log = access_log.map(|at| log::access_log(report, &at, settings.events));
@@ -81,6 +93,14 @@ pub(super) fn settings(report: &mut Report<'_>, at: &At<'_>) -> Settings {
         least_connections(report, &at, &mut settings.least_connections);
     }
     settings
+}
+
+/// Whether two cannot listen on these at once.
+fn meet(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_any = |address: SocketAddr| address.ip().is_unspecified();
+    let is_one_family = one.is_ipv4() == other.is_ipv4();
+    one.port() == other.port()
+        && (one.ip() == other.ip() || is_one_family && (is_any(one) || is_any(other)))
 }
 
 fn least_connections(report: &mut Report<'_>, at: &At<'_>, settings: &mut LeastConnections) {
