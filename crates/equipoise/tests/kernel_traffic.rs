@@ -26,6 +26,8 @@ mod explain;
 mod flaps;
 #[path = "traffic/flows.rs"]
 mod flows;
+#[path = "traffic/given.rs"]
+mod given;
 #[path = "traffic/health.rs"]
 mod health;
 #[path = "traffic/interfaces.rs"]
