@@ -14,7 +14,7 @@ const HEAD: &str = "\
 # Metrics
 
 `[settings.metrics]` listens for scrapers (`listen`, by default `0.0.0.0:9090`; `path`, by default `/metrics`). Text 0.0.4, or OpenMetrics 1.0 for who asks
-for it by `Accept`. Beside it are `/health`, which answers while the process does, and `/ready`, which answers 503 while this balancer is drained (`drain --self`).
+for it by `Accept`. Beside it are `/health`, which answers while the process does, and `/ready`, which answers 503 while this balancer is drained (`drain --self`), or does not see the packets of clients because an interface of theirs is not attached.
 
 Labels never hold addresses of clients. A family has 20000 lines at most: rows beyond that are added up in one whose labels are `_rest`, where a sum says something, and
 left out elsewhere. A source that fails loses its own families alone, and is counted. Counters go on over reloads, and over restarts for as long as the programs are kept
