@@ -74,7 +74,8 @@ fn a_service_of_the_api_is_checked_drained_and_counted_and_leaves_nothing() {
     assert_eq!(ask(balancer, ["GET", "drains"], None).1["drains"], json!([]));
     assert_eq!(ask(balancer, ["GET", "config"], None).1, config_before);
     let (_, metrics) = ask(balancer, ["GET", "metrics"], None);
-    assert!(!metrics.as_str().unwrap().contains(NAME), "{metrics}");
+    let label = format!("=\"{NAME}\"");
+    assert!(!metrics.as_str().unwrap().contains(&label), "{metrics}");
     wait_until(DEADLINE, "its last flows", || balancer.status()["flow_table"]["live"] == 0)
         .unwrap();
     // The others have not noticed.
