@@ -233,11 +233,11 @@ impl Recorder {
         let (sample, opened, owner) = {
             let taking = self.taking.borrow();
             let Some(sample) = taking.sample else { return };
+            if event.what & Event::CLOSED == 0 && !taking.opened {
+                return;
+            }
             (sample, taking.opened, taking.owners.get(&event.backend).cloned())
         };
-        if event.what & Event::CLOSED == 0 && !opened {
-            return;
-        }
         // Where a flow may have two lines, what is drawn once decides on both.
         let drawn = |log: &mut Self| if opened { log.of_flow(event) } else { log.draw() };
         if sample != Sample::ALL && drawn(self) >= sample.part() {

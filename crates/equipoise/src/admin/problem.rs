@@ -257,13 +257,11 @@ fn wrong_in_body(rejection: &JsonRejection) -> Option<ConfigError> {
     let key = if key == "." { String::new() } else { key };
     let at = found.inner();
     Some(ConfigError {
-        file: REQUEST.to_owned(),
         line: at.line(),
         column: at.column(),
         pointer: pointer(&key),
         key,
-        message: at.to_string(),
-        allowed: None,
+        ..ConfigError::whole(REQUEST, &at.to_string())
     })
 }
 

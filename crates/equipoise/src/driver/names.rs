@@ -143,15 +143,14 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         while let Some(first) = self.awaiting.front() {
             let (request, by, until) = (first.request.clone(), first.by.clone(), first.until);
             let answers = self.first_answers(&request, until);
-            let what = Configure::Reload(request);
             let taken = match answers {
-                FirstAnswers::In => self.configure(&what, by).await,
+                FirstAnswers::In => self.configure(&Configure::Reload(request), by).await,
                 FirstAnswers::Awaited => {
                     let wake = self.due.names.map_or(until, |at| at.min(until));
                     self.due.names = Some(wake).filter(|wake| *wake > Instant::now());
                     return;
                 }
-                FirstAnswers::Failed(reason) => self.refuse_reload((&what, by), reason),
+                FirstAnswers::Failed(reason) => self.refuse_reload(request, by, reason),
             };
             self.state.forget_prepared();
             let first = self.awaiting.pop_front();

@@ -46,19 +46,17 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// Has a reload come to nothing.
     pub(super) fn refuse_reload(
         &mut self,
-        (what, by): (&Configure, Author),
+        request: ReloadRequest,
+        by: Author,
         reason: String,
     ) -> Result<ReloadAnswer, ProblemDetails> {
         let before = self.snapshot.borrow().config.clone();
-        let file = match (what, &self.source) {
-            (Configure::Reload(ReloadRequest { file: Some(file), .. }), _) => file.clone(),
-            (_, Source::File(path)) => path.display().to_string(),
-            (_, Source::Flags) => self.written.base.name.clone(),
-        };
+        let file = self.file_of(&request);
+        let file = file.map_or_else(|| self.written.base.name.clone(), |f| f.display().to_string());
         let errors = vec![ConfigError::whole(&file, &reason)];
         let refused = Err(ProblemDetails::bad_config(reason, errors));
         self.note_reload(&refused);
-        self.remember(by, &asked(what), &before, &refused);
+        self.remember(by, &asked(&Configure::Reload(request)), &before, &refused);
         refused
     }
 
@@ -90,18 +88,23 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         taken
     }
 
+    /// The file that is to be read; none where the configuration came from flags, and no other one is asked for.
+    fn file_of(&self, request: &ReloadRequest) -> Option<PathBuf> {
+        match (&request.file, &self.source) {
+            (Some(file), _) => Some(PathBuf::from(file)),
+            (None, Source::File(path)) => Some(path.clone()),
+            (None, Source::Flags) => None,
+        }
+    }
+
     /// What is written in the file, or in another one.
     pub(super) fn read_file(
         &self,
         request: &ReloadRequest,
     ) -> Result<(PathBuf, Written), ProblemDetails> {
-        let path = match (&request.file, &self.source) {
-            (Some(file), _) => PathBuf::from(file),
-            (None, Source::File(path)) => path.clone(),
-            (None, Source::Flags) => {
-                let message = "there is no file to read: the configuration came from flags";
-                return Err(ProblemDetails::unprocessable(message));
-            }
+        let Some(path) = self.file_of(request) else {
+            let message = "there is no file to read: the configuration came from flags";
+            return Err(ProblemDetails::unprocessable(message));
         };
         if path.is_relative() {
             let message = format!("{} is not a whole path", path.display());
