@@ -72,6 +72,7 @@ use equipoise_core::config;
 use equipoise_core::facts::OwnPorts;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -170,7 +171,19 @@ impl Lab {
         let (machine, world) = SimulatedMachine::new(self.world.borrow().clone());
         let signals = Signals::hear().unwrap();
         let lab = Self { world, ..self };
+        lab.nobody_answers().await;
         lab.start_with((file, Watching::No, signals), text, (machine, plane)).await
+    }
+
+    /// A process that dies shuts its socket at once; the task that served it here does so when it has its turn.
+    async fn nobody_answers(&self) {
+        let path = self.path("test.sock");
+        let answered = async {
+            while UnixStream::connect(&path).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, answered).await.expect("who is gone answers no more");
     }
 
     async fn start_with(
@@ -833,7 +846,7 @@ async fn errors_of_the_api_are_problem_details() {
     let (driver, lab) = Lab::start(CONFIG).await;
     run(driver, async {
         let talk = async |request: &str| {
-            let mut stream = tokio::net::UnixStream::connect(lab.path("test.sock")).await.unwrap();
+            let mut stream = UnixStream::connect(lab.path("test.sock")).await.unwrap();
             stream.write_all(request.as_bytes()).await.unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.unwrap();
