@@ -16,6 +16,7 @@ use equipoise_core::config::AccessLog as Wanted;
 use equipoise_core::config::log::Sample;
 use tokio::sync::{oneshot, watch};
 
+use crate::flow_events::{Feed, FlowFollower, Owner, Owners, Told, Wanted as WantedFlows};
 use crate::status::access_log::{AccessLogStatus, Dropped, Written};
 
 mod file;
@@ -27,26 +28,6 @@ mod writer;
 const QUEUE: u64 = 32_768;
 /// How long the end waits for what is left to be written.
 const LAST: Duration = Duration::from_secs(2);
-
-/// Whose a flow is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owner {
-    /// Name of the service.
-    pub service: Arc<str>,
-    /// The route that leads to the pool: `default`, or its first source or name.
-    pub route: Arc<str>,
-}
-
-/// Whose the backends are, by id.
-pub type Owners = BTreeMap<u32, Owner>;
-
-/// A flow that has closed, or opened.
-#[derive(Clone, Debug)]
-struct Told {
-    event: Event,
-    at: SystemTime,
-    owner: Option<Owner>,
-}
 
 /// What the thread is told, in this order.
 enum Order {
@@ -88,6 +69,7 @@ pub struct AccessLog {
     taking: watch::Sender<Taking>,
     failures: watch::Receiver<Failures>,
     wanted: Option<Wanted>,
+    feed: Feed,
 }
 
 /// What flow events are handed to.
@@ -96,6 +78,7 @@ pub struct Recorder {
     orders: mpsc::Sender<Order>,
     counts: Arc<Counts>,
     taking: watch::Receiver<Taking>,
+    feed: Feed,
     /// The chance that samples, and how often it has been asked.
     chance: RandomState,
     drawn: u64,
@@ -116,7 +99,7 @@ impl AccessLog {
         std::thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || writer::run(&ordered, &shared, &told))?;
-        Ok(Self { orders, counts, taking, failures, wanted: None })
+        Ok(Self { orders, counts, taking, failures, wanted: None, feed: Feed::default() })
     }
 
     /// What hands flows over to it.
@@ -125,6 +108,7 @@ impl AccessLog {
             orders: self.orders.clone(),
             counts: Arc::clone(&self.counts),
             taking: self.taking.subscribe(),
+            feed: self.feed.clone(),
             chance: RandomState::new(),
             drawn: 0,
         }
@@ -142,9 +126,14 @@ impl AccessLog {
         self.taking.send_modify(|taking| (taking.sample, taking.opened) = (sample, opened));
     }
 
-    /// Whether flows are written.
+    /// Whether flows are written or followed, so that it matters whose they are.
     pub fn is_on(&self) -> bool {
-        self.wanted.is_some()
+        self.wanted.is_some() || self.feed.is_followed()
+    }
+
+    /// Flows as they open and close from now on, also those that are not written.
+    pub(crate) fn followed(&self, wanted: WantedFlows) -> FlowFollower {
+        self.feed.follow(wanted)
     }
 
     /// These backends are there, with these ids. Who is known from before stays, until its id is another's: its flows may go on.
@@ -228,29 +217,48 @@ impl AccessLog {
 }
 
 impl Recorder {
-    /// Hands a flow over, if it has closed, or opened, and that is to be written.
+    /// Tells whoever follows that a flow has closed or opened, and hands it over if that is to be written.
     pub fn record(&mut self, event: &Event) {
-        let (sample, opened, owner) = {
-            let taking = self.taking.borrow();
-            let Some(sample) = taking.sample else { return };
-            if event.what & Event::CLOSED == 0 && !taking.opened {
-                return;
-            }
-            (sample, taking.opened, taking.owners.get(&event.backend).cloned())
-        };
-        // Where a flow may have two lines, what is drawn once decides on both.
-        let drawn = |log: &mut Self| if opened { log.of_flow(event) } else { log.draw() };
-        if sample != Sample::ALL && drawn(self) >= sample.part() {
+        let is_followed = self.feed.is_followed();
+        let is_written = self.is_written(event);
+        if !is_followed && !is_written {
             return;
         }
+        let owner = self.taking.borrow().owners.get(&event.backend).cloned();
+        let told = Told { event: *event, at: SystemTime::now(), owner };
+        match (is_followed, is_written) {
+            (true, true) => {
+                self.feed.tell(told.clone());
+                self.write(told);
+            }
+            (true, false) => self.feed.tell(told),
+            (false, _) => self.write(told),
+        }
+    }
+
+    /// Whether it is one of those that are to be written.
+    fn is_written(&mut self, event: &Event) -> bool {
+        let (sample, opened) = {
+            let taking = self.taking.borrow();
+            let Some(sample) = taking.sample else { return false };
+            (sample, taking.opened)
+        };
+        if event.what & Event::CLOSED == 0 && !opened {
+            return false;
+        }
+        // Where a flow may have two lines, what is drawn once decides on both.
+        let drawn = |log: &mut Self| if opened { log.of_flow(event) } else { log.draw() };
+        sample == Sample::ALL || drawn(self) < sample.part()
+    }
+
+    fn write(&self, told: Told) {
         if self.counts.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE {
             self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
             self.counts.dropped_queue.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let told = Box::new(Told { event: *event, at: SystemTime::now(), owner });
         // The thread ends only after the driver, and nothing is written then.
-        let _: Result<_, _> = self.orders.send(Order::Flow(told));
+        let _: Result<_, _> = self.orders.send(Order::Flow(Box::new(told)));
     }
 
     /// A number from 0 to below 1, another one each time.

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use self::peer::Peer;
 use crate::config_file::Base;
 use crate::events::Subscription;
+use crate::flow_events::FlowFollower;
 use crate::metrics::Counts;
 use crate::status::change::{
     AddRequest, ReloadAnswer, ReloadRequest, RuntimeChange, WeightRequest,
@@ -113,6 +114,8 @@ pub enum Command {
     Configure(Configure, Asker, Reply<ReloadAnswer>),
     /// The events from the one after this number on.
     Events(u64, Reply<Subscription>),
+    /// Flows that pass a filter, as they open and close.
+    FlowEvents(FlowFilter, Reply<FlowFollower>),
     /// The packets that pass a filter, as they come and leave.
     Trace(TraceFilter, Reply<mpsc::Receiver<TracedPacket>>),
     /// What was taken stays.

@@ -26,6 +26,7 @@ use crate::driver::{
     state_file, targets,
 };
 use crate::events::Subscription;
+use crate::flow_events::FlowFollower;
 use crate::host::{HostError, Machine, Netlink, check, requirements};
 use crate::status::change::ReloadAnswer;
 use crate::status::history::Author;
@@ -361,6 +362,15 @@ impl Balancer {
     /// When it has ended.
     pub async fn events(&self, after: u64) -> Result<Subscription, BalancerError> {
         Ok(self.access.ask(|reply| Command::Events(after, reply)).await?)
+    }
+
+    /// Flows that pass a filter, as they open and close from now on.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such service or backend, nothing is told of flows (`events` of the settings), or it has ended.
+    pub async fn flow_events(&self, filter: FlowFilter) -> Result<FlowFollower, BalancerError> {
+        Ok(self.access.ask(|reply| Command::FlowEvents(filter, reply)).await?)
     }
 
     /// Anything that the admin API can ask.

@@ -27,6 +27,7 @@ mod drain;
 mod events;
 mod explain;
 mod flows;
+mod following;
 mod health;
 mod help;
 mod hidden;

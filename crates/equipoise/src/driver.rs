@@ -15,14 +15,13 @@ use equipoise_common::value::{Backend, Fate};
 use equipoise_core::config::{Admin, Config, Metrics, Service};
 use equipoise_core::facts::Moment;
 use equipoise_core::health::{Outcome, ProbeId};
-use equipoise_core::id::BackendKey;
 use equipoise_core::plan::{BackendPlan, Crowded, Note};
 use equipoise_core::resolve::{Answer, Failure, LookUpId};
 use equipoise_core::state::State;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use crate::access_log::{AccessLog, Owner};
+use crate::access_log::AccessLog;
 use crate::admin::listener;
 use crate::admin::lock::InstanceLock;
 use crate::admin::server::Server;
@@ -56,6 +55,7 @@ mod ending;
 mod events;
 mod explain;
 mod files;
+mod flow_events;
 mod health;
 mod history;
 mod interfaces;
@@ -483,18 +483,6 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     async fn follow_admin(&mut self, wanted: Option<&Admin>) {
         let followed = self.port.follow(wanted).await;
         self.troubles.note(Topic::Admin, followed.map_err(|e| e.to_string()));
-    }
-
-    /// Writes flows as the configuration says, with the names of whose they are.
-    fn follow_access_log(&mut self) {
-        let wanted = self.state.config().settings.access_log.as_ref();
-        self.access_log.follow(wanted);
-        if self.access_log.is_on() {
-            let named = |(key, id): (BackendKey, u32)| {
-                (id, Owner { service: Arc::clone(&key.service), route: key.route_name().into() })
-            };
-            self.access_log.know(self.state.holders(|_| true).into_iter().map(named));
-        }
     }
 
     fn converge(&mut self) -> Result<(), String> {

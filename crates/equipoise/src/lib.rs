@@ -14,6 +14,7 @@ pub mod decap;
 pub mod doctor;
 pub mod driver;
 pub mod events;
+pub mod flow_events;
 pub mod handover;
 pub mod host;
 mod known;

@@ -17,6 +17,7 @@ use crate::metrics::FlowSummary;
 pub mod access_log;
 pub mod change;
 pub mod explain;
+pub mod flow_event;
 mod form;
 pub mod health;
 pub mod history;
@@ -336,6 +337,7 @@ pub struct Flow {
 /// Which flows are asked for; what is absent does not limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct FlowFilter {
     /// Name of the service.
     #[serde(skip_serializing_if = "Option::is_none")]

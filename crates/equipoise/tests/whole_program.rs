@@ -16,6 +16,8 @@ mod events;
 mod fields;
 #[path = "whole/files.rs"]
 mod files;
+#[path = "whole/flow_events.rs"]
+mod flow_events;
 #[path = "whole/health.rs"]
 mod health;
 #[path = "whole/limits.rs"]

@@ -2,6 +2,10 @@
 //!
 //! Others may move, cut or remove it at any time; its size is what the kernel says it is. Of a line that could be written only in
 //! part nothing stays.
+//!
+//! The crate `file-rotate` (0.8) does the same of what goes well, but lines are lost by it without a word while the file cannot be opened, and a
+//! folder that cannot be made, or a file that another moves at the wrong moment, makes it panic. Here such is told, counted and tried
+//! again.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};

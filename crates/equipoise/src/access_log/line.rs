@@ -1,59 +1,15 @@
 //! A flow that has closed, or opened, as a line.
 
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
-use equipoise_common::event::Event;
-use equipoise_common::flow::{Reason, State};
-use equipoise_common::key::{Address as _, TCP, UDP, V4, V6};
 use equipoise_core::config::log::LineFormat;
-use serde::Serialize;
 
-use super::Told;
+use crate::flow_events::Told;
+use crate::status::flow_event::FlowEvent;
 
-/// Nanoseconds of a tick, as the programs count time.
-const TICK: u64 = 1 << 20;
-/// Nanoseconds of a moment.
-const MOMENT: u64 = 1 << 10;
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-
-#[derive(Serialize)]
-struct Line<'a> {
-    timestamp: String,
-    event: &'static str,
-    protocol: &'static str,
-    client: Place,
-    vip: Place,
-    backend: Place,
-    service: Option<&'a str>,
-    route: Option<&'a str>,
-    /// Who or what closed it; nothing where it opens.
-    reason: Option<&'static str>,
-    /// How it was before.
-    state: &'static str,
-    /// Nothing where it opens.
-    duration_ms: Option<f64>,
-    /// From the client's SYN to the packet that has confirmed the connection.
-    handshake_ms: Option<f64>,
-    packets_in: u64,
-    bytes_in: u64,
-    packets_out: u64,
-    bytes_out: u64,
-}
-
-#[derive(Serialize)]
-struct Place {
-    ip: IpAddr,
-    port: u16,
-}
-
-impl From<SocketAddr> for Place {
-    fn from(address: SocketAddr) -> Self {
-        Self { ip: address.ip(), port: address.port() }
-    }
-}
 
 /// Adds a flow's line, with its end.
 pub(super) fn write(into: &mut Vec<u8>, format: LineFormat, told: &Told) {
@@ -64,52 +20,25 @@ pub(super) fn write(into: &mut Vec<u8>, format: LineFormat, told: &Told) {
     into.push(b'\n');
 }
 
-fn json(into: &mut Vec<u8>, Told { event, at, owner }: &Told) {
-    let is_closed = is_closed(event);
-    let [client, vip, backend] = ends(event);
-    let line = Line {
-        timestamp: humantime::format_rfc3339_millis(*at).to_string(),
-        event: if is_closed { "closed" } else { "opened" },
-        protocol: protocol(event),
-        client: client.into(),
-        vip: vip.into(),
-        backend: backend.into(),
-        service: owner.as_ref().map(|owner| &*owner.service),
-        route: owner.as_ref().map(|owner| &*owner.route),
-        reason: is_closed.then(|| Reason::from_number(event.why).name()),
-        state: State::from_number(event.state as u8).name(),
-        duration_ms: is_closed.then(|| duration_ms(event)),
-        handshake_ms: handshake_ms(event),
-        packets_in: event.packets_in,
-        bytes_in: event.bytes_in,
-        packets_out: event.packets_out,
-        bytes_out: event.bytes_out,
-    };
+fn json(into: &mut Vec<u8>, told: &Told) {
     // Nothing in it can be refused: texts, numbers that are finite, and memory to write to.
-    let _: serde_json::Result<()> = serde_json::to_writer(into, &line);
-}
-
-fn is_closed(event: &Event) -> bool {
-    event.what & Event::CLOSED != 0
+    let _: serde_json::Result<()> = serde_json::to_writer(into, &FlowEvent::from(told));
 }
 
 /// As web servers do it, with the flow where they have the request. What they have no word for, protocol and reason, comes last.
-fn clf(into: &mut Vec<u8>, Told { event, at, .. }: &Told) {
-    let [client, vip, backend] = ends(event);
-    let (word, duration, reason) = if is_closed(event) {
-        let reason = Reason::from_number(event.why).name();
-        ("CONN-CLOSED", format!("{:.0}ms", duration_ms(event)), reason)
-    } else {
-        ("NEW-CONN", "-".to_owned(), "-")
-    };
+fn clf(into: &mut Vec<u8>, told: &Told) {
+    let [client, vip, backend] = told.ends();
+    let word = if told.is_closed() { "CONN-CLOSED" } else { "NEW-CONN" };
+    let duration = told.duration_ms().map_or_else(|| "-".to_owned(), |took| format!("{took:.0}ms"));
+    let reason = told.reason().unwrap_or("-");
     let written = write!(
         into,
         "{} - - [{}] \"{word} {vip} -> {backend}\" {}/{} {duration} {} {reason}",
         client.ip(),
-        clf_time(*at),
-        event.bytes_in,
-        event.bytes_out,
-        protocol(event),
+        clf_time(told.at),
+        told.event.bytes_in,
+        told.event.bytes_out,
+        told.protocol(),
     );
     // Memory refuses nothing.
     let _: std::io::Result<()> = written;
@@ -124,52 +53,18 @@ fn clf_time(at: SystemTime) -> String {
     format!("{day}/{}/{year}:{time} +0000", month.unwrap_or(&MONTHS[0]))
 }
 
-fn protocol(event: &Event) -> &'static str {
-    match event.protocol {
-        TCP => "tcp",
-        UDP => "udp",
-        _ => "other",
-    }
-}
-
-fn duration_ms(event: &Event) -> f64 {
-    rounded(u64::from(event.duration) * TICK)
-}
-
-/// From the client's SYN to the packet that has confirmed the connection; none where none has.
-fn handshake_ms(event: &Event) -> Option<f64> {
-    (event.handshake > 0).then(|| rounded(event.handshake * MOMENT))
-}
-
-/// Milliseconds of nanoseconds, to the microsecond.
-fn rounded(nanoseconds: u64) -> f64 {
-    (nanoseconds as f64 / 1e3).round() / 1e3
-}
-
-/// Client, VIP and backend.
-fn ends(event: &Event) -> [SocketAddr; 3] {
-    let outside = event.what & Event::IPV6;
-    let inside = event.what & Event::BACKEND_IPV6;
-    let place = |address: V6, is_v6: u16, port: u16| {
-        let ip = if is_v6 == 0 { V4::unpack(address).into() } else { address.into() };
-        SocketAddr::new(ip, port)
-    };
-    [
-        place(event.client, outside, event.client_port.get()),
-        place(event.vip, outside, event.vip_port.get()),
-        place(event.backend_address, inside, event.backend_port.get()),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::time::Duration;
 
-    use equipoise_common::key::Be16;
+    use equipoise_common::event::Event;
+    use equipoise_common::flow::{Reason, State};
+    use equipoise_common::key::{Be16, TCP, UDP, V6};
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::access_log::Owner;
+    use crate::flow_events::Owner;
 
     fn address(text: &str) -> (V6, Be16) {
         let address: SocketAddr = text.parse().unwrap();

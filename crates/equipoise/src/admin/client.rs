@@ -36,7 +36,7 @@ mod events;
 mod limits;
 mod talkers;
 
-pub use events::{EventStream, PacketStream, Told, Wanted};
+pub use events::{EventStream, FlowStream, PacketStream, Told, Wanted};
 
 /// Asks a running instance.
 #[derive(Clone, Debug)]

@@ -13,6 +13,7 @@ mod change;
 mod decap;
 mod dns;
 mod doctor;
+mod events;
 mod explain;
 mod files;
 mod flows;
@@ -27,12 +28,13 @@ pub use change::{AddBackend, Backend, BackendAction, Config, Reload, Weight};
 pub use decap::Decap;
 pub use dns::{Dns, DnsAction, LookUp};
 pub use doctor::Doctor;
+pub use events::{Enough, Events};
 pub use explain::Explain;
 pub use files::{Check, Convert, From, Import};
 pub use flows::{Flows, FlowsAction, Services, SumBy, WhichFlows};
 pub use health::{Health, HealthAction, OneBackend, Probe, Wait};
 pub use limits::{Deny, DenyAction, Limits, LimitsAction, Pool};
-pub use operate::{Breaker, Drain, Drains, Events, Turn as BreakerTurn, Turned, Undrain, Which};
+pub use operate::{Breaker, Drain, Drains, Turn as BreakerTurn, Turned, Undrain, Which};
 pub use shell::{Completions, Man};
 pub use talkers::{Most, TopTalkers};
 pub use trace::{Capture, Trace, Which as WhichPackets};
@@ -127,7 +129,8 @@ pub enum Command {
     Undrain(Undrain),
     /// List the drains
     Drains(Drains),
-    /// Show the last of what has changed, and go on with what changes
+    /// Show the last of what has changed, and go on with what changes; or flows as they open and close
+    #[command(after_long_help = events::EXAMPLES)]
     Events(Events),
     /// Show the breakers, or turn one
     Breaker(Breaker),

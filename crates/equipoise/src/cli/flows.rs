@@ -29,7 +29,7 @@ pub(super) async fn flows(global: &Global, asked: &Flows) -> Result<(), Failure>
     .await
 }
 
-fn filter(which: &WhichFlows) -> Result<FlowFilter, Failure> {
+pub(super) fn filter(which: &WhichFlows) -> Result<FlowFilter, Failure> {
     let WhichFlows { service, backend, client } = which;
     if let Some(text) = client {
         parse_prefix(text).map_err(|e| Failure::new(Exit::Usage, format!("--client: {e}")))?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use pcap_file::DataLink;
@@ -13,10 +13,9 @@ use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPa
 use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption,
 };
-use tokio::time::{Instant, timeout_at};
 
 use super::args::{Capture, Global, Trace, WhichPackets};
-use super::{Exit, Failure, print};
+use super::{Exit, Failure, following, print};
 use crate::status::explain::packet;
 use crate::status::trace::{TraceFilter, TracedPacket};
 
@@ -59,24 +58,13 @@ async fn each(
     rate: u32,
     mut take: impl FnMut(&TracedPacket) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let WhichPackets { service, reason, count, time, .. } = which.clone();
+    let WhichPackets { service, reason, enough, .. } = which.clone();
     let filter = TraceFilter { service, reason, rate: Some(which.rate.unwrap_or(rate)) };
     filter.verdicts().map_err(|error| Failure::new(Exit::Usage, format!("--reason: {error}")))?;
     let mut stream = global.patient_client().trace(&filter).await?;
     // From when the programs tell of packets, which takes seconds.
-    let until = Instant::now() + time.unwrap_or(Duration::from_secs(u32::MAX.into()));
-    let mut left = count.unwrap_or(u64::MAX);
-    while left > 0 {
-        let next = tokio::select! {
-            next = timeout_at(until, stream.next()) => next,
-            _ = tokio::signal::ctrl_c() => break,
-        };
-        let Ok(next) = next else { break };
-        let Some(traced) = next? else { break };
-        take(&traced)?;
-        left -= 1;
-    }
-    Ok(())
+    following::each(enough, async || stream.next().await, |traced| take(&traced).map(|()| true))
+        .await
 }
 
 fn shown(traced: &TracedPacket) -> String {
@@ -211,8 +199,11 @@ impl Written {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
     use etherparse::PacketBuilder;
+
+    use super::*;
 
     fn frame(to: [u8; 4]) -> String {
         let builder = PacketBuilder::ethernet2([2; 6], [3; 6]).ipv4([192, 0, 2, 1], to, 64);

@@ -80,6 +80,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 drop(reply.send(self.take_word(&name, &word)));
             }
             Command::CheckHealth(name, reply) => self.check_now(&name, reply),
+            Command::FlowEvents(filter, reply) => drop(reply.send(self.follow_flows(&filter))),
             Command::Events(after, reply) => drop(reply.send(Ok(self.subscribe(after)))),
             Command::Confirm(reply) => drop(reply.send(self.confirm())),
             Command::History(reply) => drop(reply.send(Ok(self.history()))),

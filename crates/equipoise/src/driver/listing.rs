@@ -14,16 +14,17 @@ use super::select::no_service;
 use crate::admin::{Listed, Page, ProblemDetails};
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::{Farewell, FlowRow};
+use crate::flow_events::is_at;
 use crate::host::Machine;
 use crate::status::pool::{EndAnswer, EndRequest};
 use crate::status::{Flow, FlowFilter};
 
 /// A filter, with its names resolved.
-struct Filter {
+pub(super) struct Filter {
     service: Option<u32>,
     /// A backend, or all of a name.
-    backend: Option<Vec<SocketAddr>>,
-    client: Option<IpNet>,
+    pub(super) backend: Option<Vec<SocketAddr>>,
+    pub(super) client: Option<IpNet>,
 }
 
 impl<M: Machine, P: DataPlane> Driver<M, P> {
@@ -76,7 +77,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         Ok(EndAnswer { ended })
     }
 
-    fn filter(
+    pub(super) fn filter(
         &self,
         asked: &FlowFilter,
         names: &BTreeMap<u32, &str>,
@@ -100,7 +101,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
 impl Filter {
     /// Whether the backend that it names is configured: one that has left is known as long as flows go to it.
-    fn is_of_something(&self, services: &[ServiceView<'_>]) -> Result<(), ProblemDetails> {
+    pub(super) fn is_of_something(
+        &self,
+        services: &[ServiceView<'_>],
+    ) -> Result<(), ProblemDetails> {
         let Some([address]) = self.backend.as_deref() else { return Ok(()) };
         let mut backends = services.iter().flat_map(ServiceView::backends);
         let is_configured = backends.any(|b| {
@@ -121,11 +125,6 @@ impl Filter {
             })
             && self.client.is_none_or(|prefix| prefix.contains(&row.client.ip()))
     }
-}
-
-/// Whether a flow is at a backend, which is meant with all ports if it has none.
-fn is_at(flow: SocketAddr, backend: SocketAddr) -> bool {
-    flow.ip() == backend.ip() && (backend.port() == 0 || flow.port() == backend.port())
 }
 
 /// A prefix, or an address for the prefix of it alone.

@@ -1,15 +1,19 @@
 //! The log of flows of real traffic: each line against what the test itself has seen on the client's wire, files that are put aside
 //! and moved under load, and disks that take nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use equipoise::admin::client::{Client, FlowStream};
+use equipoise::flow_events::FlowTold;
+use equipoise::status::FlowFilter;
+use equipoise::status::flow_event::FlowEvent;
 use equipoise_lab::client::{Connect, EchoConnection, UdpAsker};
 use equipoise_lab::load::Load;
 use equipoise_lab::topology::{Lab, Options};
@@ -113,6 +117,18 @@ fn logged(lab: &Lab, attach: Attach, keys: &str) -> String {
     config(lab, attach.asked).replace("max-flows = 20000", &access).replace("[[service]]", brief)
 }
 
+/// So many flow events, each to come.
+async fn told(stream: &mut FlowStream, count: usize) -> Vec<FlowEvent> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        match stream.next().await.unwrap() {
+            Some(FlowTold::Flow(flow)) => all.push(*flow),
+            other => panic!("{other:?} after {}", all.len()),
+        }
+    }
+    all
+}
+
 pub(crate) fn every_flow_is_written_as_it_was_seen(attach: Attach) {
     const TCP: usize = 15;
     const UDP: usize = 10;
@@ -122,6 +138,9 @@ pub(crate) fn every_flow_is_written_as_it_was_seen(attach: Attach) {
     let path = folder.path().join("flows.log");
     let keys = format!("path = \"{}\", stdout = true", path.display());
     let mut balancer = Balancer::start(&lab.balancer, &logged(&lab, attach, &keys));
+    let asking = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let at = Client::new(&PathBuf::from(format!("/run/equipoise/{}.sock", balancer.instance)));
+    let mut following = asking.block_on(at.flow_events(&FlowFilter::default())).unwrap();
     let client = &lab.client().netns;
     let watcher = Watcher::start(client);
     let mut said: BTreeMap<(String, SocketAddr), (u64, SocketAddr)> = BTreeMap::new();
@@ -180,6 +199,21 @@ pub(crate) fn every_flow_is_written_as_it_was_seen(attach: Attach) {
         assert!(line["duration_ms"].as_f64().unwrap() < 10_000.0, "{line}");
     }
     assert!(wrong.is_empty(), "{} of {}: {wrong:#?}", wrong.len(), lines.len());
+    // Whoever follows has got the same, and each of them when it had opened.
+    let all = async { tokio::time::timeout(DEADLINE, told(&mut following, 2 * lines.len())).await };
+    let all = asking.block_on(all).expect("all are told");
+    let (closed, opened): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|flow| flow.event == "closed");
+    let ends = |flow: &FlowEvent| (flow.protocol.to_string(), SocketAddr::from(flow.client));
+    let opened: BTreeSet<_> = opened.iter().map(ends).collect();
+    assert_eq!(opened, said.keys().cloned().collect());
+    for flow in &closed {
+        let told = serde_json::to_value(flow).unwrap();
+        let is_of_it = |line: &&Value| {
+            line["client"] == told["client"] && line["protocol"] == told["protocol"]
+        };
+        assert_eq!(Some(&told), lines.iter().find(is_of_it));
+    }
     let on_stdout =
         || balancer.log().lines().filter(|line| line.contains("\"handshake_ms\"")).count();
     wait_until(DEADLINE, "the same on standard output", || on_stdout() == said.len()).unwrap();

@@ -10,19 +10,19 @@ use equipoise_common::key::Be16;
 use super::*;
 
 /// So many flows that have closed, of clients with the ports from this one on.
-fn closed(lab: &Lab, ports: std::ops::Range<u16>) {
+pub(super) fn closed(lab: &Lab, ports: std::ops::Range<u16>) {
     let ids = ids(&lab.plane.borrow(), "10.0.0.1:8080");
     closed_of(lab, ids, ports);
 }
 
 /// So many that have opened.
-fn opened(lab: &Lab, ports: std::ops::Range<u16>) {
+pub(super) fn opened(lab: &Lab, ports: std::ops::Range<u16>) {
     let (service, backend) = ids(&lab.plane.borrow(), "10.0.0.1:8080");
     let (what, state) = (Event::OPENED, State::Opening as u32);
     told_of(lab, Event { what, state, service, backend, ..Event::default() }, ports);
 }
 
-fn closed_of(lab: &Lab, (service, backend): (u32, u32), ports: std::ops::Range<u16>) {
+pub(super) fn closed_of(lab: &Lab, (service, backend): (u32, u32), ports: std::ops::Range<u16>) {
     let (why, state) = (Reason::ClientFin as u32, State::Established as u32);
     let closed = Event { what: Event::CLOSED, why, state, service, backend, ..Event::default() };
     told_of(lab, closed, ports);

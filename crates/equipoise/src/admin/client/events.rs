@@ -4,9 +4,12 @@ use http_body_util::BodyExt as _;
 use hyper::Method;
 use hyper::body::{Bytes, Incoming};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::{Client, ClientError, pairs};
 use crate::events::Event;
+use crate::flow_events::FlowTold;
+use crate::status::FlowFilter;
 use crate::status::trace::{TraceFilter, TracedPacket};
 
 /// The events of an instance, one after the other.
@@ -75,6 +78,49 @@ impl Client {
     }
 }
 
+impl Client {
+    /// The flows that pass a filter, as they open and close, for as long as the stream is read.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer, or nothing is told of flows.
+    pub async fn flow_events(&self, filter: &FlowFilter) -> Result<FlowStream, ClientError> {
+        let FlowFilter { service, backend, client } = filter;
+        let all = [
+            ("service", service.as_deref()),
+            ("backend", backend.as_deref()),
+            ("client", client.as_deref()),
+        ];
+        let path = format!("flows/events?{}", pairs(&all));
+        let response = self.send(Method::GET, &path, Bytes::new()).await?;
+        let body = self.answered(response).await?;
+        Ok(FlowStream(EventStream { body, text: Vec::new() }))
+    }
+}
+
+/// Flows that open and close, one after the other.
+#[derive(Debug)]
+pub struct FlowStream(EventStream);
+
+impl FlowStream {
+    /// The next one; none when the instance has ended.
+    ///
+    /// # Errors
+    ///
+    /// When the talk breaks off.
+    pub async fn next(&mut self) -> Result<Option<FlowTold>, ClientError> {
+        while let Some(block) = self.0.block().await? {
+            let told = match sent(&block)? {
+                Some(Block::Lost(lost)) => FlowTold::Lost(lost),
+                Some(Block::Data(flow)) => FlowTold::Flow(flow),
+                None => continue,
+            };
+            return Ok(Some(told));
+        }
+        Ok(None)
+    }
+}
+
 /// Packets, one after the other.
 #[derive(Debug)]
 pub struct PacketStream(EventStream);
@@ -86,10 +132,9 @@ impl PacketStream {
     ///
     /// When the talk breaks off.
     pub async fn next(&mut self) -> Result<Option<TracedPacket>, ClientError> {
-        let talk = |error: serde_json::Error| ClientError::Talk(error.to_string());
         while let Some(block) = self.0.block().await? {
-            if let Some(data) = field(&block, "data") {
-                return serde_json::from_str(data).map(Some).map_err(talk);
+            if let Some(Block::Data(packet)) = sent(&block)? {
+                return Ok(Some(packet));
             }
         }
         Ok(None)
@@ -132,15 +177,29 @@ fn field<'a>(block: &'a str, name: &str) -> Option<&'a str> {
     block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
 }
 
-/// What a block of lines tells; none for one that only keeps the connection.
-fn parsed(block: &str) -> Result<Option<Told>, ClientError> {
+/// What a block of lines has.
+enum Block<T> {
+    Data(T),
+    Lost(u64),
+}
+
+/// What a block of lines has; none for one that only keeps the connection.
+fn sent<T: DeserializeOwned>(block: &str) -> Result<Option<Block<T>>, ClientError> {
     let Some(data) = field(block, "data") else { return Ok(None) };
     let talk = |error: serde_json::Error| ClientError::Talk(error.to_string());
     if field(block, "event") == Some("lost") {
         let Lost { lost } = serde_json::from_str(data).map_err(talk)?;
-        return Ok(Some(Told::Lost(lost)));
+        return Ok(Some(Block::Lost(lost)));
     }
-    serde_json::from_str(data).map(|event| Some(Told::Event(event))).map_err(talk)
+    serde_json::from_str(data).map(|data| Some(Block::Data(data))).map_err(talk)
+}
+
+/// What a block of lines tells of an instance.
+fn parsed(block: &str) -> Result<Option<Told>, ClientError> {
+    Ok(sent(block)?.map(|block| match block {
+        Block::Data(event) => Told::Event(event),
+        Block::Lost(lost) => Told::Lost(lost),
+    }))
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ use crate::admin::ProblemDetails;
         change::confirm,
         change::history,
         events::events,
+        events::flow_events,
         talkers::talkers,
         talkers::dropped,
         trace::trace,

@@ -15,12 +15,14 @@ use utoipa::ToSchema;
 use super::Route;
 use crate::admin::{Access, Command, ProblemDetails};
 use crate::events::Told;
+use crate::flow_events::FlowTold;
+use crate::status::FlowFilter;
 
 /// How a follower that has lost its connection says what it has seen.
 const LAST_SEEN: &str = "last-event-id";
 
 pub(super) fn routes() -> Vec<Route> {
-    vec![("/api/v1/events", get(events))]
+    vec![("/api/v1/events", get(events)), ("/api/v1/flows/events", get(flow_events))]
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -75,6 +77,31 @@ fn written(told: Told) -> Event {
             let text = serde_json::to_string(&*event).unwrap_or_default();
             Event::default().id(event.sequence.to_string()).event(event.kind.name()).data(text)
         }
-        Told::Lost(lost) => Event::default().event("lost").data(format!("{{\"lost\":{lost}}}")),
+        Told::Lost(count) => lost(count),
     }
+}
+
+fn lost(count: u64) -> Event {
+    Event::default().event("lost").data(format!("{{\"lost\":{count}}}"))
+}
+
+#[utoipa::path(get, path = "/api/v1/flows/events", tag = "flows", summary = "Flows as they open and close, as server-sent events", params(FlowFilter), responses((status = 200, description = "What is asked for: as the access log has it, `opened` or `closed`", body = Sent, content_type = "text/event-stream"), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+pub(super) async fn flow_events(
+    State(access): State<Access>,
+    wanted: Result<Query<FlowFilter>, QueryRejection>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ProblemDetails> {
+    let Query(filter) = wanted?;
+    let place = access.follower()?;
+    let follower = access.ask(|reply| Command::FlowEvents(filter, reply)).await?;
+    let stream = unfold((follower, place), |(mut follower, place)| async move {
+        let told = match follower.next().await? {
+            FlowTold::Flow(flow) => {
+                let text = serde_json::to_string(&flow).unwrap_or_default();
+                Event::default().event(&*flow.event).data(text)
+            }
+            FlowTold::Lost(count) => lost(count),
+        };
+        Some((Ok(told), (follower, place)))
+    });
+    Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
 }

@@ -113,14 +113,6 @@ pub struct Turned {
     pub route: Option<String>,
 }
 
-/// Arguments of `events`.
-#[derive(Debug, Args)]
-pub struct Events {
-    /// Go on with those that come
-    #[arg(short, long)]
-    pub follow: bool,
-}
-
 /// A time such as `60s`, as it was written.
 fn duration(text: &str) -> Result<String, String> {
     match humantime::parse_duration(text) {

@@ -1,9 +1,10 @@
 //! Arguments of `trace` and `capture`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
+
+use super::Enough;
 
 /// Examples in the help.
 pub(super) const TRACE: &str = "\
@@ -32,12 +33,9 @@ pub struct Which {
     /// So many packets a second at most, on each CPU [default: 100; capture: 10000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rate: Option<u32>,
-    /// End after so many packets
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub count: Option<u64>,
-    /// End after this time
-    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
-    pub time: Option<Duration>,
+    /// When it is enough
+    #[command(flatten)]
+    pub enough: Enough,
 }
 
 /// Arguments of `trace`.

@@ -114,6 +114,9 @@ pub(super) const RUNNING: &[Line] = &[
     good("history --json"),
     good("events"),
     good("events --json"),
+    good("events --flows --for 1ms"),
+    bad(3, "events --flows --service nope"),
+    bad(2, "events --service web"),
     good("stop"),
 ];
 
