@@ -2,12 +2,14 @@
 //!
 //! Takes the answers to five questions (how it is, how backends, breakers and names are, what it counts of itself), each of which may fail for itself,
 //! and gives families, as text that Prometheus or OpenMetrics scrapers read. Keeps nothing between scrapes but a count of what
-//! has failed, and knows neither the driver nor its state. The same families are pushed to a collector where that is wanted.
+//! has failed and of what has left the rows for the rest, and knows neither the driver nor its state. The same families are pushed to a collector where that is wanted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
+
+use tokio::sync::Mutex;
 
 use crate::admin::{Access, Command, ProblemDetails};
 use crate::status::Status;
@@ -23,6 +25,7 @@ mod instance;
 mod listener;
 mod names;
 mod push;
+mod rest;
 mod text;
 
 pub use counts::{Checks, Counts};
@@ -32,6 +35,7 @@ pub use histogram::{
 };
 pub use listener::{ListenError, Listener, among_others, router};
 pub use push::Pusher;
+use rest::Rests;
 pub use text::Format;
 
 /// What a scrape is made of.
@@ -96,12 +100,13 @@ struct Gathered {
 pub struct Exporter {
     access: Access,
     failures: Arc<Failures>,
+    rests: Arc<Mutex<Rests>>,
 }
 
 impl Exporter {
     /// One that asks the driver.
     pub fn new(access: Access) -> Self {
-        Self { access, failures: Arc::default() }
+        Self { access, failures: Arc::default(), rests: Arc::default() }
     }
 
     /// How often each source has failed, for the next process.
@@ -120,6 +125,8 @@ impl Exporter {
     }
 
     async fn gather(&self) -> Gathered {
+        // Held until they are told, so that none is told that has been read before.
+        let mut rests = self.rests.lock().await;
         let sources = Sources {
             status: self.access.ask(Command::Status).await,
             health: self.access.ask(|reply| Command::Health(HealthFilter::default(), reply)).await,
@@ -129,6 +136,7 @@ impl Exporter {
         };
         let mut families = families(&sources, &self.failures);
         families.retain(Family::has_rows);
+        families.iter_mut().for_each(|family| rests.hold(family));
         let since = sources.counts.as_ref().ok().and_then(|counts| counts.since);
         Gathered { families, since }
     }

@@ -70,6 +70,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.managed.release(&mut self.machine).await;
             self.forwarding.release(&mut self.machine);
             self.kept.note_machine(&self.managed, &self.forwarding);
+            self.kept.forget_generation();
             if stopped.is_some() {
                 self.kept.forget_names();
             }

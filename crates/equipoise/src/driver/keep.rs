@@ -64,6 +64,13 @@ pub(super) struct Kept {
     names: Vec<KeptName>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     machine: Option<KeptMachine>,
+    /// The number of the configuration that is in force; 0 for the first one, or where none is.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    generation: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What is otherwise about a backend than the file says.
@@ -228,6 +235,20 @@ impl Kept {
             .is_ok()
     }
 
+    /// The number of the configuration that comes next: who has seen one of before does not take it for that one. The first one where
+    /// nothing of before is in force.
+    pub(super) fn take_generation(&mut self, has_inherited: bool) -> u64 {
+        if has_inherited || self.generation > 0 {
+            self.generation = self.generation.max(1) + 1;
+        }
+        self.generation.max(1)
+    }
+
+    /// Nothing is in force any more.
+    pub(super) fn forget_generation(&mut self) {
+        self.generation = 0;
+    }
+
     /// What checks had said.
     pub(super) fn health(&self) -> impl Iterator<Item = (BackendKey, health::Lasting)> {
         self.health.iter().filter_map(KeptHealth::read)
@@ -293,7 +314,9 @@ pub async fn release_left<M: Machine>(machine: &mut M, state_file: &Path) -> boo
     settings.release(machine);
     kept.note_machine(&addresses, &settings);
     let had_counts = drop_left(state_file);
-    if is_any || had_counts {
+    let had_generation = kept.generation > 0;
+    kept.forget_generation();
+    if is_any || had_counts || had_generation {
         kept.save(state_file);
     }
     is_any
@@ -354,6 +377,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             breakers,
             names,
             machine: None,
+            generation: if self.generation.number > 1 { self.generation.number } else { 0 },
         };
         kept.note_machine(&self.managed, &self.forwarding);
         if kept != self.kept && kept.save(&self.state_file) {

@@ -167,7 +167,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 let (sender, commands) = mpsc::channel(COMMANDS);
                 let snapshot = Arc::new(Snapshot {
                     config: running_config::to_json(state.written()),
-                    generation: 1,
+                    generation: running.generation,
                 });
                 let (publish, snapshot) = watch::channel(snapshot);
                 let access = Access::new(sender.clone(), snapshot);
@@ -197,7 +197,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                     weighed: None,
                     crowded: Vec::new(),
                     generation: Generation {
-                        number: 1,
+                        number: running.generation,
                         loaded_at: SystemTime::now(),
                         last_error: None,
                     },
@@ -273,6 +273,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 /// What runs once all has been done.
 struct Running {
     written: Written,
+    generation: u64,
     state: State,
     reading: Reading,
     listening: AdminSocket,
@@ -381,6 +382,7 @@ impl Begun {
         self.forwarding.follow(machine, &wanted, &reading)?;
         state.handle_facts(reading.facts());
         self.kept.note_machine(&self.managed, &self.forwarding);
+        let generation = self.kept.take_generation(self.has_inherited);
         self.kept.save(state_file);
         for (key, drain) in self.kept.drains() {
             if state.restore_drain(&key, drain) {
@@ -442,6 +444,7 @@ impl Begun {
         plane.conclude()?;
         Ok(Running {
             written,
+            generation,
             state,
             reading,
             listening,

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use super::histogram::Histogram;
 
 /// Lines of a family at most.
-const LINES: usize = 20_000;
+pub(super) const LINES: usize = 20_000;
 
 /// Room for a line of most families, bytes: a name, three labels and a number.
 const LINE: usize = 112;
@@ -52,6 +52,8 @@ pub struct Family {
     pub labels: Vec<&'static str>,
     /// Its lines.
     pub(super) samples: String,
+    /// Where the lines for the rest begin in it, if there are any: they are the last.
+    pub(super) rest: Option<usize>,
 }
 
 impl Family {
@@ -123,7 +125,9 @@ impl<const LABELS: usize> Making<LABELS> {
         help: &'static str,
         labels: [&'static str; LABELS],
     ) -> Self {
-        let family = Family { kind, name, help, labels: labels.to_vec(), samples: String::new() };
+        let labels_of_all = labels.to_vec();
+        let samples = String::new();
+        let family = Family { kind, name, help, labels: labels_of_all, samples, rest: None };
         Self {
             family,
             labels,
@@ -230,6 +234,8 @@ impl<const LABELS: usize> Making<LABELS> {
     /// The family as it is written.
     pub(super) fn finish(mut self) -> Family {
         let rest = Labels::of(self.labels, [REST; LABELS]);
+        let is_any = self.rest.is_some() || self.rest_of_histograms.is_some();
+        self.family.rest = is_any.then_some(self.family.samples.len());
         if let Some(value) = self.rest {
             self.line("", [&rest.0, ""], value);
         }
@@ -259,7 +265,7 @@ impl<const LABELS: usize> Making<LABELS> {
     }
 }
 
-fn number(text: &mut String, value: f64) {
+pub(super) fn number(text: &mut String, value: f64) {
     /// Whole numbers up to here are as exact as integers, which are written in a fifth of the time.
     const EXACT: f64 = (1_u64 << f64::MANTISSA_DIGITS) as f64;
     let written = if value.fract() == 0.0 && (0.0..EXACT).contains(&value) {

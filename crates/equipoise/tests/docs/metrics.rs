@@ -18,7 +18,7 @@ for it by `Accept`. Beside it are `/health`, which answers while the process doe
 
 Labels never hold addresses of clients. A family has 20000 lines at most: rows beyond that are added up in one whose labels are `_rest`, where a sum says something, and
 left out elsewhere. A source that fails loses its own families alone, and is counted. Counters go on over reloads, and over restarts for as long as the programs are kept
-(`on-exit = \"keep\"`, upgrades); of a process that was killed, those that the programs do not count go on from up to 10 seconds before.
+(`on-exit = \"keep\"`, upgrades), those of `_rest` rows for as long as the process is there; of a process that was killed, those that the programs do not count go on from up to 10 seconds before.
 
 [packaging/grafana/equipoise.json](../packaging/grafana/equipoise.json) is a dashboard, [packaging/prometheus/equipoise.rules.yml](../packaging/prometheus/equipoise.rules.yml) has alerts.
 Times are seconds, sizes bytes; bytes of traffic are IP bytes.

@@ -192,3 +192,39 @@ async fn a_start_that_fails_leaves_what_an_earlier_process_has_left() {
     .unwrap();
     assert_eq!(lab.setting("ipv4/conf/eth0/forwarding"), "0");
 }
+
+#[tokio::test]
+async fn an_edit_of_what_ran_in_an_earlier_process_is_refused_by_the_next() {
+    let lighter = CONFIG.replace("weight = 3", "weight = 2");
+    let (driver, lab) = Lab::start(CONFIG).await;
+    run_and_kill(driver, async {
+        lab.reload(&lighter);
+        lab.status_when(|status| status.config.generation == 2).await;
+    })
+    .await;
+    // Changed while nothing ran: two processes later it is the second time that a configuration is taken.
+    let (driver, lab) = lab.start_again(CONFIG).await;
+    run_and_kill(driver.unwrap(), async {
+        assert_eq!(lab.status_when(|_| true).await.config.generation, 3);
+    })
+    .await;
+    let (driver, lab) = lab.start_again(&lighter).await;
+    run(driver.unwrap(), async {
+        assert_eq!(lab.status_when(|_| true).await.config.generation, 4);
+        let weight = "/api/v1/services/web/backends/10.0.0.1%3A8080";
+        let edit = async |tag: &str| {
+            let head = format!("If-Match: \"{tag}\"\r\n");
+            lab.send(&format!("PATCH {weight}"), &head, "{\"weight\": 9}").await.0
+        };
+        for seen in ["1", "2", "3"] {
+            assert_eq!(edit(seen).await, 412, "generation {seen}");
+        }
+        assert_eq!(edit("4").await, 200);
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+    // Nothing is in force any more: what comes then is the first again.
+    let kept = fs::read_to_string(lab.path("state.json")).unwrap();
+    assert!(kept.contains("10.0.0.1:8080") && !kept.contains("generation"), "{kept}");
+}
