@@ -5,17 +5,14 @@
 //! (`Driver::settle`). What cannot be done now is told in the status and tried again, later and
 //! later. Generic over the data plane and the machine, so that all of it runs in memory.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::net::IpAddr;
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use equipoise_common::value::{Backend, Fate};
-use equipoise_core::config::{Admin, Config, Metrics, Service};
 use equipoise_core::facts::Moment;
 use equipoise_core::health::{Outcome, ProbeId};
-use equipoise_core::plan::{BackendPlan, Crowded, Note};
+use equipoise_core::plan::Crowded;
 use equipoise_core::resolve::{Answer, Failure, LookUpId};
 use equipoise_core::state::State;
 use tokio::sync::{mpsc, watch};
@@ -26,15 +23,15 @@ use crate::admin::listener;
 use crate::admin::lock::InstanceLock;
 use crate::admin::server::Server;
 use crate::admin::{Access, Asker, Command, Configure, ProblemDetails, Reply, Snapshot};
-use crate::apply::{Applier, Converged};
+use crate::apply::Applier;
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::Part;
 use crate::events::{Event as Told, Events, Kind};
 use crate::handover::Word;
 use crate::host::addresses::Managed;
-use crate::host::check::unanswered;
-use crate::host::forwarding::{self, Forwarding};
-use crate::host::{HostError, Machine, Reading, Way};
+use crate::host::forwarding::Forwarding;
+use crate::host::{Machine, Reading};
+use crate::metrics;
 use crate::probe::{Outcomes, Prober};
 use crate::resolver::{Answers, Resolver};
 use crate::status::change::ReloadRequest;
@@ -42,7 +39,6 @@ use crate::status::history::Author;
 use crate::status::{StopAnswer, UpgradeAnswer};
 use crate::stream::Keeper;
 use crate::watch::Watch;
-use crate::{log, metrics};
 
 mod answer;
 mod breakers;
@@ -68,11 +64,14 @@ mod names;
 mod passive;
 mod ports;
 mod push;
+mod reading;
+mod reasons;
 mod reload;
 mod resize;
 mod rollback;
 mod select;
 mod services;
+mod settle;
 mod shares;
 mod start;
 mod streams;
@@ -91,6 +90,7 @@ pub use keep::{path as state_file, release_left};
 pub use listing::parse_prefix;
 pub use names::look_up_before;
 pub(crate) use names::{addresses, error as name_error};
+pub use reading::targets;
 pub use start::{Place, Start, StartError};
 pub use supervisor::Supervisor;
 pub use wake::{EndHandle, Signals};
@@ -114,7 +114,7 @@ use tell::Lasting;
 use trace::Onlooker;
 use trouble::{Topic, Troubles};
 use upgrade::{Next, hear};
-use wake::{BURST, Due, NEIGHBOURS, RESTING, SWEEP, SWEEP_PARTS, Signalled};
+use wake::{BURST, Due, RESTING, SWEEP, SWEEP_PARTS, Signalled};
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -407,135 +407,6 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.due.life = self.supervisor.pause().map(|pause| now + pause);
     }
 
-    /// Reads the machine; a change of it is due to be settled.
-    async fn read_machine(&mut self) {
-        self.look_again();
-        let targets = self.targets(self.state.config());
-        self.read_ways(&targets).await;
-    }
-
-    /// Reads the machine, with the ways to these addresses.
-    async fn read_ways(&mut self, targets: &BTreeSet<IpAddr>) {
-        let began = Instant::now();
-        let read = self.machine.read(targets).await;
-        self.due.not_before = Instant::now() + began.elapsed() * 9;
-        match read {
-            Ok(reading) => {
-                self.troubles.note(Topic::Machine, Ok(()));
-                if reading != self.reading {
-                    self.state.handle_facts(reading.facts());
-                    self.reading = reading;
-                    self.due.settle = true;
-                }
-            }
-            Err(error) => {
-                self.troubles.note(Topic::Machine, Err(error.to_string()));
-                self.troubles.schedule(Instant::now());
-            }
-        }
-    }
-
-    /// The addresses whose ways matter with this configuration: those of backends, also of those that have left.
-    fn targets(&self, config: &Config) -> BTreeSet<IpAddr> {
-        targets(config).into_iter().chain(self.state.gone()).collect()
-    }
-
-    /// Makes machine and data plane as the plan wants them. The maps come before the programs, so
-    /// that no packet meets a program whose maps are not right.
-    async fn settle(&mut self) {
-        self.due.settle = false;
-        self.look_again();
-        let config = self.state.config().clone();
-        let addresses = self.managed.follow(&mut self.machine, &config, &self.reading).await;
-        self.troubles.note(Topic::Addresses, addresses.map_err(|e| e.to_string()));
-        let forwarding = self.follow_forwarding(&config);
-        self.troubles.note(Topic::Forwarding, forwarding.map_err(|e| e.to_string()));
-        self.begin_streams().await;
-        let maps = self.converge();
-        self.troubles.note(Topic::Maps, maps);
-        self.streams.retire();
-        self.follow_observing(config.settings.observe);
-        self.follow_metrics(config.settings.metrics.as_ref()).await;
-        self.follow_otlp(config.settings.otlp.as_ref()).await;
-        self.follow_admin(config.settings.admin.as_ref()).await;
-        self.follow_access_log();
-        log::follow(&config.settings.log);
-        self.interfaces.follow(&mut self.plane, &config, &self.reading);
-        if self.plane.max_flows() != config.settings.max_flows {
-            self.due.size.get_or_insert_with(Instant::now);
-        }
-        self.troubles.note_interfaces(self.interfaces.failed());
-        self.conclude_observing();
-        self.troubles.schedule(Instant::now());
-        self.save();
-    }
-
-    fn follow_forwarding(&mut self, config: &Config) -> Result<(), HostError> {
-        let wanted = forwarding::Wanted::new(config, wanted_here(config, &self.reading));
-        self.forwarding.follow(&mut self.machine, &wanted, &self.reading)
-    }
-
-    async fn follow_metrics(&mut self, wanted: Option<&Metrics>) {
-        let followed = self.metrics.follow(wanted).await;
-        self.troubles.note(Topic::Metrics, followed.map_err(|e| e.to_string()));
-    }
-
-    async fn follow_admin(&mut self, wanted: Option<&Admin>) {
-        let followed = self.port.follow(wanted).await;
-        self.troubles.note(Topic::Admin, followed.map_err(|e| e.to_string()));
-    }
-
-    fn converge(&mut self) -> Result<(), String> {
-        self.look_again();
-        let converged = self.follow_plan();
-        // Also after a failure: what is denied by now is denied.
-        if self.applier.take_newly_denied() {
-            let flows = self.cut_denied();
-            tracing::info!(flows, "flows of denied clients ended");
-        }
-        let converged = converged?;
-        // After the maps: what is kept is not to be ahead of them.
-        self.save();
-        if converged.steps > 0 {
-            tracing::info!(steps = converged.steps, "applied");
-            // Flows of a backend that has gone are not to wait for their next packet.
-            if self.state.take_resets() || self.is_any_to_be_reset() {
-                self.sweep(Part::All);
-                self.cut_gone();
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes the maps as planned, and takes note of how that went.
-    fn settle_maps(&mut self) -> Result<(), String> {
-        let maps = self.converge();
-        self.troubles.note(Topic::Maps, maps.clone());
-        self.troubles.schedule(Instant::now());
-        maps
-    }
-
-    /// Makes the maps what is planned: where they were that before, only what has been planned anew is looked at.
-    fn follow_plan(&mut self) -> Result<Converged, String> {
-        let began = Instant::now();
-        self.state.plan();
-        self.tell_streams();
-        let planned = Instant::now();
-        self.counted.planned.observe((planned - began).as_secs_f64());
-        let scope = self.state.take_scope().filter(|_| !self.troubles.has(&Topic::Maps));
-        let (plane, desired) = (&mut self.plane, self.state.planned());
-        let converged = match scope {
-            Some(scope) => self.applier.converge_within(plane, desired, &scope),
-            None => self.applier.converge(plane, desired),
-        };
-        self.counted.applied.observe(planned.elapsed().as_secs_f64());
-        converged.map_err(|error| error.to_string())
-    }
-
-    fn is_any_to_be_reset(&self) -> bool {
-        self.state.planned().backends.values().any(is_to_be_reset)
-    }
-
     /// Ends the flows that are past their time, and closes those whose backend has gone.
     fn sweep(&mut self, part: Part) {
         let expiry = self.plane.sweep(part);
@@ -544,45 +415,6 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             tracing::debug!(ended, closed, "flows ended");
         }
         self.events.tell(expiry.events);
-    }
-
-    /// What is not as it should be, in words.
-    fn reasons(&self) -> Vec<String> {
-        let missing = self.missing();
-        let troubles = self.troubles.reasons().map(str::to_owned);
-        let crowded = self.crowded.iter().map(ToString::to_string);
-        let unwritten = self.access_log.failures();
-        let missing = missing.map(ToString::to_string);
-        troubles.chain(missing).chain(crowded).chain(self.name_reasons()).chain(unwritten).collect()
-    }
-
-    /// What the configuration asks for and clients do not get.
-    fn missing(&self) -> impl Iterator<Item = &Note> {
-        self.state.planned().notes.iter().filter(|note| is_missing(note))
-    }
-
-    /// What is good to know.
-    fn notes(&self) -> Vec<String> {
-        let notes = self.state.planned().notes.iter().filter(|note| !is_missing(note));
-        let unanswered = unanswered(self.state.config(), &self.reading);
-        let given_up = self.plane.given_up().map(|reason| {
-            format!("what an earlier process left could not be taken over, and its flows have ended: {reason}")
-        });
-        let notes = notes.map(ToString::to_string).chain(unanswered).chain(self.name_notes());
-        notes.chain(given_up).collect()
-    }
-
-    async fn refresh_neighbours(&mut self) {
-        self.due.neighbours = Instant::now() + NEIGHBOURS;
-        let next_hops = self.reading.ways.values().filter_map(|way| match way {
-            Way::Via { interface, next_hop, .. } => Some((*interface, *next_hop)),
-            Way::Local | Way::Unreachable => None,
-        });
-        let (next_hops, interfaces) = (next_hops.collect(), self.interfaces.indexes());
-        match self.machine.refresh_neighbours(&interfaces, &next_hops).await {
-            Ok(asked) => tracing::trace!(asked, "neighbours"),
-            Err(error) => tracing::warn!(%error, "neighbours are not kept fresh"),
-        }
     }
 
     /// Lets ids that no flow names any more be given out again. Only while the maps are as
@@ -603,28 +435,4 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.state.handle_named(mark, &named);
         self.due.settle = true;
     }
-}
-
-/// Whether a note tells of something that the configuration asks for and clients do not get.
-fn is_missing(note: &Note) -> bool {
-    match note {
-        Note::NoInterface { .. }
-        | Note::NoAddress { .. }
-        | Note::NoIds { .. }
-        | Note::NoRouteIds { .. }
-        | Note::NoBackendIds { .. }
-        | Note::NoSourceAddress { .. }
-        | Note::NoKeys { .. } => true,
-        Note::NoBackend { .. } | Note::Panic { .. } | Note::CoarseShares { .. } => false,
-    }
-}
-
-/// Whether the flows of a backend that has gone get a RST.
-fn is_to_be_reset(backend: &BackendPlan) -> bool {
-    backend.value.state == Backend::GONE && backend.value.fate == Fate::Reset as u8
-}
-
-/// The addresses whose ways matter: those of the backends.
-pub fn targets(config: &Config) -> BTreeSet<IpAddr> {
-    config.services.iter().flat_map(Service::all_backends).map(|b| b.address.ip()).collect()
 }
