@@ -4,29 +4,32 @@
 //! answers with what the data plane should be. Sans-IO: no clock, no sockets, no maps. What has
 //! been applied is not kept here.
 
-mod lasting;
-
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use equipoise_common::key::{Address as _, V4};
 use equipoise_common::value::{Backend, Fate, Snat};
 
 use crate::breaker::{self, Breakers};
-use crate::config::health::{Recovery, RecoveryMode};
 use crate::config::{self, Config};
 use crate::diff::{Found, Scope};
-use crate::drain::{self, Drain, Drains, Pace};
+use crate::drain::Drains;
 use crate::facts::{Facts, Moment};
 use crate::health::{Change, Effect, Health, Manual, Outcome, ProbeId, Standing};
-use crate::id::{BackendKey, Held, Ids, Limits, Mark, Named, RouteName, Wanted};
-use crate::plan::{Desired, Note, PoolPlan, ServiceKey, plan, plan_again};
+use crate::id::{BackendKey, Ids, Limits, Mark, Named, Wanted};
+use crate::plan::{Desired, Note};
 use crate::ramp::Ramps;
 use crate::resolve::{Absent, LeftOut, Names};
-use crate::weight::{Belief, Drained, Weight};
+use crate::weight::Weight;
 
+mod drains;
+mod lasting;
 mod names;
+mod planning;
+mod view;
+
+pub use view::{BackendView, PoolView, ServiceView};
 
 /// Configuration, facts, ids, and the latest plan.
 #[derive(Clone, Debug)]
@@ -96,60 +99,6 @@ pub enum Turn {
     Close,
     /// Makes it as new.
     Reset,
-}
-
-/// A service as it is planned.
-#[derive(Clone, Debug)]
-pub struct ServiceView<'a> {
-    /// As configured.
-    pub service: &'a config::Service,
-    /// Its id; none when all are taken.
-    pub id: Option<u32>,
-    /// What it is reached by.
-    pub keys: Vec<ServiceKey>,
-    /// Its pools: that for all clients, and then those of the routes, in the order of the file.
-    pub pools: Vec<PoolView<'a>>,
-}
-
-impl ServiceView<'_> {
-    /// The backends of all its pools.
-    pub fn backends(&self) -> impl Iterator<Item = &BackendView> {
-        self.pools.iter().flat_map(|pool| &pool.backends)
-    }
-}
-
-/// A pool as it is planned.
-#[derive(Clone, Debug)]
-pub struct PoolView<'a> {
-    /// As configured.
-    pub pool: config::Pool<'a>,
-    /// Its ids, one for each family.
-    pub ids: Vec<u32>,
-    /// Whether too few backends are usable, of a family at least.
-    pub panics: bool,
-    /// Its backends, both families in one list, in the order of the file.
-    pub backends: Vec<BackendView>,
-}
-
-/// A backend as it is planned.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct BackendView {
-    /// Address and port.
-    pub address: SocketAddr,
-    /// Its id; none when all are taken.
-    pub id: Option<u32>,
-    /// What is believed of its health, in a word.
-    pub health: &'static str,
-    /// State of its breaker, in a word; closed where it has none.
-    pub breaker: &'static str,
-    /// Whether it is drained.
-    pub is_drained: bool,
-    /// As configured, or its part of the weight of a name.
-    pub configured_weight: Weight,
-    /// What follows from everything known about it.
-    pub effective_weight: Weight,
-    /// The part of the new flows of its family that it gets, 0 to 1.
-    pub share: f64,
 }
 
 impl State {
@@ -297,57 +246,6 @@ impl State {
         self.breakers.standing(self.now, key)
     }
 
-    /// A backend is to get no new flows.
-    ///
-    /// # Errors
-    ///
-    /// When it does not already.
-    pub fn handle_drain(
-        &mut self,
-        key: &BackendKey,
-        request: drain::Request,
-    ) -> Result<(), drain::AlreadyDrained> {
-        self.drains.start(key.clone(), request, self.now)?;
-        self.ramps.stop(key);
-        Ok(())
-    }
-
-    /// That is in the maps, and the backend has so many flows; how its drain is over, if it is now.
-    pub fn handle_drain_in_force(&mut self, key: &BackendKey, flows: u64) -> Option<drain::Status> {
-        self.drains.in_force(key, flows, self.now)
-    }
-
-    /// A drain that began before this process goes on; false where there is no such backend.
-    pub fn restore_drain(&mut self, key: &BackendKey, drain: Drain) -> bool {
-        let is_there = self.may_be(key);
-        if is_there {
-            self.drains.restore(key.clone(), drain);
-        }
-        is_there
-    }
-
-    /// A backend is to get new flows again; how its drain is over, if it was drained.
-    pub fn handle_undrain(&mut self, key: &BackendKey, pace: Pace) -> Option<drain::Status> {
-        let ended = self.drains.undrain(key)?;
-        let recovery = self.pool(key).map(|pool| pool.recovery);
-        if let (Pace::Gradual, Some(Recovery { mode, slow_start })) = (pace, recovery) {
-            // Where nobody checks, nothing but time can tell.
-            let mode = match mode {
-                RecoveryMode::Steps if self.health.standing(key).checked.is_none() => {
-                    RecoveryMode::Linear
-                }
-                mode => mode,
-            };
-            self.ramps.start(key.clone(), Recovery { mode, slow_start }, self.now);
-        }
-        Some(ended)
-    }
-
-    /// A drained backend has so many flows; how its drain is over, if it is now.
-    pub fn handle_drained_flows(&mut self, key: &BackendKey, flows: u64) -> Option<drain::Status> {
-        self.drains.count(key, flows, self.now)
-    }
-
     /// The id of a backend; none where there is no such backend, or when all are taken.
     pub fn backend_id(&self, key: &BackendKey) -> Option<u32> {
         let pool = self.ids.held(&key.service)?.pools.get(&key.route)?;
@@ -374,11 +272,6 @@ impl State {
         let is_meant =
             |pool: &config::Pool<'_>| pool.route.map(config::Route::name) == key.route.as_deref();
         service.pools().find(is_meant)
-    }
-
-    /// All drains.
-    pub fn drains(&self) -> &Drains<BackendKey> {
-        &self.drains
     }
 
     /// An operator says how a backend is, or takes that back; false where there is no such backend.
@@ -456,100 +349,6 @@ impl State {
         }
     }
 
-    /// What should be in the maps. Computed anew only when something has changed, and then only
-    /// those slot tables whose backends have.
-    pub fn plan(&mut self) -> &Desired {
-        let changed = [
-            self.health.take_changed(),
-            self.breakers.take_changed(),
-            self.drains.take_changed(),
-            self.ramps.take_changed(),
-        ];
-        if changed.contains(&true) {
-            let beliefs = self.beliefs();
-            let changed = differing(&self.facts.beliefs, &beliefs);
-            self.facts.beliefs = beliefs;
-            self.stale |= !changed.is_empty() && !self.plan_again(&changed);
-        }
-        if self.stale {
-            let mut was_out = self.out(self.desired.backends.keys());
-            was_out.append(&mut self.were_out);
-            self.desired = plan(&self.config, &self.facts, &self.ids, Some(&self.desired));
-            self.note_departures(&was_out, None);
-            self.stale = false;
-            self.scope = None;
-        }
-        &self.desired
-    }
-
-    /// What all kinds of facts say of backends, where that is not what is believed of those of which nothing is known.
-    fn beliefs(&self) -> BTreeMap<BackendKey, Belief> {
-        let mut beliefs = self.health.beliefs().clone();
-        for (key, drain) in self.drains.iter() {
-            let belief = beliefs.entry(key.clone()).or_default();
-            belief.drained = if drain.request.is_forced { Drained::Forced } else { Drained::Yes };
-            belief.resets = drain.resets();
-        }
-        for (key, part) in self.ramps.iter() {
-            let belief = beliefs.entry(key.clone()).or_default();
-            belief.recovered = belief.recovered.min(part);
-        }
-        for (key, state) in self.breakers.not_closed() {
-            beliefs.entry(key.clone()).or_default().breaker = state;
-        }
-        beliefs
-    }
-
-    /// Plans what follows from what is believed of these backends; false where everything is to be planned.
-    fn plan_again(&mut self, changed: &BTreeSet<BackendKey>) -> bool {
-        if self.stale {
-            return false;
-        }
-        // More than can be otherwise now, and little.
-        let pools = changed.iter().flat_map(|key| self.backend_ids(key)).collect::<Vec<_>>();
-        let was_out = self.out(pools.iter());
-        let known = (&*self.config, &self.facts, &self.ids);
-        let Some(scope) = plan_again(known, changed, &mut self.desired) else { return false };
-        self.note_departures(&was_out, Some(&scope));
-        if let Some(wider) = &mut self.scope {
-            wider.pools.extend(scope.pools);
-            wider.backends.extend(scope.backends);
-        }
-        true
-    }
-
-    /// The ids of the backends of a backend's pool.
-    fn backend_ids(&self, key: &BackendKey) -> Vec<u32> {
-        let held = self.ids.held(&key.service).and_then(|held| held.pools.get(&key.route));
-        held.into_iter().flat_map(|pool| pool.backends.values().map(|id| id.number)).collect()
-    }
-
-    /// Of some backends, those that are kept out, and what becomes of their flows.
-    fn out<'a>(&self, ids: impl Iterator<Item = &'a u32>) -> BTreeMap<u32, Fate> {
-        ids.filter_map(|id| Some((*id, self.desired.backends.get(id)?.out?))).collect()
-    }
-
-    /// Where the plan may differ from what it was when this was asked last; none for anywhere.
-    pub fn take_scope(&mut self) -> Option<Scope> {
-        self.scope.replace(Scope::default())
-    }
-
-    /// Backends that are kept out from now on are of another generation: that tells flows of before.
-    fn note_departures(&mut self, was_out: &BTreeMap<u32, Fate>, scope: Option<&Scope>) {
-        let is_out = match scope {
-            Some(scope) => self.out(scope.backends.iter()),
-            None => self.out(self.desired.backends.keys()),
-        };
-        for (id, &fate) in is_out.iter().filter(|(id, fate)| was_out.get(id) != Some(fate)) {
-            let Some(backend) = self.desired.backends.get_mut(id) else { continue };
-            let service = u32::from(backend.value.service);
-            let departure = self.ids.depart(*id, fate, service);
-            backend.value.generation = departure.generation;
-            backend.value.fate = fate as u8;
-            self.resets |= fate == Fate::Reset;
-        }
-    }
-
     /// The configuration in force, with what names stand for.
     pub fn config(&self) -> &Config {
         &self.config
@@ -578,94 +377,6 @@ impl State {
     /// Whether ids rest, to be asked for in the flow table.
     pub fn resting(&self) -> Option<Mark> {
         self.ids.resting()
-    }
-
-    /// The services of the latest plan, in the order of the file.
-    pub fn services(&self) -> Vec<ServiceView<'_>> {
-        let mut keys: BTreeMap<u32, Vec<ServiceKey>> = BTreeMap::new();
-        for (&key, service) in self.desired.services.iter().filter(|(key, _)| !key.is_whole()) {
-            keys.entry(service.id).or_default().push(key);
-        }
-        let view = |service| self.view(service, &mut keys);
-        self.config.services.iter().map(view).collect()
-    }
-
-    fn view<'a>(
-        &'a self,
-        service: &'a config::Service,
-        keys: &mut BTreeMap<u32, Vec<ServiceKey>>,
-    ) -> ServiceView<'a> {
-        let held = self.ids.held(&service.name);
-        let id = held.and_then(|held| held.service).map(|id| id.number);
-        let pool = |pool| self.view_pool(&service.name, pool, held);
-        ServiceView {
-            service,
-            id,
-            keys: id.and_then(|id| keys.remove(&id)).unwrap_or_default(),
-            pools: service.pools().map(pool).collect(),
-        }
-    }
-
-    fn view_pool<'a>(
-        &self,
-        service: &str,
-        pool: config::Pool<'a>,
-        held: Option<&Held>,
-    ) -> PoolView<'a> {
-        let route: RouteName = pool.route.map(|route| route.name().into());
-        let held = held.and_then(|held| held.pools.get(&route));
-        let ids = held.into_iter().flat_map(|held| held.ids.into_iter().flatten());
-        let ids: Vec<u32> = ids.map(|id| id.number).collect();
-        let planned: Vec<&PoolPlan> =
-            ids.iter().filter_map(|id| self.desired.pools.get(id)).collect();
-        let panics = planned.iter().any(|pool| pool.panics);
-        let service: Arc<str> = service.into();
-        let backends = pool.backends.iter().map(|backend| {
-            let (service, route, address) = (Arc::clone(&service), route.clone(), backend.address);
-            let key = BackendKey { service, route, address };
-            let breaker = self.breakers.state(&key).unwrap_or_default().name();
-            let known = Known {
-                health: self.health.standing(&key).name(),
-                breaker,
-                is_drained: self.drains.is_drained(&key),
-            };
-            view_backend(backend, &planned, known)
-        });
-        PoolView { pool, panics, backends: backends.collect(), ids }
-    }
-}
-
-/// The backends of which something else is believed.
-fn differing(
-    before: &BTreeMap<BackendKey, Belief>,
-    after: &BTreeMap<BackendKey, Belief>,
-) -> BTreeSet<BackendKey> {
-    let is_other = |key: &&BackendKey| before.get(key) != after.get(key);
-    before.keys().chain(after.keys()).filter(is_other).cloned().collect()
-}
-
-/// What is known of a backend, in words.
-#[derive(Clone, Copy)]
-struct Known {
-    health: &'static str,
-    breaker: &'static str,
-    is_drained: bool,
-}
-
-fn view_backend(backend: &config::Backend, pools: &[&PoolPlan], known: Known) -> BackendView {
-    let member = pools.iter().find_map(|pool| {
-        let at = pool.members.binary_search_by_key(&backend.address, |member| member.address);
-        Some((*pool, pool.members[at.ok()?]))
-    });
-    BackendView {
-        address: backend.address,
-        id: member.map(|(_, member)| member.id),
-        health: known.health,
-        breaker: known.breaker,
-        is_drained: known.is_drained,
-        configured_weight: backend.share(),
-        effective_weight: member.map_or(backend.share(), |(_, member)| member.weight),
-        share: member.map_or(0.0, |(pool, member)| pool.share(&member)),
     }
 }
 
