@@ -38,6 +38,7 @@ use crate::status::{Flow, FlowFilter, PlanAnswer, PlanRequest, Status, StopAnswe
 mod accept;
 pub mod client;
 mod guard;
+mod host;
 pub mod listener;
 pub mod lock;
 pub mod peer;
@@ -185,25 +186,15 @@ pub enum Configure {
 }
 
 impl Configure {
-    /// Whether it has files of this host read that whoever asks has chosen.
-    fn names_files(&self) -> bool {
+    /// Whether it has files of this host read, or commands run on it, that whoever asks has chosen.
+    fn reaches_into_host(&self) -> bool {
         match self {
             Self::Reload(request) => request.file.is_some(),
-            Self::Service(_, table, _) => has_file(table),
+            Self::Service(_, table, _) => host::is_reached_by(table),
             Self::Weight(..) | Self::Add(..) | Self::Remove(_) | Self::Text(_) => false,
             Self::WithoutService(_) | Self::Rates(..) => false,
             Self::Deny(..) | Self::AllowAgain(_) | Self::Expire => false,
         }
-    }
-}
-
-/// Whether a list of prefixes is in a file, somewhere in a table.
-fn has_file(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.starts_with('@'),
-        Value::Array(values) => values.iter().any(has_file),
-        Value::Object(table) => table.values().any(has_file),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
@@ -363,19 +354,5 @@ mod tests {
         assert_eq!(access.clone().follower().unwrap_err().status, 503);
         held.pop();
         assert!(access.follower().is_ok());
-    }
-
-    #[test]
-    fn files_are_named_by_reloads_and_in_lists() {
-        let service = |table| Configure::Service("a".to_owned(), table, Existing::Stays);
-        let reload = |file: Option<&str>| {
-            let file = file.map(str::to_owned);
-            Configure::Reload(ReloadRequest { file, ..ReloadRequest::default() })
-        };
-        assert!(reload(Some("/b.toml")).names_files() && !reload(None).names_files());
-        let deny = serde_json::json!({ "limits": { "deny": ["10.0.0.0/8", "@/etc/deny.txt"] } });
-        assert!(service(deny).names_files());
-        let named = serde_json::json!({ "name": "a@b", "limits": { "deny": ["10.0.0.0/8"] } });
-        assert!(!service(named).names_files());
     }
 }

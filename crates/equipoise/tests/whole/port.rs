@@ -237,6 +237,15 @@ async fn files_of_this_host_are_named_by_its_users_alone_and_not_shown_to_them()
         let put = "PUT /api/v1/services/listed";
         let (code, _, body) = with_body(listen, put, &bearer(WRITE), &web.to_string()).await;
         assert_eq!(code, 403, "{body}");
+        // What is run here is not theirs to choose either, whatever the settings allow to the file.
+        let check = json!({ "type": "exec", "command": ["/bin/true"] });
+        let mut checked = web.clone();
+        checked["limits"] = json!({});
+        checked["health_check"] = check;
+        let (code, _, body) = with_body(listen, put, &bearer(WRITE), &checked.to_string()).await;
+        assert!(code == 403 && body.contains("commands of this host"), "{body}");
+        checked["health_check"] = json!({ "type": "https", "ca_file": file });
+        assert_eq!(with_body(listen, put, &bearer(WRITE), &checked.to_string()).await.0, 403);
         let other = json!({ "file": lab.path("b.toml") }).to_string();
         let reload = "POST /api/v1/reload";
         let (code, _, body) = with_body(listen, reload, &bearer(WRITE), &other).await;

@@ -98,8 +98,9 @@ pub(super) async fn configure(
     (access, peer, expected): (&Access, Peer, Expected),
     what: Configure,
 ) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
-    if !peer.is_of_this_host() && what.names_files() {
-        let message = "files of this host are named by its users alone, through the socket";
+    if !peer.is_of_this_host() && what.reaches_into_host() {
+        let message =
+            "files and commands of this host are named by its users alone, through the socket";
         return Err(ProblemDetails::forbidden(message));
     }
     let asker = Asker { by: peer.author(), expected };
