@@ -337,7 +337,6 @@ pub struct Flow {
 /// Which flows are asked for; what is absent does not limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
 pub struct FlowFilter {
     /// Name of the service.
     #[serde(skip_serializing_if = "Option::is_none")]

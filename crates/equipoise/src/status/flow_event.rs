@@ -4,7 +4,28 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
+
+/// Which flows are followed, and for how long.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields, default)]
+pub struct FlowEventsRequest {
+    /// Name of the service.
+    pub service: Option<String>,
+    /// The backend's address and port, as the configuration writes them.
+    pub backend: Option<String>,
+    /// Prefix or address of clients.
+    pub client: Option<String>,
+    /// How long they are followed, a year at most; without an end unless given.
+    #[param(exclusive_minimum = 0, maximum = 31_536_000)]
+    pub for_seconds: Option<f64>,
+}
+
+impl FlowEventsRequest {
+    /// The longest that they are followed where an end is given.
+    pub const LONGEST: f64 = 31_536_000.0;
+}
 
 /// A flow that has opened or closed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

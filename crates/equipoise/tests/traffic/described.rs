@@ -32,6 +32,10 @@ enabled = false
 [[operations]]
 include-path = "/api/v1/events"
 parameters = { "query.follow" = "false" }
+
+[[operations]]
+include-path = "/api/v1/flows/events"
+parameters = { "query.for_seconds" = "0.001" }
 "#;
 
 #[test]

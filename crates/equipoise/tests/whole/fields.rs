@@ -204,6 +204,10 @@ const FIELDS: &[Row] = &[
         "GET /api/v1/flows/events?client",
         "flow_events.rs a_follower_gets_what_opens_and_closes_from_then_on_and_only_what_it_wants",
     ),
+    (
+        "GET /api/v1/flows/events?for_seconds",
+        "flow_events.rs what_is_followed_for_a_time_ends_with_it",
+    ),
     ("DELETE /api/v1/flows?service", "pools.rs flows_are_ended_that_are_asked_for_and_no_others"),
     ("DELETE /api/v1/flows?backend", "pools.rs flows_are_ended_that_are_asked_for_and_no_others"),
     ("DELETE /api/v1/flows?client", "pools.rs flows_are_ended_that_are_asked_for_and_no_others"),

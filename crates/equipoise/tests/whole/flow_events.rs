@@ -72,6 +72,28 @@ async fn a_follower_gets_what_opens_and_closes_from_then_on_and_only_what_it_wan
 }
 
 #[tokio::test]
+async fn what_is_followed_for_a_time_ends_with_it() {
+    let (driver, lab) = Lab::start(CONFIG).await;
+    run(driver, async {
+        let get = async |query: &str| {
+            let line = format!("GET /api/v1/flows/events?{query}");
+            tokio::time::timeout(DEADLINE, lab.send(&line, "", "")).await.expect("it ends")
+        };
+        let (code, head, body) = get("for_seconds=0.05").await;
+        assert!(code == 200 && head.contains("text/event-stream") && body.is_empty(), "{body}");
+        for wrong in ["for_seconds=0", "for_seconds=-1", "for_seconds=1e9"] {
+            assert_eq!(get(wrong).await.0, 422, "{wrong}");
+        }
+        for wrong in ["for_seconds=soon", "for=1"] {
+            assert_eq!(get(wrong).await.0, 400, "{wrong}");
+        }
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
 async fn what_cannot_be_followed_is_refused_with_the_reason() {
     let (driver, lab) = Lab::start(CONFIG).await;
     run(driver, async {

@@ -57,6 +57,9 @@ fn whole(text: &[u8], line: &str) -> Option<Answer> {
     else {
         // In chunks: flows, in one of them.
         assert!(head.contains("transfer-encoding: chunked"), "{line}: {head}");
+        if body == "0\r\n\r\n" {
+            return Some((code, head.clone(), String::new()));
+        }
         let chunks = body.strip_suffix("\r\n0\r\n\r\n")?;
         let content = chunks.split("\r\n").skip(1).step_by(2);
         return Some((code, head.clone(), content.collect()));

@@ -1,6 +1,7 @@
 //! Events, as server-sent events (WHATWG HTML, section 9.2): the last ones, and then those that come.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -10,6 +11,7 @@ use axum::routing::get;
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use serde::Deserialize;
+use tokio::time::{Instant, timeout_at};
 use utoipa::ToSchema;
 
 use super::Route;
@@ -17,6 +19,7 @@ use crate::admin::{Access, Command, ProblemDetails};
 use crate::events::Told;
 use crate::flow_events::FlowTold;
 use crate::status::FlowFilter;
+use crate::status::flow_event::FlowEventsRequest;
 
 /// How a follower that has lost its connection says what it has seen.
 const LAST_SEEN: &str = "last-event-id";
@@ -85,16 +88,23 @@ fn lost(count: u64) -> Event {
     Event::default().event("lost").data(format!("{{\"lost\":{count}}}"))
 }
 
-#[utoipa::path(get, path = "/api/v1/flows/events", tag = "flows", summary = "Flows as they open and close, as server-sent events", params(FlowFilter), responses((status = 200, description = "What is asked for: as the access log has it, `opened` or `closed`", body = Sent, content_type = "text/event-stream"), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(get, path = "/api/v1/flows/events", tag = "flows", summary = "Flows as they open and close, as server-sent events", params(FlowEventsRequest), responses((status = 200, description = "What is asked for: as the access log has it, `opened` or `closed`", body = Sent, content_type = "text/event-stream"), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn flow_events(
     State(access): State<Access>,
-    wanted: Result<Query<FlowFilter>, QueryRejection>,
+    request: Result<Query<FlowEventsRequest>, QueryRejection>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ProblemDetails> {
-    let Query(filter) = wanted?;
+    let Query(FlowEventsRequest { service, backend, client, for_seconds }) = request?;
+    let until = for_seconds.map(end).transpose()?;
     let place = access.follower()?;
+    let filter = FlowFilter { service, backend, client };
     let follower = access.ask(|reply| Command::FlowEvents(filter, reply)).await?;
-    let stream = unfold((follower, place), |(mut follower, place)| async move {
-        let told = match follower.next().await? {
+    let stream = unfold((follower, place), move |(mut follower, place)| async move {
+        let next = follower.next();
+        let told = match until {
+            Some(until) => timeout_at(until, next).await.ok()?,
+            None => next.await,
+        };
+        let told = match told? {
             FlowTold::Flow(flow) => {
                 let text = serde_json::to_string(&flow).unwrap_or_default();
                 Event::default().event(&*flow.event).data(text)
@@ -104,4 +114,14 @@ pub(super) async fn flow_events(
         Some((Ok(told), (follower, place)))
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
+}
+
+/// When so many seconds from now are over.
+fn end(seconds: f64) -> Result<Instant, ProblemDetails> {
+    const LONGEST: f64 = FlowEventsRequest::LONGEST;
+    if !(seconds > 0.0 && seconds <= LONGEST) {
+        let message = format!("for_seconds: {seconds} is not more than 0 and at most {LONGEST}");
+        return Err(ProblemDetails::unprocessable(message));
+    }
+    Ok(Instant::now() + Duration::from_secs_f64(seconds))
 }
