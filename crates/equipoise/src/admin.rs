@@ -49,7 +49,7 @@ pub mod server;
 mod tag;
 
 pub use problem::ProblemDetails;
-pub(crate) use secrets::from_file;
+pub(crate) use secrets::{faults as file_faults, from_file};
 pub use tag::Expected;
 
 /// What can be told without asking the driver; published anew with each configuration taken.

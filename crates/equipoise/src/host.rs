@@ -20,6 +20,7 @@ pub mod addresses;
 pub mod advice;
 pub mod check;
 pub mod details;
+pub mod files;
 pub mod forwarding;
 mod links;
 mod messages;

@@ -35,6 +35,7 @@ pub use histogram::{
 };
 pub use listener::{ListenError, Listener, among_others, router};
 pub use push::Pusher;
+pub(crate) use push::file_faults;
 use rest::Rests;
 pub use text::Format;
 

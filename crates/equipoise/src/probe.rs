@@ -33,6 +33,7 @@ pub use prober::{Outcomes, Prober};
 pub use to::Vip;
 
 pub(crate) use http::talk;
+pub(crate) use tls::fault as tls_fault;
 
 use to::To;
 

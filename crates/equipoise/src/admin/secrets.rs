@@ -40,6 +40,14 @@ pub(super) fn load(admin: &Admin) -> Result<Loaded, String> {
     Ok(Loaded { keys, identity })
 }
 
+/// All that is wrong with the files of a configuration: the key below `settings.admin` that names one, and a sentence.
+pub(crate) fn faults(admin: &Admin) -> Vec<(String, String)> {
+    let keys = admin.keys.iter().enumerate();
+    let keys = keys.filter_map(|(at, key)| Some((format!("keys[{at}]"), known(key).err()?)));
+    let tls = admin.tls.iter().filter_map(|tls| Some(("tls".to_owned(), identity(tls).err()?)));
+    keys.chain(tls).collect()
+}
+
 fn known(key: &AdminKey) -> Result<Known, String> {
     let secret = match &key.secret {
         KeySource::Key(secret) => secret.clone(),

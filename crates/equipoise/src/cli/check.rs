@@ -13,7 +13,7 @@ use crate::admin::problem::ConfigError;
 use crate::config_file;
 use crate::dataplane::kernel::abilities;
 use crate::driver::targets;
-use crate::host::{Machine, Netlink, advice, check, requirements};
+use crate::host::{Machine, Netlink, advice, check, files, requirements};
 
 /// A configuration and the text that it was read from.
 pub(super) struct Loaded {
@@ -54,6 +54,7 @@ pub(super) async fn check(global: &Global, asked: &Check) -> Result<(), Failure>
             let config = &checked.config;
             let found = check::check(config, &reading)
                 .and(advice::sizes(config, &reading))
+                .and(files::files(config))
                 .and(advice::privileges(config, requirements::check().err()))
                 .and(advice::kernel(config, &abilities()));
             (found.problems, [checked.ignored, checked.notes, found.notes].concat())

@@ -27,6 +27,7 @@ mod send;
 
 use points::{Times, attribute, requests};
 use send::Collector;
+pub(crate) use send::faults as file_faults;
 
 /// How pushes have ended, since counting began.
 #[derive(Debug, Default)]

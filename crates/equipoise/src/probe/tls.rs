@@ -75,6 +75,11 @@ fn recent(tls: &Tls, inside: Inside) -> Result<Arc<ClientConfig>, Failure> {
     })
 }
 
+/// What is wrong with the files that it names, if anything.
+pub(crate) fn fault(tls: &Tls) -> Option<String> {
+    make(tls, Inside::Http1).err().map(|failure| failure.message)
+}
+
 fn make(tls: &Tls, inside: Inside) -> Result<ClientConfig, Failure> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));

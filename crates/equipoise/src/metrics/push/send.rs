@@ -34,6 +34,20 @@ pub(super) struct Collector {
     pub(super) resolvers: Vec<SocketAddr>,
 }
 
+/// What the value of a header must not be.
+const NO_VALUE: &str = "cannot be the value of a header";
+
+/// All that is wrong with the files that are named: the key below `settings.otlp` that names one, and a sentence.
+pub(crate) fn faults(otlp: &Otlp) -> Vec<(String, String)> {
+    let headers = otlp.header_files.iter().filter_map(|(name, file)| {
+        let fault = from_file(file, Secret::of_header, NO_VALUE).err()?;
+        Some((format!("header-files.{name}"), fault))
+    });
+    let collector = Collector { otlp: otlp.clone(), resolvers: Vec::new() };
+    let tls = collector.tls().and_then(|tls| probe::tls_fault(&tls));
+    headers.chain(tls.map(|fault| ("ca-file".to_owned(), fault))).collect()
+}
+
 impl Collector {
     /// Sends metrics, and says how many points of them it has refused.
     ///
@@ -104,10 +118,9 @@ impl Collector {
             .header(CONTENT_TYPE, PROTOBUF)
             .body(Full::from(body))
             .map_err(|error| error.to_string())?;
-        let wrong = "cannot be the value of a header";
         let read = header_files
             .iter()
-            .map(|(name, file)| (name, from_file(file, Secret::of_header, wrong)));
+            .map(|(name, file)| (name, from_file(file, Secret::of_header, NO_VALUE)));
         let given = headers.iter().map(|(name, value)| (name, Ok(value.clone())));
         for (name, value) in given.chain(read) {
             let value = value?;
