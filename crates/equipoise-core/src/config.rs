@@ -39,7 +39,8 @@ use serde::{Serialize, Serializer};
 
 pub use admin::Admin;
 pub use changes::{
-    Change, Changes, Denial, NewBackend, RateChange, RateKey, RateOf, ServiceChange,
+    Change, Changes, Denial, EntryAt, NewBackend, PoolEntry, RateChange, RateKey, RateOf,
+    ServiceChange,
 };
 pub use check::{keys, nearest::nearest};
 pub use convert::{Converted, Ignored, convert, from_json, write};

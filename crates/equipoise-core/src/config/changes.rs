@@ -18,15 +18,17 @@ use crate::facts::Moment;
 use crate::id::{BackendKey, DEFAULT_ROUTE};
 
 mod denial;
+mod entry;
 mod rate;
 mod service;
 mod tree;
 
 pub use denial::Denial;
+pub use entry::{EntryAt, PoolEntry};
 pub use rate::{RateChange, RateKey, RateOf};
 pub use service::ServiceChange;
 
-use tree::{entry, field, items, text, value};
+use tree::{field, items, value};
 
 /// A backend that is added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +61,7 @@ pub enum Change {
 pub struct Changes {
     /// By name, in the order in which they came.
     services: Vec<(String, ServiceChange)>,
-    backends: BTreeMap<BackendKey, Change>,
+    backends: BTreeMap<PoolEntry, Change>,
     rates: BTreeMap<RateKey, RateChange>,
     /// Until when, where that is not for good.
     denials: BTreeMap<Denial, Option<Moment>>,
@@ -84,8 +86,8 @@ impl Changes {
         self.services.iter().map(|(name, change)| (name.as_str(), change))
     }
 
-    /// Those of backends, in the order of services, routes and addresses.
-    pub fn backends(&self) -> impl Iterator<Item = (&BackendKey, &Change)> {
+    /// Those of backends, in the order of services, routes, addresses and names.
+    pub fn backends(&self) -> impl Iterator<Item = (&PoolEntry, &Change)> {
         self.backends.iter()
     }
 
@@ -107,8 +109,8 @@ impl Changes {
         let is_missing = |name: &&str| !others.services.iter().any(|(other, _)| other == name);
         let services = self.services.iter().map(|(name, _)| name.as_str()).filter(is_missing);
         let services = services.map(|name| format!("service {name}"));
-        let backends = backends.map(|(BackendKey { service, address, .. }, change)| {
-            format!("{} of {service}: {change}", target::text(*address))
+        let backends = backends.map(|(PoolEntry { service, at, .. }, change)| {
+            format!("{} of {service}: {change}", at.text())
         });
         let rates = rates.map(|(key, change)| format!("{key}: {change}"));
         services
@@ -153,7 +155,8 @@ impl Changes {
     }
 
     /// A backend is to have this weight.
-    pub fn set_weight(&mut self, key: BackendKey, weight: u16) {
+    pub fn set_weight(&mut self, key: impl Into<PoolEntry>, weight: u16) {
+        let key = key.into();
         let change = match self.backends.get(&key) {
             Some(Change::Added(new)) => Change::Added(NewBackend { weight, ..*new }),
             Some(Change::Weight(_) | Change::Removed) | None => Change::Weight(weight),
@@ -164,6 +167,7 @@ impl Changes {
     /// A backend is to be there. One that was left out, and is asked for as it was, is as it was: the file says of it what is not
     /// said here.
     pub fn add(&mut self, key: BackendKey, new: NewBackend) {
+        let key = key.into();
         let change = match self.backends.get(&key) {
             Some(Change::Removed) => Change::Weight(new.weight),
             Some(Change::Weight(_) | Change::Added(_)) | None => Change::Added(new),
@@ -172,7 +176,8 @@ impl Changes {
     }
 
     /// A backend is not to be there.
-    pub fn remove(&mut self, key: BackendKey) {
+    pub fn remove(&mut self, key: impl Into<PoolEntry>) {
+        let key = key.into();
         if let Some(Change::Added(_)) = self.backends.get(&key) {
             self.backends.remove(&key);
         } else {
@@ -185,7 +190,7 @@ impl Changes {
         let holds = |(name, change): &&(String, ServiceChange)| service::lay(root, name, change);
         // First: others may be of what is given so.
         let services = self.services.iter().filter(holds).cloned().collect();
-        let holds = |(key, change): &(&BackendKey, &Change)| lay(root, key, **change);
+        let holds = |(key, change): &(&PoolEntry, &Change)| lay(root, key, **change);
         let holding = self.backends.iter().filter(holds);
         let backends = holding.map(|(key, change)| (key.clone(), *change)).collect();
         let holding = self.rates.iter().filter(|(key, change)| rate::lay(root, key, **change));
@@ -196,9 +201,10 @@ impl Changes {
     }
 }
 
-impl FromIterator<(BackendKey, Change)> for Changes {
-    fn from_iter<I: IntoIterator<Item = (BackendKey, Change)>>(changes: I) -> Self {
-        Self { backends: changes.into_iter().collect(), ..Self::default() }
+impl<K: Into<PoolEntry>> FromIterator<(K, Change)> for Changes {
+    fn from_iter<I: IntoIterator<Item = (K, Change)>>(changes: I) -> Self {
+        let backends = changes.into_iter().map(|(entry, change)| (entry.into(), change));
+        Self { backends: backends.collect(), ..Self::default() }
     }
 }
 
@@ -213,7 +219,7 @@ impl fmt::Display for Change {
 }
 
 /// Makes one change; false where it is none.
-fn lay(root: &mut Node, key: &BackendKey, change: Change) -> bool {
+fn lay(root: &mut Node, key: &PoolEntry, change: Change) -> bool {
     let Some(service) = tree::service(root, &key.service) else { return false };
     match change {
         Change::Weight(weight) => {
@@ -225,13 +231,14 @@ fn lay(root: &mut Node, key: &BackendKey, change: Change) -> bool {
                 return false;
             }
             let Some(list) = pool(service, key.route.as_deref()) else { return false };
-            add(list, key.address, new)
+            // What a name stands for is said by its look-ups, and which it is by the file.
+            let EntryAt::Address(address) = key.at else { return false };
+            add(list, address, new)
         }
         Change::Removed => {
             let own = pool(service, key.route.as_deref());
-            own.is_some_and(|list| remove(list, key.address))
-                || fallback(service, key.route.as_deref())
-                    .is_some_and(|list| remove(list, key.address))
+            own.is_some_and(|list| remove(list, &key.at))
+                || fallback(service, key.route.as_deref()).is_some_and(|list| remove(list, &key.at))
         }
     }
 }
@@ -274,17 +281,12 @@ fn fallback<'a>(service: &'a mut Node, route: Option<&str>) -> Option<&'a mut No
 }
 
 /// The entry of a backend: in its own pool, or among those that step in.
-fn find<'a>(service: &'a mut Node, key: &BackendKey) -> Option<&'a mut Node> {
+fn find<'a>(service: &'a mut Node, key: &PoolEntry) -> Option<&'a mut Node> {
     let route = key.route.as_deref();
-    let is_in_pool = pool(service, route).is_some_and(|list| position(list, key.address).is_some());
+    let is_in_pool = pool(service, route).is_some_and(|list| key.at.position(list).is_some());
     let list = if is_in_pool { pool(service, route)? } else { fallback(service, route)? };
-    let at = position(list, key.address)?;
+    let at = key.at.position(list)?;
     items(list)?.get_mut(at)
-}
-
-fn position(list: &mut Node, address: SocketAddr) -> Option<usize> {
-    let is_meant = |entry: &Node| text(entry, "address").and_then(target::parse) == Some(address);
-    items(list)?.iter().position(is_meant)
 }
 
 fn set_weight(backend: &mut Node, weight: u16) -> bool {
@@ -296,7 +298,7 @@ fn set_weight(backend: &mut Node, weight: u16) -> bool {
     }
     let span = backend.span.clone();
     if let Value::Table(entries) = &mut backend.value {
-        entries.push(entry("weight", Node { span, value }));
+        entries.push(tree::entry("weight", Node { span, value }));
     }
     // As the file says by saying nothing.
     weight != 1
@@ -311,7 +313,7 @@ fn add(list: &mut Node, address: SocketAddr, new: NewBackend) -> bool {
         ("max-flows", Value::Int(new.max_flows.into())),
         ("backup", Value::Bool(new.backup)),
     ];
-    let entries = fields.map(|(name, value)| entry(name, Node { span: span.clone(), value }));
+    let entries = fields.map(|(name, value)| tree::entry(name, Node { span: span.clone(), value }));
     let table = Node { span, value: Value::Table(entries.into()) };
     items(list).is_some_and(|items| {
         items.push(table);
@@ -319,8 +321,8 @@ fn add(list: &mut Node, address: SocketAddr, new: NewBackend) -> bool {
     })
 }
 
-fn remove(list: &mut Node, address: SocketAddr) -> bool {
-    let Some(at) = position(list, address) else { return false };
+fn remove(list: &mut Node, entry: &EntryAt) -> bool {
+    let Some(at) = entry.position(list) else { return false };
     items(list).is_some_and(|items| {
         items.remove(at);
         true
@@ -384,6 +386,33 @@ mod tests {
         let expected =
             ["10.0.0.1=3 10.0.0.2=5 10.0.9.1=8", "10.0.0.1=1 10.0.9.1=8", "10.0.0.1=6 10.0.9.1=8"];
         assert_eq!((pools, holding), (expected.map(str::to_owned).into(), 3));
+    }
+
+    #[test]
+    fn what_a_name_stands_for_has_its_weight_together_or_leaves_together() {
+        let names = "{ host = 'App.example.com', port = 8080, weight = 3 }, { host = 'app.example.com' }, \
+                     { srv = '_http._tcp.example.com' }";
+        let file = FILE.replace("{ address = '10.0.0.1:80', weight = 3 }", names);
+        let named =
+            |text: &str| PoolEntry { service: "web".into(), route: None, at: EntryAt::parse(text) };
+        let laid = |changes: &Changes| {
+            let around = Around::files(&|_| unreachable!());
+            let changed = parse_changed(("a.toml", &file), &around, changes).unwrap();
+            let named = &changed.checked.config.services[0].named;
+            let weights: Vec<_> = named.iter().map(|named| (named.text(), named.weight)).collect();
+            (weights, changed.changes.backends().count())
+        };
+        let mut changes = Changes::default();
+        changes.set_weight(named("APP.example.com:8080"), 7);
+        changes.set_weight(named("_http._tcp.example.com"), 5);
+        changes.set_weight(named("other.example.com"), 5);
+        let weight = |text: &str, weight| (text.to_owned(), weight);
+        let of_host = weight("app.example.com:8080", 7);
+        let of_port_less = weight("app.example.com", 1);
+        let of_records = weight("_http._tcp.example.com", 5);
+        assert_eq!(laid(&changes), (vec![of_host.clone(), of_port_less, of_records.clone()], 2));
+        changes.remove(named("app.example.com"));
+        assert_eq!(laid(&changes), (vec![of_host, of_records], 3));
     }
 
     #[test]

@@ -3,10 +3,9 @@
 //! That configuration is checked and taken as one of a file is. What has been changed is kept for the next process, stays over
 //! reloads as long as the file says something else, and is dropped by a reload that asks for it.
 
-use std::collections::BTreeSet;
-
 use equipoise_core::config::{
-    Change, Changes, Denial, NewBackend, RateChange, RateKey, Route, ServiceChange, target,
+    Change, Changes, Denial, EntryAt, NewBackend, PoolEntry, RateChange, RateKey, Route,
+    ServiceChange, target,
 };
 use equipoise_core::facts::Moment;
 use equipoise_core::id::{BackendKey, DEFAULT_ROUTE};
@@ -127,24 +126,46 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.change(changes, format!("{backend} of {service} is removed")).await
     }
 
-    /// Backends that are meant, all of which the file has by their addresses, or an earlier change.
-    fn of_the_file(&self, name: &BackendName) -> Result<Vec<BackendKey>, ProblemDetails> {
+    /// Backends that are meant, as the file has them, or an earlier change: by their address, or all of a name.
+    fn of_the_file(&self, name: &BackendName) -> Result<Vec<PoolEntry>, ProblemDetails> {
         let BackendName { service, backend, route } = name;
-        let keys = self.backends(service, backend, route.as_deref())?;
-        let written: BTreeSet<_> =
-            BackendKey::all(self.state.written()).map(|(key, _)| key).collect();
-        if let Some(key) = keys.iter().find(|key| !written.contains(key)) {
-            let message = format!("{} comes of a name, of which the file tells", in_words(key));
-            let help = "change the name's entry in the file, and `equipoise reload`";
-            return Err(ProblemDetails::conflict(message).with_help(help));
+        let meant = EntryAt::parse(backend);
+        let written = self.state.written();
+        let keys = BackendKey::all(written).map(|(key, _)| PoolEntry::from(key));
+        let of_names = written.services.iter().flat_map(|service| {
+            service.pools().flat_map(move |pool| {
+                pool.named.iter().map(move |named| PoolEntry {
+                    service: service.name.as_str().into(),
+                    route: pool.route.map(|route| route.name().into()),
+                    at: EntryAt::Name(named.text().into()),
+                })
+            })
+        });
+        let is_meant = |entry: &PoolEntry| {
+            *entry.service == **service
+                && entry.at == meant
+                && route.as_deref().is_none_or(|route| route == entry.route_name())
+        };
+        let found: Vec<_> = keys.chain(of_names).filter(is_meant).collect();
+        if !found.is_empty() {
+            return Ok(found);
         }
-        Ok(keys)
+        let keys = self.backends(service, backend, route.as_deref())?;
+        let mut there = BackendKey::all(self.state.config());
+        let of_name = there.find(|(key, _)| keys.contains(key));
+        let name = of_name.and_then(|(_, member)| Some(member.backend.names().next()?.text()));
+        let message = format!("{backend} of {service} comes of a name");
+        let help = format!(
+            "what a name stands for is changed together: by {}",
+            name.as_deref().unwrap_or("the name")
+        );
+        Err(ProblemDetails::conflict(message).with_help(help))
     }
 
     /// What is otherwise than the file says.
     pub(super) fn runtime_changes(&self) -> Vec<RuntimeChange> {
         let changes = &self.written.changes;
-        let of_backend = |(key, change): (&BackendKey, &Change)| {
+        let of_backend = |(key, change): (&PoolEntry, &Change)| {
             let (change, weight) = match change {
                 Change::Weight(weight) => ("weight", Some(*weight)),
                 Change::Added(new) => ("added", Some(new.weight)),
@@ -153,7 +174,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             RuntimeChange {
                 service: Some(key.service.to_string()),
                 route: Some(key.route_name().to_owned()),
-                backend: Some(target::text(key.address)),
+                backend: Some(key.at.text()),
                 change: change.to_owned(),
                 weight,
                 ..RuntimeChange::default()

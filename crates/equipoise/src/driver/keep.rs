@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use equipoise_core::breaker;
 use equipoise_core::config::breaker::OnTimeout;
-use equipoise_core::config::{Change, Changes, Name, target};
+use equipoise_core::config::{Change, Changes, EntryAt, Name, PoolEntry, target};
 use equipoise_core::drain::{Drain, Request, Status};
 use equipoise_core::health::{self, Manual};
 use equipoise_core::id::BackendKey;
@@ -76,9 +76,29 @@ fn is_zero(number: &u64) -> bool {
 /// What is otherwise about a backend than the file says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct KeptChange {
-    #[serde(flatten)]
-    of: KeptBackend,
+    service: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    route: Option<String>,
+    /// By its address or a name.
+    backend: String,
     change: Change,
+}
+
+impl KeptChange {
+    fn new((entry, change): (&PoolEntry, &Change)) -> Self {
+        Self {
+            service: entry.service.to_string(),
+            route: entry.route.as_deref().map(str::to_owned),
+            backend: entry.at.text(),
+            change: *change,
+        }
+    }
+
+    fn read(&self) -> (PoolEntry, Change) {
+        let Self { service, route, backend, change } = self;
+        let (service, route) = (service.as_str().into(), route.as_deref().map(Into::into));
+        (PoolEntry { service, route, at: EntryAt::parse(backend) }, *change)
+    }
 }
 
 /// What has been changed on the machine, to be taken back at the end.
@@ -197,8 +217,7 @@ impl Kept {
 
     /// What is otherwise than the file says.
     pub(super) fn changes(&self) -> Changes {
-        let mut changes: Changes =
-            self.changes.iter().map(|kept| (kept.of.key(), kept.change)).collect();
+        let mut changes: Changes = self.changes.iter().map(KeptChange::read).collect();
         for (name, change) in self.services.iter().map(KeptService::read) {
             changes.set_service(name, change);
         }
@@ -347,10 +366,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         });
         let words = words.collect();
         let changed = &self.written.changes;
-        let changes = changed.backends();
-        let changes =
-            changes.map(|(key, change)| KeptChange { of: KeptBackend::of(key), change: *change });
-        let changes = changes.collect();
+        let changes = changed.backends().map(KeptChange::new).collect();
         let services = changed.services();
         let services = services.map(|(name, change)| KeptService::new(name, change)).collect();
         let rates = changed.rates().map(|(key, change)| KeptRate::new(key, *change)).collect();
@@ -417,7 +433,8 @@ mod tests {
         };
         let new = NewBackend { weight: 3, max_flows: 4, backup: true };
         let changes = [Change::Weight(7), Change::Added(new), Change::Removed];
-        let changes = changes.map(|change| KeptChange { of: word.of.clone(), change }).into();
+        let key = word.of.key().into();
+        let changes = changes.map(|change| KeptChange::new((&key, &change))).into();
         let (drains, words) = (vec![drain], vec![word]);
         Kept { version: VERSION, itself: true, drains, words, changes, ..kept_access() }
     }

@@ -1,7 +1,7 @@
 //! Names for backends and sources, told by a real name server on loopback.
 
 use equipoise::events::Kind as Told;
-use equipoise::status::change::ReloadRequest;
+use equipoise::status::change::{ReloadRequest, ReloadResult};
 use equipoise::status::names::NameStatus;
 use equipoise::status::operate::{DrainRequest, Selection, UndrainRequest};
 use equipoise_lab::dns::{Data, DnsServer, Kind, Says};
@@ -412,6 +412,44 @@ async fn what_becomes_of_names_is_told_for_each_pool() {
         let event = next_of(&mut stream, Told::NameFailed).await;
         assert!(text(&event.why).starts_with("unknown-host: "), "{event:?}");
         assert_eq!(text(&event.to), "[10.0.0.1, 10.0.0.2]");
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn what_a_name_stands_for_has_its_weight_changed_together_and_leaves_together() {
+    let server = server();
+    server.host(NAME, &["10.0.0.1", "10.0.0.2"], 1);
+    let text = config(&server, &format!("{API}, {{ address = '10.0.0.3:8080', weight = 40 }}"), "");
+    let (driver, lab) = Lab::start(&text).await;
+    run_and_kill(driver, async {
+        let answer = lab.client.set_weight(&name("API.internal:8080"), 20).await.unwrap();
+        assert_eq!(answer.result, ReloadResult::Applied);
+        let status = lab.client.status().await.unwrap();
+        let expected = [("10.0.0.3:8080", 40.0), ("10.0.0.1:8080", 10.0), ("10.0.0.2:8080", 10.0)];
+        assert_eq!(backends(&status, 0), are(&expected));
+        let changes = lab.client.changes().await.unwrap();
+        assert_eq!(changes[0].backend.as_deref(), Some("api.internal:8080"));
+        // One of them alone has no weight of its own.
+        let refused = lab.client.set_weight(&name("10.0.0.1:8080"), 5).await.unwrap_err();
+        let ClientError::Problem(problem) = refused else { panic!("{refused}") };
+        assert_eq!(problem.status, 409);
+        assert!(problem.help.as_deref().unwrap().ends_with("by api.internal:8080"), "{problem:?}");
+    })
+    .await;
+    let (driver, lab) = lab.start_again(&text).await;
+    run(driver.expect("starts"), async {
+        let status = lab.client.status().await.unwrap();
+        assert_eq!(backends(&status, 0)[1].1, 10.0, "kept for the next process");
+        lab.client.remove_backend(&name("api.internal:8080")).await.unwrap();
+        let status = lab.client.status().await.unwrap();
+        assert_eq!(backends(&status, 0), are(&[("10.0.0.3:8080", 40.0)]));
+        let request = ReloadRequest { reset: true, ..ReloadRequest::default() };
+        lab.client.reload(&request).await.unwrap();
+        let status = lab.client.status().await.unwrap();
+        assert_eq!(backends(&status, 0)[1].1, 30.0, "as the file says");
         lab.client.stop().await.unwrap();
     })
     .await
