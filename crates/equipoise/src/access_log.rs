@@ -226,13 +226,11 @@ impl Recorder {
         }
         let owner = self.taking.borrow().owners.get(&event.backend).cloned();
         let told = Told { event: *event, at: SystemTime::now(), owner };
-        match (is_followed, is_written) {
-            (true, true) => {
-                self.feed.tell(told.clone());
-                self.write(told);
-            }
-            (true, false) => self.feed.tell(told),
-            (false, _) => self.write(told),
+        if is_followed {
+            self.feed.tell(told.clone());
+        }
+        if is_written {
+            self.write(told);
         }
     }
 

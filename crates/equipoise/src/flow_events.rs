@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -120,13 +120,28 @@ impl From<&Told> for FlowEvent {
     }
 }
 
-/// Which flows are told to a follower; what is absent does not limit.
+/// Between whom flows are meant; what is absent does not limit.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Wanted {
-    pub(crate) service: Option<String>,
+pub(crate) struct Ends {
     /// With port 0 for all ports of an address.
     pub(crate) backends: Option<Vec<SocketAddr>>,
     pub(crate) client: Option<IpNet>,
+}
+
+impl Ends {
+    /// Whether a flow is between them.
+    pub(crate) fn have(&self, client: IpAddr, backend: SocketAddr) -> bool {
+        self.backends.as_ref().is_none_or(|all| all.iter().any(|one| is_at(backend, *one)))
+            && self.client.is_none_or(|prefix| prefix.contains(&client))
+    }
+}
+
+/// Which flows are told to a follower; what is absent does not limit.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    /// By its name: an id may become another's while it is followed.
+    pub(crate) service: Option<String>,
+    pub(crate) ends: Ends,
 }
 
 impl Wanted {
@@ -134,14 +149,12 @@ impl Wanted {
         let [client, _, backend] = told.ends();
         let owner = told.owner.as_ref();
         let of = |name: &String| owner.is_some_and(|owner| *owner.service == **name);
-        self.service.as_ref().is_none_or(of)
-            && self.backends.as_ref().is_none_or(|all| all.iter().any(|one| is_at(backend, *one)))
-            && self.client.is_none_or(|prefix| prefix.contains(&client.ip()))
+        self.service.as_ref().is_none_or(of) && self.ends.have(client.ip(), backend)
     }
 }
 
 /// Whether a flow is at a backend, which is meant with all ports if it has none.
-pub(crate) fn is_at(flow: SocketAddr, backend: SocketAddr) -> bool {
+fn is_at(flow: SocketAddr, backend: SocketAddr) -> bool {
     flow.ip() == backend.ip() && (backend.port() == 0 || flow.port() == backend.port())
 }
 
@@ -207,8 +220,6 @@ impl FlowFollower {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use equipoise_common::key::Be16;
 
     use super::*;
@@ -230,17 +241,22 @@ mod tests {
         let web = told([192, 0, 2, 7], Some("web"));
         let takes =
             |wanted: Wanted| [&web, &told([198, 51, 100, 7], None)].map(|one| wanted.takes(one));
+        let between = |ends| Wanted { ends, ..Wanted::default() };
         assert_eq!(takes(Wanted::default()), [true, true]);
         let service = |name: &str| Wanted { service: Some(name.to_owned()), ..Wanted::default() };
         assert_eq!(takes(service("web")), [true, false]);
         assert_eq!(takes(service("other")), [false, false]);
         let client = Some("192.0.2.0/24".parse().unwrap());
-        assert_eq!(takes(Wanted { client, ..Wanted::default() }), [true, false]);
+        assert_eq!(takes(between(Ends { client, ..Ends::default() })), [true, false]);
         for (backend, is_it) in
             [("10.0.0.1:80", true), ("10.0.0.1:0", true), ("10.0.0.1:81", false)]
         {
             let backends = Some(vec![backend.parse().unwrap()]);
-            assert_eq!(takes(Wanted { backends, ..Wanted::default() }), [is_it; 2], "{backend}");
+            assert_eq!(
+                takes(between(Ends { backends, ..Ends::default() })),
+                [is_it; 2],
+                "{backend}"
+            );
         }
     }
 

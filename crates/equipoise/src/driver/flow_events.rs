@@ -39,11 +39,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let services = self.state.services();
         let filter = self.filter(asked, &names(&services))?;
         filter.is_of_something(&services)?;
-        let follower = self.access_log.followed(Wanted {
-            service: asked.service.clone(),
-            backends: filter.backend,
-            client: filter.client,
-        });
+        let (service, ends) = (asked.service.clone(), filter.ends);
+        let follower = self.access_log.followed(Wanted { service, ends });
         // Nobody may have asked for that until now.
         self.name_flows();
         Ok(follower)

@@ -14,7 +14,7 @@ use super::select::no_service;
 use crate::admin::{Listed, Page, ProblemDetails};
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::{Farewell, FlowRow};
-use crate::flow_events::is_at;
+use crate::flow_events::Ends;
 use crate::host::Machine;
 use crate::status::pool::{EndAnswer, EndRequest};
 use crate::status::{Flow, FlowFilter};
@@ -22,9 +22,8 @@ use crate::status::{Flow, FlowFilter};
 /// A filter, with its names resolved.
 pub(super) struct Filter {
     service: Option<u32>,
-    /// A backend, or all of a name.
-    pub(super) backend: Option<Vec<SocketAddr>>,
-    pub(super) client: Option<IpNet>,
+    /// A backend, or all of a name, and clients.
+    pub(super) ends: Ends,
 }
 
 impl<M: Machine, P: DataPlane> Driver<M, P> {
@@ -82,11 +81,10 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         asked: &FlowFilter,
         names: &BTreeMap<u32, &str>,
     ) -> Result<Filter, ProblemDetails> {
-        Ok(Filter {
-            service: asked.service.as_deref().map(|name| service_id(names, name)).transpose()?,
-            backend: asked.backend.as_deref().map(|text| self.places(text)).transpose()?,
-            client: asked.client.as_deref().map(client).transpose()?,
-        })
+        let service = asked.service.as_deref().map(|name| service_id(names, name)).transpose()?;
+        let backends = asked.backend.as_deref().map(|text| self.places(text)).transpose()?;
+        let client = asked.client.as_deref().map(client).transpose()?;
+        Ok(Filter { service, ends: Ends { backends, client } })
     }
 
     /// The addresses of a backend, or of all of a name.
@@ -105,7 +103,7 @@ impl Filter {
         &self,
         services: &[ServiceView<'_>],
     ) -> Result<(), ProblemDetails> {
-        let Some([address]) = self.backend.as_deref() else { return Ok(()) };
+        let Some([address]) = self.ends.backends.as_deref() else { return Ok(()) };
         let mut backends = services.iter().flat_map(ServiceView::backends);
         let is_configured = backends.any(|b| {
             let keeps = b.address.port() == 0 && b.address.ip() == address.ip();
@@ -120,10 +118,7 @@ impl Filter {
 
     fn takes(&self, row: &FlowRow) -> bool {
         self.service.is_none_or(|id| id == row.service)
-            && self.backend.as_ref().is_none_or(|backends| {
-                backends.iter().any(|backend| is_at(row.backend_address, *backend))
-            })
-            && self.client.is_none_or(|prefix| prefix.contains(&row.client.ip()))
+            && self.ends.have(row.client.ip(), row.backend_address)
     }
 }
 

@@ -6,7 +6,7 @@ use hyper::body::{Bytes, Incoming};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Client, ClientError, pairs};
+use super::{Client, ClientError, pairs, query};
 use crate::events::Event;
 use crate::flow_events::FlowTold;
 use crate::status::FlowFilter;
@@ -51,7 +51,12 @@ impl Client {
     pub async fn events(&self, wanted: Wanted) -> Result<EventStream, ClientError> {
         let Wanted { follows, after } = wanted;
         let path = format!("events?follow={follows}&after={after}");
-        let response = self.send(Method::GET, &path, Bytes::new()).await?;
+        self.stream(&path).await
+    }
+
+    /// What a path streams.
+    async fn stream(&self, path: &str) -> Result<EventStream, ClientError> {
+        let response = self.send(Method::GET, path, Bytes::new()).await?;
         let body = self.answered(response).await?;
         Ok(EventStream { body, text: Vec::new() })
     }
@@ -71,10 +76,7 @@ impl Client {
             ("reason", reason.as_deref()),
             ("rate", rate.as_deref()),
         ];
-        let path = format!("trace?{}", pairs(&all));
-        let response = self.send(Method::GET, &path, Bytes::new()).await?;
-        let body = self.answered(response).await?;
-        Ok(PacketStream(EventStream { body, text: Vec::new() }))
+        self.stream(&format!("trace?{}", pairs(&all))).await.map(PacketStream)
     }
 }
 
@@ -85,16 +87,7 @@ impl Client {
     ///
     /// When there is no answer, or nothing is told of flows.
     pub async fn flow_events(&self, filter: &FlowFilter) -> Result<FlowStream, ClientError> {
-        let FlowFilter { service, backend, client } = filter;
-        let all = [
-            ("service", service.as_deref()),
-            ("backend", backend.as_deref()),
-            ("client", client.as_deref()),
-        ];
-        let path = format!("flows/events?{}", pairs(&all));
-        let response = self.send(Method::GET, &path, Bytes::new()).await?;
-        let body = self.answered(response).await?;
-        Ok(FlowStream(EventStream { body, text: Vec::new() }))
+        self.stream(&format!("flows/events?{}", query(filter))).await.map(FlowStream)
     }
 }
 

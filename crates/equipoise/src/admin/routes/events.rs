@@ -94,7 +94,8 @@ pub(super) async fn flow_events(
     request: Result<Query<FlowEventsRequest>, QueryRejection>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ProblemDetails> {
     let Query(FlowEventsRequest { service, backend, client, for_seconds }) = request?;
-    let until = for_seconds.map(end).transpose()?;
+    let time = for_seconds.map(|seconds| time(seconds, FlowEventsRequest::LONGEST)).transpose()?;
+    let until = time.map(|time| Instant::now() + time);
     let place = access.follower()?;
     let filter = FlowFilter { service, backend, client };
     let follower = access.ask(|reply| Command::FlowEvents(filter, reply)).await?;
@@ -116,12 +117,11 @@ pub(super) async fn flow_events(
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
 }
 
-/// When so many seconds from now are over.
-fn end(seconds: f64) -> Result<Instant, ProblemDetails> {
-    const LONGEST: f64 = FlowEventsRequest::LONGEST;
-    if !(seconds > 0.0 && seconds <= LONGEST) {
-        let message = format!("for_seconds: {seconds} is not more than 0 and at most {LONGEST}");
+/// So many seconds that are asked for.
+pub(super) fn time(seconds: f64, longest: f64) -> Result<Duration, ProblemDetails> {
+    if !(seconds > 0.0 && seconds <= longest) {
+        let message = format!("for_seconds: {seconds} is not more than 0 and at most {longest}");
         return Err(ProblemDetails::unprocessable(message));
     }
-    Ok(Instant::now() + Duration::from_secs_f64(seconds))
+    Ok(Duration::from_secs_f64(seconds))
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -13,6 +12,7 @@ use etherparse::{LaxNetSlice, LaxSlicedPacket};
 use tokio::time::{Instant, timeout_at};
 
 use super::Route;
+use super::events::time;
 use crate::admin::{Access, Command, ProblemDetails};
 use crate::status::explain::packet;
 use crate::status::talkers::{DroppedRequest, ServiceTalkers, TalkersRequest, TopTalkers};
@@ -44,16 +44,13 @@ pub(super) async fn dropped(
 ) -> Result<Json<TopTalkers>, ProblemDetails> {
     let Query(DroppedRequest { service, for_seconds, limit }) = request?;
     let seconds = for_seconds.unwrap_or(DroppedRequest::SECONDS);
-    if !(seconds > 0.0 && seconds <= LONGEST) {
-        let message = format!("for_seconds: {seconds} is not more than 0 and at most {LONGEST}");
-        return Err(ProblemDetails::unprocessable(message));
-    }
+    let time = time(seconds, LONGEST)?;
     let drops = Verdict::ALL.iter().filter(|verdict| verdict.kind() == Kind::Drop);
     let reasons: Vec<&str> = drops.map(|verdict| verdict.name()).collect();
     let filter = TraceFilter { service, reason: Some(reasons.join(",")), rate: Some(RATE) };
     // From when the programs tell of packets, which takes seconds.
     let mut packets = access.ask(|reply| Command::Trace(filter, reply)).await?;
-    let until = Instant::now() + Duration::from_secs_f64(seconds);
+    let until = Instant::now() + time;
     let mut counted: BTreeMap<Option<String>, Sketch> = BTreeMap::new();
     let mut skipped = 0;
     while let Ok(Some(packet)) = timeout_at(until, packets.recv()).await {
