@@ -28,11 +28,15 @@ pub(crate) struct Wanted {
     /// Write all figures to a file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// On what the tests are built from: what is compared to limits is the time of kernel programs, whose user space may be slow.
+    #[arg(skip)]
+    beside_tests: bool,
 }
 
 impl Wanted {
     /// What the suite asks for.
-    pub(crate) const QUICK: Self = Self { quick: true, flows: None, json: None };
+    pub(crate) const QUICK: Self =
+        Self { quick: true, flows: None, json: None, beside_tests: true };
 }
 
 const OBJECT: Object =
@@ -46,9 +50,11 @@ pub(crate) fn programs(wanted: &Wanted) -> Result<()> {
 }
 
 fn command(wanted: &Wanted, object: &std::path::Path) -> Result<Command> {
-    let mut command = cargo(&["bench", "--locked", "--package", "equipoise"]);
-    // The same features as the tests, so that what they share is built once.
-    command.args(["--package", "equipoise-lab", "--features", KERNEL_TESTS]);
+    // The same packages and features as the tests, so that what they share is built once.
+    let mut command = cargo(&["bench", "--locked", "--workspace", "--features", KERNEL_TESTS]);
+    if wanted.beside_tests {
+        command.args(["--profile", "dev"]);
+    }
     command.args(["--bench", "programs", "--", "--object"]).arg(object);
     if wanted.quick {
         command.arg("--quick");

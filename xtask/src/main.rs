@@ -15,6 +15,7 @@ mod kernels;
 mod leak;
 mod step;
 mod suite;
+mod targets;
 mod tools;
 
 use std::path::{Path, PathBuf};

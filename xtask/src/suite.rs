@@ -4,7 +4,6 @@
 //! Ends with a line `N passed, N failed` over all test binaries. A kernel tier that cannot be run is
 //! a failure, unless it was left out on purpose.
 
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -16,7 +15,8 @@ use crate::check::{self, KERNEL_TESTS};
 use crate::install::{self, Need};
 use crate::leak::Traces;
 use crate::step::{Steps, cargo, show};
-use crate::{demo, dist, root, tools};
+use crate::targets::Targets;
+use crate::{demo, dist, tools};
 
 /// How long the demo runs as a test.
 const DEMO: Duration = Duration::from_secs(5);
@@ -61,10 +61,16 @@ pub(crate) fn run(suite: Suite) -> Result<()> {
         "build",
         &mut cargo(&["build", "--release", "--locked", "--package", "equipoise"]),
     );
-    let plain = suite.test(&["--workspace"]);
+    let mut targets = Targets::default();
+    steps.take("the tests there are", || Targets::read().map(|found| targets = found));
+    let plain = suite.plain_tests(&targets.plain);
     steps.take("tests that need nothing", || count.add(plain));
+    let examples = suite.test(&["--doc"]);
+    steps.take("tests of what the docs say", || count.add(examples));
     match (suite.kernel, install::is_root()) {
-        (Kernel::Wanted, true) => run_kernel_tiers(suite, &mut steps, &mut count),
+        (Kernel::Wanted, true) => {
+            run_kernel_tiers(suite, &targets.kernel, &mut steps, &mut count);
+        }
         (Kernel::Wanted, false) => steps.take("kernel tiers", || {
             bail!("not run: they need root (`--no-kernel` is content without them)")
         }),
@@ -79,17 +85,13 @@ pub(crate) fn run(suite: Suite) -> Result<()> {
 }
 
 /// Real namespaces and real programs: nothing of it may be left on the machine afterwards.
-fn run_kernel_tiers(suite: Suite, steps: &mut Steps, count: &mut Count) {
+fn run_kernel_tiers(suite: Suite, names: &[String], steps: &mut Steps, count: &mut Count) {
     let before = match Traces::take() {
         Ok(before) => before,
         Err(error) => return steps.take("traces before the kernel tiers", || Err(error)),
     };
-    for name in ["netns", "crowd", "flood"] {
-        let lab = suite.kernel_test(name, &[]);
-        steps.take(&format!("kernel tests of the bench: {name}"), || count.add(lab));
-    }
-    for name in kernel_tests(steps) {
-        steps.take(&format!("kernel tests: {name}"), || suite.add_kernel_test(&name, count));
+    for name in names {
+        steps.take(&format!("kernel tests: {name}"), || suite.add_kernel_test(name, count));
     }
     steps.take("bench of programs, quickly", || bench::programs(&bench::Wanted::QUICK));
     steps.take("demo", || demo::run(Some(DEMO)));
@@ -97,29 +99,11 @@ fn run_kernel_tiers(suite: Suite, steps: &mut Steps, count: &mut Count) {
     steps.take("nothing is left behind", || before.compare());
 }
 
-/// The kernel tests of the product, by the names of their files.
-fn kernel_tests(steps: &mut Steps) -> Vec<String> {
-    let mut names = Vec::new();
-    let directory = root().join("crates/equipoise/tests");
-    let listed = fs::read_dir(&directory).map(|entries| {
-        for entry in entries.flatten() {
-            let file = entry.file_name().to_string_lossy().into_owned();
-            let name = file.strip_suffix(".rs").filter(|name| name.starts_with("kernel_"));
-            names.extend(name.map(str::to_owned));
-        }
-    });
-    if listed.is_err() || names.is_empty() {
-        let absent = format!("no kernel tests in {}", directory.display());
-        steps.take("kernel tests", || bail!(absent));
-    }
-    names.sort();
-    names
-}
-
 impl Suite {
+    /// Always of the whole workspace with the same features, so that all is built once.
     fn test(self, selection: &[&str]) -> Command {
-        let mut command = cargo(&["test", "--locked", "--no-fail-fast"]);
-        command.args(selection);
+        let mut command = cargo(&["test", "--locked", "--no-fail-fast", "--workspace"]);
+        command.args(["--features", KERNEL_TESTS]).args(selection);
         match self.size {
             Size::Small => &mut command,
             Size::Full => command.arg("--release").env("EQUIPOISE_SOAK", "1"),
@@ -127,13 +111,20 @@ impl Suite {
         command
     }
 
+    /// All of what needs nothing, but for the examples in docs, which Cargo runs alone.
+    fn plain_tests(self, names: &[String]) -> Command {
+        let mut command = self.test(&["--lib", "--bins", "--examples"]);
+        for name in names {
+            command.args(["--test", name]);
+        }
+        command
+    }
+
     /// These of the kernel tests in a file, alone; or all, beside each other where they may be.
     fn kernel_test(self, name: &str, these: &[String]) -> Command {
-        // Always both packages with the same features, so that what they share is built once.
-        let mut command = self.test(&["--package", "equipoise", "--package", "equipoise-lab"]);
         let threads = if these.is_empty() { threads(name) } else { 1 };
         let threads = format!("--test-threads={threads}");
-        command.args(["--features", KERNEL_TESTS, "--test", name, "--", &threads]);
+        let mut command = self.test(&["--test", name, "--", &threads]);
         if !these.is_empty() {
             command.arg("--exact").args(these);
         }

@@ -28,8 +28,10 @@ pub const LIVE: u32 = 32;
 /// Bytes of the buffer of flow events: some 6 000 events, what a burst of 50 000 new flows a second leaves
 /// unread in a tenth of a second.
 pub const EVENTS: u32 = 1 << 20;
-/// Next hops that each CPU keeps, a power of two: 64 bytes each, an eighth of a small second-level cache.
+/// Next hops of backends that each CPU keeps, a power of two: 64 bytes each, an eighth of a small second-level cache.
 pub const NEXT_HOPS: u32 = 1_024;
+/// Next hops of flows' replies that each CPU keeps, a power of two: with a thousand busy flows, four in five find theirs.
+pub const REPLY_HOPS: u32 = 2_048;
 /// Slots that a new flow looks at before it finds all backends at their limits.
 pub const BACKEND_TRIES: u32 = 16;
 /// Packets whose fragments are under way, of each family; the longest unused give way. 100 bytes each, so 1.6 MB and

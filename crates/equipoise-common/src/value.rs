@@ -365,6 +365,20 @@ impl Policy {
     pub const MSS_FITS: u16 = 1;
 }
 
+/// For which packets a way that was asked for is kept for a moment, and not asked for again.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
+pub enum Shortcuts {
+    /// For none.
+    #[default]
+    None = 0,
+    /// For the replies of the same flow: of all that routes and rules can tell packets apart by, these differ in their DSCP alone.
+    Replies = 1,
+    /// So, and for all packets to the same backend: its way depends on nothing but its address.
+    All = 2,
+}
+
 /// What becomes of fragments. Only the first of a packet has ports.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]

@@ -198,6 +198,7 @@ fn way<H: Hook, F: Carrier, O: Carrier>(hook: &H) -> u64 {
     let wanted = Wanted {
         to,
         backend: work.decision.backend,
+        flow: 0,
         length: if length > 0xffff { 0xffff } else { length },
         class: O::class(F::class_of(work.headers.class)),
         now: work.decision.now,

@@ -123,7 +123,7 @@ pub fn by<H: Hook, F: Family, C: Change<H, F>, const FIRST: bool>(
     Ok(leave::<H>(by_stack))
 }
 
-/// The way of a packet: the one that packets to the same backend have just taken, or what the routing table says. The
+/// The way of a packet: the one that packets to the same backend, or replies of its flow, have just taken, or what the routing table says. The
 /// slow path, which has little stack, finds out about the first packet of a flow before, and keeps its way after.
 #[inline(always)]
 pub fn way<H: Hook, F: Family, const FIRST: bool>(
@@ -138,9 +138,6 @@ pub fn way<H: Hook, F: Family, const FIRST: bool>(
             Some(hop) if is_known => Route::Way(hop),
             _ => route::ask(hook, &wanted),
         };
-    }
-    if decision.direction != Direction::Request {
-        return route::ask(hook, &wanted);
     }
     if let Some(hop) = route::shortcut(hook, &wanted) {
         return Route::Way(hop);

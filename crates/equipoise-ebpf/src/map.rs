@@ -23,7 +23,7 @@ use equipoise_common::value::{Backend, Host, Layout, Policy, Pool, Reply, Servic
 use equipoise_common::verdict::COUNTERS;
 
 use crate::fragment::{First, PacketKey};
-use crate::route::{Lookup, NextHop};
+use crate::route::{self, Lookup, NextHop};
 use crate::slow::Work;
 use crate::table::Shared;
 
@@ -282,11 +282,12 @@ pub static STEPS: Array<Step, { limit::STEPS as usize }> = Array::new();
 #[btf_map(name = "LOOKUP")]
 pub static LOOKUP: PerCpuArray<Lookup, 1> = PerCpuArray::new();
 
-/// Program: next hops by backend id, kept for a moment; the last one is for what is not kept.
+/// Program: next hops by backend id, then of replies by where their flow's entry is, kept for a moment; the last one is for
+/// what is not kept.
 #[btf_map(name = "NEXT_HOP")]
-pub static NEXT_HOP: PerCpuArray<NextHop, { limit::NEXT_HOPS as usize + 1 }> = PerCpuArray::new();
+pub static NEXT_HOP: PerCpuArray<NextHop, { route::ASKED as usize + 1 }> = PerCpuArray::new();
 
-/// User space: 1 while the way to a backend depends on nothing but its address.
+/// User space: for which packets ways are kept, a [`equipoise_common::value::Shortcuts`] as a number.
 #[btf_map(name = "SHORTCUTS")]
 pub static SHORTCUTS: Array<u64, 1> = Array::new();
 

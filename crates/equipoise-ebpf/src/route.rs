@@ -1,14 +1,16 @@
 //! Where a packet goes next: the kernel's own routes and neighbours, asked by the program.
 //!
-//! To ask costs more than all the rest of an established packet's way, so each CPU keeps what it was told on
-//! the way to a backend for a few milliseconds. Only where user space says that the answer depends on the backend
-//! alone: no rules beside the kernel's own, and one path. A client's way is asked for each time.
+//! To ask costs more than all the rest of an established packet's way, so each CPU keeps what it was told for a few
+//! milliseconds. On the way to a backend for all packets that go there, only where user space says that the answer depends
+//! on the backend alone: no rules beside the kernel's own, and one path. On the way to a client for the flow, which has all
+//! that rules and paths are chosen by.
 
 use aya_ebpf::bindings::{bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use equipoise_common::key::FiveTuple;
-use equipoise_common::limit::NEXT_HOPS;
+use equipoise_common::limit::{NEXT_HOPS, REPLY_HOPS};
 use equipoise_common::step::What;
+use equipoise_common::value::Shortcuts;
 
 use crate::family::Family;
 use crate::flow::Decision;
@@ -16,7 +18,7 @@ use crate::hook::{Hook, Refusal};
 use crate::map::{LOOKUP, NEXT_HOP, SHORTCUTS};
 use crate::packet::Header;
 use crate::parse::Headers;
-use crate::report;
+use crate::report::{self, Direction};
 
 /// `struct bpf_fib_lookup` as words, so that making one is eight stores. It lies in a map, since
 /// the stack is too small for it.
@@ -43,6 +45,31 @@ pub struct Lookup {
 
 const _: () = assert!(size_of::<Lookup>() == 64);
 
+impl Lookup {
+    /// Makes it the question of a packet that comes by this device.
+    ///
+    /// Word by word: of a value that is assigned, the compiler has the zeros written byte by byte by a function.
+    #[inline(always)]
+    fn ask_for<F: Family>(&mut self, wanted: &Wanted<F>, interface: u32) {
+        let to = &wanted.to;
+        let ports = u64::from(to.source_port.0) << 16 | u64::from(to.destination_port.0) << 32;
+        let kind = u64::from(F::AF) | u64::from(to.protocol as u8) << 8;
+        let pair = |one: u32, other: u32| u64::from(one) | u64::from(other) << 32;
+        let ([s0, s1, s2, s3], [d0, d1, d2, d3]) = (to.source.fib(), to.destination.fib());
+        let words = (&raw mut *self).cast::<u64>();
+        // SAFETY: it is eight words long, and ours.
+        let put = |index: usize, word: u64| unsafe { words.add(index).write_volatile(word) };
+        put(0, kind | ports | u64::from(wanted.length as u16) << 48);
+        put(1, pair(interface, wanted.class));
+        put(2, pair(s0, s1));
+        put(3, pair(s2, s3));
+        put(4, pair(d0, d1));
+        put(5, pair(d2, d3));
+        put(6, 0);
+        put(7, 0);
+    }
+}
+
 /// A next hop, and for which packets and until when it is one. As long as a cache line.
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
@@ -63,9 +90,13 @@ pub struct NextHop {
     mtu: u16,
     /// Our link address, then the next hop's.
     links: [u16; 6],
+    /// Where the entry of the flow is whose replies these packets are; 0 for packets to a backend. No other flow has that place
+    /// before what is kept here is too old ([`equipoise_common::flow::set::GRACE`]).
+    flow: u32,
 }
 
 const _: () = assert!(size_of::<NextHop>() == 64);
+const _: () = assert!(KEPT < equipoise_common::flow::set::GRACE);
 
 /// A way out.
 pub struct Hop(&'static NextHop);
@@ -141,6 +172,8 @@ pub struct Wanted<F> {
     pub to: FiveTuple<F>,
     /// Id of the backend that it goes to, or comes from.
     pub backend: u32,
+    /// Where its flow's entry is, if it is a reply; 0 otherwise.
+    pub flow: u32,
     /// IP bytes as it leaves.
     pub length: u32,
     /// IPv4 TOS, or the first 32 bits of an IPv6 header.
@@ -156,29 +189,41 @@ impl<F: Family> Wanted<F> {
         Self {
             to: decision.to,
             backend: decision.backend,
+            flow: if decision.direction == Direction::Reply { decision.at } else { 0 },
             length: headers.length,
             class: headers.class,
             now: decision.now,
         }
     }
+
+    /// Where its way is kept.
+    #[inline(always)]
+    fn place(&self) -> u32 {
+        if self.flow == 0 {
+            return self.backend & (NEXT_HOPS - 1);
+        }
+        NEXT_HOPS + (self.flow & (REPLY_HOPS - 1))
+    }
 }
+
+/// The place of what is not kept.
+pub const ASKED: u32 = NEXT_HOPS + REPLY_HOPS;
 
 /// How long a next hop is not asked for again: about 4 ms, ticks.
 const KEPT: u32 = 4;
 
-/// The way that a packet to the same address has just taken, where that is enough to know this one's.
+/// The way that a packet to the same backend, or a reply of the same flow, has just taken, where that is enough to know this one's.
 #[inline(always)]
 pub fn shortcut<H: Hook, F: Family>(hook: &H, wanted: &Wanted<F>) -> Option<Hop> {
     // A dry run tells what the routing table says now.
     if report::is_dry() || !is_allowed(wanted) {
         return None;
     }
-    let entry = NEXT_HOP.get_ptr(wanted.backend & (NEXT_HOPS - 1))?;
-    // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
-    let entry: &'static NextHop = unsafe { &*entry };
+    let Hop(entry) = at(wanted.place())?;
     let [one, two] = wanted.to.destination.words();
     let other = (entry.destination[0] ^ one) | (entry.destination[1] ^ two);
-    let is_other = other != 0 || entry.from != from::<H, F>(hook);
+    let is_other =
+        (other | u64::from(entry.flow ^ wanted.flow)) != 0 || entry.from != from::<H, F>(hook);
     let is_old = wanted.now.wrapping_sub(entry.since) > KEPT;
     let fits = wanted.length <= u32::from(entry.mtu);
     if is_other || is_old || !fits { None } else { Some(Hop(entry)) }
@@ -189,15 +234,28 @@ fn from<H: Hook, F: Family>(hook: &H) -> u32 {
     hook.interface() | (H::HOOK as u32) << 29 | (F::IS_V6 as u32) << 31
 }
 
-/// Whether the way of such packets depends on nothing but their destination. An IPv4 route may be for one DSCP alone.
+/// Whether what has been told of such packets holds for others. An IPv4 route may be for one DSCP alone, and a rule for one of
+/// IPv6 too.
 #[inline(always)]
 fn is_allowed<F: Family>(wanted: &Wanted<F>) -> bool {
     const DSCP: u32 = 0xfc;
-    if !F::IS_V6 && wanted.class & DSCP != 0 {
+    const DSCP_V6: u32 = 0x0fc0_0000;
+    let is_reply = wanted.flow != 0;
+    let dscp = if !F::IS_V6 {
+        wanted.class & DSCP
+    } else if is_reply {
+        u32::from_be(wanted.class) & DSCP_V6
+    } else {
+        0
+    };
+    if dscp != 0 {
         return false;
     }
+    let least = if is_reply { Shortcuts::Replies } else { Shortcuts::All };
     // SAFETY: an entry of an array map stays; one word.
-    SHORTCUTS.get_ptr(0).is_some_and(|allowed| unsafe { core::ptr::read_volatile(allowed) } != 0)
+    SHORTCUTS
+        .get_ptr(0)
+        .is_some_and(|allowed| unsafe { core::ptr::read_volatile(allowed) } >= least as u64)
 }
 
 /// Where packets to this backend have just gone, without asking whether this one may go there too.
@@ -209,7 +267,7 @@ pub fn known(backend: u32) -> Option<Hop> {
 /// What [`ask`] has just told of.
 #[inline(always)]
 pub fn asked() -> Option<Hop> {
-    at(NEXT_HOPS)
+    at(ASKED)
 }
 
 #[inline(always)]
@@ -225,8 +283,8 @@ pub fn keep<F: Family>(wanted: &Wanted<F>) {
     if report::is_dry() || !is_allowed(wanted) {
         return;
     }
-    let Some(asked) = NEXT_HOP.get_ptr(NEXT_HOPS) else { return };
-    let Some(kept) = NEXT_HOP.get_ptr_mut(wanted.backend & (NEXT_HOPS - 1)) else { return };
+    let Some(asked) = NEXT_HOP.get_ptr(ASKED) else { return };
+    let Some(kept) = NEXT_HOP.get_ptr_mut(wanted.place()) else { return };
     // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
     let asked = unsafe { &*asked };
     let [one, two] = wanted.to.destination.words();
@@ -276,20 +334,7 @@ fn answer<H: Hook, F: Family, const KEEP: bool>(hook: &H, wanted: &Wanted<F>) ->
     };
     // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
     let lookup = unsafe { &mut *scratch };
-    let to = &wanted.to;
-    *lookup = Lookup {
-        family: F::AF,
-        protocol: to.protocol as u8,
-        source_port: to.source_port.0,
-        destination_port: to.destination_port.0,
-        length: wanted.length as u16,
-        interface: hook.interface(),
-        class: wanted.class,
-        source: to.source.fib(),
-        destination: to.destination.fib(),
-        vlan: 0,
-        links: [0; 6],
-    };
+    lookup.ask_for(wanted, hook.interface());
     let size = size_of::<Lookup>() as i32;
     // SAFETY: `lookup` has the layout and size of `struct bpf_fib_lookup` (asserted above).
     let result = unsafe { bpf_fib_lookup(hook.context(), scratch.cast(), size, 0) } as i64;
@@ -302,11 +347,11 @@ fn answer<H: Hook, F: Family, const KEEP: bool>(hook: &H, wanted: &Wanted<F>) ->
         _ => return Route::None,
     };
     // The last place is for the latest answer.
-    let Some(entry) = NEXT_HOP.get_ptr_mut(NEXT_HOPS) else { return Route::None };
+    let Some(entry) = NEXT_HOP.get_ptr_mut(ASKED) else { return Route::None };
     // SAFETY: as above.
     let entry: &'static mut NextHop = unsafe { &mut *entry };
     *entry = NextHop {
-        destination: to.destination.words(),
+        destination: wanted.to.destination.words(),
         address: lookup.destination,
         from: from::<H, F>(hook),
         interface: lookup.interface,
@@ -314,6 +359,7 @@ fn answer<H: Hook, F: Family, const KEEP: bool>(hook: &H, wanted: &Wanted<F>) ->
         family: u16::from(lookup.family),
         mtu: 0,
         links: lookup.links,
+        flow: wanted.flow,
     };
     if let Err(refusal) = hook.takes(link, entry.interface) {
         return Route::Refused(refusal);

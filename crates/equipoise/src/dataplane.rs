@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use equipoise_common::flow::count::Pressure;
-use equipoise_common::value::{Host, Traffic};
+use equipoise_common::value::{Host, Shortcuts, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::AttachMode;
 use equipoise_core::diff::{Found, Step};
@@ -90,13 +90,12 @@ pub trait DataPlane: Maps {
     /// When the kernel refuses.
     fn allow_redirect(&mut self, index: u32, allowed: bool) -> Result<(), KernelError>;
 
-    /// Tells the programs whether the way to a backend depends on nothing but its address, so that it need not be
-    /// asked for with each packet. Not so until they are told.
+    /// Tells the programs for which packets the way need not be asked for again. For none until they are told.
     ///
     /// # Errors
     ///
     /// When the kernel refuses.
-    fn allow_shortcuts(&mut self, allowed: bool) -> Result<(), KernelError>;
+    fn allow_shortcuts(&mut self, shortcuts: Shortcuts) -> Result<(), KernelError>;
 
     /// Tells the programs from which addresses this host answers packets that came by a device; none for one that is not
     /// there any more.

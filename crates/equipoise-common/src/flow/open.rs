@@ -219,13 +219,20 @@ pub fn place<const SLOT: usize, S: Storage<SLOT>>(
 ) {
     *opened = Opened::NOTHING;
     let request = Way::of(&new.request, table.seed(), table.sets());
+    let reply = Way::of(&new.reply, table.seed(), table.sets());
+    for way in [&request, &reply] {
+        // Both before the first lock, behind which nothing is read until it is taken.
+        if let Some(set) = table.set(way.first) {
+            set.fetch(way.row);
+        }
+    }
     let Some(first) = table.set(request.first).filter(|first| first.try_lock(S::MARK)) else {
         opened.refused = Refused::Busy as u32;
         return;
     };
     opened.at = find(table, &new.request, &request);
     if opened.at == 0 {
-        place_locked(table, new, &request, opened);
+        place_locked(table, new, [&request, &reply], opened);
     } else {
         opened.found = true;
     }
@@ -237,10 +244,9 @@ pub fn place<const SLOT: usize, S: Storage<SLOT>>(
 fn place_locked<const SLOT: usize, S: Storage<SLOT>>(
     table: &S,
     new: &New<S::Address>,
-    request: &Way,
+    [request, reply]: [&Way; 2],
     opened: &mut Opened,
 ) {
-    let reply = Way::of(&new.reply, table.seed(), table.sets());
     let mut held = Held { request: request.first, reply: NONE, seconds: [NONE; 2] };
     if reply.first != request.first {
         if !table.set(reply.first).is_some_and(|set| set.try_lock(S::MARK)) {
@@ -249,8 +255,8 @@ fn place_locked<const SLOT: usize, S: Storage<SLOT>>(
         }
         held.reply = reply.first;
     }
-    if find(table, &new.reply, &reply) == 0 {
-        place_held(table, new, [request, &reply], &mut held, opened);
+    if find(table, &new.reply, reply) == 0 {
+        place_held(table, new, [request, reply], &mut held, opened);
     } else {
         opened.refused = Refused::Taken as u32;
     }

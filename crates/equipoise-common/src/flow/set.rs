@@ -64,6 +64,13 @@ impl<W: Word, const SLOT: usize> Set<W, SLOT> {
         &self.rows[(row & 15) as usize]
     }
 
+    /// Has the header and a row fetched from memory, together, before either is needed. Nobody waits for them.
+    #[inline(always)]
+    pub fn fetch(&self, row: u32) {
+        self.spilled();
+        self.row(row)[0].load();
+    }
+
     /// Takes the set for a claim, without waiting, in the name of who has this mark ([`Storage::MARK`]). To be given back by
     /// [`Set::unlock`].
     #[inline(always)]

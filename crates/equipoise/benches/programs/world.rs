@@ -7,6 +7,7 @@ use equipoise::dataplane::DataPlane as _;
 use equipoise::dataplane::kernel::{Clock, Input, Measures, Runner, Subject};
 use equipoise_common::draw::Draw;
 use equipoise_common::key::V6;
+use equipoise_common::value::Shortcuts;
 use equipoise_common::verdict::Hook;
 use equipoise_lab::cpu::pin;
 
@@ -109,7 +110,7 @@ impl World {
     /// With room for so many flows of each family, and none yet.
     pub(crate) fn new(max_flows: u32, clock: Clock) -> Self {
         let mut bench = Bench::timed(CONFIG, max_flows, clock);
-        bench.kernel.allow_shortcuts(true).expect("the programs are loaded");
+        bench.kernel.allow_shortcuts(Shortcuts::All).expect("the programs are loaded");
         bench.netns.ip(ROUTES).expect("the namespace is ours");
         Self { bench, next: [0; 2], random: 0x9e37_79b9_7f4a_7c15, ids: [[0; 2]; 2] }
     }

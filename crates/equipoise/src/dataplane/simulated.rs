@@ -11,7 +11,7 @@ use std::time::Duration;
 use equipoise_common::event::Event;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::trace::Wanted;
-use equipoise_common::value::{Host, Traffic};
+use equipoise_common::value::{Host, Shortcuts, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::AttachMode;
 use equipoise_core::diff::{Found, Step};
@@ -42,7 +42,7 @@ pub struct Plane {
     /// From which addresses packets are answered, by the device that they came by.
     pub hosts: BTreeMap<u32, Host>,
     /// Whether next hops may be kept.
-    pub shortcuts: bool,
+    pub shortcuts: Shortcuts,
     /// The flow table.
     pub flows: Vec<FlowRow>,
     /// Flows that packets in flight open before the next grace is over.
@@ -158,8 +158,8 @@ impl DataPlane for Simulated {
         Ok(())
     }
 
-    fn allow_shortcuts(&mut self, allowed: bool) -> Result<(), KernelError> {
-        self.with(|plane| plane.shortcuts = allowed);
+    fn allow_shortcuts(&mut self, shortcuts: Shortcuts) -> Result<(), KernelError> {
+        self.with(|plane| plane.shortcuts = shortcuts);
         Ok(())
     }
 

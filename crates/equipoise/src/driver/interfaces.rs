@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use equipoise_common::value::Host;
+use equipoise_common::value::{Host, Shortcuts};
 use equipoise_core::config::{AttachMode, BackendInterfaces, Config};
 
 use crate::dataplane::DataPlane;
@@ -25,8 +25,8 @@ pub(super) struct Interfaces {
     redirects: BTreeMap<u32, bool>,
     /// From which addresses packets are answered, as it has been told, by index.
     hosts: BTreeMap<u32, Host>,
-    /// Whether it may keep next hops, as it has been told.
-    shortcuts: Option<bool>,
+    /// For which packets it keeps next hops, as it has been told.
+    shortcuts: Option<Shortcuts>,
 }
 
 #[derive(Debug)]
@@ -199,18 +199,17 @@ impl Interfaces {
     }
 
     fn tell_shortcuts<P: DataPlane>(&mut self, plane: &mut P, reading: &Reading) {
-        let allowed = reading.plain_ways;
-        // Not so until it is told.
-        if self.shortcuts == Some(allowed) {
+        let shortcuts = if reading.plain_ways { Shortcuts::All } else { Shortcuts::Replies };
+        if self.shortcuts == Some(shortcuts) {
             return;
         }
-        match plane.allow_shortcuts(allowed) {
+        match plane.allow_shortcuts(shortcuts) {
             Ok(()) => {
-                tracing::debug!(allowed, "next hops kept for a moment");
-                self.shortcuts = Some(allowed);
+                tracing::debug!(packets = ?shortcuts, "next hops kept for a moment");
+                self.shortcuts = Some(shortcuts);
             }
             Err(error) => {
-                tracing::warn!(%error, "whether next hops may be kept is not told, and tried again");
+                tracing::warn!(%error, "which next hops may be kept is not told, and tried again");
             }
         }
     }

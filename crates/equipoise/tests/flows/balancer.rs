@@ -13,7 +13,7 @@ use equipoise::dataplane::kernel::{Events, Expiry, FlowRow, Part};
 use equipoise::dataplane::{DataPlane as _, Maps as _};
 use equipoise_common::event::Event;
 use equipoise_common::flow::GRACE;
-use equipoise_common::value::Policy;
+use equipoise_common::value::{Policy, Shortcuts};
 use equipoise_core::config::Limits;
 use equipoise_core::diff::Step;
 use equipoise_core::id::Holder;
@@ -179,7 +179,7 @@ impl Balancer {
                 .apply(&Step::ResetServiceCounters { id, holder: Holder::default() })
                 .unwrap();
         }
-        bench.kernel.allow_shortcuts(false).unwrap();
+        bench.kernel.allow_shortcuts(Shortcuts::None).unwrap();
         // Ids and their terms begin anew.
         bench.state = State::new(nothing, bench.state.facts().clone());
         bench.applier = Applier::default();

@@ -1,22 +1,32 @@
-//! The way to a backend, kept for a moment where user space says that it may be: what a packet meets while the
-//! routing table has changed already, and what is asked for all the same.
+//! The way to a backend or back to a client, kept for a moment where user space says that it may be: what a packet meets
+//! while the routing table has changed already, and what is asked for all the same.
+
+use std::net::SocketAddr;
 
 use equipoise::dataplane::DataPlane as _;
+use equipoise_common::value::Shortcuts;
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_lab::cpu::pin;
 
 use crate::bench::{Packet, Transport};
-use crate::talk::Side::Client;
+use crate::talk::Side::{self, Backend, Client};
 use crate::talk::{CONNECTED, Talk, talks};
 use crate::world::{World, services};
 
 /// How long a way is kept, ticks.
 const KEPT: u32 = 4;
 
+/// The DSCP of expedited forwarding (RFC 3246).
+const EXPEDITED: u8 = 46;
+
 /// The verdict on the next packet of the client.
 fn next(world: &World, talk: &mut Talk) -> Verdict {
-    let packet = talk.next(Client, Transport::Ack);
-    talk.send(world, Client, packet).0
+    next_of(world, talk, Client)
+}
+
+fn next_of(world: &World, talk: &mut Talk, side: Side) -> Verdict {
+    let packet = talk.next(side, Transport::Ack);
+    talk.send(world, side, packet).0
 }
 
 /// A connection at each hook for each family, with the way to its backend just asked for.
@@ -32,19 +42,38 @@ fn connected(world: &World, port: u16) -> Vec<Talk> {
 
 /// Takes the way to a backend away.
 fn cut(world: &World, talk: &Talk) {
-    let backend = talk.ends.backend.ip();
-    world.netns.ip(&format!("route add unreachable {backend}")).unwrap();
+    unreachable(world, "add", talk.ends.backend);
 }
 
 fn mend(world: &World, talk: &Talk) {
-    let backend = talk.ends.backend.ip();
-    world.netns.ip(&format!("route del unreachable {backend}")).unwrap();
+    unreachable(world, "del", talk.ends.backend);
+}
+
+fn unreachable(world: &World, change: &str, end: SocketAddr) {
+    world.netns.ip(&format!("route {change} unreachable {}", end.ip())).unwrap();
+}
+
+/// A packet of a side with this class of service, and what becomes of it.
+fn classed(world: &World, talk: &mut Talk, side: Side, dscp: u8) -> Verdict {
+    let packet = talk.next(side, Transport::Ack);
+    let (device, mut frame) = talk.frame(world, side, packet);
+    if talk.ends.vip.is_ipv4() {
+        let mut header = etherparse::Ipv4Header::from_slice(&frame[14..]).unwrap().0;
+        header.dscp = dscp.try_into().unwrap();
+        header.header_checksum = header.calc_header_checksum();
+        frame[14..34].copy_from_slice(&header.to_bytes());
+    } else {
+        // Version, traffic class of which the DSCP is the upper six bits, flow label.
+        frame[14] = 6 << 4 | dscp >> 2;
+        frame[15] = dscp << 6;
+    }
+    world.verdict(talk.hook, device, &frame).0
 }
 
 #[test]
 fn a_way_that_has_gone_is_noticed_a_moment_later_at_most() {
     let mut world = World::new(&services("", 1));
-    world.kernel.allow_shortcuts(true).unwrap();
+    world.kernel.allow_shortcuts(Shortcuts::All).unwrap();
     for mut talk in connected(&world, 8000) {
         assert_eq!(next(&world, &mut talk), Verdict::ForwardedRequest);
         cut(&world, &talk);
@@ -56,13 +85,13 @@ fn a_way_that_has_gone_is_noticed_a_moment_later_at_most() {
         mend(&world, &talk);
         assert_eq!(next(&world, &mut talk), Verdict::ForwardedRequest, "nothing is kept of that");
     }
-    world.kernel.allow_shortcuts(false).unwrap();
+    world.kernel.allow_shortcuts(Shortcuts::None).unwrap();
 }
 
 #[test]
 fn the_first_packet_of_a_flow_takes_a_way_that_is_kept_and_has_its_own_kept() {
     let mut world = World::new(&services("", 1));
-    world.kernel.allow_shortcuts(true).unwrap();
+    world.kernel.allow_shortcuts(Shortcuts::All).unwrap();
     pin(0);
     let open = |world: &World, mut talk: Talk| {
         let syn = talk.next(Client, Transport::Syn);
@@ -81,7 +110,7 @@ fn the_first_packet_of_a_flow_takes_a_way_that_is_kept_and_has_its_own_kept() {
         mend(&world, &talk);
         assert_eq!(open(&world, later(40)), Verdict::ForwardedRequest, "{talk:?}");
     }
-    world.kernel.allow_shortcuts(false).unwrap();
+    world.kernel.allow_shortcuts(Shortcuts::None).unwrap();
 }
 
 #[test]
@@ -93,23 +122,59 @@ fn nothing_is_kept_where_the_way_may_depend_on_more() {
         mend(&world, &talk);
     }
     // What was kept before it came to be so is of no use either.
-    world.kernel.allow_shortcuts(true).unwrap();
+    world.kernel.allow_shortcuts(Shortcuts::All).unwrap();
     for mut talk in connected(&world, 8200) {
         assert_eq!(next(&world, &mut talk), Verdict::ForwardedRequest);
         cut(&world, &talk);
-        world.kernel.allow_shortcuts(false).unwrap();
+        world.kernel.allow_shortcuts(Shortcuts::Replies).unwrap();
         assert_eq!(next(&world, &mut talk), Verdict::RequestNoRoute, "{talk:?}");
-        world.kernel.allow_shortcuts(true).unwrap();
+        world.kernel.allow_shortcuts(Shortcuts::All).unwrap();
         mend(&world, &talk);
     }
-    world.kernel.allow_shortcuts(false).unwrap();
+    world.kernel.allow_shortcuts(Shortcuts::None).unwrap();
+}
+
+#[test]
+fn the_way_back_is_kept_for_the_flow_and_its_class_alone() {
+    let mut world = World::new(&services("", 1));
+    world.kernel.allow_shortcuts(Shortcuts::Replies).unwrap();
+    let others = connected(&world, 8900);
+    for (mut talk, mut other) in connected(&world, 8800).into_iter().zip(others) {
+        let client = talk.ends.client;
+        for flow in [&mut talk, &mut other] {
+            assert_eq!(next_of(&world, flow, Backend), Verdict::ForwardedReply);
+        }
+        assert_eq!(other.ends.client.ip(), client.ip(), "flows of one client");
+        world.wait(KEPT + 1);
+        assert_eq!(next_of(&world, &mut talk, Backend), Verdict::ForwardedReply);
+        unreachable(&world, "add", client);
+        assert_eq!(next_of(&world, &mut talk, Backend), Verdict::ForwardedReply, "{talk:?}");
+        assert_eq!(next_of(&world, &mut other, Backend), Verdict::ReplyNoRoute, "{talk:?}");
+        assert_eq!(classed(&world, &mut talk, Backend, EXPEDITED), Verdict::ReplyNoRoute);
+        world.wait(KEPT);
+        assert_eq!(next_of(&world, &mut talk, Backend), Verdict::ForwardedReply);
+        world.wait(1);
+        assert_eq!(next_of(&world, &mut talk, Backend), Verdict::ReplyNoRoute, "{talk:?}");
+        unreachable(&world, "del", client);
+        assert_eq!(next_of(&world, &mut talk, Backend), Verdict::ForwardedReply);
+    }
+    // What is kept of that is of no use once nothing may be.
+    for mut talk in connected(&world, 9000) {
+        assert_eq!(next_of(&world, &mut talk, Backend), Verdict::ForwardedReply);
+        unreachable(&world, "add", talk.ends.client);
+        world.kernel.allow_shortcuts(Shortcuts::None).unwrap();
+        assert_eq!(next_of(&world, &mut talk, Backend), Verdict::ReplyNoRoute, "{talk:?}");
+        world.kernel.allow_shortcuts(Shortcuts::Replies).unwrap();
+        unreachable(&world, "del", talk.ends.client);
+    }
+    world.kernel.allow_shortcuts(Shortcuts::None).unwrap();
 }
 
 #[test]
 fn packets_that_the_kept_way_does_not_carry_are_asked_about() {
     const LARGE: &[u8] = &[7; 1_300];
     let mut world = World::new(&services("", 1));
-    world.kernel.allow_shortcuts(true).unwrap();
+    world.kernel.allow_shortcuts(Shortcuts::All).unwrap();
     for mut talk in connected(&world, 8300) {
         let backend = talk.ends.backend.ip();
         world.netns.ip(&format!("route add {backend} dev back mtu lock 1280")).unwrap();
@@ -120,34 +185,26 @@ fn packets_that_the_kept_way_does_not_carry_are_asked_about() {
         world.netns.ip(&format!("route del {backend} dev back")).unwrap();
         assert_eq!(talk.send(&world, Client, large).0, Verdict::ForwardedRequest, "{talk:?}");
     }
-    world.kernel.allow_shortcuts(false).unwrap();
+    world.kernel.allow_shortcuts(Shortcuts::None).unwrap();
 }
 
 #[test]
 fn an_ipv4_packet_with_a_service_class_is_asked_about() {
-    /// Expedited forwarding.
-    const TOS: u8 = 46 << 2;
     let mut world = World::new(&services("", 1));
-    world.kernel.allow_shortcuts(true).unwrap();
+    world.kernel.allow_shortcuts(Shortcuts::All).unwrap();
     for mut talk in connected(&world, 8400).into_iter().filter(|talk| talk.ends.vip.is_ipv4()) {
         assert_eq!(next(&world, &mut talk), Verdict::ForwardedRequest);
         cut(&world, &talk);
-        let packet = talk.next(Client, Transport::Ack);
-        let (device, mut frame) = talk.frame(&world, Client, packet);
-        let mut header = etherparse::Ipv4Header::from_slice(&frame[14..]).unwrap().0;
-        header.dscp = (TOS >> 2).try_into().unwrap();
-        header.header_checksum = header.calc_header_checksum();
-        frame[14..34].copy_from_slice(&header.to_bytes());
-        assert_eq!(world.verdict(talk.hook, device, &frame).0, Verdict::RequestNoRoute);
+        assert_eq!(classed(&world, &mut talk, Client, EXPEDITED), Verdict::RequestNoRoute);
         mend(&world, &talk);
     }
-    world.kernel.allow_shortcuts(false).unwrap();
+    world.kernel.allow_shortcuts(Shortcuts::None).unwrap();
 }
 
 #[test]
 fn what_tc_may_use_is_of_no_use_to_xdp() {
     let mut world = World::new(&services("", 1));
-    world.kernel.allow_shortcuts(true).unwrap();
+    world.kernel.allow_shortcuts(Shortcuts::All).unwrap();
     let talks = connected(&world, 8500);
     let back = world.back;
     world.kernel.allow_redirect(back, false).unwrap();
@@ -159,14 +216,14 @@ fn what_tc_may_use_is_of_no_use_to_xdp() {
         assert_eq!(next(&world, &mut tc), Verdict::ForwardedRequest);
     }
     world.kernel.allow_redirect(back, true).unwrap();
-    world.kernel.allow_shortcuts(false).unwrap();
+    world.kernel.allow_shortcuts(Shortcuts::None).unwrap();
 }
 
 #[test]
 fn where_the_device_of_a_kept_way_takes_no_frames_any_more_the_stack_sends() {
     const XDP_PASS: i32 = 2;
     let mut world = World::new(&services("", 1));
-    world.kernel.allow_shortcuts(true).unwrap();
+    world.kernel.allow_shortcuts(Shortcuts::All).unwrap();
     let back = world.back;
     for mut talk in connected(&world, 8600).into_iter().filter(|talk| talk.hook == Hook::Xdp) {
         assert_eq!(next(&world, &mut talk), Verdict::ForwardedRequest);
@@ -179,5 +236,5 @@ fn where_the_device_of_a_kept_way_takes_no_frames_any_more_the_stack_sends() {
         assert_eq!(output.frame, to.build(world.client_link()));
         world.kernel.allow_redirect(back, true).unwrap();
     }
-    world.kernel.allow_shortcuts(false).unwrap();
+    world.kernel.allow_shortcuts(Shortcuts::None).unwrap();
 }

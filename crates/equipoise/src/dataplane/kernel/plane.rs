@@ -10,7 +10,7 @@ use equipoise_common::flow::count::Pressure;
 use equipoise_common::key::{V4, V6};
 use equipoise_common::limit;
 use equipoise_common::trace::Wanted;
-use equipoise_common::value::{Host, Traffic};
+use equipoise_common::value::{Host, Shortcuts, Traffic};
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::config::AttachMode;
 use equipoise_core::diff::{Found, Step};
@@ -74,8 +74,8 @@ impl DataPlane for Kernel {
         self.tables.allow_redirect(index, allowed)
     }
 
-    fn allow_shortcuts(&mut self, allowed: bool) -> Result<(), KernelError> {
-        self.tables.allow_shortcuts(allowed)
+    fn allow_shortcuts(&mut self, shortcuts: Shortcuts) -> Result<(), KernelError> {
+        self.tables.allow_shortcuts(shortcuts)
     }
 
     fn answer_from(&mut self, index: u32, host: Option<Host>) -> Result<(), KernelError> {

@@ -17,7 +17,7 @@ use equipoise_common::key::{Address, HostKey, PortsKey, ServiceKey as Key, V4, V
 use equipoise_common::limit;
 use equipoise_common::trace::Wanted;
 use equipoise_common::value::{
-    Backend, Host, Kind, Layout, Policy, Pool, Reply, Service, Snat, Traffic,
+    Backend, Host, Kind, Layout, Policy, Pool, Reply, Service, Shortcuts, Snat, Traffic,
 };
 use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::diff::Step;
@@ -190,9 +190,9 @@ impl Tables {
         self.clock.set(0, nanoseconds, 0).map_err(|error| refused("setting the clock", &error))
     }
 
-    pub(super) fn allow_shortcuts(&mut self, allowed: bool) -> Result<(), KernelError> {
+    pub(super) fn allow_shortcuts(&mut self, shortcuts: Shortcuts) -> Result<(), KernelError> {
         self.shortcuts
-            .set(0, u64::from(allowed), 0)
+            .set(0, shortcuts as u64, 0)
             .map_err(|error| refused("keeping next hops", &error))
     }
 

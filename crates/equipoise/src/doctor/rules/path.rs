@@ -156,7 +156,7 @@ fn ways(case: &Case, config: &Config) -> Vec<Finding> {
             "routes to backends depend on more than their address (rules, or several paths)";
         findings.push(
             Finding::ok("route", "", measured)
-                .because(Level::Notice, "each packet asks for its route, where it would be known for some milliseconds else: slower")
+                .because(Level::Notice, "each packet to a backend asks for its route, where it would be known for some milliseconds else: slower")
                 .helped("nothing, if that is as it should be"),
         );
     }
