@@ -1,7 +1,8 @@
 //! The way to a backend or back to a client, kept for a moment where user space says that it may be: what a packet meets
 //! while the routing table has changed already, and what is asked for all the same.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use equipoise::dataplane::DataPlane as _;
 use equipoise_common::value::Shortcuts;
@@ -42,15 +43,15 @@ fn connected(world: &World, port: u16) -> Vec<Talk> {
 
 /// Takes the way to a backend away.
 fn cut(world: &World, talk: &Talk) {
-    unreachable(world, "add", talk.ends.backend);
+    unreachable(world, "add", talk.ends.backend.ip());
 }
 
 fn mend(world: &World, talk: &Talk) {
-    unreachable(world, "del", talk.ends.backend);
+    unreachable(world, "del", talk.ends.backend.ip());
 }
 
-fn unreachable(world: &World, change: &str, end: SocketAddr) {
-    world.netns.ip(&format!("route {change} unreachable {}", end.ip())).unwrap();
+fn unreachable(world: &World, change: &str, end: IpAddr) {
+    world.netns.ip(&format!("route {change} unreachable {end}")).unwrap();
 }
 
 /// A packet of a side with this class of service, and what becomes of it.
@@ -140,11 +141,11 @@ fn the_way_back_is_kept_for_the_flow_and_its_class_alone() {
     world.kernel.allow_shortcuts(Shortcuts::Replies).unwrap();
     let others = connected(&world, 8900);
     for (mut talk, mut other) in connected(&world, 8800).into_iter().zip(others) {
-        let client = talk.ends.client;
+        let client = talk.ends.client.ip();
         for flow in [&mut talk, &mut other] {
             assert_eq!(next_of(&world, flow, Backend), Verdict::ForwardedReply);
         }
-        assert_eq!(other.ends.client.ip(), client.ip(), "flows of one client");
+        assert_eq!(other.ends.client.ip(), client, "flows of one client");
         world.wait(KEPT + 1);
         assert_eq!(next_of(&world, &mut talk, Backend), Verdict::ForwardedReply);
         unreachable(&world, "add", client);
@@ -161,11 +162,39 @@ fn the_way_back_is_kept_for_the_flow_and_its_class_alone() {
     // What is kept of that is of no use once nothing may be.
     for mut talk in connected(&world, 9000) {
         assert_eq!(next_of(&world, &mut talk, Backend), Verdict::ForwardedReply);
-        unreachable(&world, "add", talk.ends.client);
+        unreachable(&world, "add", talk.ends.client.ip());
         world.kernel.allow_shortcuts(Shortcuts::None).unwrap();
         assert_eq!(next_of(&world, &mut talk, Backend), Verdict::ReplyNoRoute, "{talk:?}");
         world.kernel.allow_shortcuts(Shortcuts::Replies).unwrap();
-        unreachable(&world, "del", talk.ends.client);
+        unreachable(&world, "del", talk.ends.client.ip());
+    }
+    world.kernel.allow_shortcuts(Shortcuts::None).unwrap();
+}
+
+/// Of so many flows, some keep their way where others would look for theirs.
+#[test]
+fn the_way_back_of_one_flow_is_not_taken_by_another_of_the_client() {
+    const FLOWS: u16 = 100;
+    let mut world = World::new(&services("", 1));
+    world.kernel.allow_shortcuts(Shortcuts::Replies).unwrap();
+    let some = |first: u16| -> Vec<Talk> {
+        (0..FLOWS).flat_map(|number| connected(&world, first + 10 * number)).collect()
+    };
+    let (mut talks, mut others) = (some(10_000), some(20_000));
+    world.wait(KEPT + 1);
+    for talk in &mut talks {
+        assert_eq!(next_of(&world, talk, Backend), Verdict::ForwardedReply);
+    }
+    let clients: BTreeSet<_> = talks.iter().map(|talk| talk.ends.client.ip()).collect();
+    for client in &clients {
+        unreachable(&world, "add", *client);
+    }
+    for other in &mut others {
+        assert!(clients.contains(&other.ends.client.ip()));
+        assert_eq!(next_of(&world, other, Backend), Verdict::ReplyNoRoute, "{other:?}");
+    }
+    for client in &clients {
+        unreachable(&world, "del", *client);
     }
     world.kernel.allow_shortcuts(Shortcuts::None).unwrap();
 }
