@@ -143,10 +143,14 @@ impl Suite {
 /// So many tests that fail beside others are run again: more are no matter of chance.
 const AGAIN: usize = 5;
 
-/// Tests with traffic wait most of their time, in namespaces of their own. The others measure, or count what is there once for
-/// the whole machine.
+/// Tests with traffic wait most of their time, in namespaces of their own; others have the kernel verify programs most of theirs. The
+/// rest measures, or counts what is there once for the whole machine.
 fn threads(kernel_test: &str) -> u32 {
-    if kernel_test == "kernel_traffic" { 3 } else { 1 }
+    match kernel_test {
+        "kernel_traffic" => 3,
+        "kernel_flows" | "kernel_packets" | "kernel_doctor" | "kernel_listen" | "kernel_decap" => 2,
+        _ => 1,
+    }
 }
 
 /// Tests so far.
