@@ -58,7 +58,8 @@ impl Lookup {
         let ([s0, s1, s2, s3], [d0, d1, d2, d3]) = (to.source.fib(), to.destination.fib());
         let words = (&raw mut *self).cast::<u64>();
         // SAFETY: it is eight words long, and ours.
-        let put = |index: usize, word: u64| unsafe { words.wrapping_add(index).write_volatile(word) };
+        let put =
+            |index: usize, word: u64| unsafe { words.wrapping_add(index).write_volatile(word) };
         put(0, kind | ports | u64::from(wanted.length as u16) << 48);
         put(1, pair(interface, wanted.class));
         put(2, pair(s0, s1));
