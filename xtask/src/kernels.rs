@@ -92,8 +92,8 @@ struct Program {
 
 /// Builds `equipoise` and the test binaries, and gives their places.
 fn build() -> Result<Vec<Program>> {
-    let mut command = cargo(&["test", "--locked", "--no-run"]);
-    command.args(["--package", "equipoise", "--package", "equipoise-lab"]);
+    // The same packages and features as all tests, so that it is built once.
+    let mut command = cargo(&["test", "--locked", "--no-run", "--workspace"]);
     command.args(["--features", KERNEL_TESTS, "--message-format=json-render-diagnostics"]);
     command.args(CHOSEN.iter().flat_map(|chosen| ["--test", chosen.binary]));
     let shown = show(&command);
