@@ -8,6 +8,7 @@
 //!
 //! It knows nothing of Equipoise itself: tests and the demo bring the balancer.
 
+pub mod cargo;
 pub mod client;
 pub mod content;
 pub mod cpu;

@@ -68,7 +68,8 @@ impl Steps {
 
 /// A cargo command on the repository, by the cargo that runs this.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let binary = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = equipoise_lab::cargo::cargo(binary);
     command.args(arguments).current_dir(root()).stdin(Stdio::null());
     if PLAIN.load(Ordering::Relaxed) {
         command.env("CARGO_TERM_COLOR", "never").env("CARGO_TERM_PROGRESS_WHEN", "never");

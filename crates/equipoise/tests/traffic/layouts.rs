@@ -2,7 +2,6 @@
 //! fails to open. By an upgrade, by a start after a process that was killed, and where one is killed in the middle.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
 use aya::maps::{Array, Map, MapData, MapInfo};
@@ -20,7 +19,7 @@ fn other() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let folder = Path::new(BINARY).parent().unwrap();
-        let mut cargo = Command::new(env!("CARGO"));
+        let mut cargo = equipoise_lab::cargo::cargo(env!("CARGO"));
         cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--locked"]);
         cargo.args(["--bin", "equipoise-other", "--features", "other-layout"]);
         if folder.ends_with("release") {
