@@ -201,10 +201,16 @@ impl<F: Family> Wanted<F> {
     #[inline(always)]
     fn place(&self) -> u32 {
         if self.flow == 0 {
-            return self.backend & (NEXT_HOPS - 1);
+            return of_backend(self.backend);
         }
         NEXT_HOPS + (self.flow & (REPLY_HOPS - 1))
     }
+}
+
+/// Where the way to a backend is kept.
+#[inline(always)]
+fn of_backend(backend: u32) -> u32 {
+    backend & (NEXT_HOPS - 1)
 }
 
 /// The place of what is not kept.
@@ -262,7 +268,7 @@ fn is_allowed<F: Family>(wanted: &Wanted<F>) -> bool {
 /// Where packets to this backend have just gone, without asking whether this one may go there too.
 #[inline(always)]
 pub fn known(backend: u32) -> Option<Hop> {
-    at(backend & (NEXT_HOPS - 1))
+    at(of_backend(backend))
 }
 
 /// What [`ask`] has just told of.
