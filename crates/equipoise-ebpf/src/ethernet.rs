@@ -4,7 +4,7 @@
 
 use equipoise_common::key::Be16;
 
-use crate::packet::Window;
+use crate::packet::{Window, forget};
 
 /// Bytes of an Ethernet header without tags.
 pub const ETHERNET: usize = 14;
@@ -49,6 +49,8 @@ pub fn network(window: &Window) -> Result<Network, NoNetwork> {
         ethertype = tag.load::<Be16, 2>();
         offset += VLAN;
     }
+    // However many tags there are: kernel 6.1 would go through what follows for each number. Nothing is known of the address.
+    let offset = forget(offset, ethernet.load::<u32, 0>());
     match ethertype {
         ETHERTYPE_IPV4 => Ok(Network::V4(offset)),
         ETHERTYPE_IPV6 => Ok(Network::V6(offset)),

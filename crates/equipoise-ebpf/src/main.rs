@@ -32,6 +32,7 @@ mod open;
 mod packet;
 mod parse;
 mod pool;
+mod prefix;
 mod probe;
 mod report;
 mod rewrite;
@@ -264,7 +265,6 @@ fn slow_path<H: Hook>(hook: &H) -> i32 {
 fn odd_path<H: Hook>(hook: &H) -> i32 {
     match parse::network(&hook.packet().window) {
         Ok(Network::V4(at)) => {
-            let at = packet::forget(at, hook.interface());
             let left = match icmp_ipv4(hook, at) {
                 odd::FIRST => match first_ipv4(hook, at) {
                     left if left & odd::GO != 0 => slow::complete::<H, V4>(hook) | left & TURN,
@@ -276,7 +276,6 @@ fn odd_path<H: Hook>(hook: &H) -> i32 {
             conclude::<H, V4>(hook, left)
         }
         Ok(Network::V6(at)) => {
-            let at = packet::forget(at, hook.interface());
             let left = match icmp_ipv6(hook, at) {
                 odd::FIRST => match first_ipv6(hook, at) {
                     left if left & odd::GO != 0 => slow::complete::<H, V6>(hook) | left & TURN,

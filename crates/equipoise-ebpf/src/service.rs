@@ -1,7 +1,6 @@
 //! Whether a packet of no flow is for a service.
 
 use aya_ebpf::bindings::{bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as TupleV4};
-use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp};
 use equipoise_common::key::{FiveTuple, PortsKey, ServiceKey, UDP};
 use equipoise_common::step::What;
@@ -11,6 +10,7 @@ use equipoise_common::verdict::Verdict;
 use crate::family::Family;
 use crate::hook::Hook;
 use crate::parse::Headers;
+use crate::prefix::Prefix;
 use crate::report;
 
 /// The service that a packet of no flow is for.
@@ -46,17 +46,17 @@ pub fn find<H: Hook, F: Family>(hook: &H, headers: &Headers<F>) -> Result<Servic
 
 /// The service that has this port of an address, by itself or in a range. There is a place for the key of the latter.
 #[inline(always)]
-pub fn of<F: Family>(key: &ServiceKey<F>, place: &mut Key<PortsKey<F>>) -> Option<Service> {
+pub fn of<F: Family>(key: &ServiceKey<F>, place: &mut Prefix<PortsKey<F>>) -> Option<Service> {
     F::service(key).or_else(|| on_ports(key, place))
 }
 
 /// The service that has the port in a range, or all ports.
 #[inline(always)]
-fn on_ports<F: Family>(key: &ServiceKey<F>, place: &mut Key<PortsKey<F>>) -> Option<Service> {
+fn on_ports<F: Family>(key: &ServiceKey<F>, place: &mut Prefix<PortsKey<F>>) -> Option<Service> {
     let &ServiceKey { address, interface, port, protocol } = key;
     let all = PortsKey::<F>::bits(16);
-    *place = Key::new(all, PortsKey { address, interface, protocol, port });
-    F::service_on_ports(place)
+    place.set(all, PortsKey { address, interface, protocol, port });
+    F::service_on_ports(place.key())
 }
 
 /// Whether a packet is of a connection of this host's own, to where it comes from. A client on this host is connected to

@@ -3,7 +3,6 @@
 //! Opening a flow, ending one, answering a packet. A program of its own, with a stack and a verification of its
 //! own: the fast path hands what it knows of a packet over in [`Work`] and does not come back.
 
-use aya_ebpf::btf_maps::lpm_trie::Key;
 use equipoise_common::flow::Reason;
 use equipoise_common::flow::count::Pressure;
 use equipoise_common::flow::open::{New, Opened};
@@ -15,6 +14,7 @@ use crate::family::Family;
 use crate::flow::{self, Decision, Found};
 use crate::hook::{Hook, Stage};
 use crate::parse::{Headers, Part};
+use crate::prefix::Prefix;
 use crate::route::Wanted;
 use crate::select::{self, Run};
 use crate::{
@@ -31,7 +31,7 @@ pub struct Work<F> {
     /// The key by which its service is looked for.
     pub key: ServiceKey<F>,
     /// The one by which it is looked for among those on ranges of ports.
-    pub ports: Key<PortsKey<F>>,
+    pub ports: Prefix<PortsKey<F>>,
     /// The service that it is for, if it is of no flow.
     pub service: Service,
     /// Where its entry is in the flow table, or 0.

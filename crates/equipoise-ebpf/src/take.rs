@@ -9,13 +9,13 @@ use core::mem::offset_of;
 use core::ptr;
 
 use aya_ebpf::bindings::bpf_sk_lookup;
-use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use equipoise_common::key::{Be16, PortsKey, ServiceKey, TCP, V4, V6};
 
 use crate::family::Family;
 use crate::map::LISTENERS;
+use crate::prefix::Prefix;
 use crate::{observes, pool, select, service, table};
 
 /// What the kernel is answered: the socket that has been chosen, or else the one that it finds itself.
@@ -47,7 +47,7 @@ fn is_streamed<F: Family>(asked: &Asked, [source, address]: [F; 2]) -> bool {
     let (interface, port) = (asked.interface(), Be16::new(asked.port()));
     let protocol = TCP as u16;
     let key = ServiceKey { address, interface, port, protocol };
-    let mut ports = Key::new(0, PortsKey { address, interface, protocol, port });
+    let mut ports = Prefix::new(0, PortsKey { address, interface, protocol, port });
     let Some(service) = service::of(&key, &mut ports) else { return false };
     let Some(policy) = table::policy(service.id) else { return false };
     select::is_streamed(pool::of(&service, policy, source))

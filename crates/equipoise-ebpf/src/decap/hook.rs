@@ -17,7 +17,7 @@ use equipoise_common::verdict;
 
 use crate::ethernet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, VLAN};
 use crate::outer::Outer;
-use crate::packet::Window;
+use crate::packet::{Window, opaque};
 
 /// What the text asks of the place that it runs at.
 pub trait Hook {
@@ -150,6 +150,8 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
     #[inline(always)]
     fn window(&self, wanted: usize) -> Window {
         let length = self.length();
+        // As 32 bits: kernel 6.1 learns nothing of it from the comparison.
+        let wanted = opaque(wanted as u32 as usize);
         let wanted = if length < wanted { length } else { wanted };
         if self.0.data() + wanted > self.0.data_end() {
             // What cannot be pulled is found short by whoever looks for it.

@@ -21,7 +21,7 @@ use super::{Change, Hook, LOOPBACK, Packet, Refusal, Room, Stage, address_to_loo
 use crate::ethernet::{ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN};
 use crate::flow::Passage;
 use crate::map::STAGES_TC;
-use crate::packet::{Window, move_link_header};
+use crate::packet::{Window, forget, move_link_header};
 use crate::route::{Hop, Link};
 
 /// TC, where packets come in or, for `EGRESS`, go out.
@@ -53,14 +53,16 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
         const HEADERS: u32 = 14 + 8 + 60 + 20;
         self.pull(HEADERS);
         let segment_size = self.field(|skb| skb.gso_size);
-        if segment_size == 0 {
-            return Packet { window: self.window(), segments: 1, segment_size };
+        let mut segments = 1;
+        if segment_size != 0 {
+            segments = self.field(|skb| skb.gso_segs);
+            if segments == 0 {
+                // So packets come from virtio and tap devices: counted when they are cut, and not before.
+                segments = self.0.len().div_ceil(segment_size);
+            }
         }
-        let mut segments = self.field(|skb| skb.gso_segs);
-        if segments == 0 {
-            // So packets come from virtio and tap devices: counted when they are cut, and not before.
-            segments = self.0.len().div_ceil(segment_size);
-        }
+        // Whether it is one or some: kernel 6.1 would go through what follows for each way to know.
+        let segments = forget(segments as usize, segment_size) as u32;
         Packet { window: self.window(), segments: u64::from(segments), segment_size }
     }
 
