@@ -8,7 +8,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use equipoise_core::config::Config;
+use equipoise_core::config::{Config, Problem};
 
 use crate::dataplane::kernel::hooks::{self, AtTc, Hung};
 use crate::dataplane::kernel::{Ability, abilities};
@@ -16,7 +16,7 @@ use crate::driver::targets;
 use crate::host::details::{self, Details, Neighbour};
 use crate::host::netfilter::{self, Chain};
 use crate::host::offloads::{self, Offloads, Queues};
-use crate::host::{HostError, Machine, Netlink, Reading, Way, requirements};
+use crate::host::{HostError, Machine, Netlink, Reading, Way, files, requirements};
 
 /// A client that could be anybody; the address belongs to nobody (RFC 5737).
 pub(super) const ANYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -66,6 +66,8 @@ pub struct Measured {
     pub chains_refused: Option<String>,
     /// Tables of the older `iptables` that are loaded in this namespace.
     pub legacy_tables: Vec<String>,
+    /// Keys, certificates and authorities of the configuration that cannot be read, or are not what they should be.
+    pub files: Vec<Problem>,
 }
 
 const MACHINE: [&str; 5] = [
@@ -132,6 +134,7 @@ pub async fn measure(
         chains,
         chains_refused,
         legacy_tables: legacy_tables(),
+        files: config.map(|config| files::files(config).notes).unwrap_or_default(),
         reading,
         details,
     })

@@ -22,16 +22,23 @@ pub(super) fn all(case: &Case) -> Vec<Finding> {
 }
 
 fn named(case: &Case, config: &Config) -> Vec<Finding> {
+    const NOT_THIS_MACHINE: &str = "the configuration does not fit this machine";
+    const NO_SUCH_FILE: &str = "an instance runs without what the file is for";
     let found = check::check(config, &case.measured.reading);
-    let finding = |level, problem: Problem| {
+    let finding = |level, effect: &str, problem: Problem| {
         Finding::ok("configuration", &problem.key, problem.message)
-            .because(level, "the configuration does not fit this machine")
+            .because(level, effect)
             .helped(problem.allowed.unwrap_or_else(|| "change it".to_owned()))
     };
     // VIPs have a rule of their own.
     let notes = found.notes.into_iter().filter(|note| !note.key.ends_with("listen.address"));
-    let problems = found.problems.into_iter().map(|problem| finding(Level::Problem, problem));
-    problems.chain(notes.map(|note| finding(Level::Warning, note))).collect()
+    let files = case.measured.files.iter().cloned();
+    let problems = found.problems.into_iter();
+    problems
+        .map(|problem| finding(Level::Problem, NOT_THIS_MACHINE, problem))
+        .chain(notes.map(|note| finding(Level::Warning, NOT_THIS_MACHINE, note)))
+        .chain(files.map(|note| finding(Level::Warning, NO_SUCH_FILE, note)))
+        .collect()
 }
 
 fn sizes(case: &Case, config: &Config) -> Vec<Finding> {
@@ -252,6 +259,8 @@ fn neighbour(case: &Case, subject: &str, hop: (u32, IpAddr)) -> Option<Finding> 
 
 #[cfg(test)]
 mod tests {
+    use equipoise_core::config::problem_at;
+
     use super::super::sample::{BACK, FRONT, case, configured, ip, level, only, running};
     use super::*;
     use crate::doctor::Remedy;
@@ -275,6 +284,17 @@ mod tests {
             (found.level, &*found.subject),
             (Level::Problem, "service[0].listen.interfaces[0]")
         );
+    }
+
+    #[test]
+    fn file_that_cannot_be_read_is_a_warning_with_its_key() {
+        let mut case = case();
+        let places = &case.config.as_ref().unwrap().places;
+        let fault = "certificate-file: none.pem: no such file".to_owned();
+        case.measured.files = vec![problem_at(places, "settings.admin.tls", fault, None)];
+        let found = only(&all(&case), "configuration");
+        assert_eq!((found.level, &*found.subject), (Level::Warning, "settings.admin.tls"));
+        assert!(found.measured.contains("none.pem"), "{found:?}");
     }
 
     #[test]
