@@ -96,6 +96,15 @@ pub struct NextHop {
     flow: u32,
 }
 
+impl NextHop {
+    /// Bits in which the destination is another one than such packets have; 0 if it is theirs.
+    #[inline(always)]
+    fn difference<F: Family>(&self, wanted: &Wanted<F>) -> u64 {
+        let [one, two] = wanted.to.destination.words();
+        (self.destination[0] ^ one) | (self.destination[1] ^ two)
+    }
+}
+
 const _: () = assert!(size_of::<NextHop>() == 64);
 const _: () = assert!(KEPT < equipoise_common::flow::set::GRACE);
 
@@ -227,10 +236,8 @@ pub fn shortcut<H: Hook, F: Family>(hook: &H, wanted: &Wanted<F>) -> Option<Hop>
         return None;
     }
     let Hop(entry) = at(wanted.place())?;
-    let [one, two] = wanted.to.destination.words();
-    let other = (entry.destination[0] ^ one) | (entry.destination[1] ^ two);
-    let is_other =
-        (other | u64::from(entry.flow ^ wanted.flow)) != 0 || entry.from != from::<H, F>(hook);
+    let difference = entry.difference(wanted) | u64::from(entry.flow ^ wanted.flow);
+    let is_other = difference != 0 || entry.from != from::<H, F>(hook);
     let is_old = wanted.now.wrapping_sub(entry.since) > KEPT;
     let fits = wanted.length <= u32::from(entry.mtu);
     if is_other || is_old || !fits { None } else { Some(Hop(entry)) }
@@ -294,9 +301,7 @@ pub fn keep<F: Family>(wanted: &Wanted<F>) {
     let Some(kept) = NEXT_HOP.get_ptr_mut(wanted.place()) else { return };
     // SAFETY: this CPU's own entry, and nothing else runs on it meanwhile.
     let asked = unsafe { &*asked };
-    let [one, two] = wanted.to.destination.words();
-    let other = (asked.destination[0] ^ one) | (asked.destination[1] ^ two);
-    if other == 0 && asked.since == wanted.now && asked.mtu != 0 {
+    if asked.difference(wanted) == 0 && asked.since == wanted.now && asked.mtu != 0 {
         // SAFETY: as above.
         unsafe { *kept = *asked };
     }

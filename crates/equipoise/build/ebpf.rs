@@ -1,13 +1,16 @@
 //! Finding a toolchain for the kernel programs, and building them.
 //!
 //! Shared by the build script, which embeds the objects, and by `cargo xtask ebpf`, which can also
-//! install what is missing; hence the standard library alone. An object has one place whoever
+//! install what is missing. An object has one place whoever
 //! builds it, below `target/ebpf`, so that profiles and target directories share one build.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{env, fs};
+
+use object::build::ByteString;
+use object::build::elf::{Builder, Section, SectionData};
 
 /// The target of the kernel programs.
 const TARGET: &str = "bpfel-unknown-none";
@@ -96,9 +99,9 @@ pub(crate) fn build(
     }
     let built = built.join(TARGET).join("release").join(object.binary);
     let bytes = fs::read(&built).map_err(|error| format!("{}: {error}", built.display()))?;
-    refuse_panics(&bytes)?;
     let place = root.join(object.place);
-    write_if_changed(&place, &bytes).map_err(|error| format!("{}: {error}", place.display()))?;
+    write_if_changed(&place, &finished(&bytes)?)
+        .map_err(|error| format!("{}: {error}", place.display()))?;
     Ok(place)
 }
 
@@ -216,111 +219,94 @@ fn write_if_changed(place: &Path, bytes: &[u8]) -> std::io::Result<()> {
     fs::rename(&draft, place)
 }
 
-/// An error when a panic is left in the object: the verifier refuses it, with less to go by.
-fn refuse_panics(object: &[u8]) -> Result<(), String> {
-    let symbols = symbols(object).ok_or("the object is not ELF as bpf-linker writes it")?;
-    let panics: Vec<&str> =
-        symbols.iter().map(String::as_str).filter(|name| name.contains("panicking")).collect();
-    if panics.is_empty() {
-        return Ok(());
+/// The object that is loaded, of what the linker has made: without what debuggers alone read, which is most of
+/// it. Line numbers for the verifier's log are in BTF.
+///
+/// An error when a panic is left in it: the verifier refuses that, with less to go by.
+fn finished(linked: &[u8]) -> Result<Vec<u8>, String> {
+    let not_elf = |error| format!("the object is not ELF as bpf-linker writes it: {error}");
+    let mut object = Builder::read64(linked).map_err(not_elf)?;
+    let names = object.symbols.iter().map(|symbol| symbol.name.to_string());
+    let panics: Vec<String> = names.filter(|name| name.contains("panicking")).collect();
+    if !panics.is_empty() {
+        return Err(format!("panics are left in the kernel programs: {}", panics.join(", ")));
     }
-    Err(format!("panics are left in the kernel programs: {}", panics.join(", ")))
-}
-
-/// The names in the symbol tables of a 64-bit little-endian ELF file.
-fn symbols(object: &[u8]) -> Option<Vec<String>> {
-    const SYMBOL_TABLE: u64 = 2;
-    const SYMBOL_SIZE: usize = 24;
-    if object.get(..6)? != b"\x7fELF\x02\x01" {
-        return None;
+    // Those of BTF name places in sections, which a loader finds by the section and the offset that stand there already.
+    const LEFT_OUT: [&[u8]; 3] = [b".debug", b".rel.debug", b".rel.BTF"];
+    for section in object.sections.iter_mut() {
+        let name = section.name.as_slice();
+        section.delete |= LEFT_OUT.iter().any(|left_out| name.starts_with(left_out));
     }
-    let (headers, size, count) =
-        (number(object, 40, 8)?, number(object, 58, 2)?, number(object, 60, 2)?);
-    // A section's type, its linked section and its bytes.
-    let section = |index: u64| -> Option<(u64, u64, &[u8])> {
-        let at = usize::try_from(headers.checked_add(index.checked_mul(size)?)?).ok()?;
-        let header = object.get(at..)?;
-        let start = usize::try_from(number(header, 24, 8)?).ok()?;
-        let end = start.checked_add(usize::try_from(number(header, 32, 8)?).ok()?)?;
-        // Sections without bytes in the file may name any place.
-        let bytes = object.get(start..end).unwrap_or_default();
-        Some((number(header, 4, 4)?, number(header, 40, 4)?, bytes))
-    };
-    let mut names = Vec::new();
-    for index in 0..count {
-        let (kind, linked, table) = section(index)?;
-        if kind != SYMBOL_TABLE {
-            continue;
-        }
-        let (_, _, texts) = section(linked)?;
-        for symbol in table.chunks_exact(SYMBOL_SIZE) {
-            let text = texts.get(usize::try_from(number(symbol, 0, 4)?).ok()?..)?;
-            let name = text.split(|byte| *byte == 0).next()?;
-            names.push(String::from_utf8_lossy(name).into_owned());
-        }
+    object.delete_orphans();
+    let is_of_names = |section: &Section<'_>| matches!(section.data, SectionData::SectionString);
+    if !object.sections.iter().any(is_of_names) {
+        // LLVM has the names of sections and of symbols in one; here are two.
+        let names = object.sections.add();
+        names.name = ByteString::from(".shstrtab");
+        names.data = SectionData::SectionString;
     }
-    Some(names)
-}
-
-/// A little-endian number of so many bytes.
-fn number(bytes: &[u8], at: usize, size: usize) -> Option<u64> {
-    let bytes = bytes.get(at..at.checked_add(size)?)?;
-    Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    let mut finished = Vec::new();
+    object.write(&mut finished).map_err(not_elf)?;
+    Ok(finished)
 }
 
 #[cfg(test)]
 mod tests {
+    use object::write::{Object, Symbol, SymbolSection};
+    use object::{
+        Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope,
+    };
+
     use super::*;
 
-    /// An ELF file of three sections: none, a symbol table, and the names that it uses.
+    /// An ELF file for the kernel with symbols of these names, and with a section for debuggers.
     fn elf(names: &[&str]) -> Vec<u8> {
-        const HEADER: usize = 64;
-        let texts: Vec<u8> =
-            names.iter().flat_map(|name| [name.as_bytes(), b"\0"].concat()).collect();
-        let mut symbols = Vec::new();
-        let mut at = 0_u32;
+        let mut file = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
+        let text = file.add_section(Vec::new(), b"xdp".to_vec(), SectionKind::Text);
+        file.append_section_data(text, &[0; 16], 8);
+        let debug = file.add_section(Vec::new(), b".debug_line".to_vec(), SectionKind::Debug);
+        file.append_section_data(debug, &[1; 64], 1);
         for name in names {
-            symbols.extend(at.to_le_bytes());
-            symbols.extend([0; 20]);
-            at += u32::try_from(name.len()).unwrap() + 1;
+            file.add_symbol(Symbol {
+                name: name.as_bytes().to_vec(),
+                value: 0,
+                size: 8,
+                kind: SymbolKind::Text,
+                scope: SymbolScope::Linkage,
+                weak: false,
+                section: SymbolSection::Section(text),
+                flags: SymbolFlags::None,
+            });
         }
-        let headers = HEADER + symbols.len() + texts.len();
-        let mut file = vec![0; HEADER];
-        file[..6].copy_from_slice(b"\x7fELF\x02\x01");
-        file[40..48].copy_from_slice(&(headers as u64).to_le_bytes());
-        file[58] = 64;
-        file[60] = 3;
-        file.extend(&symbols);
-        file.extend(&texts);
-        let section = |kind: u8, start: usize, size: usize| {
-            let mut header = vec![0; 64];
-            header[4] = kind;
-            header[24..32].copy_from_slice(&(start as u64).to_le_bytes());
-            header[32..40].copy_from_slice(&(size as u64).to_le_bytes());
-            header[40] = 2;
-            header
-        };
-        file.extend(section(0, 0, 0));
-        file.extend(section(2, HEADER, symbols.len()));
-        file.extend(section(3, HEADER + symbols.len(), texts.len()));
-        file
+        file.write().unwrap()
     }
 
     #[test]
     fn an_object_with_a_panic_left_in_it_is_refused_by_name() {
-        assert_eq!(refuse_panics(&elf(&["", "equipoise_xdp"])), Ok(()));
-        let error = refuse_panics(&elf(&["", "_ZN4core9panicking5panic17h0E", "equipoise_xdp"]))
-            .unwrap_err();
+        let error =
+            finished(&elf(&["_ZN4core9panicking5panic17h0E", "equipoise_xdp"])).unwrap_err();
         assert!(error.contains("_ZN4core9panicking5panic17h0E"), "{error}");
     }
 
     #[test]
     fn what_is_not_a_whole_elf_file_is_refused() {
-        let whole = elf(&["", "equipoise_xdp"]);
-        assert!(refuse_panics(b"").is_err());
-        assert!(refuse_panics(b"\x7fELF\x01\x01").is_err());
+        let whole = elf(&["equipoise_xdp"]);
+        assert!(finished(b"").is_err());
+        assert!(finished(b"\x7fELF\x01\x01").is_err());
         for length in [20, 64, whole.len() - 64] {
-            assert!(refuse_panics(&whole[..length]).is_err(), "{length}");
+            assert!(finished(&whole[..length]).is_err(), "{length}");
         }
+    }
+
+    #[test]
+    fn what_debuggers_alone_read_is_left_out() {
+        let whole = elf(&["equipoise_xdp"]);
+        let finished = finished(&whole).unwrap();
+        let object = Builder::read64(finished.as_slice()).unwrap();
+        let sections: Vec<String> =
+            object.sections.iter().map(|section| section.name.to_string()).collect();
+        assert!(sections.iter().any(|name| name == "xdp"), "{sections:?}");
+        assert!(!sections.iter().any(|name| name.starts_with(".debug")), "{sections:?}");
+        assert!(object.symbols.iter().any(|symbol| symbol.name.as_slice() == b"equipoise_xdp"));
     }
 }
