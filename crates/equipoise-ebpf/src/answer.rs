@@ -15,7 +15,7 @@ use crate::family::Family;
 use crate::hook::Hook;
 use crate::leave;
 use crate::limit;
-use crate::packet::{Window, move_link_header};
+use crate::packet::{Window, forget, move_link_header};
 use crate::parse::Headers;
 use crate::report;
 use crate::route;
@@ -154,6 +154,8 @@ fn error<H: Hook, F: Family>(hook: &H, headers: &Headers<F>, error: &Error<F>) -
     if quoted > QUOTED_WORDS * 4 {
         quoted = QUOTED_WORDS * 4;
     }
+    // Of which protocol, and whether it is cut: the verifier would go through the sum below for each.
+    let quoted = forget(quoted, headers.class);
     if !hook.truncate((network + quoted) as u32) {
         return false;
     }
