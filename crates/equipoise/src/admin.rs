@@ -186,11 +186,14 @@ pub enum Configure {
 }
 
 impl Configure {
-    /// Whether it has files of this host read, or commands run on it, that whoever asks has chosen.
-    fn reaches_into_host(&self) -> bool {
+    /// Whether it has files of this host read, or commands run on it, that whoever asks has chosen: others than
+    /// those of the same service in the configuration that runs.
+    fn reaches_into_host(&self, running: &Value) -> bool {
         match self {
             Self::Reload(request) => request.file.is_some(),
-            Self::Service(_, table, _) => host::is_reached_by(table),
+            Self::Service(name, table, _) => {
+                !host::named_by(table).is_subset(&host::named_by_service(running, name))
+            }
             Self::Weight(..) | Self::Add(..) | Self::Remove(_) | Self::Text(_) => false,
             Self::WithoutService(_) | Self::Rates(..) => false,
             Self::Deny(..) | Self::AllowAgain(_) | Self::Expire => false,

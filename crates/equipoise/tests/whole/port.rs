@@ -276,6 +276,19 @@ async fn files_of_this_host_are_named_by_its_users_alone_and_not_shown_to_them()
         }
         fs::write(lab.path("secret"), "10.0.0.0/8\n").unwrap();
         assert_eq!(lab.asked(put, &web.to_string()).await.0, 200);
+        // What they have given to it stays, whoever changes the rest.
+        let (_, _, config) = one(listen, "GET /api/v1/config", &bearer(WRITE)).await;
+        let config: Value = serde_json::from_str(&config).unwrap();
+        let mut listed = config["service"][1].clone();
+        assert_eq!(listed["limits"]["deny"], json!([format!("@{file}")]), "{listed}");
+        listed["listen"]["port"] = json!(8101);
+        let (code, _, body) = with_body(listen, put, &bearer(WRITE), &listed.to_string()).await;
+        assert_eq!(code, 200, "{body}");
+        let web = config["service"][0]["name"].as_str().unwrap();
+        listed["name"] = json!(web);
+        let other = format!("PUT /api/v1/services/{web}");
+        let (code, _, body) = with_body(listen, &other, &bearer(WRITE), &listed.to_string()).await;
+        assert_eq!(code, 403, "another service's: {body}");
         lab.client.stop().await.unwrap();
     })
     .await

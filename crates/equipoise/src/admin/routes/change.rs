@@ -98,7 +98,8 @@ pub(super) async fn configure(
     (access, peer, expected): (&Access, Peer, Expected),
     what: Configure,
 ) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
-    if !peer.is_of_this_host() && what.reaches_into_host() {
+    let reaches = |what: &Configure| what.reaches_into_host(&access.snapshot.borrow().config);
+    if !peer.is_of_this_host() && reaches(&what) {
         let message =
             "files and commands of this host are named by its users alone, through the socket";
         return Err(ProblemDetails::forbidden(message));
