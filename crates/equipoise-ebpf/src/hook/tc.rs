@@ -62,7 +62,7 @@ impl<const EGRESS: bool> Hook for Tc<EGRESS> {
             }
         }
         // Whether it is one or some: kernel 6.1 would go through what follows for each way to know.
-        let segments = forget(segments as usize, segment_size) as u32;
+        let segments = forget(segments as usize, self.0.len()) as u32;
         Packet { window: self.window(), segments: u64::from(segments), segment_size }
     }
 
