@@ -4,6 +4,7 @@
 //! is `equipoise_common::bucket`; which prefix decides is said in `equipoise_common::access`.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use equipoise_common::access::{Access, AccessKey, SourceKey, masked};
 use equipoise_common::bucket::{Bucket, ERRORS, Rate, Taken};
@@ -14,7 +15,6 @@ use equipoise_common::value::Limits;
 use crate::family::Family;
 use crate::flow::Found;
 use crate::map::{ACCESS, BACKEND_TOKENS, CLOCK, ERROR_TOKENS, SOURCES, TEST_CLOCK};
-use crate::prefix::Prefix;
 use crate::table::{Shared, policy};
 use crate::{report, slow::Work};
 
@@ -90,8 +90,8 @@ extern "C" fn source_is_denied(lists: u32, service: u32, first: u64, second: u64
             continue;
         }
         let scope = AccessKey::scope(whose, is_v6);
-        let key = Prefix::new(bits, AccessKey::new(scope, V6([first, second])));
-        if let Some(&found) = ACCESS.get(key.key()) {
+        let key = Key::new(bits, AccessKey::new(scope, V6([first, second])));
+        if let Some(&found) = ACCESS.get(&key) {
             let strength = found.strength();
             if strongest.is_none_or(|strongest| strength > strongest) {
                 strongest = Some(strength);

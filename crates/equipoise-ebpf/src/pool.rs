@@ -4,6 +4,7 @@
 //! packets that are not remembered, and fragments. A service without routes is not looked up. Flows know their backend
 //! and never come here.
 
+use aya_ebpf::btf_maps::lpm_trie::Key;
 use equipoise_common::access::AccessKey;
 use equipoise_common::key::V6;
 use equipoise_common::step::What;
@@ -11,7 +12,6 @@ use equipoise_common::value::{Policy, Service};
 
 use crate::family::Family;
 use crate::map::ROUTES;
-use crate::prefix::Prefix;
 use crate::report;
 
 /// The pool of a service for packets of a source.
@@ -30,8 +30,8 @@ pub fn of<F: Family>(service: &Service, policy: &Policy, source: F) -> u32 {
 extern "C" fn routed(scope: u32, default: u32, first: u64, second: u64) -> u32 {
     let is_v6 = scope & 1 != 0;
     let bits = AccessKey::SCOPE_BITS + if is_v6 { 128 } else { 32 };
-    let key = Prefix::new(bits, AccessKey::new(scope, V6([first, second])));
-    let Some(&pool) = ROUTES.get(key.key()) else { return default };
+    let key = Key::new(bits, AccessKey::new(scope, V6([first, second])));
+    let Some(&pool) = ROUTES.get(&key) else { return default };
     report::step(What::Routed, pool, u64::from(default));
     pool
 }

@@ -1,8 +1,9 @@
-//! A key of a prefix tree that is written in words.
+//! A key of a prefix tree that lies in a map, and is written in words there.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
-/// A [`Key`], which is packed and would be written byte by byte, at a place where all of it is aligned.
+/// A [`Key`] at a place where all of it is aligned. It is packed, and the compiler would write it byte by byte where it
+/// cannot see the place: on the stack it can.
 #[repr(C, align(8))]
 pub struct Prefix<K> {
     /// Before the key, so that what comes after its bits is aligned to eight bytes.
