@@ -98,8 +98,7 @@ pub(super) async fn configure(
     (access, peer, expected): (&Access, Peer, Expected),
     what: Configure,
 ) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
-    let reaches = |what: &Configure| what.reaches_into_host(&access.snapshot.borrow().config);
-    if !peer.is_of_this_host() && reaches(&what) {
+    if !peer.is_of_this_host() && what.reaches_into_host(&access.snapshot.borrow().config) {
         let message =
             "files and commands of this host are named by its users alone, through the socket";
         return Err(ProblemDetails::forbidden(message));
