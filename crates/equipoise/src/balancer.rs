@@ -22,8 +22,8 @@ use crate::config_file::Base;
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::{Clock, Eviction, Kernel, KernelError, Options, TcWay};
 use crate::driver::{
-    Driver, EndError, EndHandle, Place, Signals, Source, Start, StartError, Supervisor, Watching,
-    state_file, targets,
+    Driver, EndError, Place, SignalHandle, Signals, Source, Start, StartError, Supervisor,
+    Watching, state_file, targets,
 };
 use crate::events::Subscription;
 use crate::flow_events::FlowFollower;
@@ -205,7 +205,7 @@ pub struct Balancer {
     instance: String,
     socket: PathBuf,
     access: Access,
-    end: EndHandle,
+    end: SignalHandle,
     ended: oneshot::Receiver<Result<(), EndError>>,
 }
 

@@ -93,7 +93,7 @@ pub(crate) use names::{addresses, error as name_error};
 pub use reading::targets;
 pub use start::{Place, Start, StartError};
 pub use supervisor::Supervisor;
-pub use wake::{EndHandle, Signals};
+pub use wake::{SignalHandle, Signals};
 
 use answer::FlowSample;
 use changes::Written;

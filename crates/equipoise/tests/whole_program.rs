@@ -61,7 +61,7 @@ use equipoise::dataplane::kernel::FlowRow;
 use equipoise::dataplane::memory::{Fault, Memory};
 use equipoise::dataplane::simulated::{End, Plane, Simulated as SimulatedPlane};
 use equipoise::driver::{
-    Driver, EndError, Place, Signals, Source, Start, StartError, Supervisor, Watching,
+    Driver, EndError, Place, SignalHandle, Signals, Source, Start, StartError, Supervisor, Watching,
 };
 use equipoise::host::simulated::{Simulated as SimulatedMachine, World};
 use equipoise::host::{Device, Features, Reading, Way};
@@ -98,6 +98,8 @@ struct Lab {
     plane: watch::Sender<Plane>,
     world: watch::Sender<World>,
     client: Client,
+    /// Signals to this process would be for the instances of all tests.
+    signals: SignalHandle,
 }
 
 impl Lab {
@@ -148,21 +150,12 @@ impl Lab {
     ) -> (Result<TestDriver, StartError>, Self) {
         let mut plane = Plane { memory: Memory::new(65_536), ..Plane::default() };
         prepare(&mut plane);
-        let (lab, machine, plane) = Self::made(directory, world, plane);
-        let signals = Signals::hear().unwrap();
-        lab.start_with((file, watching, signals), text, (machine, plane)).await
-    }
-
-    /// What an instance is started on.
-    fn made(
-        directory: TempDir,
-        world: World,
-        plane: Plane,
-    ) -> (Self, SimulatedMachine, SimulatedPlane) {
         let (plane, plane_handle) = SimulatedPlane::new(plane);
         let (machine, world) = SimulatedMachine::new(world);
         let client = Client::new(&directory.path().join("test.sock"));
-        (Self { plane: plane_handle, world, client, directory }, machine, plane)
+        let (heard, signals) = Signals::of_handle();
+        let lab = Self { plane: plane_handle, world, client, directory, signals };
+        lab.start_with((file, watching, heard), text, (machine, plane)).await
     }
 
     /// The next process, on what one that is gone has left: with another configuration perhaps.
@@ -171,10 +164,10 @@ impl Lab {
         fs::write(&file, text).unwrap();
         let plane = SimulatedPlane::left(&self.plane);
         let (machine, world) = SimulatedMachine::new(self.world.borrow().clone());
-        let signals = Signals::hear().unwrap();
-        let lab = Self { world, ..self };
+        let (heard, signals) = Signals::of_handle();
+        let lab = Self { world, signals, ..self };
         lab.nobody_answers().await;
-        lab.start_with((file, Watching::No, signals), text, (machine, plane)).await
+        lab.start_with((file, Watching::No, heard), text, (machine, plane)).await
     }
 
     /// A process that dies shuts its socket at once; the task that served it here does so when it has its turn.
@@ -223,8 +216,7 @@ impl Lab {
     /// Writes the file and has the instance read it.
     fn reload(&self, text: &str) {
         fs::write(self.path("a.toml"), text).unwrap();
-        // SAFETY: no memory is involved; the instance of this test has a handler for the signal.
-        assert_eq!(unsafe { libc::raise(libc::SIGHUP) }, 0);
+        self.signals.reload();
     }
 
     async fn status_when(&self, mut wanted: impl FnMut(&Status) -> bool) -> Status {

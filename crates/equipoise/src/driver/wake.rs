@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::counts::KEEP;
@@ -66,7 +66,7 @@ pub struct Signals(Of);
 #[derive(Debug)]
 enum Of {
     Process { interrupt: Signal, terminate: Signal, hangup: Signal, user1: Signal },
-    Handle(oneshot::Receiver<()>),
+    Handle(mpsc::UnboundedReceiver<Signalled>),
 }
 
 /// What is asked for.
@@ -80,15 +80,29 @@ pub(super) enum Signalled {
     Reopen,
 }
 
-/// Has an instance end, as a signal would: when it is told to, or is dropped.
+/// What a process is told by signals, told to one instance alone. Dropped, it has the instance end.
 #[derive(Debug)]
-pub struct EndHandle(oneshot::Sender<()>);
+pub struct SignalHandle(mpsc::UnboundedSender<Signalled>);
 
-impl EndHandle {
-    /// Has the instance end.
+impl SignalHandle {
+    /// Has the instance end, as SIGTERM does.
     pub fn end(self) {
+        self.tell(Signalled::End);
+    }
+
+    /// Has it read its file again, as SIGHUP does.
+    pub fn reload(&self) {
+        self.tell(Signalled::Reload);
+    }
+
+    /// Has it open the log of flows anew, as SIGUSR1 does.
+    pub fn reopen(&self) {
+        self.tell(Signalled::Reopen);
+    }
+
+    fn tell(&self, what: Signalled) {
         // It may have ended by itself.
-        let _: Result<(), ()> = self.0.send(());
+        let _: Result<(), _> = self.0.send(what);
     }
 }
 
@@ -158,9 +172,9 @@ impl Signals {
     }
 
     /// Those of a handle, in place of any to the process.
-    pub fn of_handle() -> (Self, EndHandle) {
-        let (sender, receiver) = oneshot::channel();
-        (Self(Of::Handle(receiver)), EndHandle(sender))
+    pub fn of_handle() -> (Self, SignalHandle) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(Of::Handle(receiver)), SignalHandle(sender))
     }
 
     /// The next one; after one that asks to end there is none. Cancel-safe.
@@ -172,11 +186,8 @@ impl Signals {
                 _ = hangup.recv() => Signalled::Reload,
                 _ = user1.recv() => Signalled::Reopen,
             },
-            Of::Handle(handle) => {
-                // A handle that is dropped ends it as well.
-                let _: Result<(), _> = handle.await;
-                Signalled::End
-            }
+            // A handle that is dropped ends it as well.
+            Of::Handle(handle) => handle.recv().await.unwrap_or(Signalled::End),
         }
     }
 }

@@ -300,9 +300,9 @@ async fn what_nobody_confirms_goes_again_and_what_somebody_does_stays() {
             ..ReloadRequest::default()
         };
         fs::write(lab.path("a.toml"), weighing(9)).unwrap();
-        lab.client.reload(&within(0.3)).await.unwrap();
+        lab.client.reload(&within(60.0)).await.unwrap();
         let status = lab.client.status().await.unwrap();
-        assert!(status.config.confirm_within_seconds.is_some_and(|left| left <= 0.3));
+        assert!(status.config.confirm_within_seconds.is_some_and(|left| left <= 60.0));
         // A second one does not make the first one good.
         fs::write(lab.path("a.toml"), weighing(8)).unwrap();
         lab.client.reload(&within(0.3)).await.unwrap();

@@ -13,7 +13,6 @@ use std::process::{Command, Output, Stdio};
 use clap::CommandFactory as _;
 use equipoise::cli::Exit;
 use equipoise::cli::args::Arguments;
-use equipoise::driver::EndHandle;
 use equipoise_lab::dns::DnsServer;
 use expect_test::expect_file;
 
@@ -225,21 +224,6 @@ fn every_recorded_error_says_what_to_do_next() {
     }
 }
 
-impl Lab {
-    /// Starts what hears no signals: other tests of this process send some. It ends when its handle is dropped.
-    async fn start_deaf(text: &str) -> (TestDriver, Self, EndHandle) {
-        let directory = TempDir::new().unwrap();
-        let file = directory.path().join("a.toml");
-        fs::write(&file, text).unwrap();
-        let plane = Plane { memory: Memory::new(65_536), ..Plane::default() };
-        let (lab, machine, plane) = Self::made(directory, world(), plane);
-        let (signals, handle) = Signals::of_handle();
-        let (driver, lab) =
-            lab.start_with((file, Watching::No, signals), text, (machine, plane)).await;
-        (driver.expect("starts"), lab, handle)
-    }
-}
-
 const BREAKER: &str = "[service.breaker]\nopen-for = \"1h\"\n";
 
 /// Two backends of no machine, one on loopback that is checked, one by its name, and weights that follow flows.
@@ -271,7 +255,7 @@ async fn outputs_of_commands_that_ask_a_running_instance_are_as_recorded() {
     let server = DnsServer::start([127, 0, 0, 1].into()).unwrap();
     server.host("api.internal", &["10.0.0.3"], 7200);
     let config = config(checked, server.address());
-    let (driver, lab, _handle) = Lab::start_deaf(&config).await;
+    let (driver, lab) = Lab::start(&config).await;
     lab.plane.send_modify(|plane| {
         let one = ids(plane, "10.0.0.1:8080");
         plane.flows = vec![
@@ -303,7 +287,7 @@ async fn outputs_of_commands_that_ask_a_running_instance_are_as_recorded() {
 
 #[tokio::test]
 async fn outputs_of_the_last_command_are_as_recorded() {
-    let (driver, lab, _handle) = Lab::start_deaf(CONFIG).await;
+    let (driver, lab) = Lab::start(CONFIG).await;
     run(driver, async {
         let mut recorder = Recorder::new(lab.directory.path(), "test.sock", Vec::new());
         recorder.type_all(ENDING).await;
