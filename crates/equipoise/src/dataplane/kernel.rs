@@ -16,10 +16,11 @@ use self::attach::{Attached, Link};
 use self::flow::{FIRST_V4, FIRST_V6, Table};
 #[cfg(feature = "kernel-tests")]
 use self::load::{Dry, Load};
-use self::load::{Group, Side, Sizes};
+use self::load::{Side, Sizes};
 use self::older::Older;
 use self::pin::{Pins, refused};
 use self::resize::{Leftover, Resizing, Round, load_twins};
+use self::stages::Group;
 use self::table::{Flows, Tables};
 
 mod abilities;
@@ -38,6 +39,7 @@ mod inherit;
 mod listen;
 mod load;
 mod mapped;
+mod maps;
 #[cfg(feature = "kernel-tests")]
 mod measure;
 mod older;
@@ -49,6 +51,7 @@ mod reset;
 mod resize;
 mod row;
 mod run;
+mod stages;
 mod sweep;
 mod table;
 mod tcx;

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use equipoise_common::value::Layout;
 
 use super::inherit::Left;
-use super::load::{self, Group, Side, Sizes, open};
+use super::load::{self, Side, Sizes, open};
 use super::pin::{Pins, refused};
 use super::resize::Round;
+use super::stages::Group;
 use super::table::Tables;
 use super::{Kernel, KernelError, Options, complete};
 

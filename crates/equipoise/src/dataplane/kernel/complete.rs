@@ -15,12 +15,12 @@ use equipoise_common::limit;
 use equipoise_common::value::{CARRIAGE, LAYOUT, Layout, Policy};
 
 use super::flow::{FIRST_V4, FIRST_V6, Table, carry_all, unlock_left};
-use super::load::{self, NEXT, OF_A_TABLE, next};
+use super::maps::{NEXT, OF_A_TABLE, next};
 use super::older::heads;
 use super::pin::{Pins, refused};
 use super::resize::remove_next;
 use super::table::{Flows, grace};
-use super::{KernelError, attach, inherit};
+use super::{KernelError, attach, inherit, stages};
 
 /// How long flows that find no room are given for others to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -44,7 +44,7 @@ pub(super) fn tidy(pins: &Pins) -> Result<(), KernelError> {
     if is_there {
         if moving(pins)? != layout.seed {
             // It had not begun.
-            load::unlink_pinned(pins)?;
+            stages::unlink_pinned(pins)?;
             let own =
                 Layout { next_tag: 0, next_seed: 0, next_max_flows: 0, next_sets: 0, ..layout };
             tag(pins, own)?;

@@ -12,7 +12,7 @@ use aya_obj::Object;
 use equipoise_common::value::{CARRIAGE, LAYOUT, Layout};
 
 use super::pin::{Pins, refused};
-use super::{KernelError, load};
+use super::{KernelError, maps};
 
 /// What the pins of an instance come to.
 pub(super) enum Left {
@@ -53,10 +53,10 @@ pub(super) fn look(pins: &Pins, object: &[u8], names: &[&str]) -> Result<Left, K
     }
     let shapes = shapes(object)?;
     let is_looked_at =
-        |name: &str| is_ours || load::SHARED.contains(&name) || load::OF_A_TABLE.contains(&name);
+        |name: &str| is_ours || maps::SHARED.contains(&name) || maps::OF_A_TABLE.contains(&name);
     for &name in names.iter().filter(|name| is_looked_at(name)) {
         let Some(wanted) = shapes.get(name) else { continue };
-        let entries = if load::is_flow_table(name) { layout.sets } else { wanted.entries };
+        let entries = if maps::is_flow_table(name) { layout.sets } else { wanted.entries };
         let wanted = Shape { entries, ..*wanted };
         match shape(pins, name) {
             Err(error) => return Ok(Left::Unusable(format!("map {name}: {error}"))),

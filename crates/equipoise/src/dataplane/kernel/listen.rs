@@ -15,8 +15,8 @@ use aya::programs::links::FdLink;
 use aya::programs::{ProgramError, SkLookup};
 
 use super::attach::{self, Cause, Link};
-use super::load::Group;
 use super::pin::{self, Pins, refused};
+use super::stages::Group;
 use super::{Kernel, KernelError, raw, tcx};
 
 /// The program's name in the object.

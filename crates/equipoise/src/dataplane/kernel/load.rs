@@ -1,25 +1,22 @@
-//! Getting the packet programs into the kernel: the object, its constants and sizes, what is pinned, and which
-//! program goes on in which.
+//! Getting the packet programs into the kernel: the object, its constants and sizes, and what is pinned.
 //!
 //! The same object is loaded to balance, to explain, and beside what is measured. Knows nothing of devices.
 
-use std::borrow::BorrowMut;
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::PathBuf;
 
-use aya::maps::{Map, MapData, ProgramArray};
-use aya::programs::{Program, ProgramError, ProgramFd};
+use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use equipoise_common::flow::sets_for;
 use equipoise_common::value::{CARRIAGE, LAYOUT, Layout};
 
 use super::inherit::{self, Left};
-use super::listen::TAKE;
+use super::maps::{MAPS, OF_A_TABLE, SHARED, next};
 use super::pin::{Pins, refused};
-use super::table::is_missing;
-use super::{Clock, Eviction, KernelError, Options, TcWay, attach};
+use super::stages::{Group, link_stages, pin_stages};
+use super::{Clock, Eviction, KernelError, Options, TcWay};
 
 /// The object with the packet programs; empty when it could not be built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/equipoise.o"));
@@ -132,7 +129,7 @@ impl Side {
     }
 
     /// What programs, and the maps of their stages, are pinned as.
-    fn name(self, name: &str) -> String {
+    pub(super) fn name(self, name: &str) -> String {
         match self {
             Self::Own | Self::Last(_) => name.to_owned(),
             Self::Next(..) => next(name),
@@ -193,24 +190,6 @@ fn pin_programs<'a>(
     }
     Ok(())
 }
-
-/// Pins the maps of the stages.
-pub(super) fn pin_stages(ebpf: &mut Ebpf, pins: &Pins, side: Side) -> Result<(), KernelError> {
-    for name in [STAGES_XDP, STAGES_TC] {
-        // The kernel empties such a map when nobody in user space holds it any more; a pin does.
-        let places = stages(ebpf, name)?;
-        places.pin(pins.stages(&side.name(name))).map_err(|error| filling(name, &error))?;
-    }
-    Ok(())
-}
-
-/// The name of a pin that stands beside another while flows are carried over.
-pub(super) fn next(name: &str) -> String {
-    format!("{NEXT}{name}")
-}
-
-/// What such names begin with.
-pub(super) const NEXT: &str = "NEXT_";
 
 /// Makes or takes the maps of the twin; its programs are still to be loaded, which takes seconds.
 pub(super) fn open_twin(pins: &Pins, sizes: Sizes, side: Side) -> Result<Ebpf, KernelError> {
@@ -342,250 +321,10 @@ pub(super) fn verified(
     programs.iter().map(count).collect()
 }
 
-/// The programs of one hook: that which packets come to, and those that it goes on in. Loaded together, when they are
-/// needed.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Group {
-    /// TC ingress.
-    Ingress,
-    /// TC egress.
-    Egress,
-    /// XDP in the driver.
-    Native,
-    /// XDP in the stack.
-    Generic,
-    /// Where listening sockets are looked up: no packets come to its one program.
-    Take,
-}
-
-const STAGES_XDP: &str = "STAGES_XDP";
-const STAGES_TC: &str = "STAGES_TC";
-
-impl Group {
-    /// All of them.
-    pub(super) const ALL: [Self; 5] =
-        [Self::Ingress, Self::Egress, Self::Native, Self::Generic, Self::Take];
-
-    /// Those that packets come to.
-    pub(super) const OF_PACKETS: [Self; 4] =
-        [Self::Ingress, Self::Egress, Self::Native, Self::Generic];
-
-    /// Their names in the object.
-    pub(super) fn programs(self) -> impl Iterator<Item = &'static str> {
-        std::iter::once(self.entry()).chain(self.stages().into_iter().flatten())
-    }
-
-    /// The one that packets come to.
-    pub(super) const fn entry(self) -> &'static str {
-        match self {
-            Self::Ingress => attach::IN,
-            Self::Egress => attach::OUT,
-            Self::Native => attach::XDP,
-            Self::Generic => attach::XDP_GENERIC,
-            Self::Take => TAKE,
-        }
-    }
-
-    /// Those that packets go on in, in the order of the stages; none where nothing goes there.
-    const fn stages(self) -> [Option<&'static str>; 4] {
-        match self {
-            Self::Ingress => [Some("slow_in"), Some("odd_in"), Some("answer_in"), Some("carry_in")],
-            Self::Egress => [None, Some("odd_out"), None, Some("carry_out")],
-            Self::Native => {
-                [Some("slow_xdp"), Some("odd_xdp"), Some("answer_xdp"), Some("carry_xdp")]
-            }
-            Self::Generic => {
-                [Some("slow_xdpg"), Some("odd_xdpg"), Some("answer_xdpg"), Some("carry_xdpg")]
-            }
-            Self::Take => [None; 4],
-        }
-    }
-
-    /// The map of their places there, of which every second one is theirs, from this one on; none where nothing goes on.
-    const fn places(self) -> Option<(&'static str, u32)> {
-        match self {
-            Self::Ingress => Some((STAGES_TC, 0)),
-            Self::Egress => Some((STAGES_TC, 1)),
-            Self::Native => Some((STAGES_XDP, 0)),
-            Self::Generic => Some((STAGES_XDP, 1)),
-            Self::Take => None,
-        }
-    }
-}
-
-fn filling(map: &str, error: &dyn std::fmt::Display) -> KernelError {
-    refused(&format!("filling {map}"), error)
-}
-
-fn stages<'a>(ebpf: &'a mut Ebpf, map: &str) -> Result<ProgramArray<&'a mut MapData>, KernelError> {
-    let there = ebpf.map_mut(map).ok_or_else(|| filling(map, &"the object has no such map"))?;
-    ProgramArray::try_from(there).map_err(|error| filling(map, &error))
-}
-
-/// A loaded program, to be put into a map of stages.
-fn handle(ebpf: &Ebpf, name: &str, map: &str) -> Result<ProgramFd, KernelError> {
-    let program = ebpf.program(name).ok_or_else(|| filling(map, &format!("no program {name}")))?;
-    let fd: &ProgramFd = program.fd().map_err(|error| filling(map, &error))?;
-    fd.try_clone().map_err(|error| filling(map, &error))
-}
-
-/// Puts the programs of the stages where those that packets come to go on. The twin has places of its own: its
-/// packets must not get into programs that write.
-fn link_stages(ebpf: &mut Ebpf, group: Group) -> Result<(), KernelError> {
-    let Some((map, first)) = group.places() else { return Ok(()) };
-    for (stage, name) in (0..).zip(group.stages()) {
-        let Some(name) = name else { continue };
-        let fd = handle(ebpf, name, map)?;
-        let mut places = stages(ebpf, map)?;
-        places.set(first + 2 * stage, &fd, 0).map_err(|error| filling(map, &error))?;
-    }
-    Ok(())
-}
-
-/// [`Stage::Elsewhere`] of the programs.
-const ELSEWHERE: u32 = 4;
-
-/// Has the programs of a group leave what they do not find to those of another object, on other flow tables.
-pub(super) fn link_elsewhere(
-    ebpf: &mut Ebpf,
-    other: &Ebpf,
-    group: Group,
-) -> Result<(), KernelError> {
-    let Some((map, _)) = group.places() else { return Ok(()) };
-    set_elsewhere(stages(ebpf, map)?, other, group)
-}
-
-/// The same for the programs of an earlier process, whose stages are pinned.
-pub(super) fn link_pinned_elsewhere(
-    pins: &Pins,
-    other: &Ebpf,
-    group: Group,
-) -> Result<(), KernelError> {
-    let Some((map, _)) = group.places() else { return Ok(()) };
-    set_elsewhere(pinned_stages(pins, map)?, other, group)
-}
-
-/// Takes that back for all programs whose stages are pinned.
-pub(super) fn unlink_pinned(pins: &Pins) -> Result<(), KernelError> {
-    for (map, first) in Group::ALL.into_iter().filter_map(Group::places) {
-        match pinned_stages(pins, map)?.clear_index(&(first + 2 * ELSEWHERE)) {
-            Err(error) if !is_missing(&error) => return Err(filling(map, &error)),
-            Ok(()) | Err(_) => {}
-        }
-    }
-    Ok(())
-}
-
-fn pinned_stages(pins: &Pins, map: &str) -> Result<ProgramArray<MapData>, KernelError> {
-    let there = MapData::from_pin(pins.stages(map)).map_err(|error| filling(map, &error))?;
-    ProgramArray::try_from(Map::ProgramArray(there)).map_err(|error| filling(map, &error))
-}
-
-fn set_elsewhere<T: BorrowMut<MapData>>(
-    mut places: ProgramArray<T>,
-    other: &Ebpf,
-    group: Group,
-) -> Result<(), KernelError> {
-    let Some((map, first)) = group.places() else { return Ok(()) };
-    let fd = handle(other, group.entry(), map)?;
-    places.set(first + 2 * ELSEWHERE, &fd, 0).map_err(|error| filling(map, &error))
-}
-
-/// Maps that there is one of for each size of the flow tables.
-pub(super) const OF_A_TABLE: [&str; 3] = ["FLOWS_V4", "FLOWS_V6", "LIVE"];
-
-/// Maps that those of two layouts share while flows are carried over: what programs of both count and look up in the same way
-/// ([`CARRIAGE`]).
-pub(super) const SHARED: [&str; 18] = [
-    "LAYOUT",
-    "HOLDERS",
-    "MOVING",
-    "ADDRESSES",
-    "LIVE_SERVICES",
-    "LIVE_BACKENDS",
-    "LIVE_CLOSING",
-    "HANDSHAKES",
-    "PRESSURE",
-    "STATELESS",
-    "PROBED",
-    "FRAGMENTS_V4",
-    "FRAGMENTS_V6",
-    "EVENTS",
-    "VERDICTS",
-    "SERVICE_TRAFFIC",
-    "BACKEND_TRAFFIC",
-    "CLOCK",
-];
-
-/// Whether it is a map of the stages of programs beside others.
-pub(super) fn is_next_stage(map: &str) -> bool {
-    map.strip_prefix(NEXT).is_some_and(|name| [STAGES_XDP, STAGES_TC].contains(&name))
-}
-
-/// Whether pins have a map of this name that is none of this version's.
-pub(super) fn is_foreign(map: &str) -> bool {
-    !MAPS.contains(&map) && ![STAGES_XDP, STAGES_TC].contains(&map)
-}
-
-/// Whether a map is a flow table, of which the number of flows decides the size.
-pub(super) fn is_flow_table(name: &str) -> bool {
-    ["FLOWS_V4", "FLOWS_V6"].contains(&name)
-}
-
 /// What earlier processes have left of maps that this build would take over.
 pub(super) fn look(pins: &Pins) -> Result<Left, KernelError> {
     inherit::look(pins, OBJECT, MAPS)
 }
-
-/// Every map that is pinned, and so shared with the programs that only explain.
-const MAPS: &[&str] = &[
-    "LAYOUT",
-    "HOLDERS",
-    "SERVICES_V4",
-    "SERVICES_V6",
-    "PORTS_V4",
-    "PORTS_V6",
-    "POOLS",
-    "SLOTS",
-    "TURNS",
-    "BACKENDS",
-    "SNAT",
-    "HAIRPINS",
-    "REDIRECTS",
-    "ADDRESSES",
-    "SHORTCUTS",
-    "MOVING",
-    "POLICIES",
-    "ACCESS",
-    "ROUTES",
-    "SOURCES",
-    "BACKEND_TOKENS",
-    "ERROR_TOKENS",
-    "REPLIES_V4",
-    "REPLIES_V6",
-    "FLOWS_V4",
-    "FLOWS_V6",
-    "LIVE",
-    "LIVE_SERVICES",
-    "LIVE_BACKENDS",
-    "LIVE_CLOSING",
-    "HANDSHAKES",
-    "PRESSURE",
-    "STATELESS",
-    "PROBED",
-    "HOSTS",
-    "LISTENERS",
-    "FRAGMENTS_V4",
-    "FRAGMENTS_V6",
-    "CLOCK",
-    "EVENTS",
-    "VERDICTS",
-    "SERVICE_TRAFFIC",
-    "BACKEND_TRAFFIC",
-    "STEPS",
-    "TRACED",
-    "TRACE_WANTED",
-];
 
 pub(super) fn load_error(error: &(dyn std::error::Error + 'static)) -> KernelError {
     let mut text = format!("the kernel does not take the packet programs: {error}");
@@ -599,21 +338,4 @@ pub(super) fn load_error(error: &(dyn std::error::Error + 'static)) -> KernelErr
         cause = inner.source();
     }
     KernelError::Refused(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_maps_of_two_layouts_have_alike_is_told() {
-        let text = include_str!("../../../../../docs/pins.md");
-        let (_, told) = text.split_once("\n## Between two layouts\n").unwrap();
-        let others = ["BACKENDS", "POLICIES", STAGES_XDP, STAGES_TC];
-        for name in SHARED.iter().chain(&OF_A_TABLE).chain(&others) {
-            assert!(told.contains(&format!("`{name}`")), "{name}");
-        }
-        assert!(SHARED.iter().all(|name| MAPS.contains(name)));
-        assert!(told.contains(&format!("`carriage`, {CARRIAGE} by now")));
-    }
 }

@@ -12,10 +12,12 @@ use aya::Pod;
 use equipoise_common::limit;
 use equipoise_common::value::{Backend, Layout, Policy};
 
-use super::load::{self, Anew, NEXT, Side, Sizes};
+use super::load::{Anew, Side, Sizes};
+use super::maps::NEXT;
 use super::pin::{Pins, refused};
 use super::raw;
 use super::resize::remove_next;
+use super::stages::{link_pinned_elsewhere, unlink_pinned};
 use super::table::{Flows, grace};
 use super::{Kernel, KernelError, Options};
 
@@ -87,7 +89,7 @@ impl Kernel {
     pub(super) fn conclude_beside_older(&mut self) -> Result<(), KernelError> {
         let before = self.pins.before();
         for &group in &self.loaded {
-            load::link_pinned_elsewhere(&before, &self.ebpf, group)?;
+            link_pinned_elsewhere(&before, &self.ebpf, group)?;
         }
         self.left = None;
         self.pins
@@ -112,7 +114,7 @@ impl Kernel {
 
     /// What has been made beside the maps of another layout goes, of which nothing is in force.
     pub(super) fn abandon_beside_older(&self) -> Result<(), KernelError> {
-        load::unlink_pinned(&self.pins.before())?;
+        unlink_pinned(&self.pins.before())?;
         remove_next(&self.pins)
     }
 }

@@ -18,9 +18,10 @@ use equipoise_core::id::Named;
 
 use super::attach::{self, Place};
 use super::flow::{self, FIRST_V4, FIRST_V6};
-use super::load::{self, Group, Sizes};
+use super::load::{self, Sizes};
 use super::pin::{self, refused};
 use super::resize::load_twins;
+use super::stages::Group;
 use super::table::{self, Flows, SET_V4, SET_V6};
 use super::{
     Attachment, Device, Events, Expiry, Explained, Farewell, FlowRow, Kernel, KernelError,

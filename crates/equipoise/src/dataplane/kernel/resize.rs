@@ -15,8 +15,10 @@ use equipoise_common::key::{V4, V6};
 use equipoise_common::value::Layout;
 
 use super::flow::{FIRST_V4, FIRST_V6, Table, carry_all, unlock_left};
-use super::load::{self, Anew, Group, NEXT, Side, Sizes};
+use super::load::{self, Anew, Side, Sizes};
+use super::maps::{NEXT, is_foreign, is_next_stage};
 use super::pin::{Pins, refused};
+use super::stages::{Group, link_elsewhere};
 use super::table::{Flows, grace};
 use super::{Kernel, KernelError};
 use crate::dataplane::Moving;
@@ -130,7 +132,7 @@ impl Kernel {
     /// From here on new flows are opened in the new tables.
     fn go_elsewhere(&mut self, resizing: Resizing) -> Result<(), KernelError> {
         for &group in &self.loaded {
-            load::link_elsewhere(&mut self.ebpf, &resizing.ebpf, group)?;
+            link_elsewhere(&mut self.ebpf, &resizing.ebpf, group)?;
         }
         self.resizing = Some(resizing);
         self.tables.leave_what_is_missing(self.sizes.seed)?;
@@ -144,7 +146,7 @@ impl Kernel {
         let Some(resizing) = &mut self.resizing else { return Ok(()) };
         load::load_groups(&mut resizing.ebpf, Some((&self.pins, side)), groups)?;
         for &group in groups {
-            load::link_elsewhere(&mut self.ebpf, &resizing.ebpf, group)?;
+            link_elsewhere(&mut self.ebpf, &resizing.ebpf, group)?;
         }
         Ok(())
     }
@@ -282,14 +284,14 @@ impl Kernel {
         let is_needed = |name: &str| is_resizing && name.starts_with(NEXT);
         self.pins.settle(is_needed).map_err(|error| failed(&error))?;
         if self.has_new_tables() {
-            self.pins.remove_maps(load::is_next_stage).map_err(|error| failed(&error))?;
+            self.pins.remove_maps(is_next_stage).map_err(|error| failed(&error))?;
             self.pins.rename_beginning(NEXT).map_err(|error| failed(&error))?;
             self.tables.tag(self.sizes.layout(None))?;
             self.tables.leave_what_is_missing(0)?;
             self.side = Side::Own;
         }
         self.left = None;
-        let is_over = |name: &str| !name.starts_with(NEXT) && load::is_foreign(name);
+        let is_over = |name: &str| !name.starts_with(NEXT) && is_foreign(name);
         self.pins.remove_maps(is_over).map_err(|error| failed(&error))
     }
 
@@ -318,7 +320,7 @@ pub(super) fn load_twins(twin: &mut Ebpf, other: Option<&mut Ebpf>) -> Result<()
     load::load_groups(twin, None, &Group::OF_PACKETS)?;
     let Some(other) = other else { return Ok(()) };
     load::load_groups(other, None, &Group::OF_PACKETS)?;
-    Group::OF_PACKETS.iter().try_for_each(|&group| load::link_elsewhere(twin, other, group))
+    Group::OF_PACKETS.iter().try_for_each(|&group| link_elsewhere(twin, other, group))
 }
 
 pub(super) fn remove_next(pins: &Pins) -> Result<(), KernelError> {

@@ -6,9 +6,10 @@ use std::fmt::Display;
 use equipoise_common::trace::Wanted;
 
 use super::event::Traces;
-use super::load::{self, Group, Sizes};
+use super::load::{self, Sizes};
 use super::pin::refused;
 use super::resize::{CARRYING, Leftover};
+use super::stages::Group;
 use super::{Kernel, KernelError};
 
 impl Kernel {

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use equipoise_core::config::AttachMode;
 
 use super::KernelError;
-use super::load::{self, Group};
+use super::load;
 use super::pin::Pins;
+use super::stages::Group;
 
 /// Instructions that it walks for one program at most: `BPF_COMPLEXITY_LIMIT_INSNS` of linux/bpf.h, from kernel 5.2 on.
 pub const LIMIT: u32 = 1_000_000;
