@@ -12,10 +12,11 @@ use equipoise_common::key::{Be16, FiveTuple, TCP};
 use equipoise_common::verdict::Verdict;
 
 use crate::family::Family;
+use crate::hide::forget;
 use crate::hook::Hook;
 use crate::leave;
 use crate::limit;
-use crate::packet::{Window, forget, move_link_header};
+use crate::packet::{Window, move_link_header};
 use crate::parse::Headers;
 use crate::report;
 use crate::route;

@@ -19,12 +19,14 @@ use crate::action;
 use crate::family::Family;
 use crate::flow::{self, Decision, Found, Passage};
 use crate::forward;
+use crate::hide::opaque;
 use crate::hook::{Hook, Packet, Tc, Xdp};
-use crate::packet::{Window, opaque};
+use crate::packet::Window;
 use crate::parse::{self, Headers, Network};
 use crate::rewrite::{self, Hops};
 use crate::route::Route;
-use crate::table::{FlowsV4, FlowsV6, Shared};
+use crate::table::{FlowsV4, FlowsV6};
+use crate::word::Shared;
 
 /// User space: one for each CPU, so that two can run at once.
 #[btf_map(name = "BENCH_DRAW")]

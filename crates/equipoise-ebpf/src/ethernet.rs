@@ -4,7 +4,8 @@
 
 use equipoise_common::key::Be16;
 
-use crate::packet::{Window, forget};
+use crate::hide::forget;
+use crate::packet::Window;
 
 /// Bytes of an Ethernet header without tags.
 pub const ETHERNET: usize = 14;

@@ -12,9 +12,9 @@ use crate::hook::{Hook, Packet, Stage};
 use crate::parse::{Headers, Part};
 use crate::rewrite::{self, Hops};
 use crate::slow::hand_on;
+use crate::table::others;
 use crate::{
     TURN, action, carry, filter, forward, leave, observes, on, probe, report, service, stateless,
-    table,
 };
 
 /// A packet that comes in: by its flow, or by the slow path.
@@ -41,7 +41,7 @@ pub fn balance<H: Hook, F: Family>(
             return hand_on(headers, &decision, (found, Part::WHOLE), none);
         }
         Found::Nothing | Found::Idle | Found::Replaced | Found::Reselected => {
-            if found == Found::Nothing && table::is_moving() {
+            if found == Found::Nothing && others::is_moving() {
                 return Ok(on(Stage::Elsewhere));
             }
             match service::find(hook, headers) {
@@ -123,7 +123,7 @@ pub fn answer<H: Hook, F: Family>(
         // There is nobody on this side to be answered.
         Found::Reset => return Err(Verdict::Unanswerable),
         Found::Nothing | Found::Idle | Found::Replaced | Found::Reselected => {
-            if found == Found::Nothing && table::is_moving() {
+            if found == Found::Nothing && others::is_moving() {
                 return Ok(on(Stage::Elsewhere));
             }
             return probe::outgoing(hook, headers);

@@ -21,8 +21,10 @@ use crate::family::Family;
 use crate::map::{CLOCK, TEST_CLOCK};
 use crate::parse::Headers;
 use crate::report::{self, Direction};
-use crate::table::{self, Shared, policy, tell};
+use crate::table::{self, policy};
+use crate::tell::tell;
 use crate::trace;
+use crate::word::Shared;
 
 /// What a flow makes of a packet.
 #[derive(Clone, Copy)]

@@ -15,6 +15,7 @@ use crate::hook::{Hook, Packet, Stage};
 use crate::parse::{self, Headers, Ip, Part};
 use crate::report::{self, Direction};
 use crate::rewrite::{self, Hops};
+use crate::table::others;
 use crate::{
     TURN, action, carry, filter, leave, observes, odd, on, pool, select, service, slow, table,
 };
@@ -86,7 +87,7 @@ pub fn first<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: Ip<F>) -> Result
     let passage = hook.passage();
     let found = F::look_up(&headers, passage, &mut decision);
     decision.apart = found == Found::Apart || found == Found::ApartEventful;
-    if found == Found::Nothing && table::is_moving() {
+    if found == Found::Nothing && others::is_moving() {
         return Ok(on(Stage::Elsewhere));
     }
     if found != Found::Flow && found != Found::Eventful && !decision.apart {

@@ -19,7 +19,8 @@ use crate::packet::Window;
 use crate::parse::{Ip, Part};
 use crate::report::{self, Direction};
 use crate::rewrite::Hops;
-use crate::{action, carry, leave, observes, on, table};
+use crate::table::others;
+use crate::{action, carry, leave, observes, on};
 
 /// Bytes before what an error quotes.
 const HEADER: usize = 8;
@@ -59,7 +60,7 @@ pub fn take_up<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Res
     let headers = headers(ip);
     let mut decision = Decision::none(&headers);
     if !F::recall(F::position(&quote.tuple.reversed()), &mut decision) {
-        if table::is_moving() {
+        if others::is_moving() {
             return Ok(on(Stage::Elsewhere));
         }
         return Err(Verdict::NotTcpUdp);

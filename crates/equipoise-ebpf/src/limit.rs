@@ -15,7 +15,8 @@ use equipoise_common::value::Limits;
 use crate::family::Family;
 use crate::flow::Found;
 use crate::map::{ACCESS, BACKEND_TOKENS, CLOCK, ERROR_TOKENS, SOURCES, TEST_CLOCK};
-use crate::table::{Shared, policy};
+use crate::table::policy;
+use crate::word::Shared;
 use crate::{report, slow::Work};
 
 /// Beside the flags of [`Limits::lists`]: the source is of IPv6.

@@ -21,6 +21,7 @@ mod filter;
 mod flow;
 mod forward;
 mod fragment;
+mod hide;
 mod hook;
 mod icmp;
 mod limit;
@@ -43,7 +44,9 @@ mod slow;
 mod stateless;
 mod table;
 mod take;
+mod tell;
 mod trace;
+mod word;
 
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};

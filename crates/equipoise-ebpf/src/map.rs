@@ -25,7 +25,7 @@ use equipoise_common::verdict::COUNTERS;
 use crate::fragment::{First, PacketKey};
 use crate::route::{self, Lookup, NextHop};
 use crate::slow::Work;
-use crate::table::Shared;
+use crate::word::Shared;
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;

@@ -11,36 +11,10 @@ use core::arch::asm;
 
 use equipoise_common::key::{Be16, V4, V6};
 
+use crate::hide::opaque;
+
 /// The largest offset that is ever looked at: any header behind it is not walked to.
 const MAX_OFFSET: usize = 0x7ff;
-
-/// Hides where a value came from. One real instruction: an empty template makes two line records
-/// on one instruction, which the loader refuses (kernel 6.18).
-#[inline(always)]
-pub fn opaque(mut value: usize) -> usize {
-    // SAFETY: a register is moved to itself.
-    unsafe {
-        asm!("{0} = {0}", inout(reg) value, options(nomem, nostack, preserves_flags));
-    }
-    value
-}
-
-/// Hides from the verifier what a value can be, by something that it knows nothing of: it goes through what follows once
-/// and not for each value. To look at the value's bounds again is what [`Window`] does anyway.
-#[inline(always)]
-pub fn forget(mut value: usize, unknown: u32) -> usize {
-    // SAFETY: a register is changed and changed back.
-    unsafe {
-        asm!(
-            "{0} ^= {1}",
-            "{0} ^= {1}",
-            inout(reg) value,
-            in(reg) u64::from(unknown),
-            options(nomem, nostack, preserves_flags)
-        );
-    }
-    value
-}
 
 /// The bytes of a packet that can be touched directly.
 #[derive(Clone, Copy)]

@@ -10,8 +10,9 @@ use equipoise_common::verdict::Verdict;
 
 pub use crate::ethernet::Network;
 use crate::ethernet::{self, NoNetwork};
+use crate::hide::forget;
 use crate::hook::{Hook, Packet};
-use crate::packet::{Header, Window, forget};
+use crate::packet::{Header, Window};
 
 const IPV6: usize = 40;
 /// IPv6 extension headers (RFC 8200).

@@ -17,6 +17,7 @@ use crate::parse::{Headers, Part};
 use crate::prefix::Prefix;
 use crate::route::Wanted;
 use crate::select::{self, Run};
+use crate::table::others;
 use crate::{
     action, forward, fragment, leave, limit, observes, on, open, pool, report, route, table, trace,
 };
@@ -234,7 +235,7 @@ fn is_for_elsewhere<F: Family>(work: &Work<F>) -> bool {
         Found::Nothing | Found::Reset => false,
         Found::Flow | Found::Eventful | Found::Apart | Found::ApartEventful => false,
     };
-    opens && table::is_moving()
+    opens && others::is_moving()
 }
 
 /// Whether a packet of a flow that has been idle too long is answered with a RST.

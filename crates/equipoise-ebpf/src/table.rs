@@ -1,83 +1,33 @@
-//! Where the flow tables are: maps as the storage of `equipoise_common::flow`, and what is counted and
-//! told when a flow ends.
+//! Where the flow tables are: maps as the storage of `equipoise_common::flow`.
 
 use core::cell::UnsafeCell;
-use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 use core::ptr;
 
-use equipoise_common::event::Event;
-use equipoise_common::flow::count::{Pressure, Refused};
+use equipoise_common::flow::count::Refused;
 use equipoise_common::flow::end::{end, evict, worth};
-use equipoise_common::flow::entry::{Facts, both, facts, handshake, key, last_seen, opened, owner};
 use equipoise_common::flow::find::find_elsewhere;
 use equipoise_common::flow::open::{
     Limits, Opened, Wanted, choose, place, release, reserve, usable,
 };
 use equipoise_common::flow::set::{End, Way};
 use equipoise_common::flow::track::{close, greet, settle};
-use equipoise_common::flow::{Live, Position, Reason, Set, State, Storage, Word, flag};
-use equipoise_common::key::{Address, FiveTuple, V4, V6};
+use equipoise_common::flow::{Live, Position, Reason, Set, Storage, Word};
+use equipoise_common::key::{FiveTuple, V4, V6};
 use equipoise_common::value::{Backend, Policy};
 
 use crate::family::Family;
 use crate::flow;
+use crate::hide::opaque;
 use crate::map::{
-    BACKENDS, EVENTS, FENCE, FLOWS_V4, FLOWS_V6, HANDSHAKES, LIVE, LIVE_BACKENDS, LIVE_CLOSING,
-    LIVE_SERVICES, MAX_FLOWS, MOVING, OTHER_SEED, OTHER_SETS, OTHER_V4, OTHER_V6, POLICIES, SEED,
-    SETS, SPARES_CONFIRMED,
+    BACKENDS, FLOWS_V4, FLOWS_V6, HANDSHAKES, LIVE, LIVE_BACKENDS, LIVE_CLOSING, LIVE_SERVICES,
+    MAX_FLOWS, POLICIES, SEED, SETS, SPARES_CONFIRMED,
 };
 use crate::name;
-use crate::packet::opaque;
-use crate::report;
 use crate::select::Run;
+use crate::tell::tell_end;
+use crate::word::Shared;
 
-/// A word in a map that other CPUs and user space reach too.
-#[repr(transparent)]
-pub struct Shared(UnsafeCell<u64>);
-
-impl Shared {
-    /// A word to be put into a map.
-    #[inline(always)]
-    pub const fn new(value: u64) -> Self {
-        Self(UnsafeCell::new(value))
-    }
-}
-
-// The library's atomics are not there for this target: plain accesses are volatile, the rest intrinsics, which
-// become the instructions that the kernel runs as full barriers.
-impl Word for Shared {
-    #[inline(always)]
-    fn load(&self) -> u64 {
-        // SAFETY: aligned, and in a map entry that stays.
-        unsafe { ptr::read_volatile(self.0.get()) }
-    }
-
-    #[inline(always)]
-    fn store(&self, value: u64) {
-        // SAFETY: as above.
-        unsafe { ptr::write_volatile(self.0.get(), value) };
-    }
-
-    #[inline(always)]
-    fn store_low(&self, value: u32) {
-        // The target's byte order is little endian (bpfel), so the lower half comes first.
-        // SAFETY: as above.
-        unsafe { ptr::write_volatile(self.0.get().cast::<u32>(), value) };
-    }
-
-    #[inline(always)]
-    fn exchange(&self, current: u64, new: u64) -> u64 {
-        const ORDER: AtomicOrdering = AtomicOrdering::SeqCst;
-        // SAFETY: as above.
-        unsafe { atomic_cxchg::<u64, ORDER, ORDER>(self.0.get(), current, new) }.0
-    }
-
-    #[inline(always)]
-    fn add(&self, by: u64) -> u64 {
-        // SAFETY: as above.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(self.0.get(), by) }
-    }
-}
+pub mod others;
 
 /// Always 0, in memory that the verifier takes to be changing.
 #[unsafe(no_mangle)]
@@ -88,6 +38,13 @@ struct Unwritten(UnsafeCell<u32>);
 // SAFETY: nobody writes it.
 unsafe impl Sync for Unwritten {}
 
+/// The same value, of which the verifier knows nothing any more.
+#[inline(always)]
+fn forget_all(value: u32) -> u32 {
+    // SAFETY: nobody writes it; that it might change is what the verifier is to think.
+    value ^ unsafe { ptr::read_volatile(NOTHING.0.get()) }
+}
+
 /// The IPv4 flows.
 pub struct FlowsV4;
 
@@ -96,6 +53,51 @@ pub struct FlowsV6;
 
 /// There is always work; the verifier does not know.
 const NO_WORK: Opened = Opened { refused: Refused::Busy as u32, ..Opened::NOTHING };
+
+/// Both sets of a way as one argument.
+#[inline(always)]
+const fn packed(first: u32, second: u32) -> u64 {
+    (second as u64) << 32 | first as u64
+}
+
+/// As they were, from [`packed`].
+#[inline(always)]
+const fn unpacked(sets: u64) -> (u32, u32) {
+    (sets as u32, (sets >> 32) as u32)
+}
+
+/// What is asked in [`Storage::find_elsewhere`], with the key as the verifier checks it.
+#[inline(always)]
+fn elsewhere<const SLOT: usize, S: Storage<SLOT>>(
+    table: &S,
+    key: *const FiveTuple<S::Address>,
+    (sets, tag): (u64, u32),
+) -> u32 {
+    // SAFETY: null, or a whole five-tuple: the verifier checks each caller.
+    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+    let (first, second) = unpacked(sets);
+    find_elsewhere(table, key, &Way { first, second, row: 0, tag: tag as u16 })
+}
+
+/// Where a flow is found by this five-tuple, or 0.
+#[inline(always)]
+fn position<F: Family, const SLOT: usize, S>(table: &S, key: *const FiveTuple<F>) -> u32
+where
+    S: Storage<SLOT, Address = F>,
+{
+    // SAFETY: null, or a whole five-tuple: the verifier checks each caller.
+    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+    flow::position(table, key)
+}
+
+/// A set as it lies in a map.
+#[inline(always)]
+fn shared<const SLOT: usize>(set: *const Set<Shared, SLOT>) -> &'static Set<Shared, SLOT> {
+    // Hidden, or the compiler would reckon with the pointer before it is known not to be null.
+    let set = opaque(set as usize) as *const Set<Shared, SLOT>;
+    // SAFETY: an entry of an array map stays, and is all words that are shared.
+    unsafe { &*set }
+}
 
 /// The storage of one family, and the functions of it that are verified by themselves: the kernel does that
 /// for functions with a symbol of their own, whose arguments are plain numbers.
@@ -125,10 +127,7 @@ macro_rules! storage {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $elsewhere(key: *const FiveTuple<$address>, sets: u64, tag: u32) -> u32 {
-            // SAFETY: null, or a whole five-tuple: the verifier checks each caller.
-            let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
-            let (first, second) = (sets as u32, (sets >> 32) as u32);
-            find_elsewhere(&$table, key, &Way { first, second, row: 0, tag: tag as u16 })
+            elsewhere(&$table, key, (sets, tag))
         }
 
         #[unsafe(no_mangle)]
@@ -140,7 +139,7 @@ macro_rules! storage {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $choose(sets: u64, row: u32, second_is: u32, now: u32) -> u64 {
-            let (first, second) = (sets as u32, (sets >> 32) as u32);
+            let (first, second) = unpacked(sets);
             choose(&$table, &Wanted { first, second, row, second_is, now })
         }
 
@@ -175,9 +174,7 @@ macro_rules! storage {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $position(key: *const FiveTuple<$address>) -> u32 {
-            // SAFETY: null, or a whole five-tuple: the verifier checks each caller.
-            let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
-            flow::position(&$table, key)
+            position(&$table, key)
         }
 
         #[unsafe(no_mangle)]
@@ -280,11 +277,7 @@ macro_rules! storage {
 
             #[inline(always)]
             fn set(&self, index: u32) -> Option<&Set<Shared, $slot>> {
-                let set = $map.get_ptr(index)?;
-                // Hidden, or the compiler would reckon with the pointer before it is known not to be null.
-                let set = opaque(set as usize) as *const Set<Shared, $slot>;
-                // SAFETY: an entry of an array map stays, and is all words that are shared.
-                Some(unsafe { &*set })
+                Some(shared($map.get_ptr(index)?))
             }
 
             #[inline(always)]
@@ -294,7 +287,7 @@ macro_rules! storage {
 
             #[inline(always)]
             fn forget(&self, value: u32) -> u32 {
-                forget(value)
+                forget_all(value)
             }
 
             #[inline(always)]
@@ -314,8 +307,7 @@ macro_rules! storage {
 
             #[inline(always)]
             fn find_elsewhere(&self, key: &FiveTuple<$address>, way: &Way) -> Position {
-                let sets = u64::from(way.second) << 32 | u64::from(way.first);
-                $elsewhere(key, sets, u32::from(way.tag))
+                $elsewhere(key, packed(way.first, way.second), u32::from(way.tag))
             }
 
             #[inline(always)]
@@ -325,7 +317,7 @@ macro_rules! storage {
 
             #[inline(always)]
             fn choose(&self, wanted: &Wanted) -> u64 {
-                let sets = u64::from(wanted.second) << 32 | u64::from(wanted.first);
+                let sets = packed(wanted.first, wanted.second);
                 $choose(sets, wanted.row, wanted.second_is, wanted.now)
             }
 
@@ -409,112 +401,6 @@ storage!(
     ]
 );
 
-/// The IPv4 flows that are being carried over to ours.
-pub struct OthersV4;
-
-/// The IPv6 flows that are being carried over to ours.
-pub struct OthersV6;
-
-/// A table of which no more is asked than whether it has a flow.
-macro_rules! others {
-    ($table:ident, $map:ident, $address:ident, $slot:literal, [$position:ident, $elsewhere:ident]) => {
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $elsewhere(key: *const FiveTuple<$address>, sets: u64, tag: u32) -> u32 {
-            // SAFETY: null, or a whole five-tuple: the verifier checks each caller.
-            let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
-            let (first, second) = (sets as u32, (sets >> 32) as u32);
-            find_elsewhere(&$table, key, &Way { first, second, row: 0, tag: tag as u16 })
-        }
-
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $position(key: *const FiveTuple<$address>) -> u32 {
-            // SAFETY: null, or a whole five-tuple: the verifier checks each caller.
-            let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
-            flow::position(&$table, key)
-        }
-
-        impl $table {
-            /// Whether a flow is found there by this five-tuple.
-            #[inline(always)]
-            pub fn has(key: &FiveTuple<$address>) -> bool {
-                OTHER_SETS.load() != 0 && $position(key) != 0
-            }
-        }
-
-        impl Storage<$slot> for $table {
-            type Word = Shared;
-            type Address = $address;
-
-            #[inline(always)]
-            fn sets(&self) -> u32 {
-                OTHER_SETS.load()
-            }
-
-            #[inline(always)]
-            fn seed(&self) -> u64 {
-                OTHER_SEED.load()
-            }
-
-            #[inline(always)]
-            fn set(&self, index: u32) -> Option<&Set<Shared, $slot>> {
-                let set = $map.get_ptr(index)?;
-                // Hidden, or the compiler would reckon with the pointer before it is known not to be null.
-                let set = opaque(set as usize) as *const Set<Shared, $slot>;
-                // SAFETY: an entry of an array map stays, and is all words that are shared.
-                Some(unsafe { &*set })
-            }
-
-            #[inline(always)]
-            fn live(&self, _of: Live) -> Option<&Shared> {
-                None
-            }
-
-            #[inline(always)]
-            fn find_elsewhere(&self, key: &FiveTuple<$address>, way: &Way) -> Position {
-                let sets = u64::from(way.second) << 32 | u64::from(way.first);
-                $elsewhere(key, sets, u32::from(way.tag))
-            }
-
-            #[inline(always)]
-            fn timeout(&self, _service: u32, _state: u32) -> u32 {
-                0
-            }
-
-            #[inline(always)]
-            fn ended(&self, _end: &End<'_, Shared, $slot>) {}
-        }
-    };
-}
-
-others!(OthersV4, OTHER_V4, V4, 8, [other_position_v4, other_elsewhere_v4]);
-others!(OthersV6, OTHER_V6, V6, 16, [other_position_v6, other_elsewhere_v6]);
-
-/// Whether flows are being carried over from our tables to others: what has no flow here is for the programs there.
-#[inline(always)]
-pub fn is_moving() -> bool {
-    // SAFETY: an entry of an array map stays; one word.
-    let moving = MOVING.get_ptr(0).map_or(0, |moving| unsafe { ptr::read_volatile(moving) });
-    if moving != SEED.load() {
-        return false;
-    }
-    // That a flow has left is seen before it is looked for where it has gone to: this is a full barrier, of a word that is this
-    // CPU's own.
-    if let Some(word) = FENCE.get_ptr_mut(0) {
-        // SAFETY: an entry of an array map stays, and is one shared word.
-        unsafe { &*word }.add(0);
-    }
-    true
-}
-
-/// The same value, of which the verifier knows nothing any more.
-#[inline(always)]
-pub fn forget(value: u32) -> u32 {
-    // SAFETY: nobody writes it; that it might change is what the verifier is to think.
-    value ^ unsafe { ptr::read_volatile(NOTHING.0.get()) }
-}
-
 /// How a service treats its flows.
 #[inline(always)]
 pub fn policy(service: u32) -> Option<&'static Policy> {
@@ -557,74 +443,4 @@ extern "C" fn note_handshake(backend: u32, begun: u32) -> u32 {
     // Not 0, which is for none.
     word.store(if before == 0 { taken | 1 } else { (before - before / 8 + taken / 8) | 1 });
     1
-}
-
-/// Tells of a flow that has closed, if its service wants that and it has not been told.
-#[inline(always)]
-fn tell_end<A: Address, const SLOT: usize>(end: &End<'_, Shared, SLOT>) {
-    if end.was.state_number() == State::Closing as u32 {
-        return;
-    }
-    let (service, _) = owner(end.request);
-    if policy(service).is_some_and(|policy| policy.switches & Policy::EVENTS != 0) {
-        tell::<A, SLOT>(end, Event::CLOSED);
-    }
-}
-
-/// Tells of a flow.
-///
-/// Not inlined: its stack is wanted only while it runs, and events may be off.
-#[inline(never)]
-pub fn tell<A: Address, const SLOT: usize>(end: &End<'_, Shared, SLOT>, what: u16) {
-    let Some(mut place) = EVENTS.reserve_untyped::<Event>(0) else {
-        report::pressure(Pressure::EventsLost);
-        return;
-    };
-    let found: FiveTuple<A> = key(end.request, end.was);
-    let facts: Facts<A> = facts(end.request, end.was);
-    let traffic = both(end.request, end.reply);
-    let seen = last_seen(end.request);
-    let opened = opened(end.request);
-    let mut duration = seen.wrapping_sub(opened);
-    if let Some(reply) = end.reply {
-        let other = last_seen(reply).wrapping_sub(opened);
-        if other as i32 > duration as i32 {
-            duration = other;
-        }
-    }
-    let event: *mut Event = place.as_mut_ptr();
-    // SAFETY: the kernel has reserved a whole event for us. It is filled field by field, because it does not fit on the
-    // stack, and each field is written.
-    let event = unsafe { &mut *event };
-    event.client = found.source.pack();
-    event.vip = found.destination.pack();
-    event.backend_address = facts.to.destination.pack();
-    let mut family = if A::IS_V6 { Event::IPV6 | Event::BACKEND_IPV6 } else { 0 };
-    if end.was.has(flag::ONE_SIDED)
-        && let Some(entry) = backend(facts.backend)
-    {
-        event.backend_address = entry.address;
-        family &= !Event::BACKEND_IPV6;
-        if entry.mode & Backend::IS_V6 != 0 {
-            family |= Event::BACKEND_IPV6;
-        }
-    }
-    event.client_port = found.source_port;
-    event.vip_port = found.destination_port;
-    event.backend_port = facts.to.destination_port;
-    let again = if end.was.is_sent_again() { Event::SENT_AGAIN } else { 0 };
-    event.what = what | family | again;
-    event.protocol = found.protocol;
-    event.why = end.why as u32;
-    event.service = facts.service;
-    event.backend = facts.backend;
-    event.duration = duration;
-    event.state = end.was.state_number();
-    event.handshake = u64::from(end.reply.map_or(0, |reply| handshake(reply, end.was)));
-    event.packets_in = traffic.packets_in;
-    event.bytes_in = traffic.bytes_in;
-    event.packets_out = traffic.packets_out;
-    event.bytes_out = traffic.bytes_out;
-    // User space is woken by the kernel's own rule: when it has read everything before this.
-    place.submit(0);
 }

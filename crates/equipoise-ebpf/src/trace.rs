@@ -9,9 +9,9 @@ use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_skb_load_bytes, bpf_xdp
 use equipoise_common::trace::{KEPT, Traced};
 use equipoise_common::verdict::{self, Verdict};
 
+use crate::hide::opaque;
 use crate::hook::Hook;
 use crate::map::{LAST, TRACE, TRACE_WANTED, TRACED, TRACING};
-use crate::packet::opaque;
 
 /// Runs a program that packets come to.
 #[inline(always)]

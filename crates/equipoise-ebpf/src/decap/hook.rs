@@ -16,8 +16,9 @@ use equipoise_common::key::Be16;
 use equipoise_common::verdict;
 
 use crate::ethernet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, VLAN};
+use crate::hide::opaque;
 use crate::outer::Outer;
-use crate::packet::{Window, opaque};
+use crate::packet::Window;
 
 /// What the text asks of the place that it runs at.
 pub trait Hook {

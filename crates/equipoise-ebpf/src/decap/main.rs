@@ -12,6 +12,8 @@
 mod clamp;
 #[path = "../ethernet.rs"]
 mod ethernet;
+#[path = "../hide.rs"]
+mod hide;
 mod hook;
 mod inner;
 mod map;

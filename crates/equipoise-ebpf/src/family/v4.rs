@@ -19,7 +19,8 @@ use crate::parse::Headers;
 use crate::report;
 use crate::select::Run;
 use crate::slow::Work;
-use crate::table::{FlowsV4, OthersV4};
+use crate::table::FlowsV4;
+use crate::table::others::OthersV4;
 
 impl Family for V4 {
     const AF: u8 = 2;

@@ -19,7 +19,8 @@ use crate::parse::{self, Headers};
 use crate::report;
 use crate::select::Run;
 use crate::slow::Work;
-use crate::table::{FlowsV6, OthersV6};
+use crate::table::FlowsV6;
+use crate::table::others::OthersV6;
 
 impl Family for V6 {
     const AF: u8 = 10;

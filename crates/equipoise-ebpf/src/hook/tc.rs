@@ -20,8 +20,9 @@ use equipoise_common::verdict;
 use super::{Change, Hook, LOOPBACK, Packet, Refusal, Room, Stage, address_to_loopback};
 use crate::ethernet::{ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN};
 use crate::flow::Passage;
+use crate::hide::forget;
 use crate::map::STAGES_TC;
-use crate::packet::{Window, forget, move_link_header};
+use crate::packet::{Window, move_link_header};
 use crate::route::{Hop, Link};
 
 /// TC, where packets come in or, for `EGRESS`, go out.
