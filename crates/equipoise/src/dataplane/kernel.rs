@@ -29,6 +29,7 @@ mod attach;
 mod begin;
 mod clsact;
 mod complete;
+mod counter;
 mod cut;
 pub mod decap;
 mod event;
@@ -57,6 +58,7 @@ mod table;
 mod tcx;
 mod trace;
 pub mod verifier;
+mod write;
 
 pub use self::abilities::{Ability, abilities};
 pub use self::event::{Arrivals, Events, Ring, Traces};

@@ -19,10 +19,11 @@ use equipoise_common::verdict::Hook;
 use equipoise_core::config::AttachMode;
 
 use super::attach::{Cause, errno, is_busy, root, why_not, without_xdp};
+use super::counter::by_hook;
 use super::load::{has_programs, load, load_error, verified};
 use super::pin::{self, Pins, refused};
 use super::run::{Input, Output, Runner};
-use super::table::{by_hook, is_missing, typed};
+use super::table::{is_missing, typed};
 use super::{Attachment, Device, KernelError, TcWay, clsact};
 
 /// The object; empty when it could not be built.

@@ -45,7 +45,7 @@ impl Tables {
             pools: pool_holders.keys().filter_map(|&id| Some((id, self.pool(id)?))).collect(),
             backends,
             policies,
-            access: self.access().all()?,
+            access: self.access.all()?,
             routes: self.found_routes()?,
             replies: self.found_replies()?,
             snat: self.snat.iter().collect::<Result<_, _>>()?,

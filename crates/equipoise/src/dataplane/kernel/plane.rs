@@ -131,7 +131,7 @@ impl DataPlane for Kernel {
 
     fn cut_denied(&mut self) -> Expiry {
         let mut expiry = Expiry::default();
-        let list = self.tables.access();
+        let list = &self.tables.access;
         for tables in self.all_tables() {
             let (v4, v6) = self.families(tables);
             access::cut::<V4, 8>(&v4, list, &mut expiry);

@@ -6,23 +6,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::lpm_trie::{Key as Prefix, LpmTrie};
+use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::xdp::DevMapHash;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
-use aya::util::nr_cpus;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use equipoise_common::access::AccessKey;
 use equipoise_common::filter;
-use equipoise_common::flow::count::Pressure;
-use equipoise_common::key::{Address, HostKey, PortsKey, ServiceKey as Key, V4, V6};
+use equipoise_common::key::{HostKey, PortsKey, ServiceKey as Key, V4, V6};
 use equipoise_common::limit;
 use equipoise_common::trace::Wanted;
 use equipoise_common::value::{
-    Backend, Host, Kind, Layout, Policy, Pool, Reply, Service, Shortcuts, Snat, Traffic,
+    Backend, Host, Layout, Policy, Pool, Reply, Service, Shortcuts, Snat, Traffic,
 };
-use equipoise_common::verdict::{Hook, Verdict};
 use equipoise_core::diff::Step;
-use equipoise_core::id::Holder;
-use equipoise_core::plan::ServiceKey;
 
 use super::KernelError;
 use super::access::AccessList;
@@ -30,24 +25,21 @@ use super::flow::Live;
 use super::mapped::Mapped;
 use super::pin::{Pins, refused};
 
-/// One of the writes of a step.
-type Write<'a> = dyn Fn(&mut Tables) -> io::Result<()> + 'a;
-
 /// All maps that user space touches.
 pub(super) struct Tables {
     pub(super) flows: Flows,
-    handshakes: Mapped,
+    pub(super) handshakes: Mapped,
     pub(super) services_v4: HashMap<MapData, Key<V4>, Service>,
     pub(super) services_v6: HashMap<MapData, Key<V6>, Service>,
     pub(super) ports_v4: LpmTrie<MapData, PortsKey<V4>, Service>,
     pub(super) ports_v6: LpmTrie<MapData, PortsKey<V6>, Service>,
-    addresses: Mapped,
+    pub(super) addresses: Mapped,
     pub(super) pools: Mapped,
     pub(super) slots: Mapped,
     pub(super) policies: Array<MapData, Policy>,
-    access: AccessList,
+    pub(super) access: AccessList,
     pub(super) routes: LpmTrie<MapData, AccessKey, u32>,
-    backend_tokens: Array<MapData, [u64; 2]>,
+    pub(super) backend_tokens: Array<MapData, [u64; 2]>,
     pub(super) replies_v4: HashMap<MapData, Key<V4>, Reply>,
     pub(super) replies_v6: HashMap<MapData, Key<V6>, Reply>,
     pub(super) backends: Array<MapData, Backend>,
@@ -59,10 +51,10 @@ pub(super) struct Tables {
     pub(super) known_policies: Vec<Policy>,
     redirects: DevMapHash<MapData>,
     hosts: HashMap<MapData, u32, Host>,
-    pressure: PerCpuArray<MapData, u64>,
-    verdicts: PerCpuArray<MapData, u64>,
-    service_traffic: PerCpuArray<MapData, Traffic>,
-    backend_traffic: PerCpuArray<MapData, Traffic>,
+    pub(super) pressure: PerCpuArray<MapData, u64>,
+    pub(super) verdicts: PerCpuArray<MapData, u64>,
+    pub(super) service_traffic: PerCpuArray<MapData, Traffic>,
+    pub(super) backend_traffic: PerCpuArray<MapData, Traffic>,
     layout: Array<MapData, Layout>,
     pub(super) holders: HashMap<MapData, u64, u64>,
     /// Devices that the programs have been told about by this process.
@@ -74,7 +66,7 @@ pub(super) struct Tables {
     moving: Array<MapData, u64>,
     trace_wanted: Array<MapData, Wanted>,
     /// A step of several writes that has been refused, and how many of these are made.
-    begun: Option<(Step, usize)>,
+    pub(super) begun: Option<(Step, usize)>,
 }
 
 /// The flow tables, and the counts of what lives in them.
@@ -196,120 +188,6 @@ impl Tables {
             .map_err(|error| refused("keeping next hops", &error))
     }
 
-    pub(super) fn apply(&mut self, step: &Step) -> io::Result<()> {
-        match step {
-            Step::ResetServiceCounters { id, holder } => self.write_all(
-                step,
-                &[&|tables| reset(&mut tables.service_traffic, *id), &|tables| {
-                    tables.hold(Kind::Service, *id, *holder)
-                }],
-            ),
-            Step::ResetBackendCounters { id, holder } => self.write_all(
-                step,
-                &[
-                    &|tables| tables.empty_tokens(*id),
-                    &|tables| reset(&mut tables.backend_traffic, *id),
-                    &|tables| tables.hold(Kind::Backend, *id, *holder),
-                ],
-            ),
-            Step::PutPolicy { id, value } => self.put_policy(*id, value),
-            Step::PutAccess { listed, rule } => self.access.put(listed, *rule),
-            Step::RemoveAccess { listed } => self.access.remove(listed),
-            Step::PutReply { key, value } => match key {
-                ServiceKey::V4(key) => self.replies_v4.insert(key, value, 0).map_err(io_error),
-                ServiceKey::V6(key) => self.replies_v6.insert(key, value, 0).map_err(io_error),
-                ServiceKey::PortsV4(..) | ServiceKey::PortsV6(..) => Err(no_reply()),
-            },
-            Step::RemoveReply { key } => match key {
-                ServiceKey::V4(key) => self.replies_v4.remove(key).map_err(io_error),
-                ServiceKey::V6(key) => self.replies_v6.remove(key).map_err(io_error),
-                ServiceKey::PortsV4(..) | ServiceKey::PortsV6(..) => Err(no_reply()),
-            },
-            Step::PutSnat { key, value } => self.snat.insert(key, value, 0).map_err(io_error),
-            Step::RemoveSnat { key } => self.snat.remove(key).map_err(io_error),
-            Step::PutHairpin { key } => self.hairpins.insert(key, 0, 0).map_err(io_error),
-            Step::RemoveHairpin { key } => self.hairpins.remove(key).map_err(io_error),
-            Step::PutBackend { id, value } => self.put_backend(*id, value),
-            Step::RemoveBackend { id } => self.put_backend(*id, &Backend::default()),
-            Step::WriteSlots { run, slots } => write_slots(&self.slots, run.offset, slots),
-            Step::PutPool { id, holder, value } => {
-                if self.known_pools.get(id) != Some(&holder.0) {
-                    self.hold(Kind::Pool, *id, *holder)?;
-                    self.known_pools.insert(*id, holder.0);
-                }
-                write_pool(&self.pools, *id, value)
-            }
-            Step::RemovePool { id } => write_pool(&self.pools, *id, &Pool::default()),
-            Step::PutRoute { routed, pool } => {
-                let (bits, key) = routed.key();
-                self.routes.insert(&Prefix::new(bits, key), pool, 0).map_err(io_error)
-            }
-            Step::RemoveRoute { routed } => {
-                let (bits, key) = routed.key();
-                self.routes.remove(&Prefix::new(bits, key)).map_err(io_error)
-            }
-            Step::PutService { key, value } => match key {
-                ServiceKey::V4(key) => {
-                    self.know(key.address);
-                    self.services_v4.insert(key, value, 0)
-                }
-                ServiceKey::V6(key) => {
-                    self.know(key.address);
-                    self.services_v6.insert(key, value, 0)
-                }
-                ServiceKey::PortsV4(key, bits) => {
-                    self.know(key.address);
-                    self.ports_v4.insert(&prefix(key, *bits), value, 0)
-                }
-                ServiceKey::PortsV6(key, bits) => {
-                    self.know(key.address);
-                    self.ports_v6.insert(&prefix(key, *bits), value, 0)
-                }
-            }
-            .map_err(io_error),
-            Step::RemoveService { key } => match key {
-                ServiceKey::V4(key) => self.services_v4.remove(key),
-                ServiceKey::V6(key) => self.services_v6.remove(key),
-                ServiceKey::PortsV4(key, bits) => self.ports_v4.remove(&prefix(key, *bits)),
-                ServiceKey::PortsV6(key, bits) => self.ports_v6.remove(&prefix(key, *bits)),
-            }
-            .map_err(io_error),
-            Step::Grace => grace(),
-        }
-    }
-
-    /// The writes of a step that takes several. Where one is refused, the step goes on from there when it is tried again: were
-    /// all made anew each time, a kernel that refuses every other write would never let it be done.
-    fn write_all(&mut self, step: &Step, writes: &[&Write<'_>]) -> io::Result<()> {
-        let begun = self.begun.take().filter(|(begun, _)| begun == step);
-        let done = begun.map_or(0, |(_, done)| done);
-        for (number, write) in writes.iter().enumerate().skip(done) {
-            if let Err(error) = write(self) {
-                self.begun = Some((step.clone(), number));
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// Keeps who holds an id for the next process: before anything names it.
-    fn hold(&mut self, kind: Kind, id: u32, holder: Holder) -> io::Result<()> {
-        self.holders.insert(kind.key(id), holder.0, 0).map_err(io_error)
-    }
-
-    /// Who is let in.
-    pub(super) fn access(&self) -> &AccessList {
-        &self.access
-    }
-
-    /// Tokens, and how long it takes to answer: of another holder of the id.
-    fn empty_tokens(&mut self, id: u32) -> io::Result<()> {
-        if let Some(word) = self.handshakes.word(id as usize * size_of::<u64>()) {
-            word.store(0, Ordering::Relaxed);
-        }
-        self.backend_tokens.set(id, [0; 2], 0).map_err(io_error)
-    }
-
     /// How long a backend takes on average to answer a SYN; none before it has answered any.
     pub(super) fn handshake(&self, id: u32) -> Option<Duration> {
         let word = self.handshakes.word(id as usize * size_of::<u64>())?;
@@ -327,22 +205,6 @@ impl Tables {
         &self.known_backends
     }
 
-    pub(super) fn put_policy(&mut self, id: u32, value: &Policy) -> io::Result<()> {
-        self.policies.set(id, value, 0).map_err(io_error)?;
-        if let Some(policy) = self.known_policies.get_mut(id as usize) {
-            *policy = *value;
-        }
-        Ok(())
-    }
-
-    /// From now on packets with this address are looked up.
-    fn know<A: Address>(&self, address: A) {
-        let (word, bit) = filter::place(address);
-        if let Some(word) = self.addresses.word(word as usize * size_of::<u64>()) {
-            word.fetch_or(bit, Ordering::SeqCst);
-        }
-    }
-
     /// Knows all addresses that another data plane knows.
     pub(super) fn know_all(&self, other: &Self) {
         for at in (0..filter::WORDS as usize).map(|word| word * size_of::<u64>()) {
@@ -351,17 +213,6 @@ impl Tables {
                 mine.fetch_or(others.load(Ordering::SeqCst), Ordering::SeqCst);
             }
         }
-    }
-
-    pub(super) fn put_backend(&mut self, id: u32, value: &Backend) -> io::Result<()> {
-        // Its family does not stand in the entry: an IPv4 address takes the first 4 bytes.
-        self.know(V4::unpack(value.address));
-        self.know(value.address);
-        self.backends.set(id, value, 0).map_err(io_error)?;
-        if let Some(known) = self.known_backends.get_mut(id as usize) {
-            *known = *value;
-        }
-        Ok(())
     }
 
     pub(super) fn allow_redirect(&mut self, index: u32, allowed: bool) -> Result<(), KernelError> {
@@ -413,41 +264,6 @@ impl Tables {
             }
         }
     }
-
-    pub(super) fn verdicts(&self) -> Result<Vec<(Hook, Verdict, u64)>, KernelError> {
-        by_hook(&self.verdicts, Verdict::ALL, Hook::counter)
-    }
-
-    pub(super) fn pressures(&self) -> Result<Vec<(Pressure, u64)>, KernelError> {
-        let count = |&pressure: &Pressure| {
-            Ok((pressure, over_cpus(&self.pressure, pressure as u32, "pressure counters")?))
-        };
-        Pressure::ALL.iter().map(count).collect()
-    }
-
-    pub(super) fn service_traffic(
-        &self,
-        ids: &[u32],
-    ) -> Result<BTreeMap<u32, Traffic>, KernelError> {
-        sum(&self.service_traffic, ids)
-    }
-
-    pub(super) fn backend_traffic(
-        &self,
-        ids: &[u32],
-    ) -> Result<BTreeMap<u32, Traffic>, KernelError> {
-        sum(&self.backend_traffic, ids)
-    }
-}
-
-/// The counters of these verdicts at each hook; `counter` says where each is.
-pub(super) fn by_hook<V: Copy>(
-    map: &PerCpuArray<MapData, u64>,
-    verdicts: &[V],
-    counter: fn(Hook, V) -> u32,
-) -> Result<Vec<(Hook, V, u64)>, KernelError> {
-    let all = Hook::ALL.iter().flat_map(|&hook| verdicts.iter().map(move |&v| (hook, v)));
-    all.map(|(hook, v)| Ok((hook, v, over_cpus(map, counter(hook, v), "verdicts")?))).collect()
 }
 
 /// Elements of an array map are rounded up to 8 bytes.
@@ -457,44 +273,9 @@ pub(super) const SLOT: usize = 8;
 pub(super) const SET_V4: usize = 16 * 64;
 pub(super) const SET_V6: usize = 16 * 128;
 
-/// Slots to a run that no packet reads yet.
-fn write_slots(slots: &Mapped, offset: u32, ids: &[u32]) -> io::Result<()> {
-    for (number, &id) in ids.iter().enumerate() {
-        let at = (offset as usize + number) * SLOT;
-        let word = slots.half(at).ok_or_else(|| beyond("the slot array"))?;
-        word.store(id, Ordering::Relaxed);
-    }
-    Ok(())
-}
-
-/// Offset and length in one store, which is the flip; after everything that was written before.
-fn write_pool(pools: &Mapped, id: u32, pool: &Pool) -> io::Result<()> {
-    let at = id as usize * size_of::<Pool>();
-    let word = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-    let halves = [word(pool.offset, pool.length), word(pool.epoch, pool.pick)];
-    for (number, half) in halves.into_iter().enumerate().rev() {
-        let place = pools.word(at + number * size_of::<u64>());
-        place.ok_or_else(|| beyond("the pool array"))?.store(half, Ordering::Release);
-    }
-    Ok(())
-}
-
 /// A word's low and high halves.
 pub(super) fn words(word: u64) -> (u32, u32) {
     (word as u32, (word >> 32) as u32)
-}
-
-/// A key of ranges as the map has it.
-fn prefix<A: Address + aya::Pod>(key: &PortsKey<A>, bits: u8) -> Prefix<PortsKey<A>> {
-    Prefix::new(PortsKey::<A>::bits(bits), *key)
-}
-
-fn no_reply() -> io::Error {
-    io::Error::other("replies are found by one port, not by the first bits of several")
-}
-
-fn beyond(what: &str) -> io::Error {
-    io::Error::other(format!("an entry beyond the end of {what}"))
 }
 
 /// Waits until every program that runs now has ended.
@@ -506,37 +287,6 @@ pub(super) fn grace() -> io::Result<()> {
     // SAFETY: takes plain numbers.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-fn reset(map: &mut PerCpuArray<MapData, Traffic>, id: u32) -> io::Result<()> {
-    let cpus = nr_cpus().map_err(|(_, error)| error)?;
-    let zeros = PerCpuValues::try_from(vec![Traffic::default(); cpus])?;
-    map.set(id, zeros, 0).map_err(io_error)
-}
-
-pub(super) fn over_cpus(
-    map: &PerCpuArray<MapData, u64>,
-    index: u32,
-    what: &str,
-) -> Result<u64, KernelError> {
-    let cpus = map.get(&index, 0).map_err(|error| refused(&format!("reading {what}"), &error))?;
-    Ok(cpus.iter().sum())
-}
-
-fn sum(
-    map: &PerCpuArray<MapData, Traffic>,
-    ids: &[u32],
-) -> Result<BTreeMap<u32, Traffic>, KernelError> {
-    let mut sums = BTreeMap::new();
-    for &id in ids {
-        let cpus = map.get(&id, 0).map_err(|error| refused("reading counters", &error))?;
-        let mut sum = Traffic::default();
-        for &cpu in cpus.iter() {
-            sum += cpu;
-        }
-        sums.insert(id, sum);
-    }
-    Ok(sums)
 }
 
 fn taken(ebpf: &mut Ebpf, name: &str) -> Result<Map, KernelError> {
