@@ -4,8 +4,12 @@
 //! are asserted, and all padding is an explicit zero, because the kernel copies these bytes as
 //! they stand.
 
-use crate::bucket::Rate;
+pub use self::backend::{Backend, Fate, Mode, Snat};
+pub use self::policy::{Fragments, Limits, OnEmpty, OnFull, OnUnknown, Policy};
 use crate::key::{Be16, V4, V6};
+
+mod backend;
+mod policy;
 
 /// Tells one layout of the maps from another: raised with every change to a key, a value or to
 /// the meaning of either. Of maps with another tag flows are carried over, as [`CARRIAGE`] allows.
@@ -150,221 +154,6 @@ impl Pick {
     }
 }
 
-/// A backend of one pool of one service. Its id names it in slots, flows and counters.
-///
-/// It stays in the map after it has left the configuration, as [`Backend::GONE`], while flows name it.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
-pub struct Backend {
-    /// The address; an IPv4 one takes the first 4 bytes.
-    pub address: V6,
-    /// The port; 0 for the one that the client has sent to.
-    pub port: Be16,
-    /// 0 while the entry is not in use, else [`Backend::LIVE`] or [`Backend::GONE`].
-    pub state: u8,
-    /// How its packets get there: a [`Mode`] as a number, and [`Backend::IS_V6`].
-    pub mode: u8,
-    /// The service it belongs to.
-    pub service: u16,
-    /// How many live flows it is to have for those of others in its pool; 0 where nobody asks.
-    pub weight: u16,
-    /// Raised each time the backend goes away; flows remember the one that they were opened in.
-    pub generation: u16,
-    /// What becomes of TCP flows of earlier generations: a [`Fate`] as a number. UDP flows of
-    /// earlier generations always choose anew.
-    pub fate: u8,
-    /// How many [`Snat`] entries it has.
-    pub sources: u8,
-    /// Live flows at most; 0 for no limit.
-    pub max_flows: u32,
-    /// Nothing: what makes the layout another one.
-    #[cfg(feature = "other-layout")]
-    pub more: u64,
-}
-
-impl Backend {
-    /// `state` of an entry that may be chosen.
-    pub const LIVE: u8 = 1;
-    /// `state` of an entry that flows may name and that is not chosen any more.
-    pub const GONE: u8 = 2;
-    /// `mode`: the address is of IPv6.
-    pub const IS_V6: u8 = 0x80;
-
-    /// How its packets get there, a [`Mode`] as a number.
-    #[inline(always)]
-    pub const fn mode(&self) -> u8 {
-        self.mode & !Self::IS_V6
-    }
-}
-
-/// How packets get to a backend.
-#[repr(u8)]
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
-pub enum Mode {
-    /// With its address in place of the VIP; it answers through us.
-    #[default]
-    Nat = 0,
-    /// So, and with an address of ours in place of the client's.
-    FullNat = 1,
-    /// As they are, to its link address; it answers the client itself.
-    Dsr = 2,
-    /// As they are, inside an IP packet (RFC 2003, RFC 2473); it answers the client itself.
-    Ipip = 3,
-    /// As they are, inside a UDP packet to port 6080 (draft-ietf-intarea-gue-09, variant 1); it answers the client itself.
-    Gue = 4,
-}
-
-impl Mode {
-    /// From how it stands in an entry.
-    #[cfg(feature = "user")]
-    pub const fn from_number(number: u8) -> Self {
-        match number {
-            1 => Self::FullNat,
-            2 => Self::Dsr,
-            3 => Self::Ipip,
-            4 => Self::Gue,
-            _ => Self::Nat,
-        }
-    }
-
-    /// Whether packets with this [`Backend::mode`] stay as they are, and their answers do not come by us.
-    #[inline(always)]
-    pub const fn is_one_sided(number: u8) -> bool {
-        number >= Self::Dsr as u8
-    }
-}
-
-/// An address of ours that packets to a backend may come from, and the ports there that are free for it. The key is
-/// [`Snat::key`].
-#[repr(C, align(8))]
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
-pub struct Snat {
-    /// The address; an IPv4 one takes the first 4 bytes.
-    pub address: V6,
-    /// The first port, in host order.
-    pub first: u16,
-    /// How many ports, at least one; none for [`Snat::CHECKED_VIP`].
-    pub ports: u16,
-    /// Zero.
-    pub reserved: u32,
-}
-
-impl Snat {
-    /// The entry that is no source, but the VIP that the backend is checked at.
-    pub const CHECKED_VIP: u32 = crate::limit::SNAT_ADDRESSES;
-
-    /// The key of a backend's entry, the first of which is 0.
-    #[inline(always)]
-    pub const fn key(backend: u32, entry: u32) -> u64 {
-        (backend as u64) << 32 | entry as u64
-    }
-}
-
-/// What becomes of the TCP flows of a backend that has gone away.
-#[repr(u8)]
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
-pub enum Fate {
-    /// They go on to their end.
-    #[default]
-    Keep = 0,
-    /// Both ends get a RST.
-    Reset = 1,
-    /// Their next packet chooses anew.
-    Reselect = 2,
-}
-
-impl Fate {
-    /// From how it stands in an entry.
-    #[cfg(feature = "user")]
-    pub const fn from_number(number: u8) -> Self {
-        match number {
-            1 => Self::Reset,
-            2 => Self::Reselect,
-            _ => Self::Keep,
-        }
-    }
-}
-
-/// How a service treats its flows, by service id. Stays while flows of the id may be there.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
-pub struct Policy {
-    /// How long a flow lives without a packet, by [`crate::flow::State`] as a number, in
-    /// [`crate::flow::tick`]s; 0 where there is no such state.
-    pub timeouts: [u32; 8],
-    /// Live flows of the service at most; 0 for no limit.
-    pub max_flows: u32,
-    /// A TCP packet of no flow that opens none: an [`OnUnknown`] as a number.
-    pub on_unknown: u8,
-    /// No backend to choose: an [`OnEmpty`] as a number.
-    pub on_empty: u8,
-    /// No room in the flow table: an [`OnFull`] as a number.
-    pub on_full: u8,
-    /// [`Policy::EVENTS`], [`Policy::RESET_ON_EXPIRY`], [`Policy::ROUTES`].
-    pub switches: u8,
-    /// Fragments: a [`Fragments`] as a number.
-    pub fragments: u8,
-    /// Zero.
-    pub reserved: u8,
-    /// The largest MSS that TCP ends may ask for through us, bytes; [`Policy::MSS_ANY`] or [`Policy::MSS_FITS`].
-    pub mss: u16,
-    /// Zero.
-    pub reserved_too: u32,
-    /// Who may open flows, and how many in a second.
-    pub limits: Limits,
-    /// Nothing: what makes the layout another one.
-    #[cfg(feature = "other-layout")]
-    pub more: [u64; 2],
-}
-
-/// Who may open flows with a service, and how many in a second.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
-pub struct Limits {
-    /// New flows of each source prefix.
-    pub source: Rate,
-    /// New flows of each backend.
-    pub backend: Rate,
-    /// Bits of the prefixes that sources of IPv4 are counted by.
-    pub prefix_v4: u8,
-    /// Bits of the prefixes that sources of IPv6 are counted by.
-    pub prefix_v6: u8,
-    /// [`Limits::OWN_LIST`], [`Limits::COMMON_LIST`], [`Limits::LISTED_ONLY`].
-    pub lists: u8,
-    /// Zero.
-    pub reserved: u8,
-    /// Zero.
-    pub reserved_too: u32,
-}
-
-impl Limits {
-    /// `lists`: prefixes of the service's own are allowed or denied.
-    pub const OWN_LIST: u8 = 1;
-    /// `lists`: prefixes are allowed or denied for all services.
-    pub const COMMON_LIST: u8 = 2;
-    /// `lists`: a source of no prefix is denied.
-    pub const LISTED_ONLY: u8 = 4;
-}
-
-impl Policy {
-    /// `switches`: opened and closed flows are told.
-    pub const EVENTS: u8 = 1;
-    /// `switches`: both ends of a TCP flow that has been idle too long get a RST.
-    pub const RESET_ON_EXPIRY: u8 = 2;
-    /// `switches`: sources may have pools of their own.
-    pub const ROUTES: u8 = 4;
-    /// `mss`: what they like.
-    pub const MSS_ANY: u16 = 0;
-    /// `mss`: what goes through the tunnel to the backend in one piece.
-    pub const MSS_FITS: u16 = 1;
-}
-
 /// For which packets a way that was asked for is kept for a moment, and not asked for again.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -377,61 +166,6 @@ pub enum Shortcuts {
     Replies = 1,
     /// So, and for all packets to the same backend: its way depends on nothing but its address.
     All = 2,
-}
-
-/// What becomes of fragments. Only the first of a packet has ports.
-#[repr(u8)]
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
-pub enum Fragments {
-    /// Those that come after the first go where it has gone; others are dropped.
-    #[default]
-    Track = 0,
-    /// As [`Fragments::Track`], but new flows choose by their addresses alone, so that a fragment that comes before the
-    /// first can go there too.
-    Hash = 1,
-    /// They are dropped.
-    Drop = 2,
-}
-
-/// What becomes of a TCP packet that is of no flow and opens none.
-#[repr(u8)]
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
-pub enum OnUnknown {
-    /// It goes where its hash says, as at a peer that had the flow.
-    #[default]
-    Hash = 0,
-    /// Its sender gets a RST.
-    Reset = 1,
-    /// It is dropped.
-    Drop = 2,
-}
-
-/// What becomes of a packet of a new flow for which there is no backend.
-#[repr(u8)]
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
-pub enum OnEmpty {
-    /// Its sender gets a RST, or for UDP an ICMP port unreachable.
-    #[default]
-    Reset = 0,
-    /// It is dropped.
-    Drop = 1,
-    /// It is left to the stack of this host.
-    Pass = 2,
-}
-
-/// What becomes of a new flow for which the flow table has no room.
-#[repr(u8)]
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(any(test, feature = "user"), derive(Debug, PartialOrd, Ord, Hash))]
-pub enum OnFull {
-    /// Each of its packets goes where its hash says, without being remembered.
-    #[default]
-    Hash = 0,
-    /// It is dropped.
-    Drop = 1,
 }
 
 /// What the replies of a backend are rewritten to where there is no flow that says it: for packets
@@ -504,10 +238,7 @@ const _: () = {
 
 #[cfg(feature = "user")]
 mod user {
-    use std::net::{IpAddr, SocketAddr};
-
-    use super::{Backend, Host, Layout, Limits, Mode, Policy, Pool, Reply, Service, Snat, Traffic};
-    use crate::key::{Address as _, V4};
+    use super::{Backend, Host, Layout, Limits, Policy, Pool, Reply, Service, Snat, Traffic};
 
     // SAFETY: `repr(C)` words without padding (sizes asserted above); any bit pattern is a value.
     unsafe impl aya::Pod for Service {}
@@ -529,21 +260,6 @@ mod user {
     unsafe impl aya::Pod for Host {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Traffic {}
-
-    impl Backend {
-        /// What `mode` is for a backend with this address.
-        pub fn mode_at(mode: Mode, address: IpAddr) -> u8 {
-            mode as u8 | if address.is_ipv6() { Self::IS_V6 } else { 0 }
-        }
-
-        /// Where packets go: address and port, 0 for the one that the client has sent to.
-        pub fn place(&self) -> SocketAddr {
-            let is_v4 = self.mode & Self::IS_V6 == 0;
-            let ip: IpAddr =
-                if is_v4 { V4::unpack(self.address).into() } else { self.address.into() };
-            SocketAddr::new(ip, self.port.get())
-        }
-    }
 
     impl core::ops::AddAssign for Traffic {
         /// Adds up the CPUs' shares.
