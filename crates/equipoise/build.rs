@@ -10,6 +10,8 @@ mod ebpf;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+use object::{File, Object as _, ObjectSection as _};
+
 /// What the objects depend on, from this crate.
 const SOURCES: [&str; 6] = [
     "../equipoise-ebpf/src",
@@ -43,6 +45,16 @@ fn objects() -> [ebpf::Object; 2] {
 const OTHER: ebpf::Object =
     ebpf::Object { binary: "equipoise", place: "target/ebpf/other.o", features: "other-layout" };
 
+/// Where an object says how many bytes of line numbers it has: `line_info_len` of `struct btf_ext_header`, as libbpf's
+/// `btf.h` and the kernel's documents on BTF have it.
+fn lines_at(object: &[u8]) -> Result<u64, String> {
+    const LINE_INFO_LEN: u64 = 20;
+    let file = File::parse(object).map_err(|error| format!("the object: {error}"))?;
+    let section = file.section_by_name(".BTF.ext").and_then(|section| section.file_range());
+    let (at, _) = section.ok_or("the object has no section .BTF.ext")?;
+    Ok(at + LINE_INFO_LEN)
+}
+
 fn embed(root: &Path, out: &Path) -> Result<(), String> {
     let place = |object: &ebpf::Object| out.join(object.binary).with_extension("o");
     let failed = |error: std::io::Error| format!("{}: {error}", out.display());
@@ -53,6 +65,9 @@ fn embed(root: &Path, out: &Path) -> Result<(), String> {
                 let built = ebpf::build(root, &toolchain, object)?;
                 fs::copy(built, place(object)).map_err(failed)?;
             }
+            let [balancer, _] = &objects();
+            let object = fs::read(place(balancer)).map_err(failed)?;
+            println!("cargo::rustc-env=EQUIPOISE_EBPF_LINES_AT={}", lines_at(&object)?);
             Ok(())
         }
         Err(missing) => {

@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use equipoise::dataplane::DataPlane as _;
-use equipoise::dataplane::kernel::{Clock, Eviction, Kernel, Options, TcWay, decap};
+use equipoise::dataplane::kernel::{Clock, Eviction, Kernel, Options, TcWay, decap, verifier};
+use object::{File, Object as _, ObjectSection as _};
 
 /// What the kernel allows.
 const LIMIT: u32 = 1_000_000;
@@ -63,17 +64,29 @@ fn decapsulating(name: &str) -> BTreeMap<String, u32> {
     programs.verified().unwrap()
 }
 
-fn verified() -> BTreeMap<String, u32> {
+/// Asks this of a data plane that has all programs.
+fn of_all<T>(ask: impl FnOnce(&Kernel) -> T) -> T {
     let instance = format!("verifier-{}", std::process::id());
     let (tc, clock, eviction) = (TcWay::default(), Clock::default(), Eviction::default());
     // As many flows as are the default.
     let options = Options { instance: &instance, max_flows: 1_000_000, tc, clock, eviction };
     let mut kernel = Kernel::load(&options).unwrap_or_else(|error| panic!("{error}"));
-    let counts = kernel.load_all().and_then(|()| kernel.verified());
+    let answer = kernel.load_all().map(|()| ask(&kernel));
     kernel.remove().unwrap();
-    let mut counts = counts.unwrap();
-    counts.extend(decapsulating(&instance));
+    answer.unwrap()
+}
+
+fn verified() -> BTreeMap<String, u32> {
+    let mut counts = of_all(|kernel| kernel.verified().unwrap());
+    counts.extend(decapsulating(&format!("verifier-{}", std::process::id())));
     counts
+}
+
+/// Bytes of memory that this process has for itself alone.
+fn memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim_end_matches("kB").trim().parse::<u64>().unwrap() << 10
 }
 
 /// On whichever kernel runs: the work differs between them, and the record is of one.
@@ -100,6 +113,39 @@ fn programs_are_no_more_work_for_the_verifier_than_recorded() {
         said.is_empty(),
         "{said:#?}\nRead why, and then refresh the record with UPDATE_EXPECT=1."
     );
+}
+
+/// The object of this build, in which an instruction of the program in this section reads a register that nobody has written.
+fn damaged(section: &str) -> Vec<u8> {
+    /// `r0 = r9` (RFC 9669, section 4.1).
+    const MOVE: [u8; 8] = [0xbf, 0x90, 0, 0, 0, 0, 0, 0];
+    /// A constant of 64 bits, as long as two instructions; the loader writes those of maps.
+    const LOAD: u8 = 0x18;
+    let mut object = std::fs::read(concat!(env!("OUT_DIR"), "/equipoise.o")).unwrap();
+    let file = File::parse(&*object).unwrap();
+    let (at, _) = file.section_by_name(section).and_then(|found| found.file_range()).unwrap();
+    let mut at = usize::try_from(at).unwrap();
+    while object[at] == LOAD {
+        at += 2 * MOVE.len();
+    }
+    object[at..at + MOVE.len()].copy_from_slice(&MOVE);
+    object
+}
+
+#[test]
+fn what_the_verifier_refuses_is_told_with_lines_of_the_source() {
+    let told = verifier::of_object(&damaged("sk_lookup")).unwrap_err().to_string();
+    for part in ["loading equipoise_take", "R9 !read_ok", ".rs:"] {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+}
+
+/// With line numbers it is 250 MB: the loader has them all for each function.
+#[test]
+fn programs_that_are_loaded_take_little_memory_of_the_process() {
+    let before = memory();
+    let more = of_all(|_| memory()).saturating_sub(before);
+    assert!(more < 64 << 20, "{more} bytes more");
 }
 
 #[test]

@@ -43,6 +43,7 @@ mod mapped;
 mod maps;
 #[cfg(feature = "kernel-tests")]
 mod measure;
+mod object;
 mod older;
 mod options;
 mod pin;

@@ -10,7 +10,7 @@ use super::pin::{Pins, refused};
 use super::resize::Round;
 use super::stages::Group;
 use super::table::Tables;
-use super::{Kernel, KernelError, Options, complete};
+use super::{Kernel, KernelError, Options, complete, object};
 
 impl Kernel {
     /// Makes the maps, pinned under the instance's name. The programs are loaded when a device needs them, which takes
@@ -24,7 +24,7 @@ impl Kernel {
     ///
     /// When the kernel refuses; with the verifier's own log where it was the verifier.
     pub fn load(options: &Options<'_>) -> Result<Self, KernelError> {
-        load::present()?;
+        object::present()?;
         let pins = Pins::of(options.instance);
         if pins.exists() {
             complete::tidy(&pins)?;
@@ -46,7 +46,7 @@ impl Kernel {
     ///
     /// As [`Kernel::load`]; and where its flows cannot be taken over, or only later.
     pub fn load_beside(options: &Options<'_>) -> Result<Self, KernelError> {
-        load::present()?;
+        object::present()?;
         let pins = Pins::of(options.instance);
         complete::is_settled(&pins)?;
         match load::look(&pins)? {

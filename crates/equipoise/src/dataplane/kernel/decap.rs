@@ -20,7 +20,8 @@ use equipoise_core::config::AttachMode;
 
 use super::attach::{Cause, errno, is_busy, root, why_not, without_xdp};
 use super::counter::by_hook;
-use super::load::{has_programs, load, load_error, verified};
+use super::load::{load, load_error, verified};
+use super::object::has_programs;
 use super::pin::{self, Pins, refused};
 use super::run::{Input, Output, Runner};
 use super::table::{is_missing, typed};

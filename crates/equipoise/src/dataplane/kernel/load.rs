@@ -1,4 +1,4 @@
-//! Getting the packet programs into the kernel: the object, its constants and sizes, and what is pinned.
+//! Getting the packet programs into the kernel: their constants and sizes, and what is pinned.
 //!
 //! The same object is loaded to balance, to explain, and beside what is measured. Knows nothing of devices.
 
@@ -14,15 +14,10 @@ use equipoise_common::value::{CARRIAGE, LAYOUT, Layout};
 
 use super::inherit::{self, Left};
 use super::maps::{MAPS, OF_A_TABLE, SHARED, next};
+use super::object::{self, OBJECT};
 use super::pin::{Pins, refused};
 use super::stages::{Group, link_stages, pin_stages};
 use super::{Clock, Eviction, KernelError, Options, TcWay};
-
-/// The object with the packet programs; empty when it could not be built.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/equipoise.o"));
-
-/// What to do about an empty object; the build script has found out.
-const STUB: Option<&str> = option_env!("EQUIPOISE_EBPF_STUB");
 
 /// What the programs have as constants.
 #[derive(Clone, Copy)]
@@ -146,23 +141,10 @@ pub(super) enum Dry {
     Yes,
 }
 
-/// An error that says what to do when this build has no programs in it.
-pub(super) fn present() -> Result<(), KernelError> {
-    has_programs(OBJECT)
-}
-
-/// The same of another object.
-pub(super) fn has_programs(object: &[u8]) -> Result<(), KernelError> {
-    if object.is_empty() {
-        let advice = STUB.unwrap_or("this build has no kernel programs in it");
-        return Err(KernelError::Refused(advice.to_owned()));
-    }
-    Ok(())
-}
-
 /// Makes the maps, pinned under the instance's name. The programs come when they are needed.
 pub(super) fn open(pins: &Pins, sizes: Sizes, side: Side) -> Result<Ebpf, KernelError> {
-    let mut ebpf = open_object(OBJECT, Load { pins: Some(pins), sizes, dry: Dry::No, side })?;
+    let load = Load { pins: Some(pins), sizes, dry: Dry::No, side };
+    let mut ebpf = open_object(&object::quick(OBJECT), load)?;
     pin_stages(&mut ebpf, pins, side)?;
     Ok(ebpf)
 }
@@ -193,13 +175,24 @@ fn pin_programs<'a>(
 
 /// Makes or takes the maps of the twin; its programs are still to be loaded, which takes seconds.
 pub(super) fn open_twin(pins: &Pins, sizes: Sizes, side: Side) -> Result<Ebpf, KernelError> {
-    open_object(OBJECT, Load { pins: Some(pins), sizes, dry: Dry::Yes, side })
+    let load = Load { pins: Some(pins), sizes, dry: Dry::Yes, side };
+    open_object(&object::quick(OBJECT), load)
 }
 
-/// Loads the programs of these groups of an object whose maps are there; those that balance are pinned.
+/// Loads the programs of these groups whose maps are there; those that balance are pinned.
+pub(super) fn load_groups(
+    ebpf: &mut Ebpf,
+    pins: Option<(&Pins, Side)>,
+    groups: &[Group],
+) -> Result<(), KernelError> {
+    load_groups_of(OBJECT, ebpf, pins, groups)
+}
+
+/// The same of another object.
 ///
 /// All at once: to verify them takes seconds, and the kernel does it on as many CPUs as it is asked from.
-pub(super) fn load_groups(
+fn load_groups_of(
+    object: &[u8],
     ebpf: &mut Ebpf,
     pins: Option<(&Pins, Side)>,
     groups: &[Group],
@@ -212,7 +205,10 @@ pub(super) fn load_groups(
             .collect();
         let ended = threads.into_iter().map(|(name, thread)| {
             let loaded = thread.join().unwrap_or_else(|_| Err(refused("loading", &"a panic")));
-            loaded.map_err(|error| refused(&format!("loading {name}"), &error))
+            loaded.map_err(|error| {
+                let error = with_lines(object, &name).unwrap_or(error);
+                refused(&format!("loading {name}"), &error)
+            })
         });
         ended.collect()
     });
@@ -221,6 +217,13 @@ pub(super) fn load_groups(
         pin_programs(ebpf, pins, names.iter().copied())?;
     }
     groups.iter().try_for_each(|&group| link_stages(ebpf, group))
+}
+
+/// What the verifier says of a program of the whole object, with lines of the source; none where it takes it, as it may with other
+/// constants.
+fn with_lines(object: &[u8], name: &str) -> Option<KernelError> {
+    let mut ebpf = open_object(object, for_a_try()).ok()?;
+    load(&mut ebpf, name).err()
 }
 
 /// Makes or takes the maps of an object; none of its programs are loaded yet.
@@ -271,9 +274,8 @@ fn paths(pins: &Pins, side: Side) -> Vec<(&'static str, PathBuf)> {
     paths
 }
 
-/// Programs of these groups on maps of their own that hold few flows: everything goes with what this gives.
-pub(super) fn load_for_a_try(groups: &[Group]) -> Result<Ebpf, KernelError> {
-    present()?;
+/// Maps of its own that hold few flows.
+fn for_a_try() -> Load<'static> {
     let sizes = Sizes::new(&Options {
         instance: "",
         max_flows: 1024,
@@ -281,9 +283,19 @@ pub(super) fn load_for_a_try(groups: &[Group]) -> Result<Ebpf, KernelError> {
         clock: Clock::default(),
         eviction: Eviction::default(),
     });
-    let load = Load { pins: None, sizes, dry: Dry::No, side: Side::Own };
-    let mut ebpf = open_object(OBJECT, load)?;
-    load_groups(&mut ebpf, None, groups)?;
+    Load { pins: None, sizes, dry: Dry::No, side: Side::Own }
+}
+
+/// Programs of these groups on maps of their own: everything goes with what this gives.
+pub(super) fn load_for_a_try(groups: &[Group]) -> Result<Ebpf, KernelError> {
+    load_for_a_try_of(OBJECT, groups)
+}
+
+/// The same of another object.
+pub(super) fn load_for_a_try_of(object: &[u8], groups: &[Group]) -> Result<Ebpf, KernelError> {
+    object::has_programs(object)?;
+    let mut ebpf = open_object(&object::quick(object), for_a_try())?;
+    load_groups_of(object, &mut ebpf, None, groups)?;
     Ok(ebpf)
 }
 

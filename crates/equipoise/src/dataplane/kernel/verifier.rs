@@ -39,3 +39,13 @@ pub fn by_trying(modes: &[AttachMode]) -> Result<BTreeMap<String, u32>, KernelEr
     let programs: Vec<&str> = groups.iter().flat_map(|group| group.programs()).collect();
     load::verified(&ebpf, &programs)
 }
+
+/// Tries the programs of another object, which is laid out like the one that is loaded.
+///
+/// # Errors
+///
+/// As [`by_trying`].
+#[cfg(feature = "kernel-tests")]
+pub fn of_object(object: &[u8]) -> Result<(), KernelError> {
+    load::load_for_a_try_of(object, &Group::ALL).map(drop)
+}
