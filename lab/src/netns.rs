@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Once};
 use std::thread;
 
@@ -76,9 +76,9 @@ impl Netns {
 
     /// Runs `ip` commands, one a line, written without the word `ip`; the first that fails ends it.
     pub fn ip(&self, script: &str) -> Result<()> {
-        let mut ip = self.command("ip");
+        let mut ip = Command::new("ip");
         ip.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = ip.spawn().context("`ip` cannot be run (package iproute2)")?;
+        let mut child = self.spawn(&mut ip).context("`ip` cannot be run (package iproute2)")?;
         let mut stdin = child.stdin.take().expect("stdin was asked for");
         // A command that fails closes its input early; its own message says more than EPIPE.
         let written = stdin.write_all(script.as_bytes()).and_then(|()| stdin.write_all(b"\n"));
@@ -92,17 +92,26 @@ impl Netns {
 
     /// Runs a command in the namespace to its end and gives its output; an error when it fails.
     pub fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
-        let output = self
-            .command(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("`{program}` cannot be run"))?;
+        let mut command = Command::new(program);
+        let output = self.output_of(command.args(arguments));
+        let output = output.with_context(|| format!("`{program}` cannot be run"))?;
         if !output.status.success() {
             let stderr = String::from_utf8_lossy(&output.stderr);
             bail!("`{program} {}` failed: {}", arguments.join(" "), stderr.trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs a command in the namespace to its end, without input; its output.
+    pub fn output_of(&self, command: &mut Command) -> io::Result<Output> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.spawn(command)?.wait_with_output()
+    }
+
+    /// Starts a command in the namespace, by a thread that is there. To have the child go there itself, as that of [`Netns::command`]
+    /// does, takes a fork, which copies the page tables of a test with hundreds of megabytes.
+    fn spawn(&self, command: &mut Command) -> io::Result<Child> {
+        self.run(|| command.spawn())
     }
 
     /// Sets a value under `/proc/sys`, its key written as a path (`net/ipv4/ip_forward`).

@@ -154,14 +154,18 @@ impl Balancer {
     }
 
     fn command_of(&self, binary: &Path) -> Command {
-        let mut command = self.netns.command(binary);
+        self.named(self.netns.command(binary))
+    }
+
+    fn named(&self, mut command: Command) -> Command {
         command.args(["--instance", &self.instance]).env("NO_COLOR", "1");
         command
     }
 
     /// Runs a command of it to its end: exit code, standard output and error.
     pub(crate) fn ask(&self, arguments: &[&str]) -> (i32, String) {
-        let output = self.command().args(arguments).output().unwrap();
+        let mut command = self.named(Command::new(BINARY));
+        let output = self.netns.output_of(command.args(arguments)).unwrap();
         let text =
             String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr);
         (output.status.code().unwrap(), text)
