@@ -19,6 +19,7 @@ pub mod flood;
 pub mod link;
 pub mod load;
 pub mod netns;
+pub mod program;
 pub mod refuse;
 pub mod sandbox;
 pub mod serve;

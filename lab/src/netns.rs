@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Once};
 use std::thread;
 
@@ -76,18 +76,7 @@ impl Netns {
 
     /// Runs `ip` commands, one a line, written without the word `ip`; the first that fails ends it.
     pub fn ip(&self, script: &str) -> Result<()> {
-        let mut ip = Command::new("ip");
-        ip.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = self.spawn(&mut ip).context("`ip` cannot be run (package iproute2)")?;
-        let mut stdin = child.stdin.take().expect("stdin was asked for");
-        // A command that fails closes its input early; its own message says more than EPIPE.
-        let written = stdin.write_all(script.as_bytes()).and_then(|()| stdin.write_all(b"\n"));
-        drop(stdin);
-        let output = child.wait_with_output()?;
-        if !output.status.success() {
-            bail!("`ip` failed: {}\n{script}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        written.context("`ip` did not take its commands")
+        self.run(|| ip_batch(script))
     }
 
     /// Runs a command in the namespace to its end and gives its output; an error when it fails.
@@ -103,15 +92,12 @@ impl Netns {
     }
 
     /// Runs a command in the namespace to its end, without input; its output.
+    ///
+    /// By a thread that is there: to have the child go there itself, as that of [`Netns::command`] does, takes a fork, which copies the page
+    /// tables of a test with hundreds of megabytes. The thread waits for it, too: a SIGCHLD for one that is just starting another child, with all
+    /// signals blocked, would interrupt what a third one waits for.
     pub fn output_of(&self, command: &mut Command) -> io::Result<Output> {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        self.spawn(command)?.wait_with_output()
-    }
-
-    /// Starts a command in the namespace, by a thread that is there. To have the child go there itself, as that of [`Netns::command`]
-    /// does, takes a fork, which copies the page tables of a test with hundreds of megabytes.
-    fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        self.run(|| command.spawn())
+        self.run(|| command.stdin(Stdio::null()).output())
     }
 
     /// Sets a value under `/proc/sys`, its key written as a path (`net/ipv4/ip_forward`).
@@ -126,6 +112,22 @@ impl Netns {
         let text = self.run(|| fs::read_to_string(&path)).with_context(|| path.clone())?;
         Ok(text.trim().to_owned())
     }
+}
+
+/// Runs `ip` commands where this thread is.
+fn ip_batch(script: &str) -> Result<()> {
+    let mut ip = Command::new("ip");
+    ip.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = ip.spawn().context("`ip` cannot be run (package iproute2)")?;
+    let mut stdin = child.stdin.take().expect("stdin was asked for");
+    // A command that fails closes its input early; its own message says more than EPIPE.
+    let written = stdin.write_all(script.as_bytes()).and_then(|()| stdin.write_all(b"\n"));
+    drop(stdin);
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("`ip` failed: {}\n{script}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    written.context("`ip` did not take its commands")
 }
 
 /// What every namespace starts with; devices made later inherit the `default` ones.

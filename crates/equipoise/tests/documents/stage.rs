@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use equipoise_lab::sandbox::Sandbox;
-use equipoise_lab::{Daemon, Netns};
+use equipoise_lab::{Daemon, Netns, program};
 
 use crate::blocks::{Document, SCRIPT, Step, commands, is_alike};
 
@@ -42,7 +43,7 @@ impl Stage {
             .collect();
         // It is a root of one file system: what is mounted below is not there.
         let installed = host.root.path("/usr/local/sbin/equipoise").unwrap();
-        fs::copy(env!("CARGO_BIN_EXE_equipoise"), installed).unwrap();
+        program::copy(Path::new(env!("CARGO_BIN_EXE_equipoise")), &installed).unwrap();
     }
 
     /// A host without this program.
@@ -88,8 +89,8 @@ impl Stage {
 
     /// Writes a program for others of a host to find.
     pub(crate) fn install(&self, host: &str, path: &str, text: &str) {
-        self.hosts[host].write(path, text);
-        self.ask(host, &format!("chmod 755 {path}"));
+        let host = &self.hosts[host];
+        program::script(&host.root.path(path).unwrap(), &host.here(text)).unwrap();
     }
 
     /// Waits for the end of what was started by a command which begins so; it must end well.

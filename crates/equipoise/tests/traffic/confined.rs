@@ -9,7 +9,7 @@ use std::path::Path;
 use equipoise_lab::crowd::{Crowd, RunningCrowd};
 use equipoise_lab::sandbox::Sandbox;
 use equipoise_lab::topology::{Forwarding, Lab, Options};
-use equipoise_lab::{Daemon, wait_until};
+use equipoise_lab::{Daemon, program, wait_until};
 use serde_json::Value;
 
 use crate::balanced::{
@@ -38,9 +38,9 @@ impl Confined {
     fn new(lab: &Lab, config: &str) -> Self {
         let confined = Self { sandbox: Sandbox::make(&lab.balancer).unwrap(), daemon: None };
         let path = |path| confined.sandbox.path(path).unwrap();
-        fs::copy(BINARY, path(PROGRAM)).unwrap();
+        program::copy(Path::new(BINARY), &path(PROGRAM)).unwrap();
         let prepare = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/prepare");
-        fs::copy(prepare, path("/usr/local/sbin/prepare")).unwrap();
+        program::copy(&prepare, &path("/usr/local/sbin/prepare")).unwrap();
         confined.write(config);
         let folders = "install -d /run/equipoise /var/lib/equipoise";
         confined

@@ -18,7 +18,7 @@ use equipoise_lab::crowd::{Crowd, RunningCrowd};
 use equipoise_lab::load::{Load, RunningLoad};
 use equipoise_lab::serve::{HttpServer, TcpEcho, UdpEcho};
 use equipoise_lab::topology::{Host, Lab, Options};
-use equipoise_lab::{Netns, scale, wait_until};
+use equipoise_lab::{Netns, program, scale, wait_until};
 use serde_json::Value;
 
 use crate::balanced::{
@@ -364,9 +364,7 @@ fn a_binary_that_does_not_come_to_run_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let script = |name: &str, text: &str| {
         let path = folder.path().join(name);
-        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(&path, mode).unwrap();
+        program::script(&path, &format!("#!/bin/sh\n{text}\n")).unwrap();
         path.to_str().unwrap().to_owned()
     };
     let refused = |binary: &str| {

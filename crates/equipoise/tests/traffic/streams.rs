@@ -11,7 +11,7 @@ use equipoise_lab::client::{Connect, HttpConnection, download, http_get};
 use equipoise_lab::load::Load;
 use equipoise_lab::serve::HttpServer;
 use equipoise_lab::topology::{Lab, Options};
-use equipoise_lab::{scale, wait_until};
+use equipoise_lab::{program, scale, wait_until};
 use serde_json::Value;
 
 use crate::balanced::{
@@ -225,8 +225,7 @@ pub(crate) fn connections_that_are_taken_up_outlive_whatever_becomes_of_the_cont
     let folder = tempfile::tempdir().unwrap();
     let dies = folder.path().join("dies");
     let script = "#!/bin/sh\nprintf '\"ready\"\\n' >&0; head -c 1 >/dev/null; exit 1\n";
-    std::fs::write(&dies, script).unwrap();
-    std::fs::set_permissions(&dies, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    program::script(&dies, script).unwrap();
     let mut counted = 0;
     for round in 0..scale(2, 6) {
         traffic.wait_for_more_than(traffic.answered() + 20);

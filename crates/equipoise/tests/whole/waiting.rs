@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
+use equipoise_lab::program;
+
 use super::*;
 use operate::FIRST;
 
@@ -181,9 +183,7 @@ async fn upgrade_tells_how_far_it_has_come() {
         // It says that it is ready, and has ended when everything is its own.
         let script = "#!/bin/sh\nprintf '\"ready\"\\n' >&0; head -c 1 >/dev/null; exit 1\n";
         let path = lab.path("next");
-        fs::write(&path, script).unwrap();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(&path, mode).unwrap();
+        program::script(&path, script).unwrap();
         let begun = Begun::start(lab.invoked(&format!("upgrade {}", path.display())));
         let (exit, said, told) = ended(begun).await;
         assert_eq!((exit, &*said), (1, ""), "{told}");

@@ -1,0 +1,60 @@
+//! Files that are to be run, written by a process of their own.
+//!
+//! What this process has open, a child that another thread starts meanwhile has open too, until it is another program. A file that
+//! somebody has open for writing cannot be run (`ETXTBSY` of execve(2)): tests that run beside others would fail now and then.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// Copies a program; folders that are missing are made.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    let status = install().arg(from).arg(to).status();
+    finished(status.context(MISSING)?.success(), to)
+}
+
+/// Writes a script that can be run; folders that are missing are made.
+pub fn script(path: &Path, text: &str) -> Result<()> {
+    let mut install = install();
+    let mut child =
+        install.arg("/dev/stdin").arg(path).stdin(Stdio::piped()).spawn().context(MISSING)?;
+    let mut stdin = child.stdin.take().expect("stdin was asked for");
+    stdin.write_all(text.as_bytes())?;
+    drop(stdin);
+    finished(child.wait()?.success(), path)
+}
+
+const MISSING: &str = "`install` cannot be run (package coreutils)";
+
+fn install() -> Command {
+    let mut install = Command::new("install");
+    install.args(["-D", "--mode=755"]);
+    install
+}
+
+fn finished(is_well: bool, path: &Path) -> Result<()> {
+    ensure!(is_well, "{} cannot be written", path.display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_can_be_run() {
+        let folder = std::env::temp_dir().join(format!("equipoise-program-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let [one, other] = ["one", "other"].map(|name| folder.join(name));
+        script(&one, "#!/bin/sh\necho \"$0\"\n").unwrap();
+        copy(&one, &other).unwrap();
+        for path in [&one, &other] {
+            let said = Command::new(path).output().unwrap().stdout;
+            assert_eq!(String::from_utf8(said).unwrap().trim(), path.to_str().unwrap());
+        }
+        assert!(copy(&folder.join("none"), &other).is_err());
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
