@@ -7,7 +7,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::panic::resume_unwind;
@@ -17,6 +17,8 @@ use std::sync::{Arc, Once};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
+
+use crate::program::fed;
 
 /// A network namespace held by an open file; clones are the same namespace.
 #[derive(Clone, Debug)]
@@ -76,7 +78,13 @@ impl Netns {
 
     /// Runs `ip` commands, one a line, written without the word `ip`; the first that fails ends it.
     pub fn ip(&self, script: &str) -> Result<()> {
-        self.run(|| ip_batch(script))
+        let mut ip = Command::new("ip");
+        let output = self.run(|| fed(ip.args(["-batch", "-"]), &format!("{script}\n")));
+        let output = output.context("`ip` cannot be run (package iproute2)")?;
+        if !output.status.success() {
+            bail!("`ip` failed: {}\n{script}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
     }
 
     /// Runs a command in the namespace to its end and gives its output; an error when it fails.
@@ -112,22 +120,6 @@ impl Netns {
         let text = self.run(|| fs::read_to_string(&path)).with_context(|| path.clone())?;
         Ok(text.trim().to_owned())
     }
-}
-
-/// Runs `ip` commands where this thread is.
-fn ip_batch(script: &str) -> Result<()> {
-    let mut ip = Command::new("ip");
-    ip.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = ip.spawn().context("`ip` cannot be run (package iproute2)")?;
-    let mut stdin = child.stdin.take().expect("stdin was asked for");
-    // A command that fails closes its input early; its own message says more than EPIPE.
-    let written = stdin.write_all(script.as_bytes()).and_then(|()| stdin.write_all(b"\n"));
-    drop(stdin);
-    let output = child.wait_with_output()?;
-    if !output.status.success() {
-        bail!("`ip` failed: {}\n{script}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    written.context("`ip` did not take its commands")
 }
 
 /// What every namespace starts with; devices made later inherit the `default` ones.

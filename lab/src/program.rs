@@ -3,30 +3,36 @@
 //! What this process has open, a child that another thread starts meanwhile has open too, until it is another program. A file that
 //! somebody has open for writing cannot be run (`ETXTBSY` of execve(2)): tests that run beside others would fail now and then.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
 /// Copies a program; folders that are missing are made.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
-    let status = install().arg(from).arg(to).status();
-    finished(status.context(MISSING)?.success(), to)
+    finished(install().arg(from).arg(to).output(), to)
 }
 
 /// Writes a script that can be run; folders that are missing are made.
 pub fn script(path: &Path, text: &str) -> Result<()> {
-    let mut install = install();
-    let mut child =
-        install.arg("/dev/stdin").arg(path).stdin(Stdio::piped()).spawn().context(MISSING)?;
-    let mut stdin = child.stdin.take().expect("stdin was asked for");
-    stdin.write_all(text.as_bytes())?;
-    drop(stdin);
-    finished(child.wait()?.success(), path)
+    finished(fed(install().arg("/dev/stdin").arg(path), text), path)
 }
 
-const MISSING: &str = "`install` cannot be run (package coreutils)";
+/// Runs a command to its end with this on its standard input; its end, and what it says of errors.
+pub(crate) fn fed(command: &mut Command, text: &str) -> io::Result<Output> {
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let mut stdin = child.stdin.take().expect("stdin was asked for");
+    let written = stdin.write_all(text.as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output()?;
+    // A command that fails closes its input early; its own message says more than EPIPE.
+    if output.status.success() {
+        written?;
+    }
+    Ok(output)
+}
 
 fn install() -> Command {
     let mut install = Command::new("install");
@@ -34,8 +40,10 @@ fn install() -> Command {
     install
 }
 
-fn finished(is_well: bool, path: &Path) -> Result<()> {
-    ensure!(is_well, "{} cannot be written", path.display());
+fn finished(output: io::Result<Output>, path: &Path) -> Result<()> {
+    let output = output.context("`install` cannot be run (package coreutils)")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{} cannot be written: {}", path.display(), said.trim());
     Ok(())
 }
 
