@@ -4,16 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
-use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
-use tokio::time::timeout;
+use hyper::Method;
 
 use super::ProblemDetails;
 use crate::status::change::{
@@ -35,6 +26,9 @@ use crate::status::{
 mod events;
 mod limits;
 mod talkers;
+mod wire;
+
+use wire::{Patience, encode, pairs};
 
 pub use events::{EventStream, FlowStream, PacketStream, Told, Wanted};
 
@@ -43,15 +37,6 @@ pub use events::{EventStream, FlowStream, PacketStream, Told, Wanted};
 pub struct Client {
     socket: PathBuf,
     patience: Patience,
-}
-
-/// How long an answer may take to begin.
-#[derive(Clone, Copy, Debug, Default)]
-struct Patience {
-    /// That of a question; none for as long as it takes.
-    question: Option<Duration>,
-    /// That of what is to be done.
-    order: Option<Duration>,
 }
 
 /// Why there is no answer.
@@ -102,7 +87,7 @@ impl Client {
     ///
     /// When there is no answer; so for all that follow.
     pub async fn status(&self) -> Result<Status, ClientError> {
-        self.read(self.send(Method::GET, "status", Bytes::new()).await?).await
+        self.ask(Method::GET, "status").await
     }
 
     /// The flows that pass `filter`.
@@ -112,7 +97,7 @@ impl Client {
     /// When there is no answer.
     pub async fn flows(&self, filter: &FlowFilter) -> Result<Vec<Flow>, ClientError> {
         let path = format!("flows?{}", query(filter));
-        self.read(self.send(Method::GET, &path, Bytes::new()).await?).await
+        self.ask(Method::GET, &path).await
     }
 
     /// Ends flows.
@@ -130,7 +115,7 @@ impl Client {
             ("all", set(*all)),
             ("reset", set(*reset)),
         ]);
-        self.read(self.send(Method::DELETE, &format!("flows?{query}"), Bytes::new()).await?).await
+        self.ask(Method::DELETE, &format!("flows?{query}")).await
     }
 
     /// The configuration that runs, as JSON.
@@ -139,7 +124,7 @@ impl Client {
     ///
     /// When there is no answer.
     pub async fn config(&self) -> Result<serde_json::Value, ClientError> {
-        self.read(self.send(Method::GET, "config", Bytes::new()).await?).await
+        self.ask(Method::GET, "config").await
     }
 
     /// What a configuration would change.
@@ -148,7 +133,7 @@ impl Client {
     ///
     /// When there is no answer, or the configuration is wrong.
     pub async fn plan(&self, request: &PlanRequest) -> Result<PlanAnswer, ClientError> {
-        self.read(self.send(Method::POST, "plan", json(request)?).await?).await
+        self.tell(Method::POST, "plan", request).await
     }
 
     /// What becomes of a packet.
@@ -157,7 +142,7 @@ impl Client {
     ///
     /// When there is no answer, or the packet or the interface is wrong.
     pub async fn explain(&self, request: &ExplainRequest) -> Result<ExplainAnswer, ClientError> {
-        self.read(self.send(Method::POST, "explain", json(request)?).await?).await
+        self.tell(Method::POST, "explain", request).await
     }
 
     /// Gives backends no new flows.
@@ -166,7 +151,7 @@ impl Client {
     ///
     /// When there is no answer, a backend is not there, or one is drained already.
     pub async fn drain(&self, request: &DrainRequest) -> Result<DrainAnswer, ClientError> {
-        self.read(self.send(Method::POST, "drains", json(request)?).await?).await
+        self.tell(Method::POST, "drains", request).await
     }
 
     /// Gives backends new flows again.
@@ -176,7 +161,7 @@ impl Client {
     /// When there is no answer, a backend is not there, or none is drained.
     pub async fn undrain(&self, request: &UndrainRequest) -> Result<Vec<DrainStatus>, ClientError> {
         let path = format!("drains?{}", selected(request));
-        self.read(self.send(Method::DELETE, &path, Bytes::new()).await?).await
+        self.ask(Method::DELETE, &path).await
     }
 
     /// All drains.
@@ -185,7 +170,7 @@ impl Client {
     ///
     /// When there is no answer.
     pub async fn drains(&self) -> Result<DrainsAnswer, ClientError> {
-        self.read(self.send(Method::GET, "drains", Bytes::new()).await?).await
+        self.ask(Method::GET, "drains").await
     }
 
     /// The breakers of a service, or of all.
@@ -195,7 +180,7 @@ impl Client {
     /// When there is no answer, or no such service.
     pub async fn breakers(&self, service: Option<&str>) -> Result<Vec<BreakerStatus>, ClientError> {
         let query = pairs(&[("service", service)]);
-        self.read(self.send(Method::GET, &format!("breakers?{query}"), Bytes::new()).await?).await
+        self.ask(Method::GET, &format!("breakers?{query}")).await
     }
 
     /// Opens, closes or resets breakers; how they are then.
@@ -207,7 +192,7 @@ impl Client {
         &self,
         request: &BreakerRequest,
     ) -> Result<Vec<BreakerStatus>, ClientError> {
-        self.read(self.send(Method::POST, "breakers", json(request)?).await?).await
+        self.tell(Method::POST, "breakers", request).await
     }
 
     /// The health of the backends that pass `filter`.
@@ -217,7 +202,7 @@ impl Client {
     /// When there is no answer, or there is no such service.
     pub async fn health(&self, filter: &HealthFilter) -> Result<Vec<BackendHealth>, ClientError> {
         let path = format!("health?{}", pairs(&[("service", filter.service.as_deref())]));
-        self.read(self.send(Method::GET, &path, Bytes::new()).await?).await
+        self.ask(Method::GET, &path).await
     }
 
     /// Says how a backend is.
@@ -230,7 +215,7 @@ impl Client {
         name: &BackendName,
         word: &HealthWord,
     ) -> Result<Vec<BackendHealth>, ClientError> {
-        self.read(self.send(Method::PUT, &health_of(name), json(word)?).await?).await
+        self.tell(Method::PUT, &health_of(name), word).await
     }
 
     /// Has a backend checked; answered when that is done.
@@ -244,7 +229,7 @@ impl Client {
     ) -> Result<Vec<BackendHealth>, ClientError> {
         let path =
             format!("{}/check?{}", health_of(name), pairs(&[("route", name.route.as_deref())]));
-        self.read(self.send(Method::POST, &path, Bytes::new()).await?).await
+        self.ask(Method::POST, &path).await
     }
 
     /// The names that are looked up.
@@ -253,7 +238,7 @@ impl Client {
     ///
     /// When there is no answer.
     pub async fn names(&self) -> Result<Vec<NameStatus>, ClientError> {
-        self.read(self.send(Method::GET, "dns", Bytes::new()).await?).await
+        self.ask(Method::GET, "dns").await
     }
 
     /// Has a name looked up; answered when that is done.
@@ -263,7 +248,7 @@ impl Client {
     /// When there is no answer, or no service has the name.
     pub async fn refresh_names(&self, name: &str) -> Result<Vec<NameStatus>, ClientError> {
         let path = format!("dns/{}/refresh", encode(name));
-        self.read(self.send(Method::POST, &path, Bytes::new()).await?).await
+        self.ask(Method::POST, &path).await
     }
 
     /// Has the file read again, or another one.
@@ -272,7 +257,7 @@ impl Client {
     ///
     /// When there is no answer, or the configuration is wrong.
     pub async fn reload(&self, request: &ReloadRequest) -> Result<ReloadAnswer, ClientError> {
-        self.read(self.send(Method::POST, "reload", json(request)?).await?).await
+        self.tell(Method::POST, "reload", request).await
     }
 
     /// Lets what was taken stay.
@@ -281,7 +266,7 @@ impl Client {
     ///
     /// When there is no answer, or nothing to be confirmed.
     pub async fn confirm(&self) -> Result<ConfirmAnswer, ClientError> {
-        self.read(self.send(Method::POST, "confirm", Bytes::new()).await?).await
+        self.ask(Method::POST, "confirm").await
     }
 
     /// Who has changed the configuration, the latest first.
@@ -290,7 +275,7 @@ impl Client {
     ///
     /// When there is no answer.
     pub async fn history(&self) -> Result<Vec<HistoryEntry>, ClientError> {
-        self.read(self.send(Method::GET, "history", Bytes::new()).await?).await
+        self.ask(Method::GET, "history").await
     }
 
     /// What is otherwise than the file says.
@@ -299,7 +284,7 @@ impl Client {
     ///
     /// When there is no answer.
     pub async fn changes(&self) -> Result<Vec<RuntimeChange>, ClientError> {
-        self.read(self.send(Method::GET, "changes", Bytes::new()).await?).await
+        self.ask(Method::GET, "changes").await
     }
 
     /// Gives a backend another weight.
@@ -313,7 +298,7 @@ impl Client {
         weight: u16,
     ) -> Result<ReloadAnswer, ClientError> {
         let request = WeightRequest { weight, route: name.route.clone() };
-        self.read(self.send(Method::PATCH, &path_of(name), json(&request)?).await?).await
+        self.tell(Method::PATCH, &path_of(name), &request).await
     }
 
     /// Adds a backend to a pool of a service.
@@ -327,7 +312,7 @@ impl Client {
         request: &AddRequest,
     ) -> Result<ReloadAnswer, ClientError> {
         let path = format!("services/{}/backends", encode(service));
-        self.read(self.send(Method::POST, &path, json(request)?).await?).await
+        self.tell(Method::POST, &path, request).await
     }
 
     /// Takes a backend out of its pools.
@@ -337,7 +322,7 @@ impl Client {
     /// When there is no answer, no such backend, or the whole would be wrong.
     pub async fn remove_backend(&self, name: &BackendName) -> Result<ReloadAnswer, ClientError> {
         let path = format!("{}?{}", path_of(name), pairs(&[("route", name.route.as_deref())]));
-        self.read(self.send(Method::DELETE, &path, Bytes::new()).await?).await
+        self.ask(Method::DELETE, &path).await
     }
 
     /// Runs another binary in place of the process that runs.
@@ -346,7 +331,7 @@ impl Client {
     ///
     /// When there is no answer, or the binary has not come to run.
     pub async fn upgrade(&self, request: &UpgradeRequest) -> Result<UpgradeAnswer, ClientError> {
-        self.read(self.send(Method::POST, "upgrade", json(request)?).await?).await
+        self.tell(Method::POST, "upgrade", request).await
     }
 
     /// Ends the instance; answered when everything is removed.
@@ -355,81 +340,8 @@ impl Client {
     ///
     /// When there is no answer, or something could not be removed.
     pub async fn stop(&self) -> Result<StopAnswer, ClientError> {
-        self.read(self.send(Method::POST, "stop", Bytes::new()).await?).await
+        self.ask(Method::POST, "stop").await
     }
-
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<Response<Incoming>, ClientError> {
-        let Patience { question, order } = self.patience;
-        let patience = if method == Method::GET { question } else { order };
-        let answered = self.exchange(method, path, body);
-        let Some(within) = patience else { return answered.await };
-        let silent = |_| ClientError::Silent { socket: self.socket.clone(), within };
-        timeout(within, answered).await.map_err(silent)?
-    }
-
-    async fn exchange(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<Response<Incoming>, ClientError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.unreachable(e))?;
-        let talk = |e: hyper::Error| ClientError::Talk(e.to_string());
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(talk)?;
-        tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("/api/v1/{path}"))
-            .header(HOST, "equipoise")
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .map_err(|e| ClientError::Talk(e.to_string()))?;
-        sender.send_request(request).await.map_err(talk)
-    }
-
-    async fn read<T: DeserializeOwned>(
-        &self,
-        response: Response<Incoming>,
-    ) -> Result<T, ClientError> {
-        let body = whole(self.answered(response).await?).await?;
-        serde_json::from_slice(&body).map_err(|e| ClientError::Talk(e.to_string()))
-    }
-
-    /// The body of an answer that is no problem.
-    async fn answered(&self, response: Response<Incoming>) -> Result<Incoming, ClientError> {
-        let status = response.status();
-        if status == StatusCode::OK {
-            return Ok(response.into_body());
-        }
-        let body = whole(response.into_body()).await?;
-        let problem = serde_json::from_slice(&body);
-        let problem = problem.map_err(|e| ClientError::Talk(format!("status {status}, {e}")))?;
-        Err(ClientError::Problem(Box::new(problem)))
-    }
-
-    fn unreachable(&self, source: io::Error) -> ClientError {
-        use io::ErrorKind::{ConnectionRefused, NotFound};
-        let socket = self.socket.clone();
-        if matches!(source.kind(), ConnectionRefused | NotFound) {
-            return ClientError::NoInstance(socket);
-        }
-        ClientError::Socket { socket, source }
-    }
-}
-
-async fn whole(body: Incoming) -> Result<Bytes, ClientError> {
-    let body = body.collect().await.map_err(|e| ClientError::Talk(e.to_string()))?;
-    Ok(body.to_bytes())
-}
-
-fn json<T: Serialize>(value: &T) -> Result<Bytes, ClientError> {
-    serde_json::to_vec(value).map(Bytes::from).map_err(|e| ClientError::Talk(e.to_string()))
 }
 
 fn query(filter: &FlowFilter) -> String {
@@ -451,12 +363,6 @@ fn selected(request: &UndrainRequest) -> String {
     ])
 }
 
-/// Those that are given, as a query.
-fn pairs(all: &[(&str, Option<&str>)]) -> String {
-    let given = all.iter().filter_map(|(key, value)| Some((key, (*value)?)));
-    given.map(|(key, value)| format!("{key}={}", encode(value))).collect::<Vec<_>>().join("&")
-}
-
 /// The path of a backend.
 fn path_of(BackendName { service, backend, .. }: &BackendName) -> String {
     format!("services/{}/backends/{}", encode(service), encode(backend))
@@ -465,20 +371,6 @@ fn path_of(BackendName { service, backend, .. }: &BackendName) -> String {
 /// The path of a backend's health.
 fn health_of(name: &BackendName) -> String {
     format!("{}/health", path_of(name))
-}
-
-/// Percent-encoding of all but the unreserved characters of RFC 3986.
-fn encode(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(byte as char);
-            }
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! Events as a client gets them.
 
 use http_body_util::BodyExt as _;
-use hyper::Method;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Client, ClientError, pairs, query};
+use super::wire::pairs;
+use super::{Client, ClientError, query};
 use crate::events::Event;
 use crate::flow_events::FlowTold;
 use crate::status::FlowFilter;
@@ -56,9 +56,7 @@ impl Client {
 
     /// What a path streams.
     async fn stream(&self, path: &str) -> Result<EventStream, ClientError> {
-        let response = self.send(Method::GET, path, Bytes::new()).await?;
-        let body = self.answered(response).await?;
-        Ok(EventStream { body, text: Vec::new() })
+        Ok(EventStream { body: self.open(path).await?, text: Vec::new() })
     }
 }
 

@@ -2,9 +2,9 @@
 
 use equipoise_core::config::RateOf;
 use hyper::Method;
-use hyper::body::Bytes;
 
-use super::{Client, ClientError, encode, json, pairs};
+use super::wire::{encode, pairs};
+use super::{Client, ClientError};
 use crate::status::change::ReloadAnswer;
 use crate::status::limits::{Denied, DenyRequest, LimitsAnswer, RateRequest};
 use crate::status::pool::PoolShares;
@@ -17,7 +17,7 @@ impl Client {
     /// When there is no answer, or no such service.
     pub async fn limits(&self, service: Option<&str>) -> Result<LimitsAnswer, ClientError> {
         let path = format!("limits?{}", pairs(&[("service", service)]));
-        self.read(self.send(Method::GET, &path, Bytes::new()).await?).await
+        self.ask(Method::GET, &path).await
     }
 
     /// Gives a service another rate.
@@ -32,7 +32,7 @@ impl Client {
         request: RateRequest,
     ) -> Result<ReloadAnswer, ClientError> {
         let path = format!("services/{}/limits/{}", encode(service), of.name());
-        self.read(self.send(Method::PUT, &path, json(&request)?).await?).await
+        self.tell(Method::PUT, &path, &request).await
     }
 
     /// Has a service know no such limit, or none at all.
@@ -47,7 +47,7 @@ impl Client {
     ) -> Result<ReloadAnswer, ClientError> {
         let of = of.map(|of| format!("/{}", of.name())).unwrap_or_default();
         let path = format!("services/{}/limits{of}", encode(service));
-        self.read(self.send(Method::DELETE, &path, Bytes::new()).await?).await
+        self.ask(Method::DELETE, &path).await
     }
 
     /// Prefixes that are denied since the file was read.
@@ -56,7 +56,7 @@ impl Client {
     ///
     /// When there is no answer.
     pub async fn denied(&self) -> Result<Vec<Denied>, ClientError> {
-        self.read(self.send(Method::GET, "deny", Bytes::new()).await?).await
+        self.ask(Method::GET, "deny").await
     }
 
     /// Denies clients of a prefix, and ends their flows.
@@ -70,7 +70,7 @@ impl Client {
         request: &DenyRequest,
     ) -> Result<ReloadAnswer, ClientError> {
         let path = format!("deny/{}", encode(prefix));
-        self.read(self.send(Method::PUT, &path, json(request)?).await?).await
+        self.tell(Method::PUT, &path, request).await
     }
 
     /// Lets them in again.
@@ -84,7 +84,7 @@ impl Client {
         service: Option<&str>,
     ) -> Result<ReloadAnswer, ClientError> {
         let path = format!("deny/{}?{}", encode(prefix), pairs(&[("service", service)]));
-        self.read(self.send(Method::DELETE, &path, Bytes::new()).await?).await
+        self.ask(Method::DELETE, &path).await
     }
 
     /// What the backends of the pools of a service get, or of one of them.
@@ -98,7 +98,7 @@ impl Client {
         route: Option<&str>,
     ) -> Result<Vec<PoolShares>, ClientError> {
         let path = format!("services/{}/pools?{}", encode(service), pairs(&[("route", route)]));
-        self.read(self.send(Method::GET, &path, Bytes::new()).await?).await
+        self.ask(Method::GET, &path).await
     }
 
     /// So, after weights that follow live flows have been made anew.
@@ -113,6 +113,6 @@ impl Client {
     ) -> Result<Vec<PoolShares>, ClientError> {
         let query = pairs(&[("route", route)]);
         let path = format!("services/{}/pools/recompute?{query}", encode(service));
-        self.read(self.send(Method::POST, &path, Bytes::new()).await?).await
+        self.ask(Method::POST, &path).await
     }
 }

@@ -1,9 +1,9 @@
 //! What the client asks about sources with most.
 
 use hyper::Method;
-use hyper::body::Bytes;
 
-use super::{Client, ClientError, pairs};
+use super::wire::pairs;
+use super::{Client, ClientError};
 use crate::status::talkers::{By, DroppedRequest, TalkersRequest, TopTalkers};
 
 impl Client {
@@ -21,8 +21,7 @@ impl Client {
         let limit = limit.map(|limit| limit.to_string());
         let query =
             pairs(&[("service", service.as_deref()), ("by", by), ("limit", limit.as_deref())]);
-        self.read(self.send(Method::GET, &format!("top-talkers?{query}"), Bytes::new()).await?)
-            .await
+        self.ask(Method::GET, &format!("top-talkers?{query}")).await
     }
 
     /// The sources of most packets that are dropped; answered when they have been looked at for as long as is asked for.
@@ -40,6 +39,6 @@ impl Client {
             ("limit", limit.as_deref()),
         ]);
         let path = format!("top-talkers/dropped?{query}");
-        self.read(self.send(Method::GET, &path, Bytes::new()).await?).await
+        self.ask(Method::GET, &path).await
     }
 }
