@@ -276,7 +276,7 @@ const HEAD: &str = "\
 # Configuration
 
 Every key, from the list that the check itself reads ([`keys.rs`](../crates/equipoise-core/src/config/check/keys.rs)).
-`equipoise schema` prints the same as a JSON Schema, and [README](../README.md) says what goes with what.
+`equipoise schema` prints the same as a JSON Schema, and the guide, from [Configuration files](configuration.md) on, says what goes with what.
 
 The format is that of the file's extension:
 

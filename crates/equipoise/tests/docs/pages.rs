@@ -339,8 +339,8 @@ fn exit_codes() -> String {
 }
 
 #[test]
-fn readme_has_every_exit_code() {
-    let text = include_str!("../../../../README.md");
+fn the_page_on_the_end_of_the_process_has_every_exit_code() {
+    let text = include_str!("../../../../docs/lifecycle.md");
     assert!(text.contains(&format!("\n\n{}\n", exit_codes())), "{}", exit_codes());
 }
 

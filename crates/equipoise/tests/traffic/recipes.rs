@@ -130,15 +130,14 @@ fn the_readme_shows_what_a_first_configuration_gives() {
     assert_eq!(looked.0.len(), 1, "{:?}", looked.0);
 }
 
-/// What the README says of drains and of changes, on an instance of its first configuration.
+/// What the pages on drains and on changes say, on an instance of the first configuration of the README.
 #[test]
-fn the_readme_shows_what_drains_and_changes_give() {
+fn the_guide_shows_what_drains_and_changes_give() {
     let lab = lab(3);
     let _servers = web_servers(&lab);
     let mut stage = Stage::default();
     stage.host("", &lab.balancer, &[("eth0", "front"), ("eth1", "back")]);
-    let readme = Document::read("README.md");
-    let first = readme.section("## A first configuration");
+    let first = Document::read("README.md").section("## A first configuration");
     let mut is_running = false;
     // Up to its start.
     let later = |_: &str, command: &str| {
@@ -148,8 +147,8 @@ fn the_readme_shows_what_drains_and_changes_give() {
     };
     stage.follow(&first, later, |_, _| {});
     let mut looked = Looked::default();
-    for section in ["## Drains", "## Changes while it runs"] {
-        stage.follow(&readme.section(section), never, |stage, command| {
+    for page in ["docs/drains.md", "docs/changes.md"] {
+        stage.follow(&Document::read(page), never, |stage, command| {
             if looked.at("# equipoise drain", command) {
                 assert_eq!(who_answers(&lab), "b2 b3");
             } else if looked.at("# equipoise weight web 10.0.0.12:8080 0", command) {

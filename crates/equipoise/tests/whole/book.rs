@@ -11,7 +11,7 @@ use super::*;
 const HEAD: &str = "\
 # Admin API
 
-HTTP and JSON on the instance's socket, for its user alone, and with `[settings.admin]` on a port: [Admin API on a port](../README.md#admin-api-on-a-port) says who may ask what there.
+HTTP and JSON on the instance's socket, for its user alone, and with `[settings.admin]` on a port: [Admin API on a port](admin.md) says who may ask what there.
 This page is made of the document that an instance gives at `/api/v1/openapi.json` (OpenAPI 3.1): `UPDATE_EXPECT=1 cargo test -p equipoise --test whole_program` writes it anew.
 
 ```sh
