@@ -49,6 +49,8 @@ pub fn hand_over<F: Family>(
     work.found = found;
     work.part = part;
     work.sent = sent as u32;
+    // What is left there is of another packet.
+    work.way_is_known = false;
     Ok(on(Stage::Carry))
 }
 

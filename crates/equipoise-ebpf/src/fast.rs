@@ -66,8 +66,13 @@ pub fn balance<H: Hook, F: Family>(
         // What TC takes up is noted there, and told of with it: here it has been taken off again.
         Ok(sent) if !H::IS_LAST && sent == H::pass() => Ok(action(sent)),
         Ok(sent) => turned(headers, &decision, found, action(sent)),
-        Err(verdict) if verdict.is_answered() => answered(headers, verdict),
-        Err(verdict) => Err(verdict),
+        Err(verdict) => {
+            if !report::is_dry() {
+                // It has not gone on with its flow.
+                F::leave(decision.at, headers);
+            }
+            if verdict.is_answered() { answered(headers, verdict) } else { Err(verdict) }
+        }
     }
 }
 

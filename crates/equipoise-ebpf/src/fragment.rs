@@ -17,7 +17,8 @@ use crate::report::{self, Direction};
 use crate::rewrite::{self, Hops};
 use crate::table::others;
 use crate::{
-    TURN, action, carry, filter, leave, observes, odd, on, pool, select, service, slow, table,
+    TURN, action, carry, filter, leave, limit, observes, odd, on, pool, select, service, slow,
+    table,
 };
 
 /// What the fragments of a packet have in common.
@@ -203,6 +204,9 @@ fn decide_alone<H: Hook, F: Family>(
         HASH => {}
         DROP => return Err(Verdict::FragmentRefused),
         _ => return Err(Verdict::FragmentUnknown),
+    }
+    if limit::is_listed(&policy.limits, service.id, tuple.source) {
+        return Err(Verdict::SourceDenied);
     }
     // By the source alone, as the plan has it for such a service: the ports, which are not there, make no difference.
     let pool = pool::of(&service, policy, tuple.source);

@@ -11,7 +11,7 @@ use equipoise_common::verdict::Verdict;
 
 use crate::answer::swap_link_addresses;
 use crate::family::{Addresses, Family};
-use crate::flow::{Decision, Found, Passage};
+use crate::flow::{self, Decision, Found, Passage};
 use crate::forward::{self, Change, Passing};
 use crate::hook::{Hook, Packet, Stage, port_word};
 use crate::odd::{self, headers};
@@ -66,6 +66,7 @@ pub fn take_up<H: Hook, F: Family>(hook: &H, packet: &Packet, ip: &Ip<F>) -> Res
         return Err(Verdict::NotTcpUdp);
     }
     decision.at = 0;
+    decision.now = flow::now();
     let is_reply = decision.direction == Direction::Reply;
     if decision.apart {
         // About what the backend has sent by another way, which it has to hear of: it goes there as it is. What is about

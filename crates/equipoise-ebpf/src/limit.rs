@@ -29,12 +29,18 @@ const IS_V6: u32 = 1 << 8;
 pub fn is_denied<F: Family>() -> bool {
     let Some(work) = F::work() else { return false };
     let Some(limits) = limits(work) else { return false };
+    is_listed(limits, work.service.id, work.headers.tuple.source)
+}
+
+/// Whether a source is kept out of a service with these limits.
+#[inline(always)]
+pub fn is_listed<F: Family>(limits: &Limits, service: u32, source: F) -> bool {
     if limits.lists == 0 {
         return false;
     }
     let family = if F::IS_V6 { IS_V6 } else { 0 };
-    let V6([first, second]) = work.headers.tuple.source.pack();
-    source_is_denied(u32::from(limits.lists) | family, work.service.id, first, second) != 0
+    let V6([first, second]) = source.pack();
+    source_is_denied(u32::from(limits.lists) | family, service, first, second) != 0
 }
 
 /// Whether the source of the packet in this CPU's work has had as many new flows as it may. If not, it

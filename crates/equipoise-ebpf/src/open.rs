@@ -7,7 +7,7 @@ use equipoise_common::flow::count::{Pressure, Refused};
 use equipoise_common::flow::end::Evicted;
 use equipoise_common::flow::open::{New, Opened};
 use equipoise_common::flow::track::tcp;
-use equipoise_common::value::{OnFull, Policy, Service};
+use equipoise_common::value::{OnFull, OnUnknown, Policy, Service};
 use equipoise_common::verdict::Verdict;
 
 use crate::family::Family;
@@ -95,7 +95,9 @@ pub fn settle<F: Family>(
         }
         return Ok(());
     }
-    match refusal(opened.refused, policy) {
+    // What follows it would be of no flow, and not let through: rather the client sends it again.
+    let is_in_vain = headers.is_syn() && policy.on_unknown != OnUnknown::Hash as u8;
+    match refusal(opened.refused, policy, is_in_vain) {
         Some(verdict) => Err(verdict),
         None => stateless::send(work, decision),
     }
@@ -121,7 +123,7 @@ fn unnamed(number: u32) -> Verdict {
 
 /// The verdict on a packet whose flow was not opened; none where it is decided without one.
 #[inline(always)]
-fn refusal(refused: u32, policy: &Policy) -> Option<Verdict> {
+fn refusal(refused: u32, policy: &Policy, is_in_vain: bool) -> Option<Verdict> {
     const FULL: u32 = Refused::Full as u32;
     const CROWDED: u32 = Refused::Crowded as u32;
     const SERVICE: u32 = Refused::Service as u32;
@@ -135,6 +137,10 @@ fn refusal(refused: u32, policy: &Policy) -> Option<Verdict> {
         BACKEND => {
             report::pressure(Pressure::RefusedBackend);
             Some(Verdict::FlowLimit)
+        }
+        FULL | CROWDED | BUSY if is_in_vain => {
+            report::pressure(Pressure::RefusedFull);
+            Some(Verdict::FlowRefused)
         }
         FULL | CROWDED if policy.on_full == OnFull::Drop as u8 => {
             report::pressure(Pressure::RefusedFull);

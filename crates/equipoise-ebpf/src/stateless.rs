@@ -100,6 +100,8 @@ fn translate<F: Family>(headers: &Headers<F>, decision: &mut Decision<F>) -> boo
         }
     };
     decision.to.source = F::unpack(reply.vip);
+    // Its way is kept for the next ones, and not for ever.
+    decision.now = now();
     decision.direction = Direction::Reply;
     decision.service = reply.service;
     decision.backend = reply.backend;

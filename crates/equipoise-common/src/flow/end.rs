@@ -5,7 +5,7 @@
 //! from outside; slots are used again only under one, and after [`super::GRACE`].
 
 use super::count::Live;
-use super::entry::{Meta, Reason, begun, flag, key, opened, owner};
+use super::entry::{Meta, Reason, begun, flag, key, last_seen, opened, owner};
 use super::find::{is_expired, is_past};
 use super::set::{End, Position, Storage, WAYS, Way, at, position};
 use super::state::{MOMENTS_BITS, State};
@@ -213,7 +213,11 @@ pub fn worth<const SLOT: usize, S: Storage<SLOT>>(table: &S, here: Position, now
     if !meta.is_live() {
         return 0;
     }
-    let age = age(slot, meta, now);
+    let age = match meta.state() {
+        State::Opening | State::OneWay => age(slot, meta, now),
+        // An entry of a reply does not tell any more when it was opened.
+        _ => (now.wrapping_sub(last_seen(slot)) as i32).max(1) as u32,
+    };
     let (service, _) = owner(slot);
     let timeout = table.timeout(service, meta.state_number());
     let rank = if is_expired(table, here, slot, timeout, now) {

@@ -134,8 +134,9 @@ pub fn greet<const SLOT: usize, S: Storage<SLOT>>(table: &S, here: Position, seg
         return;
     }
     let is_one_sided = meta.has(flag::ONE_SIDED);
-    // The reply's entry begins with what the first SYN makes the backend acknowledge.
-    let is_again = handshake == tcp::SYN && segment.end() == acknowledged(other);
+    // The reply's entry begins with what the first SYN makes the backend acknowledge. One that XDP has left to TC is the only one yet.
+    let is_again =
+        handshake == tcp::SYN && segment.end() == acknowledged(other) && packets(slot) > 1;
     if is_again && (is_one_sided || !meta.has(flag::ANSWERED)) {
         mark_again([slot, other], [here, meta.other()], flag::SENT_AGAIN);
     } else if is_one_sided && handshake == tcp::ACK {

@@ -214,6 +214,19 @@ fn by_hash_a_fragment_before_the_first_goes_where_that_will_go() {
 }
 
 #[test]
+fn sources_that_are_denied_have_no_fragment_let_through() {
+    let keys = "fragments = 'hash'\nlimits = { deny = ['0.0.0.0/0', '::/0'] }";
+    let mut world = World::new(&services(keys, 1));
+    for talk in talks(10_900) {
+        world.wait(60_000);
+        let cut = Cut::of(&world, &talk, Client, Transport::Udp);
+        for number in [1, 0, 1, 2] {
+            cut.ends(&world, talk.hook, number, Verdict::SourceDenied);
+        }
+    }
+}
+
+#[test]
 fn fragments_that_are_for_no_service_are_passed_as_they_came() {
     let world = World::new(&services("", 1));
     for mut talk in talks(10_800) {

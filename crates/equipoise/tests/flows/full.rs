@@ -161,6 +161,27 @@ fn where_the_service_says_so_what_has_no_room_is_dropped() {
 }
 
 #[test]
+fn a_connection_is_not_begun_that_would_not_be_let_go_on() {
+    let most = SIZES[0];
+    for unknown in ["drop", "reset"] {
+        let world = World::sized(&long(&format!("on-unknown = '{unknown}'")), most.into());
+        for (family, hook) in [(0, Hook::Xdp), (1, Hook::Ingress)] {
+            confirm(&world, &mut crowd(hook, family, 1024..1024 + most));
+            let before = tally(&world);
+            for (tried, talk) in (1..).zip(crowd(hook, family, 3000..3010)) {
+                let syn = talk.packet(Client, Transport::Syn);
+                talk.is_dropped(&world, Client, syn, Verdict::FlowRefused);
+                let refused = before.refused + tried;
+                // Datagrams need nobody to remember them.
+                talk.pass(&world, Client, talk.packet(Client, Transport::Udp));
+                let stateless = before.stateless + tried;
+                assert_eq!(tally(&world), Tally { refused, stateless, ..before });
+            }
+        }
+    }
+}
+
+#[test]
 fn a_reply_to_what_was_not_remembered_finds_its_way_for_as_long_as_it_may() {
     let mut world = World::sized(&long(""), SIZES[0].into());
     for family in 0..2 {

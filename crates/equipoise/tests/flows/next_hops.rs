@@ -114,6 +114,29 @@ fn the_first_packet_of_a_flow_takes_a_way_that_is_kept_and_has_its_own_kept() {
     world.kernel.allow_shortcuts(Shortcuts::None).unwrap();
 }
 
+/// What a new flow's first packet has left on the CPU is of no use to an answer for which rewriting is not all.
+#[test]
+fn answers_whose_segments_are_made_smaller_ask_for_their_own_way() {
+    let mut world = World::new(&services("mss-clamp = 1200", 1));
+    world.kernel.allow_shortcuts(Shortcuts::All).unwrap();
+    pin(0);
+    for (number, mut talk) in talks(9300).into_iter().enumerate() {
+        let others = [10, 20].map(|by| talks(9300 + by)[number]);
+        world.wait(KEPT + 1);
+        talk.say(&world, Client, Transport::Syn);
+        for mut other in others {
+            other.say(&world, Client, Transport::Syn);
+        }
+        let answer = talk.next(Backend, Transport::SynAck);
+        let client = talk.ends.client.ip();
+        unreachable(&world, "add", client);
+        assert_eq!(talk.send(&world, Backend, answer).0, Verdict::ReplyNoRoute, "{talk:?}");
+        unreachable(&world, "del", client);
+        assert_eq!(talk.send(&world, Backend, answer).0, Verdict::ForwardedReply, "{talk:?}");
+    }
+    world.kernel.allow_shortcuts(Shortcuts::None).unwrap();
+}
+
 #[test]
 fn nothing_is_kept_where_the_way_may_depend_on_more() {
     let mut world = World::new(&services("", 1));

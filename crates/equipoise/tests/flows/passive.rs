@@ -4,7 +4,7 @@ use equipoise::dataplane::DataPlane as _;
 use equipoise_common::event::Event;
 use equipoise_common::flow::Reason;
 use equipoise_common::flow::state::MOMENTS_BITS;
-use equipoise_common::verdict::Hook;
+use equipoise_common::verdict::{Hook, Verdict};
 
 use crate::bench::{Packet, Transport};
 use crate::modes::{backend, ends, frame, in_mode};
@@ -82,6 +82,30 @@ fn silence_of_a_backend_is_told_apart_from_a_client_that_asks_once() {
             talk.next[0] = talk.next[0].wrapping_add(1 << 20);
         }
     }
+}
+
+#[test]
+fn a_syn_that_xdp_leaves_to_tc_has_not_been_sent_again() {
+    let mut world = World::new(&services(TIMEOUTS, 1));
+    let back = world.back;
+    world.kernel.allow_redirect(back, false).unwrap();
+    for mut talk in talks(20_500).into_iter().filter(|talk| talk.hook == Hook::Xdp) {
+        for again in [0, 1] {
+            let syn = talk.packet(Client, Transport::Syn);
+            for _ in 0..=again {
+                for (hook, expected) in [
+                    (Hook::Xdp, Verdict::RequestNoRedirect),
+                    (Hook::Ingress, Verdict::ForwardedRequest),
+                ] {
+                    talk.hook = hook;
+                    assert_eq!(talk.send(&world, Client, syn).0, expected);
+                }
+            }
+            assert_eq!(silent(&mut world), [(Reason::Idle, again > 0)], "{talk:?}");
+            talk.next[0] = talk.next[0].wrapping_add(1 << 20);
+        }
+    }
+    world.kernel.allow_redirect(back, true).unwrap();
 }
 
 #[test]
