@@ -120,7 +120,11 @@ impl Base {
             directories.entry(path.to_owned()).or_insert_with(|| names(path)).clone()
         };
         // Whoever asks an instance need not be one who may read all that it may.
-        let around = Around { files: &once, names: &names, tells_files: false, ..around() };
+        let mut around = Around { files: &once, names: &names, tells_files: false, ..around() };
+        if is_foreign {
+            // They may be secrets, which the answer would tell.
+            around.variables = &|_| None;
+        }
         let mut changed = config::parse_changed((&self.name, &self.text), &around, changes);
         if let (Ok(Changed { checked, .. }), Some(on_exit)) = (&mut changed, self.on_exit) {
             set_on_exit(&mut checked.config, on_exit);

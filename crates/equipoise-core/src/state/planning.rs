@@ -89,6 +89,11 @@ impl State {
         self.scope.replace(Scope::default())
     }
 
+    /// The plan may differ anywhere from what has been applied: somebody else has written.
+    pub fn compare_all(&mut self) {
+        self.scope = None;
+    }
+
     /// Backends that are kept out from now on are of another generation: that tells flows of before.
     fn note_departures(&mut self, was_out: &BTreeMap<u32, Fate>, scope: Option<&Scope>) {
         let is_out = match scope {

@@ -40,6 +40,14 @@ const CHUNK: usize = 512;
 /// The object that a request has sent.
 type Sent<T> = Result<Json<Object<T>>, JsonRejection>;
 
+/// So, of which nothing need be sent.
+type SentIfAny<T> = Result<Option<Json<Object<T>>>, JsonRejection>;
+
+/// What has been sent, or what nothing stands for.
+fn sent_or_nothing<T: Default>(sent: SentIfAny<T>) -> Result<T, JsonRejection> {
+    Ok(sent?.map(|Json(Object(sent))| sent).unwrap_or_default())
+}
+
 /// Where something is to be had, and what answers there, by method.
 type Route = (&'static str, MethodRouter<Access>);
 

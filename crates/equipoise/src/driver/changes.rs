@@ -224,6 +224,27 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
 /// What is asked for, in words.
 pub(super) fn asked(what: &Configure) -> String {
+    in_a_line(&words_of(what))
+}
+
+/// The beginning of what somebody else may have written, as it can be shown on a terminal.
+fn in_a_line(text: &str) -> String {
+    const MOST: usize = 200;
+    let mut shown = String::new();
+    for (at, letter) in text.chars().enumerate() {
+        match letter {
+            _ if at == MOST => {
+                shown.push('…');
+                break;
+            }
+            letter if letter.is_control() => shown.extend(letter.escape_default()),
+            letter => shown.push(letter),
+        }
+    }
+    shown
+}
+
+fn words_of(what: &Configure) -> String {
     let of = |name: &BackendName| format!("{} of {}", name.backend, name.service);
     match what {
         Configure::Reload(ReloadRequest { file: Some(file), .. }) => format!("reload {file}"),

@@ -321,6 +321,8 @@ async fn run(
             }
             () = drained(&mut source, &counted, &mut recorder) => {}
         }
+        // In a flood there are always more.
+        tokio::task::yield_now().await;
     }
 }
 

@@ -12,6 +12,7 @@ use equipoise_core::state::{BackendView, PoolView};
 use tokio::time::Instant;
 
 use super::Driver;
+use super::clock::asked_for;
 use super::trouble::Topic;
 use crate::admin::{ProblemDetails, Reply};
 use crate::dataplane::DataPlane;
@@ -127,17 +128,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     ) -> Result<Vec<BackendHealth>, ProblemDetails> {
         let keys = self.backends(&name.service, &name.backend, name.route.as_deref())?;
         self.tell_time();
-        let length = match word.for_seconds {
-            None => None,
-            Some(seconds) => match Duration::try_from_secs_f64(seconds) {
-                Ok(length) if !length.is_zero() => Some(length),
-                _ => {
-                    let message = format!("{seconds} seconds are no time that a word can hold");
-                    return Err(ProblemDetails::unprocessable(message));
-                }
-            },
-        };
-        let until = length.and_then(|length| self.clock.now().checked_add(length));
+        let length = word.for_seconds.map(|seconds| asked_for("for_seconds", seconds));
+        let until = length.transpose()?.map(|length| self.clock.now() + length);
         let manual = match word.state {
             Word::Up => Some(Manual { is_down: false, until }),
             Word::Down => Some(Manual { is_down: true, until }),

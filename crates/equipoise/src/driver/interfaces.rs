@@ -21,6 +21,8 @@ pub(super) struct Interfaces {
     attached: BTreeMap<String, Attached>,
     /// Why an interface that is wanted is not attached.
     failed: BTreeMap<String, String>,
+    /// Those with programs of before, in whose place others are still to be attached.
+    again: BTreeSet<String>,
     /// What the data plane has been told, by index.
     redirects: BTreeMap<u32, bool>,
     /// From which addresses packets are answered, as it has been told, by index.
@@ -50,18 +52,22 @@ impl Interfaces {
             there && wanted.contains(name) && config.settings.attach_mode(name) == attached.asked
         });
         let before = std::mem::take(&mut self.failed);
-        for name in wanted {
-            if self.attached.contains_key(&name) {
+        for name in &wanted {
+            if self.attached.contains_key(name) {
                 continue;
             }
-            let Err(reason) = self.attach(plane, &name, reading, config) else {
+            let Err(reason) = self.attach(plane, name, reading, config) else {
                 continue;
             };
-            if before.get(&name) != Some(&reason) {
+            if before.get(name) != Some(&reason) {
                 tracing::warn!(interface = name, reason, "not attached");
             }
-            self.failed.insert(name, reason);
+            self.failed.insert(name.clone(), reason);
         }
+        let (attached, devices) = (&self.attached, &reading.devices);
+        self.again.retain(|name| {
+            wanted.contains(name) && devices.contains_key(name) && !attached.contains_key(name)
+        });
         self.tell_redirects(plane, reading);
         self.tell_hosts(plane, config, reading);
         self.tell_shortcuts(plane, reading);
@@ -69,10 +75,15 @@ impl Interfaces {
 
     /// Everything is to be attached, and told to the data plane, once more.
     pub(super) fn begin_again(&mut self) {
-        self.attached.clear();
+        self.again.extend(std::mem::take(&mut self.attached).into_keys());
         self.redirects.clear();
         self.hosts.clear();
         self.shortcuts = None;
+    }
+
+    /// An interface with programs of before that those in their place could not be attached to, and why not.
+    pub(super) fn left_behind(&self) -> Option<(&str, &str)> {
+        self.again.iter().find_map(|name| Some((&**name, &**self.failed.get(name)?)))
     }
 
     /// Why wanted interfaces are not attached, by name.

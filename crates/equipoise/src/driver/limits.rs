@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::Driver;
 use super::answer::unreadable;
+use super::clock::asked_for;
 use crate::admin::{Configure, ProblemDetails};
 use crate::dataplane::DataPlane;
 use crate::host::Machine;
@@ -103,19 +104,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if let Some(name) = service {
             self.service(name)?;
         }
-        let time = match for_seconds.map(Duration::try_from_secs_f64) {
-            None => None,
-            Some(Ok(time)) if !time.is_zero() => Some(time),
-            Some(_) => {
-                let message = "for_seconds is no time for which anything can be denied";
-                return Err(ProblemDetails::unprocessable(message));
-            }
-        };
-        let until = match time.map(|time| self.clock.now().checked_add(time)) {
-            Some(None) => return Err(ProblemDetails::unprocessable("for_seconds is too long")),
-            Some(until) => until,
-            None => None,
-        };
+        let time = for_seconds.map(|seconds| asked_for("for_seconds", seconds)).transpose()?;
+        let until = time.map(|time| self.clock.now() + time);
         let denial = Denial { prefix, service: service.as_deref().map(Into::into) };
         let mut changes = self.written.changes.clone();
         let what = format!("{denial} is denied");

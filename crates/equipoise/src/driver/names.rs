@@ -178,6 +178,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let drains = self.drains();
         let cancelled = self.state.take_places();
         self.end_drains(&cancelled, &drains);
+        self.forget_passive();
         self.save();
         self.due.settle = true;
     }

@@ -12,6 +12,7 @@ use equipoise_core::diff::diff;
 use equipoise_core::dump::dump;
 
 use super::changes::{Written, asked};
+use super::clock::asked_for;
 use super::counts::count;
 use super::{Driver, Source};
 use crate::admin::peer::Peer;
@@ -65,14 +66,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         request: &ReloadRequest,
     ) -> Result<ReloadAnswer, ProblemDetails> {
         let (path, written) = self.read_file(request)?;
-        let within = match request.confirm_seconds.map(Duration::try_from_secs_f64) {
-            None => None,
-            Some(Ok(within)) if !within.is_zero() => Some(within),
-            Some(_) => {
-                let message = "this is no time in which anything can be confirmed";
-                return Err(ProblemDetails::unprocessable(message));
-            }
-        };
+        let within = request.confirm_seconds.map(|seconds| asked_for("confirm_seconds", seconds));
+        let within = within.transpose()?;
         let name = written.base.name.clone();
         self.port.look_again();
         let taken = self.take(written, within).await;

@@ -15,6 +15,11 @@ use crate::host::Machine;
 impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// Does what is due about the size of the flow tables.
     pub(super) async fn follow_size(&mut self, now: Instant) {
+        if self.next.is_some() {
+            // It takes the tables as it has found them, also half way.
+            self.due.size = self.due.size.map(|at| at.max(now + SWEEP));
+            return;
+        }
         if self.due.size.is_some_and(|at| at > now) {
             return;
         }
@@ -36,10 +41,6 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         if is == wanted {
             self.troubles.note(Topic::Size, Ok(()));
             return None;
-        }
-        if self.next.is_some() {
-            // It takes the tables as it has found them.
-            return Some(now + SWEEP);
         }
         self.explainer = None;
         let resized = self.plane.resize(wanted);
@@ -76,11 +77,33 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
 
     /// Attaches the programs that are ready in place of those that are attached, and lets go of these.
     pub(super) async fn attach_anew(&mut self) -> Result<(), String> {
-        self.interfaces.begin_again();
+        self.begin_exchange();
         // Which programs hang on a device decides how others take their place.
         self.read_machine().await;
         self.settle().await;
-        self.plane.conclude().map_err(|error| error.to_string())
+        if self.is_exchanging {
+            return Err("programs of before stay attached until others can be".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Programs that are ready are to be attached in place of others.
+    pub(super) fn begin_exchange(&mut self) {
+        self.interfaces.begin_again();
+        self.is_exchanging = true;
+    }
+
+    /// They are attached: what they have come in place of goes. Where some could not be attached, all stay until they can.
+    pub(super) fn conclude_exchange(&mut self) {
+        if !self.is_exchanging {
+            return;
+        }
+        let concluded = match self.interfaces.left_behind() {
+            Some((name, reason)) => Err(format!("programs of before stay on {name}: {reason}")),
+            None => self.plane.conclude().map_err(|error| error.to_string()),
+        };
+        self.is_exchanging = concluded.is_err();
+        self.troubles.note(Topic::Observe, concluded);
     }
 
     /// Takes note of how that went; true unless it is to be tried again later.

@@ -41,7 +41,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             self.due.size.get_or_insert_with(Instant::now);
         }
         self.troubles.note_interfaces(self.interfaces.failed());
-        self.conclude_observing();
+        self.conclude_exchange();
         self.troubles.schedule(Instant::now());
         self.save();
     }

@@ -60,6 +60,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             return Err(problem.with_help("end the other `equipoise trace` or `capture` first"));
         }
         let wanted = self.wanted_packets(filter)?;
+        if self.next.is_some() {
+            // It has programs pinned by now, and names that this process would give to others.
+            let problem = ProblemDetails::conflict("another binary is being started");
+            return Err(problem.with_help("`equipoise events --follow` tells what becomes of that"));
+        }
         let source = self.plane.trace(Some(&wanted)).map_err(|error| {
             ProblemDetails::conflict(format!("packets cannot be told of now: {error}"))
         })?;
@@ -79,7 +84,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// Ends it when nobody looks any more.
     pub(super) async fn follow_trace(&mut self) {
         let is_over = |onlooker: &Onlooker| onlooker.packets.is_closed();
-        if !self.onlooker.as_ref().is_some_and(is_over) {
+        if self.next.is_some() || !self.onlooker.as_ref().is_some_and(is_over) {
             return;
         }
         let ended = match self.plane.trace(None) {
@@ -98,13 +103,15 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         );
     }
 
-    /// Has programs be ready that only observe, or that do not.
+    /// Has programs be ready that only observe, or that do not; not while another process makes ready beside those that run.
     pub(super) fn follow_observing(&mut self, observes: bool) {
+        if self.next.is_some() {
+            return;
+        }
         match self.plane.observe(observes) {
             Ok(true) => {
                 tracing::info!(observes, "programs are exchanged");
-                self.interfaces.begin_again();
-                self.is_exchanging = true;
+                self.begin_exchange();
             }
             Ok(false) => {}
             Err(error) => {
@@ -113,16 +120,6 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 self.troubles.note(Topic::Observe, Err(reason));
             }
         }
-    }
-
-    /// They are attached: what they have come in place of goes.
-    pub(super) fn conclude_observing(&mut self) {
-        if !self.is_exchanging {
-            return;
-        }
-        let concluded = self.plane.conclude().map_err(|error| error.to_string());
-        self.is_exchanging = concluded.is_err();
-        self.troubles.note(Topic::Observe, concluded);
     }
 
     fn wanted_packets(&self, filter: &TraceFilter) -> Result<Wanted, ProblemDetails> {

@@ -119,6 +119,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let detail =
             format!("{binary} has not come to run, and the process of before goes on: {reason}");
         drop(reply.send(Err(ProblemDetails::failed(detail))));
+        // What has waited for that.
+        self.due.settle = true;
     }
 
     /// Lets go of everything; answers with the version that runs then, and the flows that it still carries over.
@@ -165,11 +167,13 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let maps = self.plane.reclaim();
         if let Ok(found) = &maps {
             self.applier = Applier::new(Applied::found(limit::SLOTS, found.clone()));
+            // The other process may have written what it had planned anywhere.
+            self.state.compare_all();
         }
         if let Err(error) = maps {
             tracing::error!(%error, "what is in the maps is not known");
         }
-        self.interfaces.begin_again();
+        self.begin_exchange();
         self.streams.find().await;
         self.due.settle = true;
         let resumed = self.plane.events().map_err(|error| error.to_string());
@@ -192,10 +196,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let otlp = self.state.config().settings.otlp.clone();
         self.follow_otlp(otlp.as_ref()).await;
         self.read_machine().await;
+        // What is still of the process that was to come next goes with it, or stays and is told.
         self.settle().await;
-        if let Err(error) = self.plane.conclude() {
-            tracing::warn!(%error, "something of the process that was to come next stays");
-        }
     }
 }
 

@@ -5,7 +5,7 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::routing::{get, patch, post};
 
-use super::{Route, Sent};
+use super::{Route, Sent, SentIfAny, sent_or_nothing};
 use crate::admin::peer::Peer;
 use crate::admin::tag::Tagged;
 use crate::admin::{Access, Asker, Command, Configure, Expected, ProblemDetails};
@@ -27,13 +27,13 @@ pub(super) fn routes() -> Vec<Route> {
     ]
 }
 
-#[utoipa::path(post, path = "/api/v1/reload", tag = "configuration", summary = "Reads the file again, or another one", params(("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), request_body = ReloadRequest, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(post, path = "/api/v1/reload", tag = "configuration", summary = "Reads the file again, or another one", params(("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), request_body = Option<ReloadRequest>, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn reload(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
-    request: Sent<ReloadRequest>,
+    request: SentIfAny<ReloadRequest>,
 ) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
-    let Json(Object(request)) = request?;
+    let request = sent_or_nothing(request)?;
     configure((&access, peer, expected), Configure::Reload(request)).await
 }
 

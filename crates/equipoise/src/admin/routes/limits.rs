@@ -7,7 +7,7 @@ use axum::routing::{delete, get, put};
 use equipoise_core::config::{Denial, Prefix, RateOf};
 
 use super::change::configure;
-use super::{Route, Sent};
+use super::{Route, Sent, SentIfAny, sent_or_nothing};
 use crate::admin::peer::Peer;
 use crate::admin::tag::Tagged;
 use crate::admin::{Access, Command, Configure, Expected, ProblemDetails};
@@ -83,14 +83,14 @@ pub(super) async fn denied(
     access.ask(Command::Denied).await.map(Json)
 }
 
-#[utoipa::path(put, path = "/api/v1/deny/{prefix}", tag = "limits", summary = "Keeps clients out, and ends their flows", params(("prefix" = String, Path, description = "A prefix or an address"), ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), request_body = DenyRequest, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
+#[utoipa::path(put, path = "/api/v1/deny/{prefix}", tag = "limits", summary = "Keeps clients out, and ends their flows", params(("prefix" = String, Path, description = "A prefix or an address"), ("If-Match" = Option<String>, Header, pattern = r#"^(\*|"[0-9]+")$"#, description = "Only if this generation runs: its ETag")), request_body = Option<DenyRequest>, responses((status = 200, description = "What is asked for", body = ReloadAnswer, headers(("ETag" = String, description = "The generation that runs now"))), (status = "default", description = "A problem", body = ProblemDetails, content_type = "application/problem+json")))]
 pub(super) async fn deny(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
     path: Result<Path<String>, PathRejection>,
-    request: Sent<DenyRequest>,
+    request: SentIfAny<DenyRequest>,
 ) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
-    let (Path(prefix), Json(Object(request))) = (path?, request?);
+    let (Path(prefix), request) = (path?, sent_or_nothing(request)?);
     configure((&access, peer, expected), Configure::Deny(parsed(&prefix)?, request)).await
 }
 

@@ -77,13 +77,17 @@ impl<T> AsRawFd for Ring<T> {
     }
 }
 
+/// So many are taken before anybody else has a turn: some milliseconds.
+const AT_ONCE: usize = 8192;
+
 /// What can be waited for.
 pub struct Arrivals<T> {
     ring: AsyncFd<Ring<T>>,
 }
 
 impl<T: Pod> Arrivals<T> {
-    /// Waits until there are some, and gives each of them to `take`.
+    /// Waits until there are some, and gives each of them to `take`; of very many the first ones, since they may come as fast as they
+    /// are taken.
     ///
     /// # Errors
     ///
@@ -91,10 +95,13 @@ impl<T: Pod> Arrivals<T> {
     pub async fn drain(&mut self, mut take: impl FnMut(&T)) -> io::Result<()> {
         let mut ready = self.ring.readable_mut().await?;
         let ring = ready.get_inner_mut();
-        while let Some(item) = ring.take_next() {
+        for _ in 0..AT_ONCE {
+            let Some(item) = ring.take_next() else {
+                ready.clear_ready();
+                return Ok(());
+            };
             take(&item);
         }
-        ready.clear_ready();
         Ok(())
     }
 }

@@ -314,6 +314,11 @@ fn load_program(program: &mut Program) -> Result<(), KernelError> {
         Program::SkLookup(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
+    // By a try of before, in which another one was refused.
+    .or_else(|error| match error {
+        ProgramError::AlreadyLoaded => Ok(()),
+        error => Err(error),
+    })
     .map_err(|error| load_error(&error))
 }
 
