@@ -1,12 +1,12 @@
 use std::net::SocketAddr;
 
 use equipoise_common::key::TCP;
-use equipoise_common::value::Pick;
+use equipoise_common::value::{self, Pick};
 
 use super::*;
 use crate::config::Prefix;
 use crate::id::{Family, Holder};
-use crate::plan::BackendPlan;
+use crate::plan::{BackendPlan, PoolPlan, Routed, ServiceKey};
 
 /// Services of one key, one pool and one backend each, with so many slots; all have the id.
 fn desired(services: &[(u32, usize)]) -> Desired {
