@@ -227,6 +227,10 @@ fn source_list(report: &mut Report<'_>, at: &At<'_>, seen: &mut Seen) -> (List, 
         let message = "nothing here is a prefix".to_owned();
         report.problem(&at.place, message, "at least one prefix");
     }
+    // What is wrong already is told by itself.
+    if let (false, Some(at), Some(first)) = (is_wrong, items.first(), written.first()) {
+        stream::is_called(report, at, (first, seen));
+    }
     count(report, at, found.len());
     found.sort_unstable();
     (List { written, prefixes: found.into() }, names)
