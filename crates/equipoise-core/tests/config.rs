@@ -818,4 +818,28 @@ fn what_affinity_leaves_unused_is_noted_at_its_place() {
     );
     assert_eq!(notes("affinity = 'source-ip'\naffinity-prefix = { v4 = 24 }"), []);
     assert_eq!(notes("affinity = 'none'\nalgorithm = 'random'"), []);
+
+    // What a service does not use itself, a route may.
+    let route = |service: &str, route: &str| {
+        let backends = "backends = [{ address = '10.0.0.9:80' }]";
+        notes(&format!(
+            "{service}\n[[service.source-route]]\nsource = '10.0.0.0/8'\n{backends}\n{route}"
+        ))
+    };
+    let algorithm = "affinity = 'source-ip'\nalgorithm = 'random'";
+    let told = |key: &str, line: usize| vec![(format!("service[0].{key}"), line)];
+    assert_eq!(route(algorithm, "affinity = 'none'"), []);
+    assert_eq!(route(algorithm, ""), told("algorithm", 6));
+    let own = "affinity = 'none'\nalgorithm = 'maglev'";
+    assert_eq!(route(algorithm, own), told("algorithm", 6));
+    let prefix = "affinity-prefix = { v4 = 24 }";
+    assert_eq!(route(prefix, "affinity = 'source-ip'"), []);
+    assert_eq!(route(prefix, ""), told("affinity-prefix", 5));
+    let own = "affinity = 'source-ip'\naffinity-prefix = { v4 = 16, v6 = 48 }";
+    assert_eq!(route(prefix, own), told("affinity-prefix", 5));
+    assert_eq!(route(prefix, &own.replace("v4 = 16, ", "")), []);
+    assert_eq!(
+        route("", "affinity = 'source-ip'\nalgorithm = 'random'"),
+        told("source-route[0].algorithm", 10)
+    );
 }

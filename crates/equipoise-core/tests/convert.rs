@@ -178,6 +178,67 @@ fn what_edn_cannot_say_is_told_by_its_key() {
     assert_eq!(told(&variable), [key("service[0].name", 3)]);
 }
 
+#[test]
+fn what_edn_cannot_say_of_names_checks_and_the_log_is_told_by_its_key() {
+    let told = |backends: &str, more: &str| {
+        let text = format!(
+            "[settings]\nmax-flows = 7\n{more}\n[[service]]\nname = 'web'\nalgorithm = 'random'\n\
+             listen = {{ interfaces = ['eth0'], port = 80, protocol = 'both' }}\n\
+             timeouts = {{ tcp-established = '5m', udp-two-way = '5m' }}\nbackends = [{backends}]\n"
+        );
+        match convert(("a.toml", &text), Format::Edn, &Around::files(&nothing), Ignored::Refused) {
+            Ok(_) => Vec::new(),
+            Err(problems) => problems.into_iter().map(|problem| problem.key).collect(),
+        }
+    };
+    let backends = |backends: &str| told(backends, "");
+    let key = |at: usize, key: &str| format!("service[0].backends[{at}].{key}");
+    let whole = "host = 'a.internal', port = 80, refresh = '30s'";
+    let one = |more: &str| format!("{{ {whole}{more} }}");
+    assert_eq!(backends(&one("")), [""; 0]);
+    let mixed = format!(
+        "{}, {{ address = '10.0.0.1:80', weight = 60 }}, {{ host = 'b', port = 80, weight = 10, refresh = '1h' }}",
+        one(", weight = 30")
+    );
+    assert_eq!(backends(&mixed), [""; 0]);
+    assert_eq!(backends(&mixed.replace("60", "61")), ["service[0].backends"]);
+    assert_eq!(backends(&one("").replace(", refresh = '30s'", "")), [key(0, "refresh")]);
+    assert_eq!(backends(&one("").replace("30s", "1500ms")), [key(0, "refresh")]);
+    assert_eq!(backends(&one("").replace("30s", "2h")), [key(0, "refresh")]);
+    assert_eq!(backends(&one("").replace(", port = 80", "")), [key(0, "port")]);
+    assert_eq!(backends(&one(", max-flows = 9")), [key(0, "max-flows")]);
+    let records = "{ srv = '_a._tcp.internal', weight = 50, refresh = '30s' }, { srv = '_b._tcp.internal', weight = 50, refresh = '30s' }";
+    assert_eq!(backends(records), [key(0, "srv"), key(1, "srv")]);
+
+    let check = |redirects: bool| {
+        one(&format!(", health-check = {{ type = 'http', follow-redirects = {redirects} }}"))
+    };
+    assert_eq!(backends(&check(true)), [""; 0]);
+    assert_eq!(backends(&check(false)), [key(0, "health-check.follow-redirects")]);
+
+    let log = |opened: bool| {
+        format!("access-log = {{ path = '/var/log/a', stdout = true, opened = {opened} }}")
+    };
+    assert_eq!(told(&one(""), &log(true)), [""; 0]);
+    assert_eq!(told(&one(""), &log(false)), ["settings.access-log.opened"]);
+
+    let routes = |first: &str, second: &str| {
+        let backends =
+            "algorithm = 'random'\nbackends = [{ address = '10.0.0.2:80', weight = 100 }]";
+        format!(
+            "{}]\n[[service.source-route]]\nsource = {first}\n{backends}\n[[service.source-route]]\nsource = {second}\n{}",
+            one(""),
+            backends.trim_end_matches(']')
+        )
+    };
+    let source = |at: usize, key: &str| format!("service[0].source-route[{at}].{key}");
+    assert_eq!(backends(&routes("'office.example'", "'10.0.0.0/8'")), [""; 0]);
+    assert_eq!(
+        backends(&routes("'of_fice.example'", "['10.0.0.0/8', 'home.example']")),
+        [source(0, "source[0]"), source(1, "source")]
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 500,
         failure_persistence: None, ..ProptestConfig::default() })]

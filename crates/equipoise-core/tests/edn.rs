@@ -86,6 +86,7 @@ fn each_setting_that_is_set_is_observed() {
                     stdout: true,
                     max_size_mb: 5,
                     max_files: 3,
+                    opened: true,
                     ..AccessLog::default()
                 };
                 c.settings.access_log == Some(log) && c.settings.events
@@ -117,6 +118,7 @@ fn each_setting_that_is_set_is_observed() {
                 let check = c.services[0].backends[0].health_check.as_deref().unwrap();
                 let Question::Https(https) = &check.question else { return false };
                 https.http.path == "/x"
+                    && https.http.follow_redirects
                     && https.http.expected_codes.0 == [(204, 204), (404, 404)]
                     && check.interval == Duration::from_secs(1)
                     && check.timeout == Duration::from_millis(100)
@@ -286,6 +288,8 @@ fn backends_by_name_and_their_header_are_taken() {
     let [named] = &config.services[0].named[..] else { panic!("{config:?}") };
     assert_eq!((named.text().as_str(), named.weight), ("api.internal:8080", 50));
     assert_eq!(named.refresh, Some(Duration::from_secs(9)));
+    let config = load(&text.replace(":dns-refresh-seconds 9", "")).config;
+    assert_eq!(config.services[0].named[0].refresh, Some(Duration::from_secs(30)));
 }
 
 #[test]
@@ -428,11 +432,14 @@ fn value(name: &str, kind: &'static Kind) -> BoxedStrategy<String> {
             prop::sample::select(*words).prop_map(|word| format!(":{word}")).boxed()
         }
         Kind::Path => "/[a-z?=/]{0,9}".prop_map(|text| format!("{text:?}")).boxed(),
-        Kind::Text if name == "source" => {
-            prop::sample::select(vec!["\"10.9.0.0/16\"", "\"192.0.2.77/24\"", "\"2001:db8:9::1\""])
-                .prop_map(str::to_owned)
-                .boxed()
-        }
+        Kind::Text if name == "source" => prop::sample::select(vec![
+            "\"10.9.0.0/16\"",
+            "\"192.0.2.77/24\"",
+            "\"2001:db8:9::1\"",
+            "\"office.example\"",
+        ])
+        .prop_map(str::to_owned)
+        .boxed(),
         Kind::Text if name == "name" => {
             "[a-z $\"{}é.-]{1,9}x".prop_map(|text| format!("{text:?}")).boxed()
         }
@@ -474,12 +481,13 @@ fn targets(count: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Stri
                 let weight = if index == 0 { first } else { *weight };
                 let check =
                     check.as_ref().map_or(String::new(), |check| format!(" :health-check {check}"));
-                let ip = if index % 3 == 2 {
-                    format!("2001:db8::{index}")
-                } else {
-                    format!("10.0.0.{index}")
+                let place = match index % 4 {
+                    1 => format!(":host \"{index}.internal\""),
+                    2 => format!(":ip \"2001:db8::{index}\""),
+                    3 => format!(":host \"h{index}\" :dns-refresh-seconds {}", weight * 300),
+                    _ => format!(":ip \"10.0.0.{index}\""),
                 };
-                format!("{{:ip \"{ip}\" :port {} :weight {weight}{check}}}", 8080 + index)
+                format!("{{{place} :port {} :weight {weight}{check}}}", 8080 + index)
             });
             format!("[{}]", each.collect::<Vec<_>>().join(" "))
         },
@@ -587,8 +595,25 @@ fn document() -> String {
             .unwrap();
         }
     }
-    text
+    text + LINES
 }
+
+/// What lines of the access log are called there.
+const LINES: &str = "
+## Lines of the access log
+
+The fields of a line in JSON have names of their own; all of them are in [Logs](logs.md#flows).
+
+| there | here |
+| --- | --- |
+| `event`: `new-conn`, `conn-closed` | `event`: `opened`, `closed` |
+| `src` | `client` |
+| `dst` | `vip` |
+| `bytes_fwd` | `bytes_in` |
+| `bytes_rev` | `bytes_out` |
+
+`timestamp`, `backend` and `duration_ms` are called the same, and `protocol` is that of the flow, `tcp` or `udp`.
+";
 
 fn words(kind: &Kind) -> String {
     match kind {

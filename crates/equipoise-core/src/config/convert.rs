@@ -121,13 +121,15 @@ fn edn(config: &Config) -> Result<String, Vec<Problem>> {
         let key = format!("service[{position}]");
         let routes = [("source-route", &service.routes), ("name-route", &service.name_routes)];
         let pools = routes.into_iter().flat_map(|(list, routes)| {
-            let of = |(position, route)| (format!("{key}.{list}[{position}].backends"), route);
-            routes.iter().map(|route| &route.backends).enumerate().map(of).collect::<Vec<_>>()
+            let of = |(position, route): (usize, &Route)| {
+                let is_said = write::edn::has_shares(&route.backends, &route.named);
+                (format!("{key}.{list}[{position}].backends"), is_said)
+            };
+            routes.iter().enumerate().map(of).collect::<Vec<_>>()
         });
-        for (key, backends) in
-            [(format!("{key}.backends"), &service.backends)].into_iter().chain(pools)
-        {
-            if !write::edn::has_shares(backends) {
+        let own = write::edn::has_shares(&service.backends, &service.named);
+        for (key, is_said) in [(format!("{key}.backends"), own)].into_iter().chain(pools) {
+            if !is_said {
                 problems.push(told(&key, "a pool of more than 8 backends, or of several whose weights are not 1 to 100 and 100 in sum,"));
             }
         }
@@ -192,6 +194,11 @@ fn unsaid(config: &Config) -> Vec<(String, String)> {
     keys
 }
 
+/// Whether a key is only there in the place of SRV records, which are told themselves.
+fn stands_in(one: &serde_json::Map<String, serde_json::Value>, name: &str) -> bool {
+    one.contains_key("srv") && ["host", "port"].contains(&name)
+}
+
 /// The keys that are not the same, and what they are.
 fn differences(
     one: &serde_json::Value,
@@ -203,7 +210,9 @@ fn differences(
     let length = key.len();
     match (one, other) {
         (Object(one), Object(other)) => {
-            for name in one.keys().chain(other.keys().filter(|name| !one.contains_key(*name))) {
+            let more =
+                other.keys().filter(|name| !one.contains_key(*name) && !stands_in(one, name));
+            for name in one.keys().chain(more) {
                 path::push_field(key, name);
                 let (one, other) = (one.get(name), other.get(name));
                 differences(one.unwrap_or(&Null), other.unwrap_or(&Null), key, found);

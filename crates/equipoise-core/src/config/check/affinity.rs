@@ -2,6 +2,7 @@
 
 use super::keys;
 use super::report::{At, Fields, Report};
+use super::route::RouteDraft;
 use crate::config::{Affinity, AffinityPrefix, Algorithm};
 
 pub(super) const ALGORITHMS: [(&str, Algorithm); 5] = [
@@ -48,19 +49,48 @@ pub(super) fn choosing(report: &mut Report<'_>, fields: &Fields<'_>, above: Choo
             None => above.affinity_prefix,
         },
     };
-    match (choosing.affinity, algorithm, prefix) {
-        (Affinity::SourceIp, Some(at), _) => {
+    choosing
+}
+
+/// Notes what is said of a pool and not used: neither there nor by any of these routes, to which a service hands it on.
+pub(super) fn note_unused(
+    report: &mut Report<'_>,
+    fields: &Fields<'_>,
+    affinity: Affinity,
+    routes: &[RouteDraft],
+) {
+    let (algorithm, prefix) = (fields.get("algorithm"), fields.get("affinity-prefix"));
+    match (affinity, algorithm, prefix) {
+        (Affinity::SourceIp, Some(at), _) if !routes.iter().any(|r| r.handed.algorithm) => {
             let message =
                 "the algorithm is not used, as `affinity` picks by the source address".to_owned();
             report.note(&at.place, message, "no `algorithm`, or `affinity = \"none\"`");
         }
-        (Affinity::None, _, Some(at)) => {
+        (Affinity::None, _, Some(at)) if !routes.iter().any(|r| r.handed.affinity_prefix) => {
             let message = "this has no effect without affinity".to_owned();
             report.note(&at.place, message, "`affinity = \"source-ip\"`, or no `affinity-prefix`");
         }
         (Affinity::SourceIp | Affinity::None, ..) => {}
     }
-    choosing
+}
+
+/// What a route uses that its service says.
+#[derive(Clone, Copy)]
+pub(super) struct Handed {
+    algorithm: bool,
+    affinity_prefix: bool,
+}
+
+impl Handed {
+    /// By the keys of a route, and its affinity. A prefix that it says of one family alone is handed on for the other.
+    pub(super) fn to(fields: &Fields<'_>, affinity: Affinity) -> Self {
+        let has_both = |at: &At<'_>| at.has("v4") && at.has("v6");
+        let is_whole = fields.get("affinity-prefix").is_some_and(|at| has_both(&at));
+        Self {
+            algorithm: affinity == Affinity::None && fields.get("algorithm").is_none(),
+            affinity_prefix: affinity == Affinity::SourceIp && !is_whole,
+        }
+    }
 }
 
 fn prefixes(report: &mut Report<'_>, at: &At<'_>, above: AffinityPrefix) -> AffinityPrefix {

@@ -53,6 +53,11 @@ impl<'a> At<'a> {
         matches!(self.node.value, Value::Null)
     }
 
+    /// Whether it is a table with this key.
+    pub(super) fn has(&self, name: &str) -> bool {
+        matches!(&self.node.value, Value::Table(entries) if entries.iter().any(|e| e.name == name))
+    }
+
     pub(super) fn is_text(&self) -> bool {
         match &self.node.value {
             Value::Text(_) => true,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use equipoise_common::limit;
 
-use super::affinity::{self, Choosing};
+use super::affinity::{self, Choosing, Handed};
 use super::health::{self, CheckDraft};
 use super::panic::{self, PanicDraft};
 use super::prefixes::{self, Item, TOLD};
@@ -24,6 +24,8 @@ pub(super) struct RouteDraft {
     pub(super) place: Place,
     pub(super) head: Head,
     choosing: Choosing,
+    /// What it has of its service.
+    pub(super) handed: Handed,
     pub(super) backends: Backends,
     recovery: Recovery,
     pub(super) panic: Panic,
@@ -169,13 +171,15 @@ fn route(
     let list = report.need(&fields, "backends", "at least one backend");
     let mut backends = list.map(|at| backend_drafts(report, &at, check)).unwrap_or_default();
     let choosing = affinity::choosing(report, &fields, above.choosing);
+    affinity::note_unused(report, &fields, choosing.affinity, &[]);
+    let handed = Handed::to(&fields, choosing.affinity);
     let recovery = panic::recovery(report, &fields, above.recovery);
     let panic = panic::panic(report, &fields, (check, above.panic));
     panic.note_idle(report);
     let panic = panic.finish(report, &mut backends);
     let breaker = breaker::of_pool(report, &fields, above.breaker);
     let place = at.place.clone();
-    Some(RouteDraft { place, head, choosing, backends, recovery, panic, breaker })
+    Some(RouteDraft { place, head, choosing, handed, backends, recovery, panic, breaker })
 }
 
 /// The sources of a route: one, or a list.
@@ -222,6 +226,10 @@ fn source_list(report: &mut Report<'_>, at: &At<'_>, seen: &mut Seen) -> (List, 
     if found.is_empty() && names.is_empty() && !is_wrong {
         let message = "nothing here is a prefix".to_owned();
         report.problem(&at.place, message, "at least one prefix");
+    }
+    // What is wrong already is told by itself.
+    if let (false, Some(at), Some(first)) = (is_wrong, items.first(), written.first()) {
+        stream::is_called(report, at, (first, seen));
     }
     count(report, at, found.len());
     found.sort_unstable();

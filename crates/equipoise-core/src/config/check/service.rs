@@ -179,6 +179,7 @@ fn service(report: &mut Report<'_>, at: &At<'_>) -> Option<Draft> {
     let breaker = breaker::of_pool(report, &fields, common);
     let above = Above { choosing, check: &check, recovery, panic: &panic_draft, breaker };
     let routes = route::all(report, &fields, above);
+    affinity::note_unused(report, &fields, choosing.affinity, &routes);
     if !routes.iter().any(|route| route.panic.policy == PanicPolicy::Fallback) {
         panic_draft.note_idle(report);
     }

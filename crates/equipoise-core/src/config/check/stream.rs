@@ -41,8 +41,8 @@ pub(super) fn names(report: &mut Report<'_>, at: &At<'_>, seen: &mut Seen) -> Ve
     names
 }
 
-/// A route is to be found by what it is called.
-fn is_called(report: &mut Report<'_>, at: &At<'_>, (name, seen): (&str, &Seen)) {
+/// A route is to be found by what it is called: its first name or source.
+pub(super) fn is_called(report: &mut Report<'_>, at: &At<'_>, (name, seen): (&str, &Seen)) {
     const ALLOWED: &str = "another name first";
     if let Some(other) = seen.called.get(name) {
         let line = report.line(other);

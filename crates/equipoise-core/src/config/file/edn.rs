@@ -13,7 +13,7 @@ mod text;
 
 use std::ops::Range;
 
-pub(in crate::config) use self::service::is_hostname;
+pub(in crate::config) use self::service::{REFRESH, is_host_name, is_hostname};
 
 use self::form::Findings;
 use self::settings::Settings;
@@ -166,6 +166,11 @@ fn check(at: &At<'_>) -> Vec<Entry> {
     let mut entries = Vec::new();
     if let Some(at) = fields.get("type") {
         entries.push(at.entry("type", plain(at.text())));
+        // There, redirects are followed.
+        if ["http", "https"].contains(&at.text()) {
+            let place = at.form.span.clone();
+            entries.push(made("follow-redirects", place, Value::Bool(true)));
+        }
     }
     if let Some(at) = fields.get("path") {
         entries.push(at.entry("path", plain(at.text())));

@@ -3,6 +3,7 @@
 //! What it cannot say is written as something that it can; whoever asks for the text reads it back, and sees by the difference which keys those
 //! are. So there is no second list of what EDN can say.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::admin::{Admin, AdminKey, KeySource};
@@ -11,16 +12,23 @@ use crate::config::health::{Codes, HealthCheck, Question};
 use crate::config::limits::RateLimit;
 use crate::config::log::LineFormat;
 use crate::config::{
-    Affinity, Algorithm, Backend, Config, ProxyProtocol, Role, Route, Service, Settings,
+    Affinity, Algorithm, Backend, Config, Name, Named, ProxyProtocol, Role, Route, Service,
+    Settings,
 };
 
 pub(in crate::config) fn write(config: &Config) -> String {
-    let checks = config.services.iter().flat_map(Service::all_backends);
-    let is_checked = checks.into_iter().any(|backend| backend.health_check.is_some());
+    let is_checked = config.services.iter().any(has_checks);
     let services: Vec<_> =
         config.services.iter().map(|service| proxy(service, is_checked)).collect();
     let settings = settings(config, is_checked);
     format!("{{:proxies\n [{}]\n :settings\n {settings}}}\n", services.join("\n  "))
+}
+
+/// Whether any backend of a service is checked.
+fn has_checks(service: &Service) -> bool {
+    let names = service.all_routes().flat_map(|route| &route.named).chain(&service.named);
+    service.all_backends().any(|backend| backend.health_check.is_some())
+        || names.into_iter().any(|named| named.health_check.is_some())
 }
 
 fn proxy(service: &Service, is_checked: bool) -> String {
@@ -32,11 +40,15 @@ fn proxy(service: &Service, is_checked: bool) -> String {
             string(if service.name.trim().is_empty() { "x" } else { &service.name })
         ),
         format!("   :listen {{:interfaces [{}] :port {port}}}", interfaces.join(" ")),
-        format!("   :default-target {}", targets(&service.backends, is_checked)),
+        format!(
+            "   :default-target {}",
+            targets(&members(&service.backends, &service.named), is_checked)
+        ),
     ];
-    let head = |route: &Route| format!(":source {}", source(route));
-    let routes: Vec<_> =
-        service.routes.iter().map(|route| led(route, &head(route), is_checked)).collect();
+    let routes = service.routes.iter().enumerate();
+    let routes: Vec<_> = routes
+        .map(|(at, route)| led(route, &format!(":source {}", source(route, at)), is_checked))
+        .collect();
     if !routes.is_empty() {
         parts.push(format!("   :source-routes [{}]", routes.join("\n                   ")));
     }
@@ -57,10 +69,12 @@ fn proxy(service: &Service, is_checked: bool) -> String {
     parts.join("\n") + "}"
 }
 
-fn source(route: &Route) -> String {
-    match (route.source.written.as_slice(), route.source.prefixes.as_ref()) {
-        ([one], [_]) if !one.starts_with('@') => string(one),
-        _ => "\"0.0.0.0/0\"".to_owned(),
+/// A source; one that cannot be said is a name that no other route of the service has.
+fn source(route: &Route, at: usize) -> String {
+    match (route.source.written.as_slice(), route.source.prefixes.len(), route.source_names.len()) {
+        ([one], 1, 0) if !one.starts_with('@') => string(one),
+        ([one], 0, 1) if edn::is_host_name(one) => string(one),
+        _ => string(&format!("{at}.invalid")),
     }
 }
 
@@ -73,45 +87,92 @@ fn hostname(name: &str, at: usize) -> String {
 fn led(route: &Route, head: &str, is_checked: bool) -> String {
     let persists =
         if route.affinity == Affinity::SourceIp { " :session-persistence true" } else { "" };
-    let targets = targets(&route.backends, is_checked);
+    let targets = targets(&members(&route.backends, &route.named), is_checked);
     let key = if targets.starts_with('[') { "targets" } else { "target" };
     format!("{{{head} :{key} {targets}{persists}}}")
 }
 
-/// Whether a pool can be said: several targets share a hundred.
-pub(in crate::config) fn has_shares(backends: &[Backend]) -> bool {
-    let mut weights = backends.iter().map(|backend| u32::from(backend.weight));
-    let sum: u32 = weights.clone().sum();
-    let in_range = weights.all(|weight| (1..=100).contains(&weight));
-    in_range && (backends.len() == 1 || backends.len() <= 8 && sum == 100)
+/// Who is in a pool, by an address or by a name.
+struct Member<'a> {
+    /// Where it is, in keys of EDN.
+    place: String,
+    is_named: bool,
+    weight: u16,
+    proxy_protocol: Option<ProxyProtocol>,
+    health_check: Option<&'a HealthCheck>,
 }
 
-fn targets(backends: &[Backend], is_checked: bool) -> String {
-    let regular: Vec<_> =
-        backends.iter().filter(|backend| backend.role != Role::Fallback).collect();
-    match regular.as_slice() {
-        [one] => target(one, is_checked),
-        [first, ..] if !has_shares(backends) => target(first, is_checked),
+impl<'a> Member<'a> {
+    fn placed(backend: &'a Backend) -> Self {
+        let (ip, port) = (backend.address.ip(), backend.address.port().max(1));
+        Self {
+            place: format!(":ip \"{ip}\" :port {port}"),
+            is_named: false,
+            weight: backend.weight,
+            proxy_protocol: backend.proxy_protocol,
+            health_check: backend.health_check.as_deref(),
+        }
+    }
+
+    /// There are no SRV records there: their name is written as that of a host, so that the rest can be compared.
+    fn named(named: &'a Named) -> Self {
+        let (Name::Host(host) | Name::Srv(host)) = &named.name;
+        let seconds =
+            named.refresh.map_or(edn::REFRESH, |refresh| refresh.as_secs().clamp(1, 3_600));
+        let (host, port) = (string(host), named.port.max(1));
+        Self {
+            place: format!(":host {host} :port {port} :dns-refresh-seconds {seconds}"),
+            is_named: true,
+            weight: named.weight,
+            proxy_protocol: named.proxy_protocol,
+            health_check: named.health_check.as_deref(),
+        }
+    }
+}
+
+/// Those of a pool, but for those that step in when it panics, in the order that a configuration is written out in.
+fn members<'a>(backends: &'a [Backend], names: &'a [Arc<Named>]) -> Vec<Member<'a>> {
+    let backends = backends.iter().filter(|backend| backend.role != Role::Fallback);
+    let names = names.iter().filter(|named| named.role != Role::Fallback);
+    backends.map(Member::placed).chain(names.map(|named| Member::named(named))).collect()
+}
+
+/// Whether a pool can be said: several targets share a hundred.
+pub(in crate::config) fn has_shares(backends: &[Backend], names: &[Arc<Named>]) -> bool {
+    share(&members(backends, names))
+}
+
+fn share(members: &[Member<'_>]) -> bool {
+    let mut weights = members.iter().map(|member| u32::from(member.weight));
+    let sum: u32 = weights.clone().sum();
+    let in_range = weights.all(|weight| (1..=100).contains(&weight));
+    in_range && (members.len() == 1 || members.len() <= 8 && sum == 100)
+}
+
+/// A map or a list of them; there, a name is taken in a list alone.
+fn targets(members: &[Member<'_>], is_checked: bool) -> String {
+    let said = if share(members) { members } else { members.get(..1).unwrap_or_default() };
+    match said {
+        [one] if !one.is_named => target(one, is_checked),
         several => {
-            let each: Vec<_> = several.iter().map(|backend| target(backend, is_checked)).collect();
+            let each: Vec<_> = several.iter().map(|member| target(member, is_checked)).collect();
             format!("[{}]", each.join("\n                    "))
         }
     }
 }
 
-fn target(backend: &Backend, is_checked: bool) -> String {
-    let (ip, port) = (backend.address.ip(), backend.address.port().max(1));
-    let check = match &backend.health_check {
+fn target(member: &Member<'_>, is_checked: bool) -> String {
+    let check = match member.health_check {
         _ if !is_checked => String::new(),
         None => " :health-check {:type :none}".to_owned(),
         Some(check) => format!(" :health-check {}", checked(check)),
     };
-    let weight = backend.weight.clamp(1, 100);
-    let proxy = match backend.proxy_protocol {
+    let weight = member.weight.clamp(1, 100);
+    let proxy = match member.proxy_protocol {
         Some(ProxyProtocol::V2) => " :proxy-protocol :v2",
         None => "",
     };
-    format!("{{:ip \"{ip}\" :port {port} :weight {weight}{proxy}{check}}}")
+    format!("{{{} :weight {weight}{proxy}{check}}}", member.place)
 }
 
 fn checked(check: &HealthCheck) -> String {

@@ -148,7 +148,7 @@ pub(in crate::config) static LISTEN: Table = Table {
             absent: Absent::Words(
                 "the interfaces' own addresses, both families, followed as they change",
             ),
-            doc: "The VIP: one unicast address.",
+            doc: "The VIP: one unicast address. Link-local addresses of IPv6 (`fe80::/10`) are not among an interface's own.",
         },
         Key {
             name: "port",

@@ -174,7 +174,12 @@ const TARGETS_OF_ROUTE: Key =
 pub(super) static CHECK: Table = Table {
     home: "`health-check`",
     keys: &[
-        key("type", Kind::Word(&["tcp", "http", "https", "none"]), ":tcp", "`type`"),
+        key(
+            "type",
+            Kind::Word(&["tcp", "http", "https", "none"]),
+            ":tcp",
+            "`type`; `:http` and `:https` with `follow-redirects = true`",
+        ),
         key("path", Kind::Path, "\"/health\"", "`path`"),
         key("interval-ms", Kind::Number(1_000, 300_000), "10000", "`interval`"),
         key("timeout-ms", Kind::Number(100, 60_000), "3000", "`timeout`"),
@@ -232,7 +237,7 @@ pub(super) static SETTINGS: Table = Table {
             "access-log",
             Kind::Map(&LOG),
             "none",
-            "`settings.access-log`, with `stdout = true`; and `settings.events = true`",
+            "`settings.access-log`, with `stdout = true` and `opened = true`; and `settings.events = true`",
         ),
         key("admin-api", Kind::Map(&ADMIN), "none", "`settings.admin`"),
         key("cluster", Kind::Map(&CLUSTER), "none", NOT_SERVED),

@@ -8,6 +8,9 @@ use super::text::Value as Given;
 use super::{At, Fields, check, made, plain, words};
 use crate::config::file::{Entry, Node, Value};
 
+/// What holds there of a name that does not say how often it is looked up, in seconds.
+pub(in crate::config) const REFRESH: u64 = 30;
+
 pub(super) fn service(at: &At<'_>, settings: &Settings, findings: &mut Findings) -> Node {
     let fields = at.fields();
     let mut entries = Vec::new();
@@ -135,10 +138,13 @@ fn address(ip: &At<'_>, fields: &Fields<'_>, findings: &mut Findings) -> Option<
 
 /// A backend by its name.
 fn named(host: &At<'_>, fields: &Fields<'_>) -> Vec<Entry> {
-    let refresh = fields.get("dns-refresh-seconds");
-    let refresh = refresh.map(|at| at.entry("refresh", Value::Text(words(at.number() * 1_000))));
+    let text = |seconds: i128| Value::Text(words(seconds * 1_000));
+    let refresh = match fields.get("dns-refresh-seconds") {
+        Some(at) => at.entry("refresh", text(at.number())),
+        None => made("refresh", host.form.span.clone(), text(REFRESH.into())),
+    };
     let port = fields.get("port").map(|at| at.same_number("port"));
-    [host.entry("host", plain(host.text()))].into_iter().chain(port).chain(refresh).collect()
+    [host.entry("host", plain(host.text()))].into_iter().chain(port).chain([refresh]).collect()
 }
 
 /// What a route leads to: exactly one of two keys says it.
@@ -188,7 +194,7 @@ fn source(at: &At<'_>, findings: &mut Findings) -> Option<Entry> {
     if let Some(prefix) = prefix(at.text()) {
         return Some(at.entry("source", Value::Text(prefix)));
     }
-    if is_name(at.text()) {
+    if is_host_name(at.text()) {
         return Some(at.entry("source", plain(at.text())));
     }
     let message = format!("`{}` is neither an address nor a prefix", at.text());
@@ -264,7 +270,7 @@ fn prefix(text: &str) -> Option<String> {
 }
 
 /// Labels of letters, digits and inner hyphens, and not all of digits.
-fn is_name(text: &str) -> bool {
+pub(in crate::config) fn is_host_name(text: &str) -> bool {
     let is_label = |label: &str| {
         let is_of = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
         !label.is_empty()

@@ -149,11 +149,12 @@ fn admin(at: &At<'_>, findings: &mut Findings) -> Option<Entry> {
     Some(at.entry("admin", Value::Table(entries)))
 }
 
-/// There, each line goes to standard output and into a file whose path may be short.
+/// There, each line goes to standard output and into a file whose path may be short, and flows that open have one, too.
 fn access_log(at: &At<'_>, findings: &mut Findings) -> Option<Entry> {
     let fields = at.fields();
     let enabled = fields.get("enabled").filter(At::is_true)?;
-    let mut entries = vec![made("stdout", enabled.form.span.clone(), Value::Bool(true))];
+    let on = |name: &str| made(name, enabled.form.span.clone(), Value::Bool(true));
+    let mut entries = vec![on("stdout"), on("opened")];
     let path = fields.get("path");
     let written = path.as_ref().map_or("logs/access.log", At::text);
     let whole = std::path::Path::new(LOGS).join(written).display().to_string();
