@@ -86,26 +86,19 @@ impl Mirror {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A worker begins to tell, of all that there is.
-    pub(super) fn begin(&self, worker: u32, totals: Vec<Total>) {
+    /// A worker begins to tell, of all that there is: what is over, and `open`, which is what it has of connections. Whoever asks
+    /// meanwhile is told of all of it or of none, as counters are not to fall.
+    pub(super) fn begin(&self, worker: u32, totals: Vec<Total>, open: Vec<News>) {
         let totals = totals.into_iter().map(|total| ((total.backend, total.holder), total));
-        let worker_state = Worker { totals: totals.collect(), ..Worker::default() };
-        self.state().workers.insert(worker, worker_state);
+        let of_it = Worker { totals: totals.collect(), ..Worker::default() };
+        let mut state = self.state();
+        state.workers.insert(worker, of_it);
+        state.take(worker, open);
     }
 
     /// A worker has told this.
     pub(super) fn take(&self, worker: u32, news: Vec<News>) {
-        let mut state = self.state();
-        let State { workers, events, lost, .. } = &mut *state;
-        let of_it = workers.entry(worker).or_default();
-        for news in news {
-            let Some(event) = of_it.take(news) else { continue };
-            if events.len() < EVENTS {
-                events.push(event);
-            } else {
-                *lost += 1;
-            }
-        }
+        self.state().take(worker, news);
     }
 
     /// A worker is gone, and its connections with it.
@@ -190,6 +183,20 @@ impl Mirror {
     }
 }
 
+impl State {
+    fn take(&mut self, worker: u32, news: Vec<News>) {
+        let of_it = self.workers.entry(worker).or_default();
+        for news in news {
+            let Some(event) = of_it.take(news) else { continue };
+            if self.events.len() < EVENTS {
+                self.events.push(event);
+            } else {
+                self.lost += 1;
+            }
+        }
+    }
+}
+
 fn add(sums: &mut Totals, whose: (u32, u64), total: Total) {
     let sum =
         sums.entry(whose).or_insert(Total { connections: 0, moved: Moved::default(), ..total });
@@ -214,7 +221,8 @@ impl Worker {
                 let begun = now.checked_sub(age).unwrap_or(now);
                 let (id, moved) = (opened.id, Moved::default());
                 *self.counts.entry(opened.backend).or_default() += 1;
-                self.live.insert(id, Live { opened, begun, moved, last: now });
+                // What has moved nothing is not told to have moved.
+                self.live.insert(id, Live { opened, begun, moved, last: begun });
                 event
             }
             News::Moves { id, moved, idle_ms } => {
@@ -355,7 +363,7 @@ mod tests {
     #[test]
     fn what_workers_tell_is_counted_once_whatever_becomes_of_them() {
         let mirror = Mirror::default();
-        mirror.begin(1, Vec::new());
+        mirror.begin(1, Vec::new(), Vec::new());
         mirror.take(1, vec![News::Opened(opened(1, 7)), News::Opened(opened(2, 8))]);
         mirror.take(1, vec![News::Moves { id: 1, moved: moved(4), idle_ms: 0 }]);
         assert_eq!((mirror.live(7), new_flows(&mirror)), (1, (2, 4)));
@@ -364,8 +372,7 @@ mod tests {
         // It tells everything anew.
         let kept = mirror.kept();
         let totals = kept[0].totals.iter().copied().filter(|total| total.backend == 7).collect();
-        mirror.begin(1, totals);
-        mirror.take(1, vec![News::Opened(Opened { again: true, ..opened(2, 8) })]);
+        mirror.begin(1, totals, vec![News::Opened(Opened { again: true, ..opened(2, 8) })]);
         assert_eq!(new_flows(&mirror), (2, 10));
         // It is gone, and with it what was open.
         let kept = mirror.kept();
@@ -376,7 +383,7 @@ mod tests {
         later.restore(&kept);
         assert_eq!(new_flows(&later), (2, 10));
         let beside = Mirror::default();
-        beside.begin(1, Vec::new());
+        beside.begin(1, Vec::new(), Vec::new());
         beside.restore(&kept);
         assert_eq!(new_flows(&beside), (0, 0));
     }
@@ -384,7 +391,7 @@ mod tests {
     #[test]
     fn events_are_what_the_packet_programs_would_tell() {
         let mirror = Mirror::default();
-        mirror.begin(1, Vec::new());
+        mirror.begin(1, Vec::new(), Vec::new());
         mirror.take(1, vec![News::Opened(Opened { again: true, ..opened(1, 7) })]);
         assert_eq!(mirror.take_events().0, [], "it was told before");
         mirror.take(1, vec![closed(1, Reason::BackendFin, true), News::Opened(opened(2, 7))]);

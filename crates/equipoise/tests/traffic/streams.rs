@@ -3,9 +3,9 @@
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use equipoise_lab::client::{Connect, HttpConnection, download, http_get};
 use equipoise_lab::load::Load;
@@ -263,6 +263,38 @@ pub(crate) fn connections_that_are_taken_up_outlive_whatever_becomes_of_the_cont
     assert!(!folder.exists(), "nobody takes up anything any more");
 }
 
+/// What has gone through a service, in bytes and packets.
+fn moved(balancer: &Balancer, name: &str) -> [u64; 4] {
+    ["bytes_in", "bytes_out", "packets_in", "packets_out"].map(|of| balancer.sum(name, of))
+}
+
+/// Counters that fall are taken as begun anew by whoever draws rates from them.
+#[test]
+fn what_an_idle_connection_has_moved_stays_counted_whoever_takes_over() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let _servers = web_servers(&lab);
+    let text = web(&lab, "");
+    let text = text.replacen("[settings]", "[settings]\non-exit = \"keep\"", 1);
+    let mut balancer = Balancer::start(&lab.balancer, &text);
+    let [(name, vip), _] = vips();
+    let client = &lab.client().netns;
+    let mut held = HttpConnection::open(client, vip, &Connect::default()).unwrap();
+    held.download(500_000, 1).unwrap();
+    wait_until(DEADLINE, "what it has moved", || moved(&balancer, name)[1] > 500_000).unwrap();
+    let before = moved(&balancer, name);
+    balancer.daemon.take().unwrap().kill().unwrap();
+    balancer.run();
+    assert_eq!(moved(&balancer, name), before, "after another start");
+    let (code, said) = balancer.ask(&["--json", "upgrade", BINARY]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(moved(&balancer, name), before, "after an upgrade");
+    held.download(1_000, 1).unwrap();
+    drop(held);
+    wait_until(DEADLINE, "its end", || balancer.sum(name, "live_flows") == 0).unwrap();
+    assert!(moved(&balancer, name)[1] > before[1]);
+    assert_eq!(balancer.ask(&["stop"]).0, 0);
+}
+
 /// The web servers of the lab, with connections taken up.
 fn web(lab: &Lab, more: &str) -> String {
     let text = taken_up(&config(lab, TC.asked));
@@ -388,7 +420,7 @@ fn connections_that_are_taken_up_are_ended_as_others_are() {
     balancer.reload(&text.replace("[[service]]\n", idle));
     let opened = wait_until(DEADLINE, "room", || open().is_ok());
     opened.unwrap();
-    let stream = client.run(|| std::net::TcpStream::connect(vip)).unwrap();
+    let stream = client.run(|| TcpStream::connect(vip)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let mut idle = &stream;
     std::io::Write::write_all(&mut idle, b"GET / HTTP/1.1\r\nHost: vip\r\n\r\n").unwrap();
@@ -438,7 +470,7 @@ fn much_arrives_whole_by_packets_and_taken_up() {
         assert_eq!(tally.failed(), 0, "{:?}", tally.failures);
         let requests = tally.answered() as f64 / tally.elapsed.as_secs_f64();
         let bytes = scale(50_000_000, 1_000_000_000);
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         download(client, vip, (bytes, 7), &Connect::within(DEADLINE)).unwrap();
         let rate = bytes as f64 * 8.0 / 1e9 / began.elapsed().as_secs_f64();
         println!(

@@ -188,10 +188,7 @@ impl Shared {
         let mut connections = self.connections();
         let totals = connections.totals.values().copied().collect();
         let mut hello = vec![FromWorker::Hello { id: self.id, pid: std::process::id(), totals }];
-        let again = connections.live.values().map(|live| {
-            let age_ms = live.progress.age();
-            News::Opened(Opened { again: true, age_ms, ..live.opened.clone() })
-        });
+        let again = connections.live.iter().flat_map(|(&id, live)| live.again(id));
         hello.push(FromWorker::News(again.collect()));
         connections.listener = Some(tell);
         (hello, news)
@@ -203,12 +200,7 @@ impl Shared {
         if connections.listener.is_none() {
             return;
         }
-        let moves = connections.live.iter().filter_map(|(&id, live)| {
-            let moved = live.moved_bytes();
-            let sum = moved.bytes_in + moved.bytes_out;
-            let is_news = live.told.swap(sum, Ordering::Relaxed) != sum;
-            is_news.then(|| News::Moves { id, moved: live.moved(), idle_ms: live.progress.idle() })
-        });
+        let moves = connections.live.iter().filter_map(|(&id, live)| live.news(id));
         let moves: Vec<News> = moves.collect();
         moves.into_iter().for_each(|news| connections.tell(news));
     }
@@ -224,6 +216,22 @@ impl Shared {
 }
 
 impl Live {
+    /// All of it, for who has not been told, or has lost count: that it is there, and how far it has got.
+    fn again(&self, id: u64) -> impl Iterator<Item = News> {
+        let opened = Opened { again: true, age_ms: self.progress.age(), ..self.opened.clone() };
+        // Whoever hears this counts from nothing on, whatever another one was told.
+        self.told.store(0, Ordering::Relaxed);
+        std::iter::once(News::Opened(opened)).chain(self.news(id))
+    }
+
+    /// How far it has got, if that is further than was last told. What has no backend yet has moved nothing.
+    fn news(&self, id: u64) -> Option<News> {
+        let moved = self.moved_bytes();
+        let sum = moved.bytes_in + moved.bytes_out;
+        let is_news = self.told.swap(sum, Ordering::Relaxed) != sum;
+        is_news.then(|| News::Moves { id, moved: self.moved(), idle_ms: self.progress.idle() })
+    }
+
     fn moved_bytes(&self) -> Moved {
         let [bytes_in, bytes_out] = [&self.progress.bytes_in, &self.progress.bytes_out]
             .map(|bytes| bytes.load(Ordering::Relaxed));
@@ -245,5 +253,84 @@ impl Connections {
         {
             self.listener = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use equipoise_common::value::Traffic;
+    use tokio::net::TcpListener;
+
+    use super::super::super::mirror::Mirror;
+    use super::*;
+
+    fn opened() -> Opened {
+        Opened {
+            id: 0,
+            client: "198.51.100.7:4242".parse().unwrap(),
+            vip: "203.0.113.10:443".parse().unwrap(),
+            place: "10.0.0.1:8443".parse().unwrap(),
+            backend: 7,
+            holder: 107,
+            generation: 0,
+            service: 3,
+            service_holder: 33,
+            age_ms: 0,
+            again: false,
+        }
+    }
+
+    /// What a control plane knows that begins to listen now, and what it hears later.
+    fn heard(shared: &Shared) -> (Mirror, mpsc::Receiver<News>) {
+        let (hello, news) = shared.attach();
+        let mirror = Mirror::default();
+        let Ok([FromWorker::Hello { totals, .. }, FromWorker::News(open)]) =
+            <[FromWorker; 2]>::try_from(hello)
+        else {
+            panic!("its first words are others")
+        };
+        mirror.begin(1, totals, open);
+        (mirror, news)
+    }
+
+    fn through(mirror: &Mirror) -> Traffic {
+        mirror.traffic()[1].get(&(7, 107)).copied().unwrap_or_default()
+    }
+
+    #[tokio::test]
+    async fn whoever_listens_is_told_what_open_connections_have_moved() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+        let shared = Shared::default();
+        let (first, mut news) = heard(&shared);
+        let progress = Arc::new(Progress::new());
+        let (id, _ending) = shared.open(opened(), (&client, &progress));
+        // One that has no backend yet is not said to have moved what its client has sent.
+        let waits = Arc::new(Progress::new());
+        let (waiting, _ending) = shared.open(opened(), (&client, &waits));
+        progress.note(&progress.bytes_in, 100);
+        progress.note(&progress.bytes_out, 2_000);
+        shared.tell_progress();
+        while let Ok(one) = news.try_recv() {
+            first.take(1, vec![one]);
+        }
+        let told = through(&first);
+        assert_eq!((told.bytes_in, told.bytes_out, told.new_flows), (100, 2_000, 2));
+        assert!(told.packets_in > 0);
+        // Another one begins where the first one was, though nothing moves; and is told no more of it until something does.
+        let (second, mut news) = heard(&shared);
+        assert_eq!(through(&second), told);
+        assert!(second.take_events().0.is_empty(), "all of it was told before");
+        shared.tell_progress();
+        assert!(news.try_recv().is_err());
+        progress.note(&progress.bytes_in, 1);
+        shared.tell_progress();
+        second.take(1, vec![news.try_recv().unwrap()]);
+        assert_eq!(through(&second).bytes_in, 101);
+        shared.close(waiting, Reason::Idle, None);
+        shared.close(id, Reason::ClientFin, Some(Duration::from_millis(1)));
+        let (third, _news) = heard(&shared);
+        let total = through(&third);
+        assert_eq!((total.bytes_in, total.bytes_out, total.new_flows), (101, 2_000, 2));
     }
 }
