@@ -148,6 +148,12 @@ impl Known {
         Err(refusal)
     }
 
+    /// Whether a pool has a backend beside this one and those that have failed.
+    pub(super) fn names_another(&self, pool: u32, id: u32, failed: &[u32]) -> bool {
+        let pool = self.lookup.table.pools.get(&pool);
+        pool.is_some_and(|pool| pool.slots.iter().any(|one| *one != id && !failed.contains(one)))
+    }
+
     fn in_turn(&self, pool: u32, length: u32) -> u32 {
         let turn = self.turns.get(&pool).map_or(0, |turn| turn.fetch_add(1, Ordering::Relaxed));
         (turn % u64::from(length)) as u32
@@ -361,6 +367,17 @@ mod tests {
         let chosen = known.choose(&asking(1), (&service(), &failed), &mut next);
         assert_eq!(chosen.err(), Some(Refusal::NoBackend));
         assert_eq!(next, TRIES);
+    }
+
+    #[test]
+    fn the_last_one_of_a_pool_is_known_as_such() {
+        let known = Known::default().next(table(Pick::Hash, &[0, 1, 2, 0]));
+        assert!(known.names_another(0, 0, &[]));
+        assert!(known.names_another(0, 0, &[1]));
+        assert!(!known.names_another(0, 0, &[1, 2]));
+        assert!(!known.names_another(9, 0, &[]), "there is no such pool");
+        let known = known.next(table(Pick::Hash, &[0, 0]));
+        assert!(!known.names_another(0, 0, &[]));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! of the control plane.
 
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Read as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -366,6 +366,59 @@ fn a_backend_that_does_not_answer_is_passed_over_and_none_at_all_is_told() {
         let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
         assert_eq!(kind, Some(ErrorKind::ConnectionReset), "{error:#}");
     }
+}
+
+/// A server that answers no SYN for now: as many wait to be accepted as it lets wait.
+fn full(place: SocketAddr) -> (socket2::Socket, Vec<TcpStream>) {
+    let server = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    server.set_reuse_address(true).unwrap();
+    server.bind(&place.into()).unwrap();
+    server.listen(0).unwrap();
+    let wait = Duration::from_millis(300);
+    let waiting: Vec<_> =
+        std::iter::from_fn(|| TcpStream::connect_timeout(&place, wait).ok()).take(8).collect();
+    assert!(waiting.len() < 8, "it answers all that come");
+    (server, waiting)
+}
+
+#[test]
+fn the_only_backend_has_as_long_to_answer_as_a_connection_may_take_to_open() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let [(_, vip), _] = vips();
+    let place = backends(&lab, vip)[0].0;
+    let text = web(&lab, "");
+    // What `taken_up` leads there by name is the first one; it is all that there is now.
+    let others: Vec<_> =
+        backends(&lab, vip)[1..].iter().map(|(place, _)| format!("\"{place}\"")).collect();
+    let is_other = |line: &&str| others.iter().any(|other| line.contains(other));
+    let text: Vec<&str> = text.lines().filter(|line| !is_other(line)).collect();
+    let _balancer = Balancer::start(&lab.balancer, &text.join("\n"));
+    let host = &lab.backends[0].netns;
+    let (server, waiting) = host.run(|| full(place));
+    server.set_read_timeout(Some(DEADLINE)).unwrap();
+    let began = Instant::now();
+    let mut client = lab.client().netns.run(|| TcpStream::connect(vip)).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    // Who speaks first, and not TLS, names nobody.
+    client.write_all(b"hello").unwrap();
+    // A SYN is sent again after 1 s and 3 s, and later, when there is room.
+    std::thread::sleep(Duration::from_secs(4));
+    drop(waiting);
+    let answering = std::thread::spawn(move || {
+        // Those that have waited are closed already, and are not answered.
+        let accepted = std::iter::from_fn(|| server.accept().ok());
+        accepted.map(|(accepted, _)| accepted).find(|accepted| {
+            let mut said = [0; 5];
+            let mut accepted: &socket2::Socket = accepted;
+            accepted.read_exact(&mut said).is_ok() && accepted.write_all(&said).is_ok()
+        })
+    });
+    let mut answer = [0; 5];
+    client.read_exact(&mut answer).unwrap();
+    let took = began.elapsed();
+    assert_eq!(&answer, b"hello");
+    assert!(took > Duration::from_secs(4) && took < Duration::from_secs(10), "{took:?}");
+    drop(answering.join().unwrap());
 }
 
 #[test]

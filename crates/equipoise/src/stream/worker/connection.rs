@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use equipoise_common::flow::Reason;
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::super::backends::{Asking, Chosen, Held, Known, pool};
@@ -120,9 +122,11 @@ impl Attempts<'_> {
             let place = opened.place;
             let (id, ending) = shared.open(opened, (&client.stream, &progress));
             let began = Instant::now();
-            let each = until.min(began + EACH);
-            let answered = timeout_at(each, connect(place, self.source(place, id))).await;
-            match answered {
+            let connecting = connect(place, self.source(place, id));
+            let answered = in_time(connecting, (until.min(began + EACH), until), || {
+                self.known.names_another(self.asking.pool, chosen.id, &self.failed)
+            });
+            match answered.await {
                 Ok(Ok(backend)) => {
                     let (told, handshake) = (chosen.backend.told, began.elapsed());
                     let held = chosen.held;
@@ -176,6 +180,19 @@ impl Attempts<'_> {
             sources.iter().filter(|address| address.is_ipv4() == place.is_ipv4()).collect();
         let at = (id % of_family.len().max(1) as u64) as usize;
         of_family.get(at).copied().copied()
+    }
+}
+
+/// What comes about by the first of two times, or by the last where nothing else could come about instead.
+async fn in_time<T>(
+    comes: impl Future<Output = T>,
+    (first, last): (Instant, Instant),
+    is_another: impl FnOnce() -> bool,
+) -> Result<T, Elapsed> {
+    let mut comes = pin!(comes);
+    match timeout_at(first, &mut comes).await {
+        Err(_) if !is_another() => timeout_at(last, comes).await,
+        answered => answered,
     }
 }
 
