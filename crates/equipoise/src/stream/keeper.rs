@@ -27,7 +27,7 @@ use tokio::time::timeout;
 
 use super::mirror::{Mirror, Number};
 use super::table::Table;
-use super::wire::{self, FromWorker, News, ToWorker, Total};
+use super::wire::{self, FromWorker, News, Refused, ToWorker, Total};
 use super::worker;
 
 /// What makes a process a worker: a subcommand that nobody else gives.
@@ -272,8 +272,8 @@ impl Keeper {
     async fn hear(&self, (socket, stream): (PathBuf, UnixStream)) -> io::Result<Worker> {
         let (mut from, mut to) = stream.into_split();
         timeout(WITHIN, wire::write(&mut to, &ToWorker::Listen)).await??;
-        let Begun { id, pid, totals, open } = timeout(WITHIN, Begun::read(&mut from)).await??;
-        self.mirror.begin(id, totals, open);
+        let Begun { id, pid, over, open } = timeout(WITHIN, Begun::read(&mut from)).await??;
+        self.mirror.begin(id, over, open);
         let (tell, words) = mpsc::unbounded_channel();
         let ears = Ears { id, mirror: self.mirror.clone(), gone: Arc::clone(&self.gone) };
         let task = tokio::spawn(ears.run(socket.clone(), (from, to), words));
@@ -389,19 +389,21 @@ fn listener_of(domain: Domain) -> io::Result<TcpListener> {
 struct Begun {
     id: u32,
     pid: u32,
-    totals: Vec<Total>,
+    /// What is over: what has been moved, and what was refused.
+    over: (Vec<Total>, Vec<Refused>),
     open: Vec<News>,
 }
 
 impl Begun {
     async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Self> {
-        let Some(FromWorker::Hello { id, pid, totals }) = wire::read(from).await? else {
+        let hello = wire::read(from).await?;
+        let Some(FromWorker::Hello { id, pid, totals, refused }) = hello else {
             return Err(io::Error::other("its first word is none that is known"));
         };
         let Some(FromWorker::News(open)) = wire::read(from).await? else {
             return Err(io::Error::other("it does not say which connections it has"));
         };
-        Ok(Self { id, pid, totals, open })
+        Ok(Self { id, pid, over: (totals, refused), open })
     }
 }
 
@@ -440,11 +442,11 @@ impl Ears {
     async fn again(&self, socket: &Path) -> io::Result<UnixStream> {
         let mut stream = UnixStream::connect(socket).await?;
         wire::write(&mut stream, &ToWorker::Listen).await?;
-        let Begun { id, totals, open, .. } = Begun::read(&mut stream).await?;
+        let Begun { id, over, open, .. } = Begun::read(&mut stream).await?;
         if id != self.id {
             return Err(io::Error::other("another one"));
         }
-        self.mirror.begin(id, totals, open);
+        self.mirror.begin(id, over, open);
         Ok(stream)
     }
 

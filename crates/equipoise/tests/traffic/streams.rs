@@ -467,6 +467,20 @@ fn connections_that_are_taken_up_are_ended_as_others_are() {
     balancer.reload(&text.replace("[[service]]\n", "[[service]]\nmax-flows = 3\n"));
     let held: Vec<_> = (0..5).map(|_| open()).collect();
     assert_eq!(held.iter().filter(|held| held.is_ok()).count(), 3);
+    let refused = |balancer: &Balancer| {
+        let services = balancer.status()["services"].take();
+        let service = services.as_array().unwrap().iter().find(|s| s["name"] == name).cloned();
+        service.unwrap()["refused"]["flow_limit"].as_u64().unwrap_or(0)
+    };
+    wait_until(DEADLINE, "those that were refused", || refused(&balancer) == 2).unwrap();
+    assert_eq!(balancer.status()["refused"]["flow_limit"], 2);
+    let (_, said) = balancer.ask(&["limits", "--json"]);
+    let limits: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(limits["refused"]["flow_limit"], 2, "{said}");
+    // Another process counts on.
+    balancer.daemon.take().unwrap().kill().unwrap();
+    balancer.run();
+    assert_eq!(refused(&balancer), 2);
     drop(held);
     // By doing nothing.
     let idle = "[[service]]\ntimeouts = { tcp-established = \"1s\" }\n";

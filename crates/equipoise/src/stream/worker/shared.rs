@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::super::backends::Known;
 use super::super::relay::Progress;
 use super::super::table::Table;
-use super::super::wire::{Closed, FromWorker, Moved, News, Opened, Total};
+use super::super::wire::{Closed, FromWorker, Moved, News, Opened, Refused, Total};
 use super::segments;
 
 /// News that wait at most; a control plane that falls further behind hears everything anew.
@@ -41,6 +41,10 @@ pub(super) struct Live {
 struct Connections {
     live: BTreeMap<u64, Live>,
     totals: BTreeMap<(u32, u64), Total>,
+    /// By service, who holds its id, and why.
+    refused: BTreeMap<(u32, u64, &'static str), u64>,
+    /// Whether there are more of these than was last told.
+    is_refused_news: bool,
     /// Who is told.
     listener: Option<mpsc::Sender<News>>,
     next: u64,
@@ -167,6 +171,13 @@ impl Shared {
         }));
     }
 
+    /// One that was taken up comes to no backend.
+    pub(super) fn refuse(&self, (service, holder): (u32, u64), why: &'static str) {
+        let mut connections = self.connections();
+        *connections.refused.entry((service, holder, why)).or_default() += 1;
+        connections.is_refused_news = true;
+    }
+
     /// These are to end.
     pub(super) fn end(&self, ids: &[u64], why: u32) {
         let connections = self.connections();
@@ -187,14 +198,15 @@ impl Shared {
         let (tell, news) = mpsc::channel(WAITING);
         let mut connections = self.connections();
         let totals = connections.totals.values().copied().collect();
-        let mut hello = vec![FromWorker::Hello { id: self.id, pid: std::process::id(), totals }];
+        let (id, pid, refused) = (self.id, std::process::id(), connections.refused());
+        let mut hello = vec![FromWorker::Hello { id, pid, totals, refused }];
         let again = connections.live.iter().flat_map(|(&id, live)| live.again(id));
         hello.push(FromWorker::News(again.collect()));
         connections.listener = Some(tell);
         (hello, news)
     }
 
-    /// Tells how far connections have got.
+    /// Tells how far connections have got, and how many went nowhere.
     pub(super) fn tell_progress(&self) {
         let mut connections = self.connections();
         if connections.listener.is_none() {
@@ -203,6 +215,10 @@ impl Shared {
         let moves = connections.live.iter().filter_map(|(&id, live)| live.news(id));
         let moves: Vec<News> = moves.collect();
         moves.into_iter().for_each(|news| connections.tell(news));
+        if std::mem::take(&mut connections.is_refused_news) {
+            let (moved, refused) = (Moved::default(), connections.refused());
+            connections.tell(News::Moves { id: 0, moved, idle_ms: 0, refused });
+        }
     }
 
     /// Says what is in the way, now and then; it comes into the control plane's log.
@@ -229,7 +245,12 @@ impl Live {
         let moved = self.moved_bytes();
         let sum = moved.bytes_in + moved.bytes_out;
         let is_news = self.told.swap(sum, Ordering::Relaxed) != sum;
-        is_news.then(|| News::Moves { id, moved: self.moved(), idle_ms: self.progress.idle() })
+        is_news.then(|| News::Moves {
+            id,
+            moved: self.moved(),
+            idle_ms: self.progress.idle(),
+            refused: Vec::new(),
+        })
     }
 
     fn moved_bytes(&self) -> Moved {
@@ -246,6 +267,14 @@ impl Live {
 }
 
 impl Connections {
+    fn refused(&self) -> Vec<Refused> {
+        let refused = |(&(service, holder, why), &count)| {
+            let why: &str = why;
+            Refused { service, holder, why: why.to_owned(), count }
+        };
+        self.refused.iter().map(refused).collect()
+    }
+
     /// Who falls behind is not told any more: it sees that, and asks for everything anew.
     fn tell(&mut self, news: News) {
         if let Some(listener) = &self.listener
@@ -284,12 +313,12 @@ mod tests {
     fn heard(shared: &Shared) -> (Mirror, mpsc::Receiver<News>) {
         let (hello, news) = shared.attach();
         let mirror = Mirror::default();
-        let Ok([FromWorker::Hello { totals, .. }, FromWorker::News(open)]) =
+        let Ok([FromWorker::Hello { totals, refused, .. }, FromWorker::News(open)]) =
             <[FromWorker; 2]>::try_from(hello)
         else {
             panic!("its first words are others")
         };
-        mirror.begin(1, totals, open);
+        mirror.begin(1, (totals, refused), open);
         (mirror, news)
     }
 
@@ -332,5 +361,29 @@ mod tests {
         let (third, _news) = heard(&shared);
         let total = through(&third);
         assert_eq!((total.bytes_in, total.bytes_out, total.new_flows), (101, 2_000, 2));
+    }
+
+    #[test]
+    fn what_is_refused_is_told_in_time_and_to_whoever_listens_later() {
+        let shared = Shared::default();
+        shared.refuse((3, 33), "flow_limit");
+        let refused = |mirror: &Mirror| {
+            let of_service = mirror.refused().remove(&(3, 33)).unwrap_or_default();
+            ["flow_limit", "no_backend"].map(|why| of_service.get(why).copied().unwrap_or(0))
+        };
+        let (first, mut news) = heard(&shared);
+        assert_eq!(refused(&first), [1, 0]);
+        shared.refuse((3, 33), "flow_limit");
+        shared.refuse((3, 33), "no_backend");
+        shared.tell_progress();
+        while let Ok(one) = news.try_recv() {
+            first.take(1, vec![one]);
+        }
+        assert_eq!(refused(&first), [2, 1]);
+        shared.tell_progress();
+        let (second, mut news) = heard(&shared);
+        shared.tell_progress();
+        assert!(news.try_recv().is_err(), "there is nothing new");
+        assert_eq!(refused(&second), [2, 1]);
     }
 }
