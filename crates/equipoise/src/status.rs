@@ -68,6 +68,9 @@ pub struct Status {
     /// The log of flows; none where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_log: Option<access_log::AccessLogStatus>,
+    /// Connections that were taken up and came to no backend, by reason, of all services that there have been.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<String, u64>,
     /// Packets by verdict, over all hooks.
     pub verdicts: BTreeMap<String, u64>,
     /// Packets by hook and verdict; those that are 0 are left out.
@@ -127,6 +130,9 @@ pub struct ServiceStatus {
     /// What has gone through it.
     #[serde(flatten)]
     pub traffic: Counters,
+    /// Connections that were taken up and came to no backend, by reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<String, u64>,
     /// Its pools: that of its default route, and one for each route by source.
     pub pools: Vec<PoolStatus>,
 }

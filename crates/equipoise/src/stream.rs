@@ -19,4 +19,4 @@ pub mod worker;
 
 pub use backends::{Would, would};
 pub use keeper::{How, Keeper, StreamError, stop_left};
-pub use mirror::{Kept, Mirror, Number, Row};
+pub use mirror::{Kept, Mirror, Number, RefusedBy, Row};

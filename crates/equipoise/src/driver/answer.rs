@@ -14,6 +14,7 @@ use equipoise_core::id::DEFAULT_ROUTE;
 use equipoise_core::state::{BackendView, PoolView, ServiceView};
 use tokio::time::Instant;
 
+use super::streams::Reasons;
 use super::{Driver, Source};
 use crate::admin::{Command, ProblemDetails};
 use crate::dataplane::DataPlane;
@@ -46,6 +47,8 @@ struct Counted {
     pressure: BTreeMap<String, u64>,
     verdicts: BTreeMap<String, u64>,
     hooks: BTreeMap<String, BTreeMap<String, u64>>,
+    refused: BTreeMap<u32, Reasons>,
+    refused_of_all: Reasons,
 }
 
 impl<M: Machine, P: DataPlane> Driver<M, P> {
@@ -151,6 +154,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             },
             load,
             access_log: self.access_log.status(),
+            refused: counted.refused_of_all,
             verdicts: counted.verdicts,
             hooks: counted.hooks,
         })
@@ -193,6 +197,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             }
         }
         let [of_services, of_backends] = self.traffic((&services, &backends))?;
+        let (refused, refused_of_all) = self.refused_streams();
         Ok(Counted {
             passive: self.all_passive(),
             flows: self.all_flows(),
@@ -207,6 +212,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             backends: of_backends,
             verdicts,
             hooks,
+            refused,
+            refused_of_all,
         })
     }
 
@@ -259,6 +266,7 @@ fn service(view: &ServiceView<'_>, counted: &Counted) -> ServiceStatus {
         },
         state: if up { ServiceState::Up } else { ServiceState::Down },
         traffic: view.id.and_then(|id| counted.services.get(&id)).map(counters).unwrap_or_default(),
+        refused: view.id.and_then(|id| counted.refused.get(&id)).cloned().unwrap_or_default(),
         pools: view.pools.iter().map(|view| pool(view, counted)).collect(),
     }
 }

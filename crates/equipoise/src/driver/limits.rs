@@ -44,6 +44,11 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
                 *sum += count;
             }
         }
+        for (why, count) in self.refused_streams().1 {
+            if let Some(sum) = refused.get_mut(&why) {
+                *sum += count;
+            }
+        }
         Ok(LimitsAnswer { services: told.collect(), refused })
     }
 

@@ -21,6 +21,9 @@ use crate::host::Machine;
 use crate::stream::table::Table;
 use crate::stream::{Keeper, Number, Row};
 
+/// How many, by a reason's name.
+pub(super) type Reasons = BTreeMap<String, u64>;
+
 /// Whether this configuration has connections taken up here.
 fn takes_up(config: &Config) -> bool {
     let mut services = config.services.iter();
@@ -131,6 +134,21 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             }
         }
         Ok([of_services, of_backends])
+    }
+
+    /// Connections that were taken up and came to no backend, by reason: of each service, by id, and of all that there have been.
+    pub(super) fn refused_streams(&self) -> (BTreeMap<u32, Reasons>, Reasons) {
+        let holders = &self.state.planned().service_holders;
+        let (mut of_services, mut of_all) = (BTreeMap::new(), Reasons::new());
+        for ((id, holder), reasons) in self.streams.mirror().refused() {
+            for (why, count) in &reasons {
+                *of_all.entry(why.clone()).or_default() += count;
+            }
+            if holders.get(&id).is_some_and(|held| held.0 == holder) {
+                of_services.insert(id, reasons);
+            }
+        }
+        (of_services, of_all)
     }
 
     /// Ends connections that are wanted; says how many.

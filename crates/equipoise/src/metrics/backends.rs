@@ -44,7 +44,7 @@ fn backends(services: &[ServiceStatus]) -> Vec<Row<'_>> {
     rows
 }
 
-fn services(services: &[ServiceStatus]) -> [Family; 4] {
+fn services(services: &[ServiceStatus]) -> [Family; 5] {
     let up = "Whether new flows of a service find a backend.";
     let mut up = Making::gauge("lb_service_up", up, ["service"]);
     let opened = "Flows that a service has opened.";
@@ -53,7 +53,13 @@ fn services(services: &[ServiceStatus]) -> [Family; 4] {
     let mut bytes = Making::counter("lb_service_bytes_total", bytes, DIRECTION);
     let packets = "Packets of a service, in from clients and out to them.";
     let mut packets = Making::counter("lb_service_packets_total", packets, DIRECTION);
-    for ServiceStatus { name, state, traffic, .. } in services {
+    let refused = "Connections that were taken up for a service and came to no backend.";
+    let labels = ["service", "reason"];
+    let mut refused_of = Making::counter("lb_service_refused_connections_total", refused, labels);
+    for ServiceStatus { name, state, traffic, refused, .. } in services {
+        for (reason, &count) in refused {
+            refused_of.row([name, reason], count as f64);
+        }
         up.flag([name], *state == ServiceState::Up);
         opened.row([name], traffic.new_flows as f64);
         for (direction, [packets_so, bytes_so]) in directions(traffic) {
@@ -61,7 +67,7 @@ fn services(services: &[ServiceStatus]) -> [Family; 4] {
             bytes.row([name, direction], bytes_so);
         }
     }
-    [up.finish(), opened.finish(), bytes.finish(), packets.finish()]
+    [up.finish(), opened.finish(), bytes.finish(), packets.finish(), refused_of.finish()]
 }
 
 fn pools(services: &[ServiceStatus]) -> [Family; 2] {

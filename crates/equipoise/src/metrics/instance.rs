@@ -131,11 +131,12 @@ const LIMITS: [&str; 6] = [
 ];
 
 fn limits(status: &Status) -> Family {
-    let help = "Packets that were turned away by a limit, a list, or for want of room.";
+    let help = "Packets, and connections taken up, that were turned away by a limit, a list, or for want of room.";
     let mut family = Making::counter("lb_limit_hits_total", help, ["limit"]);
     for limit in LIMITS {
         if let Some(&count) = status.verdicts.get(limit) {
-            family.row([limit], count as f64);
+            let taken_up = status.refused.get(limit).copied().unwrap_or_default();
+            family.row([limit], (count + taken_up) as f64);
         }
     }
     family.finish()

@@ -12,7 +12,7 @@ use super::number;
 pub struct LimitsAnswer {
     /// Of each service.
     pub services: Vec<ServiceLimits>,
-    /// Packets that limits and lists have refused, at all services together, by verdict.
+    /// Packets, and connections taken up, that limits and lists have refused, at all services together, by verdict.
     pub refused: BTreeMap<String, u64>,
 }
 

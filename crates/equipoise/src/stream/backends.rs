@@ -67,12 +67,14 @@ pub(super) struct Chosen {
 }
 
 /// Why there is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Refusal {
     /// There is none to choose, or none that has not been tried.
     NoBackend,
-    /// Those that there are have as many flows as they may, or as many new ones in a second.
+    /// Those that there are have as many flows as they may.
     NoRoom,
+    /// So, or as many new ones in a second.
+    NoToken,
 }
 
 /// A connection that is to go on.
@@ -138,14 +140,23 @@ impl Known {
             };
             let counted = self.counted.get(&(true, id, backend.holder));
             let Some(counted) = counted else { continue };
-            refusal = Refusal::NoRoom;
-            let Some(held) = counted.hold(backend.max_flows) else { continue };
+            let Some(held) = counted.hold(backend.max_flows) else {
+                refusal = refusal.max(Refusal::NoRoom);
+                continue;
+            };
             let (rate, burst) = service.backend_rate;
             if rate == 0 || counted.tokens.take(Rate { rate, burst }, now()) == Taken::Yes {
                 return Ok(Chosen { id, backend: backend.clone(), held });
             }
+            refusal = Refusal::NoToken;
         }
         Err(refusal)
+    }
+
+    /// Whether a pool has a backend beside this one and those that have failed.
+    pub(super) fn names_another(&self, pool: u32, id: u32, failed: &[u32]) -> bool {
+        let pool = self.lookup.table.pools.get(&pool);
+        pool.is_some_and(|pool| pool.slots.iter().any(|one| *one != id && !failed.contains(one)))
     }
 
     fn in_turn(&self, pool: u32, length: u32) -> u32 {
@@ -364,11 +375,24 @@ mod tests {
     }
 
     #[test]
+    fn the_last_one_of_a_pool_is_known_as_such() {
+        let known = Known::default().next(table(Pick::Hash, &[0, 1, 2, 0]));
+        assert!(known.names_another(0, 0, &[]));
+        assert!(known.names_another(0, 0, &[1]));
+        assert!(!known.names_another(0, 0, &[1, 2]));
+        assert!(!known.names_another(9, 0, &[]), "there is no such pool");
+        let known = known.next(table(Pick::Hash, &[0, 0]));
+        assert!(!known.names_another(0, 0, &[]));
+    }
+
+    #[test]
     fn rates_and_flows_of_services_are_kept_to() {
         let known = Known::default().next(table(Pick::Hash, &[0]));
         let limited = Service { backend_rate: (1, 3), ..service() };
         let taken = |known: &Known| known.choose(&asking(1), (&limited, &[]), &mut 0).is_ok();
         assert_eq!((0..10).filter(|_| taken(&known)).count(), 3);
+        let refused = known.choose(&asking(1), (&limited, &[]), &mut 0).err();
+        assert_eq!(refused, Some(Refusal::NoToken));
         let few = Service { max_flows: 2, ..service() };
         let held: Vec<_> = (0..5).filter_map(|_| known.hold(5, &few)).collect();
         assert_eq!(held.len(), 2);

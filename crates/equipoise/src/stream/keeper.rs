@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::AsyncRead;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::Command;
@@ -26,7 +27,7 @@ use tokio::time::timeout;
 
 use super::mirror::{Mirror, Number};
 use super::table::Table;
-use super::wire::{self, FromWorker, ToWorker};
+use super::wire::{self, FromWorker, News, Refused, ToWorker, Total};
 use super::worker;
 
 /// What makes a process a worker: a subcommand that nobody else gives.
@@ -271,11 +272,8 @@ impl Keeper {
     async fn hear(&self, (socket, stream): (PathBuf, UnixStream)) -> io::Result<Worker> {
         let (mut from, mut to) = stream.into_split();
         timeout(WITHIN, wire::write(&mut to, &ToWorker::Listen)).await??;
-        let hello = timeout(WITHIN, wire::read(&mut from)).await??;
-        let Some(FromWorker::Hello { id, pid, totals }) = hello else {
-            return Err(io::Error::other("its first word is none that is known"));
-        };
-        self.mirror.begin(id, totals);
+        let Begun { id, pid, over, open } = timeout(WITHIN, Begun::read(&mut from)).await??;
+        self.mirror.begin(id, over, open);
         let (tell, words) = mpsc::unbounded_channel();
         let ears = Ears { id, mirror: self.mirror.clone(), gone: Arc::clone(&self.gone) };
         let task = tokio::spawn(ears.run(socket.clone(), (from, to), words));
@@ -387,6 +385,28 @@ fn listener_of(domain: Domain) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// What a worker says first: who it is, and all that there is to tell.
+struct Begun {
+    id: u32,
+    pid: u32,
+    /// What is over: what has been moved, and what was refused.
+    over: (Vec<Total>, Vec<Refused>),
+    open: Vec<News>,
+}
+
+impl Begun {
+    async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Self> {
+        let hello = wire::read(from).await?;
+        let Some(FromWorker::Hello { id, pid, totals, refused }) = hello else {
+            return Err(io::Error::other("its first word is none that is known"));
+        };
+        let Some(FromWorker::News(open)) = wire::read(from).await? else {
+            return Err(io::Error::other("it does not say which connections it has"));
+        };
+        Ok(Self { id, pid, over: (totals, refused), open })
+    }
+}
+
 /// What hears a worker.
 struct Ears {
     id: u32,
@@ -422,21 +442,19 @@ impl Ears {
     async fn again(&self, socket: &Path) -> io::Result<UnixStream> {
         let mut stream = UnixStream::connect(socket).await?;
         wire::write(&mut stream, &ToWorker::Listen).await?;
-        match wire::read(&mut stream).await? {
-            Some(FromWorker::Hello { id, totals, .. }) if id == self.id => {
-                self.mirror.begin(id, totals);
-                Ok(stream)
-            }
-            _ => Err(io::Error::other("another one")),
+        let Begun { id, over, open, .. } = Begun::read(&mut stream).await?;
+        if id != self.id {
+            return Err(io::Error::other("another one"));
         }
+        self.mirror.begin(id, over, open);
+        Ok(stream)
     }
 
     async fn listen(&self, from: &mut OwnedReadHalf) {
         while let Ok(Some(message)) = wire::read(from).await {
             match message {
-                FromWorker::Hello { id, totals, .. } => self.mirror.begin(id, totals),
                 FromWorker::News(news) => self.mirror.take(self.id, news),
-                FromWorker::Took => {}
+                FromWorker::Hello { .. } | FromWorker::Took => {}
             }
         }
     }

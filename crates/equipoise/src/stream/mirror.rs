@@ -15,7 +15,7 @@ use equipoise_common::key::{Be16, TCP};
 use equipoise_common::value::Traffic;
 use serde::{Deserialize, Serialize};
 
-use super::wire::{Closed, Moved, News, Opened, Total};
+use super::wire::{Closed, Moved, News, Opened, Refused, Total};
 use crate::dataplane::kernel::FlowRow;
 
 /// Events that wait at most to be taken.
@@ -30,6 +30,8 @@ struct State {
     workers: BTreeMap<u32, Worker>,
     /// Of workers that are gone.
     gone: Totals,
+    /// So, what they have refused.
+    gone_refused: RefusedBy,
     events: Vec<Event>,
     /// Events for which there was no room.
     lost: u64,
@@ -38,12 +40,16 @@ struct State {
 /// By backend, and who holds its id.
 type Totals = BTreeMap<(u32, u64), Total>;
 
+/// Connections that came to no backend: by service and who holds its id, and by reason.
+pub type RefusedBy = BTreeMap<(u32, u64), BTreeMap<String, u64>>;
+
 #[derive(Debug, Default)]
 struct Worker {
     live: BTreeMap<u64, Live>,
     /// How many of them each backend has.
     counts: BTreeMap<u32, u64>,
     totals: Totals,
+    refused: RefusedBy,
 }
 
 #[derive(Clone, Debug)]
@@ -79,6 +85,9 @@ pub struct Kept {
     /// The worker; none for those that are gone.
     worker: Option<u32>,
     totals: Vec<Total>,
+    /// A version before this one keeps none.
+    #[serde(default)]
+    refused: Vec<Refused>,
 }
 
 impl Mirror {
@@ -86,26 +95,25 @@ impl Mirror {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A worker begins to tell, of all that there is.
-    pub(super) fn begin(&self, worker: u32, totals: Vec<Total>) {
+    /// A worker begins to tell, of all that there is: what is over, and `open`, which is what it has of connections. Whoever asks
+    /// meanwhile is told of all of it or of none, as counters are not to fall.
+    pub(super) fn begin(
+        &self,
+        worker: u32,
+        (totals, refused): (Vec<Total>, Vec<Refused>),
+        open: Vec<News>,
+    ) {
         let totals = totals.into_iter().map(|total| ((total.backend, total.holder), total));
-        let worker_state = Worker { totals: totals.collect(), ..Worker::default() };
-        self.state().workers.insert(worker, worker_state);
+        let refused = refused_by(&refused);
+        let of_it = Worker { totals: totals.collect(), refused, ..Worker::default() };
+        let mut state = self.state();
+        state.workers.insert(worker, of_it);
+        state.take(worker, open);
     }
 
     /// A worker has told this.
     pub(super) fn take(&self, worker: u32, news: Vec<News>) {
-        let mut state = self.state();
-        let State { workers, events, lost, .. } = &mut *state;
-        let of_it = workers.entry(worker).or_default();
-        for news in news {
-            let Some(event) = of_it.take(news) else { continue };
-            if events.len() < EVENTS {
-                events.push(event);
-            } else {
-                *lost += 1;
-            }
-        }
+        self.state().take(worker, news);
     }
 
     /// A worker is gone, and its connections with it.
@@ -115,6 +123,7 @@ impl Mirror {
         for (whose, total) in of_it.sums() {
             add(&mut state.gone, whose, total);
         }
+        add_refused(&mut state.gone_refused, &of_it.refused);
     }
 
     /// Nothing of workers that run is known any more; they will tell another process.
@@ -151,6 +160,14 @@ impl Mirror {
         traffic
     }
 
+    /// Connections that were taken up and came to no backend.
+    pub fn refused(&self) -> RefusedBy {
+        let state = self.state();
+        let mut sums = state.gone_refused.clone();
+        state.workers.values().for_each(|worker| add_refused(&mut sums, &worker.refused));
+        sums
+    }
+
     /// Calls `each` for every connection, until it answers false; says whether it never has.
     pub fn each(&self, mut each: impl FnMut(Number, Row) -> bool) -> bool {
         let state = self.state();
@@ -166,14 +183,16 @@ impl Mirror {
     /// What is to be kept of it all.
     pub fn kept(&self) -> Vec<Kept> {
         let state = self.state();
-        let gone = Kept { worker: None, totals: state.gone.values().copied().collect() };
+        let totals = state.gone.values().copied().collect();
+        let gone = Kept { worker: None, totals, refused: refused_of(&state.gone_refused) };
         let of_worker = |(&worker, of_it): (&u32, &Worker)| {
             let mut sums = Totals::new();
             of_it.sums().for_each(|(whose, total)| add(&mut sums, whose, total));
-            Kept { worker: Some(worker), totals: sums.into_values().collect() }
+            let (totals, refused) = (sums.into_values().collect(), refused_of(&of_it.refused));
+            Kept { worker: Some(worker), totals, refused }
         };
         let all = std::iter::once(gone).chain(state.workers.iter().map(of_worker));
-        all.filter(|kept| !kept.totals.is_empty()).collect()
+        all.filter(|kept| !kept.totals.is_empty() || !kept.refused.is_empty()).collect()
     }
 
     /// Counts on from there: what workers that tell it themselves have moved is theirs to tell.
@@ -186,6 +205,21 @@ impl Mirror {
             for total in &kept.totals {
                 add(&mut state.gone, (total.backend, total.holder), *total);
             }
+            add_refused(&mut state.gone_refused, &refused_by(&kept.refused));
+        }
+    }
+}
+
+impl State {
+    fn take(&mut self, worker: u32, news: Vec<News>) {
+        let of_it = self.workers.entry(worker).or_default();
+        for news in news {
+            let Some(event) = of_it.take(news) else { continue };
+            if self.events.len() < EVENTS {
+                self.events.push(event);
+            } else {
+                self.lost += 1;
+            }
         }
     }
 }
@@ -195,6 +229,34 @@ fn add(sums: &mut Totals, whose: (u32, u64), total: Total) {
         sums.entry(whose).or_insert(Total { connections: 0, moved: Moved::default(), ..total });
     sum.connections += total.connections;
     sum.moved += total.moved;
+}
+
+fn add_refused(sums: &mut RefusedBy, more: &RefusedBy) {
+    for (&whose, reasons) in more {
+        let of_service = sums.entry(whose).or_default();
+        for (why, count) in reasons {
+            *of_service.entry(why.clone()).or_default() += count;
+        }
+    }
+}
+
+fn refused_by(told: &[Refused]) -> RefusedBy {
+    let mut by = RefusedBy::new();
+    for Refused { service, holder, why, count } in told {
+        by.entry((*service, *holder)).or_default().insert(why.clone(), *count);
+    }
+    by
+}
+
+fn refused_of(by: &RefusedBy) -> Vec<Refused> {
+    let of_service = |(&(service, holder), reasons): (&(u32, u64), &BTreeMap<String, u64>)| {
+        let told = reasons.iter().map(move |(why, &count)| {
+            let why = why.clone();
+            Refused { service, holder, why, count }
+        });
+        told.collect::<Vec<_>>()
+    };
+    by.iter().flat_map(of_service).collect()
 }
 
 fn through(total: &Total) -> Traffic {
@@ -214,10 +276,14 @@ impl Worker {
                 let begun = now.checked_sub(age).unwrap_or(now);
                 let (id, moved) = (opened.id, Moved::default());
                 *self.counts.entry(opened.backend).or_default() += 1;
-                self.live.insert(id, Live { opened, begun, moved, last: now });
+                // What has moved nothing is not told to have moved.
+                self.live.insert(id, Live { opened, begun, moved, last: begun });
                 event
             }
-            News::Moves { id, moved, idle_ms } => {
+            News::Moves { id, moved, idle_ms, refused } => {
+                if !refused.is_empty() {
+                    self.refused = refused_by(&refused);
+                }
                 let live = self.live.get_mut(&id)?;
                 live.moved = moved;
                 live.last = now.checked_sub(Duration::from_millis(idle_ms)).unwrap_or(now);
@@ -340,6 +406,10 @@ mod tests {
         Moved { packets_in: 1, bytes_in, packets_out: 2, bytes_out: 20 }
     }
 
+    fn moves(id: u64, moved: Moved, refused: Vec<Refused>) -> News {
+        News::Moves { id, moved, idle_ms: 0, refused }
+    }
+
     fn closed(id: u64, why: Reason, established: bool) -> News {
         let handshake = if established { 1_000_000 } else { 0 };
         let (why, moved) = (why as u32, moved(10));
@@ -355,17 +425,20 @@ mod tests {
     #[test]
     fn what_workers_tell_is_counted_once_whatever_becomes_of_them() {
         let mirror = Mirror::default();
-        mirror.begin(1, Vec::new());
+        mirror.begin(1, (Vec::new(), Vec::new()), Vec::new());
         mirror.take(1, vec![News::Opened(opened(1, 7)), News::Opened(opened(2, 8))]);
-        mirror.take(1, vec![News::Moves { id: 1, moved: moved(4), idle_ms: 0 }]);
+        mirror.take(1, vec![moves(1, moved(4), Vec::new())]);
         assert_eq!((mirror.live(7), new_flows(&mirror)), (1, (2, 4)));
         mirror.take(1, vec![closed(1, Reason::ClientFin, true)]);
         assert_eq!((mirror.live(7), new_flows(&mirror)), (0, (2, 10)));
         // It tells everything anew.
         let kept = mirror.kept();
         let totals = kept[0].totals.iter().copied().filter(|total| total.backend == 7).collect();
-        mirror.begin(1, totals);
-        mirror.take(1, vec![News::Opened(Opened { again: true, ..opened(2, 8) })]);
+        mirror.begin(
+            1,
+            (totals, Vec::new()),
+            vec![News::Opened(Opened { again: true, ..opened(2, 8) })],
+        );
         assert_eq!(new_flows(&mirror), (2, 10));
         // It is gone, and with it what was open.
         let kept = mirror.kept();
@@ -376,15 +449,43 @@ mod tests {
         later.restore(&kept);
         assert_eq!(new_flows(&later), (2, 10));
         let beside = Mirror::default();
-        beside.begin(1, Vec::new());
+        beside.begin(1, (Vec::new(), Vec::new()), Vec::new());
         beside.restore(&kept);
         assert_eq!(new_flows(&beside), (0, 0));
     }
 
     #[test]
+    fn what_is_refused_stays_counted_whatever_becomes_of_workers() {
+        let refused = |count| {
+            let why = "flow_limit".to_owned();
+            vec![Refused { service: 3, holder: 33, why, count }]
+        };
+        let counted = |mirror: &Mirror| {
+            mirror.refused().get(&(3, 33)).and_then(|by| by.get("flow_limit").copied())
+        };
+        let mirror = Mirror::default();
+        mirror.begin(1, (Vec::new(), refused(2)), Vec::new());
+        mirror.take(1, vec![moves(0, Moved::default(), refused(5))]);
+        // One that takes up nothing else says nothing of it.
+        mirror.take(1, vec![News::Opened(opened(1, 7)), moves(1, moved(4), Vec::new())]);
+        assert_eq!(counted(&mirror), Some(5));
+        let kept = mirror.kept();
+        mirror.end(1);
+        mirror.begin(2, (Vec::new(), refused(1)), Vec::new());
+        assert_eq!(counted(&mirror), Some(6));
+        let later = Mirror::default();
+        later.begin(1, (Vec::new(), refused(7)), Vec::new());
+        later.restore(&kept);
+        assert_eq!(counted(&later), Some(7), "the worker is there, and tells it itself");
+        let alone = Mirror::default();
+        alone.restore(&kept);
+        assert_eq!(counted(&alone), Some(5));
+    }
+
+    #[test]
     fn events_are_what_the_packet_programs_would_tell() {
         let mirror = Mirror::default();
-        mirror.begin(1, Vec::new());
+        mirror.begin(1, (Vec::new(), Vec::new()), Vec::new());
         mirror.take(1, vec![News::Opened(Opened { again: true, ..opened(1, 7) })]);
         assert_eq!(mirror.take_events().0, [], "it was told before");
         mirror.take(1, vec![closed(1, Reason::BackendFin, true), News::Opened(opened(2, 7))]);

@@ -48,6 +48,9 @@ pub(super) enum FromWorker {
         pid: u32,
         /// By backend.
         totals: Vec<Total>,
+        /// What it has refused. Those before it have not told that.
+        #[serde(default)]
+        refused: Vec<Refused>,
     },
     /// The table is in force.
     Took,
@@ -70,6 +73,19 @@ pub(super) struct Total {
     pub(super) connections: u64,
     /// What they have moved.
     pub(super) moved: Moved,
+}
+
+/// Connections that were taken up and led to no backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Refused {
+    /// The service, by id.
+    pub(super) service: u32,
+    /// The one that holds that id.
+    pub(super) holder: u64,
+    /// Why, as a name: a worker of another version may have others.
+    pub(super) why: String,
+    /// How many, since the worker began.
+    pub(super) count: u64,
 }
 
 /// What a connection has moved: bytes of its ends' data, and segments that the stack has received from the client and sent to it.
@@ -108,6 +124,10 @@ pub(super) enum News {
         moved: Moved,
         /// Since it has last moved anything, milliseconds.
         idle_ms: u64,
+        /// All that has been refused so far, if there is news of that. It comes with number 0, which no connection has: whoever is
+        /// of a version that does not count it passes over that, and would not understand a word of its own.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        refused: Vec<Refused>,
     },
     /// It is over.
     Closed(Closed),
@@ -203,4 +223,24 @@ pub(super) async fn write<T: Serialize>(
     to.write_u32(length).await?;
     to.write_all(&text).await?;
     to.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_tell_of_refusals_and_who_does_not_know_them_are_understood() {
+        let before = r#"{"hello":{"id":1,"pid":2,"totals":[]}}"#;
+        let FromWorker::Hello { refused, .. } = serde_json::from_str(before).unwrap() else {
+            panic!("it is a first word")
+        };
+        assert_eq!(refused, []);
+        // What moves is said as ever.
+        let moves = News::Moves { id: 7, moved: Moved::default(), idle_ms: 3, refused: Vec::new() };
+        let said = serde_json::to_value(&moves).unwrap();
+        let known = ["id", "idle_ms", "moved"];
+        assert!(said["moves"].as_object().unwrap().keys().eq(known), "{said}");
+        assert_eq!(serde_json::from_value::<News>(said).unwrap(), moves);
+    }
 }

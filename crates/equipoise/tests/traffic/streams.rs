@@ -2,10 +2,10 @@
 //! of the control plane.
 
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Read as _};
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use equipoise_lab::client::{Connect, HttpConnection, download, http_get};
 use equipoise_lab::load::Load;
@@ -263,6 +263,38 @@ pub(crate) fn connections_that_are_taken_up_outlive_whatever_becomes_of_the_cont
     assert!(!folder.exists(), "nobody takes up anything any more");
 }
 
+/// What has gone through a service, in bytes and packets.
+fn moved(balancer: &Balancer, name: &str) -> [u64; 4] {
+    ["bytes_in", "bytes_out", "packets_in", "packets_out"].map(|of| balancer.sum(name, of))
+}
+
+/// Counters that fall are taken as begun anew by whoever draws rates from them.
+#[test]
+fn what_an_idle_connection_has_moved_stays_counted_whoever_takes_over() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let _servers = web_servers(&lab);
+    let text = web(&lab, "");
+    let text = text.replacen("[settings]", "[settings]\non-exit = \"keep\"", 1);
+    let mut balancer = Balancer::start(&lab.balancer, &text);
+    let [(name, vip), _] = vips();
+    let client = &lab.client().netns;
+    let mut held = HttpConnection::open(client, vip, &Connect::default()).unwrap();
+    held.download(500_000, 1).unwrap();
+    wait_until(DEADLINE, "what it has moved", || moved(&balancer, name)[1] > 500_000).unwrap();
+    let before = moved(&balancer, name);
+    balancer.daemon.take().unwrap().kill().unwrap();
+    balancer.run();
+    assert_eq!(moved(&balancer, name), before, "after another start");
+    let (code, said) = balancer.ask(&["--json", "upgrade", BINARY]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(moved(&balancer, name), before, "after an upgrade");
+    held.download(1_000, 1).unwrap();
+    drop(held);
+    wait_until(DEADLINE, "its end", || balancer.sum(name, "live_flows") == 0).unwrap();
+    assert!(moved(&balancer, name)[1] > before[1]);
+    assert_eq!(balancer.ask(&["stop"]).0, 0);
+}
+
 /// The web servers of the lab, with connections taken up.
 fn web(lab: &Lab, more: &str) -> String {
     let text = taken_up(&config(lab, TC.asked));
@@ -336,6 +368,59 @@ fn a_backend_that_does_not_answer_is_passed_over_and_none_at_all_is_told() {
     }
 }
 
+/// A server that answers no SYN for now: as many wait to be accepted as it lets wait.
+fn full(place: SocketAddr) -> (socket2::Socket, Vec<TcpStream>) {
+    let server = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    server.set_reuse_address(true).unwrap();
+    server.bind(&place.into()).unwrap();
+    server.listen(0).unwrap();
+    let wait = Duration::from_millis(300);
+    let waiting: Vec<_> =
+        std::iter::from_fn(|| TcpStream::connect_timeout(&place, wait).ok()).take(8).collect();
+    assert!(waiting.len() < 8, "it answers all that come");
+    (server, waiting)
+}
+
+#[test]
+fn the_only_backend_has_as_long_to_answer_as_a_connection_may_take_to_open() {
+    let lab = Lab::new(Options::default()).unwrap();
+    let [(_, vip), _] = vips();
+    let place = backends(&lab, vip)[0].0;
+    let text = web(&lab, "");
+    // What `taken_up` leads there by name is the first one; it is all that there is now.
+    let others: Vec<_> =
+        backends(&lab, vip)[1..].iter().map(|(place, _)| format!("\"{place}\"")).collect();
+    let is_other = |line: &&str| others.iter().any(|other| line.contains(other));
+    let text: Vec<&str> = text.lines().filter(|line| !is_other(line)).collect();
+    let _balancer = Balancer::start(&lab.balancer, &text.join("\n"));
+    let host = &lab.backends[0].netns;
+    let (server, waiting) = host.run(|| full(place));
+    server.set_read_timeout(Some(DEADLINE)).unwrap();
+    let began = Instant::now();
+    let mut client = lab.client().netns.run(|| TcpStream::connect(vip)).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    // Who speaks first, and not TLS, names nobody.
+    client.write_all(b"hello").unwrap();
+    // A SYN is sent again after 1 s and 3 s, and later, when there is room.
+    std::thread::sleep(Duration::from_secs(4));
+    drop(waiting);
+    let answering = std::thread::spawn(move || {
+        // Those that have waited are closed already, and are not answered.
+        let accepted = std::iter::from_fn(|| server.accept().ok());
+        accepted.map(|(accepted, _)| accepted).find(|accepted| {
+            let mut said = [0; 5];
+            let mut accepted: &socket2::Socket = accepted;
+            accepted.read_exact(&mut said).is_ok() && accepted.write_all(&said).is_ok()
+        })
+    });
+    let mut answer = [0; 5];
+    client.read_exact(&mut answer).unwrap();
+    let took = began.elapsed();
+    assert_eq!(&answer, b"hello");
+    assert!(took > Duration::from_secs(4) && took < Duration::from_secs(10), "{took:?}");
+    drop(answering.join().unwrap());
+}
+
 #[test]
 fn connections_that_are_taken_up_are_ended_as_others_are() {
     let lab = Lab::new(Options::default()).unwrap();
@@ -382,13 +467,27 @@ fn connections_that_are_taken_up_are_ended_as_others_are() {
     balancer.reload(&text.replace("[[service]]\n", "[[service]]\nmax-flows = 3\n"));
     let held: Vec<_> = (0..5).map(|_| open()).collect();
     assert_eq!(held.iter().filter(|held| held.is_ok()).count(), 3);
+    let refused = |balancer: &Balancer| {
+        let services = balancer.status()["services"].take();
+        let service = services.as_array().unwrap().iter().find(|s| s["name"] == name).cloned();
+        service.unwrap()["refused"]["flow_limit"].as_u64().unwrap_or(0)
+    };
+    wait_until(DEADLINE, "those that were refused", || refused(&balancer) == 2).unwrap();
+    assert_eq!(balancer.status()["refused"]["flow_limit"], 2);
+    let (_, said) = balancer.ask(&["limits", "--json"]);
+    let limits: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(limits["refused"]["flow_limit"], 2, "{said}");
+    // Another process counts on.
+    balancer.daemon.take().unwrap().kill().unwrap();
+    balancer.run();
+    assert_eq!(refused(&balancer), 2);
     drop(held);
     // By doing nothing.
     let idle = "[[service]]\ntimeouts = { tcp-established = \"1s\" }\n";
     balancer.reload(&text.replace("[[service]]\n", idle));
     let opened = wait_until(DEADLINE, "room", || open().is_ok());
     opened.unwrap();
-    let stream = client.run(|| std::net::TcpStream::connect(vip)).unwrap();
+    let stream = client.run(|| TcpStream::connect(vip)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let mut idle = &stream;
     std::io::Write::write_all(&mut idle, b"GET / HTTP/1.1\r\nHost: vip\r\n\r\n").unwrap();
@@ -438,7 +537,7 @@ fn much_arrives_whole_by_packets_and_taken_up() {
         assert_eq!(tally.failed(), 0, "{:?}", tally.failures);
         let requests = tally.answered() as f64 / tally.elapsed.as_secs_f64();
         let bytes = scale(50_000_000, 1_000_000_000);
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         download(client, vip, (bytes, 7), &Connect::within(DEADLINE)).unwrap();
         let rate = bytes as f64 * 8.0 / 1e9 / began.elapsed().as_secs_f64();
         println!(

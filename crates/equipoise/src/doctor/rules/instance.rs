@@ -109,6 +109,7 @@ mod tests {
             },
             state: crate::status::ServiceState::Up,
             traffic: crate::status::Counters::default(),
+            refused: std::collections::BTreeMap::new(),
             pools: vec![PoolStatus {
                 route: "default".to_owned(),
                 algorithm: "source-hash".to_owned(),

@@ -2,16 +2,19 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use equipoise_common::flow::Reason;
+use equipoise_common::verdict::Verdict;
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::super::backends::{Asking, Chosen, Held, Known, pool};
+use super::super::backends::{Asking, Chosen, Held, Known, Refusal, pool};
 use super::super::header::header;
 use super::super::hello::{self, Said};
 use super::super::relay::{Progress, relay, write_all};
@@ -21,6 +24,9 @@ use super::shared::Shared;
 
 /// What one backend may take to answer where there are others: a SYN that was lost is sent again after 1 s.
 const EACH: Duration = Duration::from_secs(3);
+
+/// Why a connection is refused whose pool has backends of which none takes it; packets would reach one and bring its answer.
+const NO_ANSWER: &str = "no_answer";
 
 /// Who has connected, to what.
 struct Client {
@@ -70,14 +76,19 @@ async fn go_on(client: &Client, shared: &Arc<Shared>) -> Option<()> {
     drop(known);
     let known = shared.known();
     let (id, service) = known.lookup.service(client.vip)?;
-    let _held = known.hold(id, service)?;
+    let whose = (id, service.holder);
+    let Some(_held) = known.hold(id, service) else {
+        shared.refuse(whose, Verdict::FlowLimit.name());
+        return None;
+    };
     let name = said.name.as_deref();
     let pool = pool(&known.lookup, (id, service), client.address.ip(), name);
     let asking = Asking { client: client.address, vip: client.vip, pool };
     let until = Instant::now() + service.opening;
     let (service, idle) = ((id, service), service.idle);
     let attempts = Attempts { known: &known, service, asking, failed: Vec::new(), next: 0 };
-    let connected = attempts.connect(client, shared, until).await?;
+    let connected = attempts.connect(client, shared, until).await;
+    let connected = connected.map_err(|why| shared.refuse(whose, why)).ok()?;
     // Connections that last are not to keep every table that there has been.
     drop(known);
     connected.carry(client, &said.bytes, idle).await;
@@ -111,22 +122,25 @@ impl Attempts<'_> {
         client: &Client,
         shared: &'a Shared,
         until: Instant,
-    ) -> Option<Connected<'a>> {
+    ) -> Result<Connected<'a>, &'static str> {
         loop {
             let place = (self.service.1, &*self.failed);
-            let chosen = self.known.choose(&self.asking, place, &mut self.next).ok()?;
+            let chosen = self.known.choose(&self.asking, place, &mut self.next);
+            let chosen = chosen.map_err(|refusal| self.why(refusal))?;
             let progress = Arc::new(Progress::new());
             let opened = self.opened(&chosen);
             let place = opened.place;
             let (id, ending) = shared.open(opened, (&client.stream, &progress));
             let began = Instant::now();
-            let each = until.min(began + EACH);
-            let answered = timeout_at(each, connect(place, self.source(place, id))).await;
-            match answered {
+            let connecting = connect(place, self.source(place, id));
+            let answered = in_time(connecting, (until.min(began + EACH), until), || {
+                self.known.names_another(self.asking.pool, chosen.id, &self.failed)
+            });
+            match answered.await {
                 Ok(Ok(backend)) => {
                     let (told, handshake) = (chosen.backend.told, began.elapsed());
                     let held = chosen.held;
-                    return Some(Connected {
+                    return Ok(Connected {
                         shared,
                         id,
                         ending,
@@ -143,8 +157,18 @@ impl Attempts<'_> {
             }
             self.failed.push(chosen.id);
             if Instant::now() >= until {
-                return None;
+                return Err(NO_ANSWER);
             }
+        }
+    }
+
+    /// Why there is nowhere to go, by the name that it has for packets.
+    fn why(&self, refusal: Refusal) -> &'static str {
+        match refusal {
+            Refusal::NoBackend if !self.failed.is_empty() => NO_ANSWER,
+            Refusal::NoBackend => Verdict::NoBackend.name(),
+            Refusal::NoRoom => Verdict::FlowLimit.name(),
+            Refusal::NoToken => Verdict::BackendLimit.name(),
         }
     }
 
@@ -176,6 +200,19 @@ impl Attempts<'_> {
             sources.iter().filter(|address| address.is_ipv4() == place.is_ipv4()).collect();
         let at = (id % of_family.len().max(1) as u64) as usize;
         of_family.get(at).copied().copied()
+    }
+}
+
+/// What comes about by the first of two times, or by the last where nothing else could come about instead.
+async fn in_time<T>(
+    comes: impl Future<Output = T>,
+    (first, last): (Instant, Instant),
+    is_another: impl FnOnce() -> bool,
+) -> Result<T, Elapsed> {
+    let mut comes = pin!(comes);
+    match timeout_at(first, &mut comes).await {
+        Err(_) if !is_another() => timeout_at(last, comes).await,
+        answered => answered,
     }
 }
 
