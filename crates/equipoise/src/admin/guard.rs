@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use axum::body::Body;
 use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{Request, State};
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -18,6 +19,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use equipoise_common::bucket::{Bucket, Rate, Taken};
 use equipoise_core::config::admin::Scope;
+use futures_util::StreamExt as _;
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -139,7 +141,8 @@ pub(super) async fn guard(
                 let peer = Peer::Key(known.name.clone());
                 request.extensions_mut().insert(ConnectInfo(peer));
             }
-            next.run(request).await
+            let known = known.cloned();
+            while_admitted(next.run(request).await, gate.rules.clone(), known)
         }
         Err(refusal) => refusal.into_response(),
     };
@@ -153,6 +156,27 @@ pub(super) async fn guard(
     // Also without an origin: what is kept of this answer is for no page that has one.
     response.headers_mut().append(header::VARY, HeaderValue::from_static("Origin"));
     response
+}
+
+/// An answer without an end has one when whoever has asked is not let in any more: without the key that was shown, or at all.
+fn while_admitted(
+    response: Response,
+    mut rules: watch::Receiver<Option<Arc<Rules>>>,
+    known: Option<Known>,
+) -> Response {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    if !kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
+        return response;
+    }
+    let over = async move {
+        while rules.changed().await.is_ok() {
+            let now = rules.borrow_and_update().clone();
+            if !now.is_some_and(|rules| rules.still_admit(known.as_ref())) {
+                return;
+            }
+        }
+    };
+    response.map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(over))))
 }
 
 /// Why a request is not let through.
@@ -202,6 +226,14 @@ impl IntoResponse for Refusal {
 impl Rules {
     fn allows(&self, origin: &HeaderValue) -> bool {
         self.origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes())
+    }
+
+    /// Whether a question that was let in by this key, or without any, would be now.
+    fn still_admit(&self, known: Option<&Known>) -> bool {
+        match known {
+            Some(known) => self.find(known.secret.bytes()).is_some(),
+            None => self.keys.is_empty(),
+        }
     }
 
     /// The key of a request that may be answered, where there are keys.

@@ -34,6 +34,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let kept = self.plane.keep();
         drop(self.commands);
         self.access_log.end().await;
+        // Whoever follows has been told all there was from here.
+        drop(self.told);
         // Whoever asked may be gone.
         drop(reply.send(Ok(answer)));
         self.server.end().await;

@@ -136,8 +136,9 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         self.keep_counts();
         // A worker tells one process at a time.
         self.streams.let_go();
-        // Its address is to be had.
+        // Their addresses are to be had.
         self.follow_metrics(None).await;
+        self.follow_admin(None).await;
         next.process.go(self.lock.file()).map_err(|error| error.to_string())?;
         match self.hear_alive(next).await {
             Some(Word::Running { version, to_be_carried }) => Ok((version, to_be_carried)),
@@ -193,6 +194,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         }
         let metrics = self.state.config().settings.metrics.clone();
         self.follow_metrics(metrics.as_ref()).await;
+        let admin = self.state.config().settings.admin.clone();
+        self.follow_admin(admin.as_ref()).await;
         let otlp = self.state.config().settings.otlp.clone();
         self.follow_otlp(otlp.as_ref()).await;
         self.read_machine().await;

@@ -387,6 +387,53 @@ async fn keys_addresses_and_files_change_without_a_restart_and_for_connections_t
     .unwrap();
 }
 
+#[tokio::test]
+async fn who_is_not_let_in_any_more_is_told_of_no_more_events() {
+    let listen = free();
+    let both = with_keys(listen, "");
+    let look = format!(", {{ name = \"look\", key = \"{READ}\" }}");
+    let (driver, lab) = Lab::start(&both).await;
+    run(driver, async {
+        let reload = async |text: &str| {
+            fs::write(lab.path("a.toml"), text).unwrap();
+            lab.client.reload(&ReloadRequest::default()).await.unwrap()
+        };
+        let follow = async |key: &str| {
+            let mut stream = TcpStream::connect(listen).await.unwrap();
+            let head =
+                format!("GET /api/v1/events HTTP/1.1\r\nHost: {listen}\r\n{}\r\n", bearer(key));
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut chunk = [0; 15];
+            stream.read_exact(&mut chunk).await.unwrap();
+            assert_eq!(&chunk, b"HTTP/1.1 200 OK");
+            stream
+        };
+        // By an end of the answer, or of the connection.
+        let to_the_end = async |mut stream: TcpStream| {
+            let mut text = Vec::new();
+            while !text.ends_with(b"\r\n0\r\n\r\n") {
+                let read = tokio::time::timeout(DEADLINE, stream.read_buf(&mut text)).await;
+                if read.expect("it ends").unwrap() == 0 {
+                    return;
+                }
+            }
+        };
+        let (gone, mut stays) = (follow(READ).await, follow(WRITE).await);
+        reload(&both.replace(&look, "")).await;
+        to_the_end(gone).await;
+        // The other one is told of what is taken from then on, until nobody is let in.
+        let mut text = Vec::new();
+        while !String::from_utf8_lossy(&text).contains("config_applied") {
+            assert_ne!(stays.read_buf(&mut text).await.unwrap(), 0, "it goes on");
+        }
+        reload(CONFIG).await;
+        to_the_end(stays).await;
+        lab.client.stop().await.unwrap();
+    })
+    .await
+    .unwrap();
+}
+
 /// A certificate for this host that is its own authority, and its key: files in PEM.
 fn certificate(lab: &TempDir, name: &str) -> (PathBuf, PathBuf) {
     let key = KeyPair::generate().unwrap();
