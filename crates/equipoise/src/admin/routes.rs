@@ -4,11 +4,12 @@ use axum::Json;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Query, State};
+use axum::extract::{FromRequest, Query, Request, State};
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use futures_util::{StreamExt as _, stream};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::peer::Peer;
@@ -40,12 +41,23 @@ const CHUNK: usize = 512;
 /// The object that a request has sent.
 type Sent<T> = Result<Json<Object<T>>, JsonRejection>;
 
-/// So, of which nothing need be sent.
-type SentIfAny<T> = Result<Option<Json<Object<T>>>, JsonRejection>;
+/// The object that a request has sent, or what it stands for that nothing was sent.
+struct SentIfAny<T>(T);
 
-/// What has been sent, or what nothing stands for.
-fn sent_or_nothing<T: Default>(sent: SentIfAny<T>) -> Result<T, JsonRejection> {
-    Ok(sent?.map(|Json(Object(sent))| sent).unwrap_or_default())
+impl<S: Send + Sync, T: Default + DeserializeOwned> FromRequest<S> for SentIfAny<T> {
+    type Rejection = ProblemDetails;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ProblemDetails> {
+        let (head, body) = request.into_parts();
+        let whole = Bytes::from_request(Request::from_parts(head.clone(), body), state).await;
+        let whole = whole.map_err(JsonRejection::from)?;
+        if whole.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        let request = Request::from_parts(head, Body::from(whole));
+        let Json(Object(sent)) = Json::from_request(request, state).await?;
+        Ok(Self(sent))
+    }
 }
 
 /// Where something is to be had, and what answers there, by method.

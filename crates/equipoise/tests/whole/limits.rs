@@ -181,6 +181,11 @@ async fn denied_clients_lose_their_flows_and_are_kept_out_until_that_is_taken_ba
         assert_eq!(refused(lab.client.deny("10.0.0.1/8", &for_good()).await).0, 422);
         let mail = DenyRequest { service: Some("mail".to_owned()), ..for_good() };
         assert_eq!(refused(lab.client.deny("10.0.0.0/8", &mail).await).0, 404);
+        // What somebody else may have written is shown in a line, and not all of it.
+        let path = format!("PATCH /api/v1/services/%1b%5d0%3b{}/backends/x", "long".repeat(100));
+        assert_eq!(lab.send(&path, "", "{\"weight\":1}").await.0, 404);
+        let what = lab.client.history().await.unwrap()[0].what.clone();
+        assert!(what.contains("\\u{1b}]0;long") && what.chars().count() < 220, "{what}");
         for seconds in [0.0, -1.0, 3e11, 1e19, 1e300] {
             let request = DenyRequest { for_seconds: Some(seconds), ..for_good() };
             assert_eq!(refused(lab.client.deny("10.0.0.0/8", &request).await).0, 422, "{seconds}");

@@ -5,7 +5,7 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::routing::{get, patch, post};
 
-use super::{Route, Sent, SentIfAny, sent_or_nothing};
+use super::{Route, Sent, SentIfAny};
 use crate::admin::peer::Peer;
 use crate::admin::tag::Tagged;
 use crate::admin::{Access, Asker, Command, Configure, Expected, ProblemDetails};
@@ -31,9 +31,8 @@ pub(super) fn routes() -> Vec<Route> {
 pub(super) async fn reload(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
-    request: SentIfAny<ReloadRequest>,
+    SentIfAny(request): SentIfAny<ReloadRequest>,
 ) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
-    let request = sent_or_nothing(request)?;
     configure((&access, peer, expected), Configure::Reload(request)).await
 }
 

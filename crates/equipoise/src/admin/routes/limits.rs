@@ -7,7 +7,7 @@ use axum::routing::{delete, get, put};
 use equipoise_core::config::{Denial, Prefix, RateOf};
 
 use super::change::configure;
-use super::{Route, Sent, SentIfAny, sent_or_nothing};
+use super::{Route, Sent, SentIfAny};
 use crate::admin::peer::Peer;
 use crate::admin::tag::Tagged;
 use crate::admin::{Access, Command, Configure, Expected, ProblemDetails};
@@ -88,9 +88,9 @@ pub(super) async fn deny(
     State(access): State<Access>,
     (peer, expected): (Peer, Expected),
     path: Result<Path<String>, PathRejection>,
-    request: SentIfAny<DenyRequest>,
+    SentIfAny(request): SentIfAny<DenyRequest>,
 ) -> Result<Tagged<ReloadAnswer>, ProblemDetails> {
-    let (Path(prefix), request) = (path?, sent_or_nothing(request)?);
+    let Path(prefix) = path?;
     configure((&access, peer, expected), Configure::Deny(parsed(&prefix)?, request)).await
 }
 
