@@ -70,11 +70,11 @@ pub(super) struct Chosen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Refusal {
     /// There is none to choose, or none that has not been tried.
-    NoBackend,
+    Nobody,
     /// Those that there are have as many flows as they may.
-    NoRoom,
+    Full,
     /// So, or as many new ones in a second.
-    NoToken,
+    Spent,
 }
 
 /// A connection that is to go on.
@@ -113,10 +113,10 @@ impl Known {
         next: &mut u32,
     ) -> Result<Chosen, Refusal> {
         let table = &self.lookup.table;
-        let pool = table.pools.get(&asking.pool).ok_or(Refusal::NoBackend)?;
+        let pool = table.pools.get(&asking.pool).ok_or(Refusal::Nobody)?;
         let length = pool.slots.len() as u32;
         if length == 0 {
-            return Err(Refusal::NoBackend);
+            return Err(Refusal::Nobody);
         }
         let first = match Pick::from_number(pool.pick) {
             Pick::Hash => hash::slot(of_five_tuple(asking), length),
@@ -125,7 +125,7 @@ impl Known {
             Pick::Turn => self.in_turn(asking.pool, length),
             Pick::Fewest => self.fewest(&pool.slots),
         };
-        let mut refusal = Refusal::NoBackend;
+        let mut refusal = Refusal::Nobody;
         while *next < TRIES {
             let slot = if *next == 0 {
                 first
@@ -141,14 +141,14 @@ impl Known {
             let counted = self.counted.get(&(true, id, backend.holder));
             let Some(counted) = counted else { continue };
             let Some(held) = counted.hold(backend.max_flows) else {
-                refusal = refusal.max(Refusal::NoRoom);
+                refusal = refusal.max(Refusal::Full);
                 continue;
             };
             let (rate, burst) = service.backend_rate;
             if rate == 0 || counted.tokens.take(Rate { rate, burst }, now()) == Taken::Yes {
                 return Ok(Chosen { id, backend: backend.clone(), held });
             }
-            refusal = Refusal::NoToken;
+            refusal = Refusal::Spent;
         }
         Err(refusal)
     }
@@ -365,12 +365,12 @@ mod tests {
         full.backends.get_mut(&1).unwrap().max_flows = 1;
         let known = Known::default().next(full);
         let held: Vec<_> = (0..3).map(|port| choose(&known, port).ok().unwrap()).collect();
-        assert_eq!(choose(&known, 9).err(), Some(Refusal::NoRoom));
+        assert_eq!(choose(&known, 9).err(), Some(Refusal::Full));
         drop(held);
         let mut next = 0;
         let failed = [0, 1];
         let chosen = known.choose(&asking(1), (&service(), &failed), &mut next);
-        assert_eq!(chosen.err(), Some(Refusal::NoBackend));
+        assert_eq!(chosen.err(), Some(Refusal::Nobody));
         assert_eq!(next, TRIES);
     }
 
@@ -392,13 +392,13 @@ mod tests {
         let taken = |known: &Known| known.choose(&asking(1), (&limited, &[]), &mut 0).is_ok();
         assert_eq!((0..10).filter(|_| taken(&known)).count(), 3);
         let refused = known.choose(&asking(1), (&limited, &[]), &mut 0).err();
-        assert_eq!(refused, Some(Refusal::NoToken));
+        assert_eq!(refused, Some(Refusal::Spent));
         let few = Service { max_flows: 2, ..service() };
         let held: Vec<_> = (0..5).filter_map(|_| known.hold(5, &few)).collect();
         assert_eq!(held.len(), 2);
         drop(held);
         assert!(known.hold(5, &few).is_some());
         let none = Known::default().next(table(Pick::Hash, &[]));
-        assert_eq!(choose(&none, 1).err(), Some(Refusal::NoBackend));
+        assert_eq!(choose(&none, 1).err(), Some(Refusal::Nobody));
     }
 }

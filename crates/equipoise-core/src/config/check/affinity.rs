@@ -38,7 +38,7 @@ pub(super) fn choosing(report: &mut Report<'_>, fields: &Fields<'_>, above: Choo
     let algorithm = fields.get("algorithm");
     let affinity = fields.get("affinity").and_then(|at| report.choice(&at, &AFFINITIES));
     let prefix = fields.get("affinity-prefix");
-    let choosing = Choosing {
+    Choosing {
         algorithm: algorithm
             .as_ref()
             .and_then(|at| report.choice(at, &ALGORITHMS))
@@ -48,8 +48,7 @@ pub(super) fn choosing(report: &mut Report<'_>, fields: &Fields<'_>, above: Choo
             Some(at) => prefixes(report, at, above.affinity_prefix),
             None => above.affinity_prefix,
         },
-    };
-    choosing
+    }
 }
 
 /// Notes what is said of a pool and not used: neither there nor by any of these routes, to which a service hands it on.

@@ -165,10 +165,10 @@ impl Attempts<'_> {
     /// Why there is nowhere to go, by the name that it has for packets.
     fn why(&self, refusal: Refusal) -> &'static str {
         match refusal {
-            Refusal::NoBackend if !self.failed.is_empty() => NO_ANSWER,
-            Refusal::NoBackend => Verdict::NoBackend.name(),
-            Refusal::NoRoom => Verdict::FlowLimit.name(),
-            Refusal::NoToken => Verdict::BackendLimit.name(),
+            Refusal::Nobody if !self.failed.is_empty() => NO_ANSWER,
+            Refusal::Nobody => Verdict::NoBackend.name(),
+            Refusal::Full => Verdict::FlowLimit.name(),
+            Refusal::Spent => Verdict::BackendLimit.name(),
         }
     }
 
