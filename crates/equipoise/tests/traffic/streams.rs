@@ -288,7 +288,7 @@ fn what_an_idle_connection_has_moved_stays_counted_whoever_takes_over() {
     let (code, said) = balancer.ask(&["--json", "upgrade", BINARY]);
     assert_eq!(code, 0, "{said}");
     assert_eq!(moved(&balancer, name), before, "after an upgrade");
-    assert_eq!(balancer.sum(name, "live_flows"), 1);
+    wait_until(DEADLINE, "it to be there", || balancer.sum(name, "live_flows") == 1).unwrap();
     held.download(1_000, 1).unwrap();
     drop(held);
     wait_until(DEADLINE, "its end", || balancer.sum(name, "live_flows") == 0).unwrap();
