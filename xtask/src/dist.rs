@@ -27,16 +27,20 @@ const SHELLS: [(&str, &str); 3] =
     [("bash", "equipoise"), ("zsh", "_equipoise"), ("fish", "equipoise.fish")];
 
 /// What goes into the archive as it is, and where to.
-const AS_THEY_ARE: [(&str, &str); 9] = [
+const AS_THEY_ARE: [(&str, &str); 13] = [
     ("LICENSE", "."),
     ("LICENSE-APACHE", "."),
     ("LICENSE-MIT", "."),
     ("README.md", "."),
+    ("ARCHITECTURE.md", "."),
     ("CHANGELOG.md", "."),
+    ("CONTRIBUTING.md", "."),
     ("docs", "."),
     ("examples", "."),
     ("packaging/systemd", "."),
     ("packaging/prepare", "lib"),
+    ("packaging/grafana", "packaging"),
+    ("packaging/prometheus", "packaging"),
 ];
 
 /// Builds both, and says where they are.
@@ -101,7 +105,7 @@ fn archive() -> Result<PathBuf> {
     let name = format!("equipoise-{}-{}", env!("CARGO_PKG_VERSION"), target.trim());
     let folder = directory().join(&name);
     let _ = fs::remove_dir_all(&folder);
-    for inside in ["", "etc", "lib", "sbin"] {
+    for inside in ["", "etc", "lib", "packaging", "sbin"] {
         fs::create_dir_all(folder.join(inside))?;
     }
     let copy = |from: &Path, to: PathBuf| {

@@ -13,7 +13,7 @@ use crate::root;
 use crate::step::succeed;
 
 /// What is installed of the repository: where from, where to, and its mode.
-const FILES: [(&str, &str, &str); 10] = [
+const FILES: [(&str, &str, &str); 12] = [
     ("packaging/prepare", "usr/lib/equipoise", "755"),
     ("packaging/systemd/*", "usr/lib/systemd/system", "644"),
     ("packaging/etc/*", "etc/equipoise", "644"),
@@ -21,7 +21,9 @@ const FILES: [(&str, &str, &str); 10] = [
     ("packaging/debian/prerm", "DEBIAN", "755"),
     ("packaging/debian/postrm", "DEBIAN", "755"),
     ("examples/*", "usr/share/doc/equipoise/examples", "644"),
-    ("docs/*.md", "usr/share/doc/equipoise", "644"),
+    ("docs/*.md", "usr/share/doc/equipoise/docs", "644"),
+    ("packaging/grafana/*", "usr/share/doc/equipoise/packaging/grafana", "644"),
+    ("packaging/prometheus/*", "usr/share/doc/equipoise/packaging/prometheus", "644"),
     ("*.md", "usr/share/doc/equipoise", "644"),
     ("LICENSE-*", "usr/share/doc/equipoise", "644"),
 ];

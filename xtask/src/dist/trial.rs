@@ -109,6 +109,8 @@ impl Trial {
             "/usr/share/doc/equipoise/LICENSE-MIT",
             "/usr/share/doc/equipoise/THIRD-PARTY-LICENSES.gz",
             "/usr/share/doc/equipoise/copyright",
+            "/usr/share/doc/equipoise/docs/start.md",
+            "/usr/share/doc/equipoise/packaging/grafana/equipoise.json",
             "/usr/share/doc/equipoise/examples/web.toml",
             "/usr/share/fish/vendor_completions.d/equipoise.fish",
             "/usr/share/man/man8/equipoise.8.gz",

@@ -282,11 +282,24 @@ pub(super) fn words(word: u64) -> (u32, u32) {
 ///
 /// Programs run inside RCU read sections; the global command of `membarrier` waits for all of
 /// those (`synchronize_rcu`, kernel/sched/membarrier.c).
+///
+/// # Errors
+///
+/// With a kernel that was started with `nohz_full`, which has no such command.
 pub(super) fn grace() -> io::Result<()> {
     const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
     // SAFETY: takes plain numbers.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    Err(match error.raw_os_error() {
+        Some(libc::EINVAL) => io::Error::other(
+            "this kernel does not tell when packet programs have ended (membarrier(2)), as it was started with nohz_full, which is not supported",
+        ),
+        _ => error,
+    })
 }
 
 fn taken(ebpf: &mut Ebpf, name: &str) -> Result<Map, KernelError> {
