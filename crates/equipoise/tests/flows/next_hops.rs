@@ -119,14 +119,11 @@ fn the_first_packet_of_a_flow_takes_a_way_that_is_kept_and_has_its_own_kept() {
 fn answers_whose_segments_are_made_smaller_ask_for_their_own_way() {
     let mut world = World::new(&services("mss-clamp = 1200", 1));
     world.kernel.allow_shortcuts(Shortcuts::All).unwrap();
-    pin(0);
-    for (number, mut talk) in talks(9300).into_iter().enumerate() {
-        let others = [10, 20].map(|by| talks(9300 + by)[number]);
-        world.wait(KEPT + 1);
+    let others = connected(&world, 9400);
+    for (mut talk, mut other) in talks(9300).into_iter().zip(others) {
+        // The way to the backend is kept by now, and a new flow takes it.
+        assert_eq!(next(&world, &mut other), Verdict::ForwardedRequest);
         talk.say(&world, Client, Transport::Syn);
-        for mut other in others {
-            other.say(&world, Client, Transport::Syn);
-        }
         let answer = talk.next(Backend, Transport::SynAck);
         let client = talk.ends.client.ip();
         unreachable(&world, "add", client);
