@@ -247,9 +247,7 @@ fn by_stack<H: Hook, F: Family>(verdict: Verdict) -> u64 {
     work.mtu = 0;
     work.by_stack = verdict as u32;
     if !H::IS_LAST {
-        if !report::is_dry() {
-            F::leave(work.decision.at, &work.headers);
-        }
+        F::leave(work.decision.at, &work.headers);
         return action(leave::<H>(verdict));
     }
     if verdict == Verdict::RequestToLocalBackend {

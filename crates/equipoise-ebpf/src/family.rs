@@ -54,7 +54,7 @@ pub trait Family: Address + 'static {
     fn recall(at: u32, decision: &mut Decision<Self>) -> bool;
     /// Tells of a flow that has just been opened.
     fn tell_opened(at: u32);
-    /// Takes the note of a packet back, which the next hook will note again.
+    /// Takes the note of a packet back, as [`crate::flow::leave`].
     fn leave(at: u32, headers: &Headers<Self>);
     /// The differences that this address in place of `old` makes to a checksum.
     fn change(self, old: Self) -> u64;

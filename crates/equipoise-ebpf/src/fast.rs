@@ -67,10 +67,7 @@ pub fn balance<H: Hook, F: Family>(
         Ok(sent) if !H::IS_LAST && sent == H::pass() => Ok(action(sent)),
         Ok(sent) => turned(headers, &decision, found, action(sent)),
         Err(verdict) => {
-            if !report::is_dry() {
-                // It has not gone on with its flow.
-                F::leave(decision.at, headers);
-            }
+            F::leave(decision.at, headers);
             if verdict.is_answered() { answered(headers, verdict) } else { Err(verdict) }
         }
     }

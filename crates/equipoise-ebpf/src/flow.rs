@@ -177,9 +177,13 @@ where
     find_as(table, key, &way, Expected::Nothing)
 }
 
-/// Takes the note of a packet back, which the next hook will note again.
+/// Takes the note of a packet back, which does not go on with its flow here: the next hook will note it again, or it is answered. A dry
+/// run has noted nothing.
 #[inline(always)]
 pub fn leave<F, const SLOT: usize, S: Storage<SLOT>>(table: &S, here: u32, headers: &Headers<F>) {
+    if report::is_dry() {
+        return;
+    }
     if let Some(slot) = at(table, here).filter(|_| here != 0) {
         uncount(slot, headers.size.packets, headers.size.bytes);
     }

@@ -106,9 +106,7 @@ pub fn by<H: Hook, F: Family, C: Change<H, F>, const FIRST: bool>(
         Route::None => pick(Verdict::RequestNoRoute, Verdict::ReplyNoRoute),
     };
     if !H::IS_LAST {
-        if !report::is_dry() {
-            F::leave(decision.at, headers);
-        }
+        F::leave(decision.at, headers);
         return Ok(leave::<H>(by_stack));
     }
     let deliver = by_stack == Verdict::ReplyToLocalClient;

@@ -138,11 +138,9 @@ fn refusal(refused: u32, policy: &Policy, is_in_vain: bool) -> Option<Verdict> {
             report::pressure(Pressure::RefusedBackend);
             Some(Verdict::FlowLimit)
         }
-        FULL | CROWDED | BUSY if is_in_vain => {
-            report::pressure(Pressure::RefusedFull);
-            Some(Verdict::FlowRefused)
-        }
-        FULL | CROWDED if policy.on_full == OnFull::Drop as u8 => {
+        FULL | CROWDED | BUSY
+            if is_in_vain || refused != BUSY && policy.on_full == OnFull::Drop as u8 =>
+        {
             report::pressure(Pressure::RefusedFull);
             Some(Verdict::FlowRefused)
         }
