@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use super::Driver;
 use super::select::no_service;
 use super::trouble::Topic;
+use super::upgrade::makes_ready;
 use crate::admin::ProblemDetails;
 use crate::dataplane::DataPlane;
 use crate::dataplane::kernel::{Arrivals, Traces};
@@ -62,8 +63,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
         let wanted = self.wanted_packets(filter)?;
         if self.next.is_some() {
             // It has programs pinned by now, and names that this process would give to others.
-            let problem = ProblemDetails::conflict("another binary is being started");
-            return Err(problem.with_help("`equipoise events --follow` tells what becomes of that"));
+            return Err(makes_ready());
         }
         let source = self.plane.trace(Some(&wanted)).map_err(|error| {
             ProblemDetails::conflict(format!("packets cannot be told of now: {error}"))

@@ -49,6 +49,12 @@ impl Next {
     }
 }
 
+/// Another process is in the way of what is asked for.
+pub(super) fn makes_ready() -> ProblemDetails {
+    ProblemDetails::conflict("another binary is being started already")
+        .with_help("`equipoise events --follow` tells what becomes of that")
+}
+
 /// What it says; nothing as long as there is none.
 pub(super) async fn hear(next: &mut Option<Next>) -> Word {
     match next {
@@ -61,8 +67,7 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
     /// Starts another binary, to come after this process.
     pub(super) fn upgrade(&mut self, binary: PathBuf, reply: Reply<UpgradeAnswer>) {
         let started = if self.next.is_some() {
-            Err(ProblemDetails::conflict("another binary is being started already")
-                .with_help("`equipoise events --follow` tells what becomes of that"))
+            Err(makes_ready())
         } else if self.unconfirmed.is_some() {
             // The next process would know of no way back.
             Err(ProblemDetails::conflict("the configuration waits to be confirmed")
@@ -192,14 +197,8 @@ impl<M: Machine, P: DataPlane> Driver<M, P> {
             }
             Err(error) => tracing::error!(%error, "the admin socket is another's"),
         }
-        let metrics = self.state.config().settings.metrics.clone();
-        self.follow_metrics(metrics.as_ref()).await;
-        let admin = self.state.config().settings.admin.clone();
-        self.follow_admin(admin.as_ref()).await;
-        let otlp = self.state.config().settings.otlp.clone();
-        self.follow_otlp(otlp.as_ref()).await;
         self.read_machine().await;
-        // What is still of the process that was to come next goes with it, or stays and is told.
+        // Listens and pushes again, too. What is still of the process that was to come next goes with it, or stays and is told.
         self.settle().await;
     }
 }
